@@ -1,0 +1,1 @@
+"""Knowledge distillation: methods, networks, data, training, evaluation and tables."""

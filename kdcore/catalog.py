@@ -1,0 +1,92 @@
+"""What the project knows, read from its sources without importing them (so without importing torch).
+
+A file in `kdcore/networks` offers the networks named by its literal `NETWORKS`; a file in `kdcore/methods` is one
+method, with literals `KIND` and `PARAMETERS`. Adding a network or a method is adding such a file, nothing else.
+"""
+
+import ast
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+PACKAGE = Path(__file__).parent
+KINDS = ("logit", "feature")
+VANILLA = "vanilla"
+"""The baseline that distils nothing: the student trained alone."""
+
+
+@dataclass(frozen=True)
+class MethodEntry:
+    """One file of `kdcore/methods`."""
+
+    name: str
+    kind: str
+    """ "logit": takes any M and stand. "feature": takes neither."""
+    parameters: dict[str, str | list[str]]
+    """Per keyword of its loss the values allowed: "> 0", ">= 0" or a list of choices."""
+
+    @property
+    def module(self) -> str:
+        """Dotted name of the file."""
+        return f"kdcore.methods.{self.name}"
+
+
+@dataclass(frozen=True)
+class NetworkEntry:
+    """One network of a file of `kdcore/networks`."""
+
+    name: str
+    module: str
+    arguments: dict[str, Any]
+    """Keywords of the file's `build`."""
+
+
+@cache
+def methods() -> dict[str, MethodEntry]:
+    """All distillation methods by name."""
+    entries = {}
+    for path in _sources("methods"):
+        literals = _literals(path)
+        if literals.get("KIND") not in KINDS or not isinstance(literals.get("PARAMETERS"), dict):
+            raise TypeError(f"{path}: a method needs KIND, one of {KINDS}, and PARAMETERS, a dictionary")
+        entries[path.stem] = MethodEntry(path.stem, literals["KIND"], literals["PARAMETERS"])
+    return entries
+
+
+@cache
+def networks() -> dict[str, NetworkEntry]:
+    """All networks by canonical name."""
+    entries: dict[str, NetworkEntry] = {}
+    for path in _sources("networks"):
+        module = f"kdcore.networks.{path.stem}"
+        for name, arguments in _literals(path).get("NETWORKS", {}).items():
+            if name in entries:
+                raise ValueError(f"network {name!r} is offered by {entries[name].module} and by {module}")
+            entries[name] = NetworkEntry(name, module, arguments)
+    return entries
+
+
+def logit_methods() -> list[str]:
+    """Names that `methods` of params.yaml may hold."""
+    return [entry.name for entry in methods().values() if entry.kind == "logit"]
+
+
+def baselines() -> list[str]:
+    """Names that `baselines` of params.yaml may hold."""
+    return [VANILLA, *(entry.name for entry in methods().values() if entry.kind == "feature")]
+
+
+def _sources(package: str) -> list[Path]:
+    return sorted(path for path in (PACKAGE / package).glob("*.py") if not path.name.startswith("_"))
+
+
+def _literals(path: Path) -> dict[str, Any]:
+    """Upper-case names that a file binds to literals at its top level."""
+    found = {}
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            name = node.targets[0].id
+            if name in ("KIND", "PARAMETERS", "NETWORKS"):
+                found[name] = ast.literal_eval(node.value)
+    return found

@@ -1,0 +1,25 @@
+"""Distillation methods: one file per method, found by `kdcore.catalog`."""
+
+import importlib
+from types import ModuleType
+
+from kdcore import catalog
+
+
+def names() -> dict[str, list[str]]:
+    """Method names by kind, "logit" and "feature". Does not import torch."""
+    return {
+        kind: [name for name, entry in catalog.methods().items() if entry.kind == kind]
+        for kind in catalog.KINDS
+    }
+
+
+def get(name: str) -> ModuleType:
+    """The module of a method: its `loss`, `KIND` and `PARAMETERS`.
+
+    Raises:
+        KeyError: unknown name.
+    """
+    if name not in catalog.methods():
+        raise KeyError(f"unknown method {name!r}; known: {', '.join(catalog.methods())}")
+    return importlib.import_module(catalog.methods()[name].module)

@@ -1,0 +1,58 @@
+"""AT: Zagoruyko and Komodakis, Paying More Attention to Attention, ICLR 2017, arXiv:1612.03928."""
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from kdcore.networks.output import Output
+from kdcore.precision import at_least_float32
+
+KIND = "feature"
+PARAMETERS = {"p": "> 0"}
+
+
+def attention(feature_map: Tensor, p: float) -> Tensor:
+    """Spatial attention: the mean of the p-th power over channels, flattened and L2-normalised.
+
+    Args:
+        feature_map: (B, Ch, H, W).
+        p: exponent.
+
+    Returns:
+        (B, H * W).
+    """
+    return F.normalize(feature_map.pow(p).mean(dim=1).flatten(1))
+
+
+def stage_loss(student_map: Tensor, teacher_map: Tensor, p: float) -> Tensor:
+    """Mean squared difference of two attention maps; the larger map is pooled to the smaller. Scalar."""
+    height, width = (min(sizes) for sizes in zip(student_map.shape[-2:], teacher_map.shape[-2:], strict=True))
+    student_map, teacher_map = (
+        F.adaptive_avg_pool2d(feature_map, (height, width))
+        for feature_map in at_least_float32(student_map, teacher_map)
+    )
+    return (attention(student_map, p) - attention(teacher_map, p)).square().mean()
+
+
+def loss(student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor], *, p: float) -> Tensor:
+    """Sum over stages of `stage_loss`.
+
+    Args:
+        student_maps: one (B, Ch, H, W) per stage, shallow to deep.
+        teacher_maps: as many, with any channels and sizes.
+        p: exponent of the attention.
+
+    Returns:
+        Scalar.
+    """
+    pairs = zip(student_maps, teacher_maps, strict=True)
+    return sum(
+        (stage_loss(student, teacher, p) for student, teacher in pairs), start=student_maps[0].new_zeros(())
+    )
+
+
+def distill(student: Output, teacher: Output, *, p: float) -> Tensor:
+    """`loss` of every stage after the stem, as published. Networks with unequal stage counts match from the deep end."""
+    count = min(len(student.stages), len(teacher.stages)) - 1
+    return loss(student.stages[-count:], teacher.stages[-count:], p=p)

@@ -1,0 +1,21 @@
+"""What every network returns: the contract that lets one file per method serve all networks."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Output(NamedTuple):
+    """The outputs of a network for B images."""
+
+    logits: Tensor
+    """(B, C)."""
+    stages: tuple[Tensor, ...]
+    """Feature maps (B, Ch_i, H_i, W_i), shallow to deep, where the published distillers take them; the first is
+    the stem's."""
+    preacts: tuple[Tensor, ...]
+    """As many maps of the same shapes, normalised and before the ReLU."""
+    pooled: Tensor
+    """(B, D), the classifier's input."""
+    final_map: Tensor
+    """(B, D, h, w), what is averaged to `pooled`."""

@@ -1,0 +1,99 @@
+"""Scale-decoupled distillation (SDD): Luo, Scale Decoupled Distillation, CVPR 2024, arXiv:2403.13512.
+
+A network whose head is linear gives logits for any region of its last feature map: the classifier applied to that
+region's average. A *scale* of the matrix names the pyramid levels in use; level m cuts the map into m x m regions.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+GRID = 4
+PYRAMIDS: dict[int, tuple[int, ...]] = {1: (1,), 2: (1, 2), 4: (1, 2, 4)}
+
+
+def levels(scale: int | str) -> tuple[int, ...]:
+    """The pyramid levels that a scale names: 4 -> (1, 2, 4), "L1_4" -> (1, 4), "L2" -> (2,).
+
+    Raises:
+        ValueError: for anything but 1, 2, 4 or "L" and a rising, "_"-separated choice of them.
+    """
+    if isinstance(scale, int) and not isinstance(scale, bool) and scale in PYRAMIDS:
+        return PYRAMIDS[scale]
+    if isinstance(scale, str) and scale.startswith("L"):
+        named = tuple(int(part) for part in scale[1:].split("_") if part in ("1", "2", "4"))
+        if named and "L" + "_".join(map(str, named)) == scale and list(named) == sorted(set(named)):
+            return named
+    raise ValueError(f"scale {scale!r} is neither 1, 2, 4 nor a set of levels such as L2, L4, L1_4")
+
+
+def pyramid_logits(final_map: Tensor, classifier: nn.Module, levels: tuple[int, ...]) -> Tensor:
+    """Logits of every region of the pyramid, coarse to fine, row-major inside a level.
+
+    The map is first pooled (adaptively) to 4 x 4, as the authors do; each level averages that grid. The classifier
+    is linear, so it runs on the finest level alone and coarser levels average its logits.
+
+    Args:
+        final_map: (B, D, h, w), what the network pools before its classifier.
+        classifier: a linear head, (..., D) -> (..., C).
+        levels: rising subset of (1, 2, 4).
+
+    Returns:
+        (B, N, C), N the sum of the squared levels.
+    """
+    finest = max(levels)
+    grid = F.adaptive_avg_pool2d(F.adaptive_avg_pool2d(final_map, GRID), finest)
+    cells = classifier(grid.permute(0, 2, 3, 1))
+    batch, classes = cells.shape[0], cells.shape[-1]
+
+    def at_level(level: int) -> Tensor:
+        block = finest // level
+        blocks = cells.reshape(batch, level, block, level, block, classes)
+        return blocks.mean(dim=(2, 4)).reshape(batch, level * level, classes)
+
+    return torch.cat([at_level(level) for level in levels], dim=1)
+
+
+def decouple(
+    per_region_loss: Tensor,
+    teacher_logits: Tensor,
+    target: Tensor,
+    *,
+    complementary_weight: float = 2.0,
+    teacher_global: Tensor | None = None,
+) -> Tensor:
+    """Mean over samples and regions, with more weight where a region disagrees with the whole image.
+
+    A region is complementary when exactly one of the teacher's two predictions, for the image and for the region,
+    is right; the others are consistent and weigh 1. The sum is divided by B * N, not by the sum of the weights.
+
+    Args:
+        per_region_loss: (B, N).
+        teacher_logits: (B, N, C), regions coarse to fine.
+        target: (B,), class indices.
+        complementary_weight: weight of complementary regions.
+        teacher_global: (B, C), the teacher's logits for the whole image. By default region 0, which is the whole
+            image whenever the levels begin with 1; pass it for levels that do not.
+
+    Returns:
+        Scalar.
+    """
+    weights = decoupling_weights(
+        teacher_logits, target, complementary_weight=complementary_weight, teacher_global=teacher_global
+    )
+    return (weights * per_region_loss).mean()
+
+
+def decoupling_weights(
+    teacher_logits: Tensor,
+    target: Tensor,
+    *,
+    complementary_weight: float = 2.0,
+    teacher_global: Tensor | None = None,
+) -> Tensor:
+    """The weights (B, N) of `decouple`: 1 for consistent regions, `complementary_weight` for the others."""
+    whole_image = teacher_logits[:, 0] if teacher_global is None else teacher_global
+    global_right = (whole_image.argmax(dim=-1) == target)[:, None]
+    region_right = teacher_logits.argmax(dim=-1) == target[:, None]
+    weights = torch.where(global_right != region_right, complementary_weight, 1.0)
+    return weights.to(teacher_logits.dtype)

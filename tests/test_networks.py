@@ -1,0 +1,152 @@
+"""Networks: the output contract, and equality with the published code."""
+
+import sys
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from kdcore import checkpoints, networks
+from kdcore.errors import UserError
+from kdcore.networks.output import Output
+from tests.reference import DATA, FOLDER, needs_data, needs_reference
+
+NAMES = networks.names()
+
+
+@cache
+def fingerprints():
+    return yaml.load((FOLDER / "networks/index.yaml").read_text(), Loader=yaml.CSafeLoader)
+
+
+def fill(shapes):
+    sys.path.insert(0, str(FOLDER / "networks"))
+    try:
+        import fill
+    finally:
+        sys.path.pop(0)
+    return fill.fill_state_dict(shapes), fill.make_input(4, 32)
+
+
+@needs_reference
+@pytest.mark.parametrize("name", NAMES)
+def test_equals_published_network(name):
+    expected = fingerprints()[name]
+    network = networks.create(name, 100).eval()
+    shapes = {key: list(value.shape) for key, value in network.state_dict().items()}
+    assert shapes == expected["state_dict"]
+    assert list(shapes) == list(expected["state_dict"])
+    assert sum(p.numel() for p in network.parameters()) == expected["parameters"]
+
+    weights, images = fill(shapes)
+    arrays = np.load(FOLDER / "networks/expected.npz")
+    for dtype, tolerance in ((torch.float64, 1e-9), (torch.float32, 1e-4)):
+        network.to(dtype).load_state_dict({key: torch.from_numpy(value) for key, value in weights.items()})
+        with torch.no_grad():
+            out = network(torch.from_numpy(images).to(dtype))
+        assert [list(stage.shape[1:]) for stage in out.stages] == expected["stage_shapes"]
+        for field in ("logits", "pooled"):
+            want = arrays[f"{name}/{field}"]
+            error = np.abs(getattr(out, field).double().numpy() - want).max()
+            assert error <= tolerance * np.abs(want).max()
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("size", [16, 32])
+def test_output_contract(name, size):
+    network = networks.create(name, 7).eval()
+    with torch.no_grad():
+        out = network(torch.randn(2, 3, size, size))
+    assert isinstance(out, Output)
+    assert out.logits.shape == (2, 7)
+    assert [s.shape for s in out.stages] == [p.shape for p in out.preacts]
+    torch.testing.assert_close(out.final_map.mean(dim=(2, 3)), out.pooled)
+    torch.testing.assert_close(network.classifier(out.pooled), out.logits)
+
+
+@pytest.mark.parametrize("name", ["resnet8", "wrn_16_1", "resnet18", "resnet50"])
+def test_every_parameter_learns(name):
+    network = networks.create(name, 5)
+    network(torch.randn(4, 3, 16, 16)).logits.logsumexp(dim=1).sum().backward()
+    assert [key for key, p in network.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+@pytest.mark.parametrize("name", ["resnet8", "wrn_16_1"])
+def test_statistics_are_updated_once_per_step(name):
+    network = networks.create(name, 5)
+    network(torch.randn(4, 3, 16, 16))
+    counts = {int(v) for k, v in network.state_dict().items() if k.endswith("num_batches_tracked")}
+    assert counts == {1}
+
+
+def test_unknown_network_is_refused():
+    with pytest.raises(KeyError, match="resnet20"):
+        networks.create("resnet21", 10)
+
+
+def test_names_do_not_import_torch(python):
+    python("import sys, kdcore.networks, kdcore.methods; kdcore.networks.names(); kdcore.methods.names(); "
+           "assert 'torch' not in sys.modules")  # fmt: skip
+
+
+class TestCheckpoints:
+    def test_round_trip(self, tmp_path):
+        source, copy = networks.create("resnet8", 10), networks.create("resnet8", 10)
+        checkpoints.save(source, tmp_path / "weights.safetensors")
+        checkpoints.load(tmp_path / "weights.safetensors", copy)
+        images = torch.randn(2, 3, 16, 16)
+        assert torch.equal(source.eval()(images).logits, copy.eval()(images).logits)
+
+    @pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"model": s, "epoch": 240, "accuracy": 0.7},
+                                      lambda s: {"state_dict": {f"module.{k}": v for k, v in s.items()}}])  # fmt: skip
+    def test_published_layouts(self, tmp_path, wrap):
+        source, copy = networks.create("resnet8", 10), networks.create("resnet8", 10)
+        torch.save(wrap(source.state_dict()), tmp_path / "weights.pth")
+        checkpoints.load(tmp_path / "weights.pth", copy)
+        assert all(torch.equal(v, copy.state_dict()[k]) for k, v in source.state_dict().items())
+
+    @pytest.mark.parametrize(("content", "message"), [
+        (b"<html>not found</html>", "not a checkpoint of tensors"),
+        (b"", "not a checkpoint of tensors"),
+    ])  # fmt: skip
+    def test_no_checkpoint(self, tmp_path, content, message):
+        (tmp_path / "weights.pth").write_bytes(content)
+        with pytest.raises(UserError, match=message):
+            checkpoints.load(tmp_path / "weights.pth", networks.create("resnet8", 10))
+
+    def test_code_is_never_executed(self, tmp_path):
+        class Payload:
+            def __reduce__(self):
+                return exec, (f"open({str(tmp_path / 'ran')!r}, 'w')",)
+
+        torch.save({"model": Payload()}, tmp_path / "weights.pth")
+        with pytest.raises(UserError, match="tensors alone"):
+            checkpoints.load(tmp_path / "weights.pth", networks.create("resnet8", 10))
+        assert not (tmp_path / "ran").exists()
+
+    def test_wrong_number_of_classes(self, tmp_path):
+        checkpoints.save(networks.create("resnet8", 100), tmp_path / "weights.safetensors")
+        with pytest.raises(UserError, match=r"fc.weight: \(100, 64\) in the file, \(10, 64\) in the network"):
+            checkpoints.load(tmp_path / "weights.safetensors", networks.create("resnet8", 10))
+
+    def test_wrong_depth(self, tmp_path):
+        checkpoints.save(networks.create("resnet14", 10), tmp_path / "weights.safetensors")
+        with pytest.raises(UserError, match=r"unknown \['layer1.1"):
+            checkpoints.load(tmp_path / "weights.safetensors", networks.create("resnet8", 10))
+
+    def test_weights_that_are_not_finite(self, tmp_path):
+        network = networks.create("resnet8", 10)
+        with torch.no_grad():
+            network.classifier.bias[0] = float("nan")
+        checkpoints.save(network, tmp_path / "weights.safetensors")
+        with pytest.raises(UserError, match=r"not finite, in \['fc.bias'\]"):
+            checkpoints.load(tmp_path / "weights.safetensors", network)
+
+    @needs_data
+    @pytest.mark.parametrize("name", ["resnet20", "resnet32", "resnet56", "wrn_40_1"])
+    def test_published_checkpoints_load(self, name):
+        network = networks.create(name, 100)
+        before = network.classifier.weight.clone()
+        checkpoints.load(DATA / "checkpoints" / f"{name}.pth", network)
+        assert not torch.equal(before, network.classifier.weight)
