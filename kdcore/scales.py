@@ -8,23 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kdcore.levels import levels
+
+__all__ = ["decouple", "decoupling_weights", "levels", "pyramid_logits"]
+
 GRID = 4
-PYRAMIDS: dict[int, tuple[int, ...]] = {1: (1,), 2: (1, 2), 4: (1, 2, 4)}
-
-
-def levels(scale: int | str) -> tuple[int, ...]:
-    """The pyramid levels that a scale names: 4 -> (1, 2, 4), "L1_4" -> (1, 4), "L2" -> (2,).
-
-    Raises:
-        ValueError: for anything but 1, 2, 4 or "L" and a rising, "_"-separated choice of them.
-    """
-    if isinstance(scale, int) and not isinstance(scale, bool) and scale in PYRAMIDS:
-        return PYRAMIDS[scale]
-    if isinstance(scale, str) and scale.startswith("L"):
-        named = tuple(int(part) for part in scale[1:].split("_") if part in ("1", "2", "4"))
-        if named and "L" + "_".join(map(str, named)) == scale and list(named) == sorted(set(named)):
-            return named
-    raise ValueError(f"scale {scale!r} is neither 1, 2, 4 nor a set of levels such as L2, L4, L1_4")
 
 
 def pyramid_logits(final_map: Tensor, classifier: nn.Module, levels: tuple[int, ...]) -> Tensor:

@@ -1,0 +1,111 @@
+"""What a trained student is worth: accuracy, calibration, agreement with its teacher, cost."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
+
+from kdcore import runs, teachers
+from kdcore.cell import RUNS
+from kdcore.data.store import Dataset
+from kdcore.inference import predict
+
+CALIBRATION_BINS = 15
+DIGITS = 4
+PROVENANCE = ("commit", "device", "versions", "seconds", "images_per_second")
+
+
+def evaluate_pair(
+    card: dict[str, Any], dataset: Dataset, teacher_weights: Path, device: torch.device
+) -> tuple[dict[str, Any], pd.DataFrame]:
+    """Measure the teacher and every cell of a pair.
+
+    Args:
+        card: of stage evaluate: the pair and its cells.
+        dataset: on whose test images all are measured.
+        teacher_weights: the teacher's checkpoint.
+        device: where to compute.
+
+    Returns:
+        Metrics of the teacher, cost of both networks, and one entry per cell with its identity, metrics, recipe and
+        provenance; and the histories of all cells, one row per cell and epoch.
+
+    Raises:
+        UserError: a cell has no finished run, or its weights are not finite.
+    """
+    classes, image_size = len(dataset.classes), dataset.test.images.shape[1]
+    labels = torch.from_numpy(dataset.test.labels).to(device)
+    teacher_name, student_name = card["pair"].split("-")
+    teacher = teachers.load(teacher_name, classes, teacher_weights, device)
+    teacher_logits = predict(teacher, dataset.test, dataset, device)
+    cells, histories = [], []
+    for identity in card["cells"]:
+        folder = RUNS / card["pair"] / identity["name"]
+        history = runs.read_history(folder)
+        meta = runs.read_meta(folder)
+        student = teachers.load(student_name, classes, folder / runs.WEIGHTS, device)
+        metrics = measure(predict(student, dataset.test, dataset, device), labels, teacher_logits)
+        provenance = {key: meta[key] for key in PROVENANCE}
+        cells.append(
+            {**identity, **metrics, "top1_best": best_top1(history), "recipe": meta["recipe"], **provenance}
+        )
+        histories.append(pd.DataFrame(history).assign(cell=identity["name"]))
+    summary = {
+        "pair": card["pair"],
+        "teacher": {**measure(teacher_logits, labels, teacher_logits), **cost(teacher, image_size)},
+        "student": cost(student, image_size),
+        "cells": cells,
+    }
+    return summary, pd.concat(histories, ignore_index=True)
+
+
+def measure(logits: Tensor, labels: Tensor, teacher_logits: Tensor) -> dict[str, float]:
+    """Metrics of predictions on N test images.
+
+    Args:
+        logits: (N, C) of the network measured.
+        labels: (N,).
+        teacher_logits: (N, C) of its teacher.
+
+    Returns:
+        top1, top5 and agreement (share of images with the teacher's prediction) in percent; nll, the negative
+        log-likelihood in nats; ece, the expected calibration error in percent (15 equal bins, L1; Guo et al., ICML
+        2017, arXiv:1706.04599). Rounded to four decimals.
+    """
+    classes = logits.shape[1]
+    values = {
+        "top1": 100 * _accuracy(logits, labels, 1),
+        "top5": 100 * _accuracy(logits, labels, min(5, classes)),
+        "nll": F.cross_entropy(logits.double(), labels),
+        "ece": 100
+        * multiclass_calibration_error(
+            logits.softmax(dim=1), labels, num_classes=classes, n_bins=CALIBRATION_BINS, norm="l1"
+        ),
+        "agreement": 100 * _accuracy(logits, teacher_logits.argmax(dim=1), 1),
+    }
+    return {name: round(float(value), DIGITS) for name, value in values.items()}
+
+
+def cost(network: nn.Module, image_size: int) -> dict[str, int]:
+    """Parameters, and multiply-adds of convolutions and matrix products for one image."""
+    device = next(network.parameters()).device
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network.eval()(torch.zeros(1, 3, image_size, image_size, device=device))
+    return {
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "multiply_adds": counter.get_total_flops() // 2,
+    }
+
+
+def best_top1(history: list[dict[str, Any]]) -> float:
+    """The best epoch's accuracy in percent, chosen on the test images as many papers do."""
+    return round(max(row["test_top1"] for row in history), DIGITS)
+
+
+def _accuracy(logits: Tensor, labels: Tensor, k: int) -> Tensor:
+    return multiclass_accuracy(logits, labels, num_classes=logits.shape[1], top_k=k, average="micro")

@@ -1,0 +1,59 @@
+"""One card, carried out: the network trained and its results written. Teachers, baselines and students alike."""
+
+from pathlib import Path
+
+from torch import nn
+
+from kdcore import catalog, device, provenance, runs, teachers, training, yamlfile
+from kdcore.data import store
+from kdcore.objective import PLAIN, Objective
+from kdcore.progress import TrainingProgress
+from kdcore.resume import ResumeState
+
+DATA = Path("data")
+
+
+def run(card_file: Path, out: Path, *, teacher_weights: Path | None = None) -> None:
+    """Train what a card says, continuing an interrupted run, and write the results as a whole.
+
+    Args:
+        card_file: of a teacher to train, a baseline or a cell.
+        out: the run's folder.
+        teacher_weights: where the card names a teacher.
+
+    Raises:
+        UserError: an input file is missing or damaged.
+        NotFiniteError: the loss was not finite.
+    """
+    card = yamlfile.read(card_file)
+    dataset = store.load(DATA / card["data"])
+    where = device.choose()
+    inputs = [card_file, DATA / card["data"] / "manifest.json"]
+    teacher: nn.Module | None = None
+    if teacher_weights is not None and card["method"] != catalog.VANILLA:
+        inputs.append(teacher_weights)
+        teacher = teachers.load(card["teacher"], len(dataset.classes), teacher_weights, where)
+    state = ResumeState.of(*inputs, device=where)
+    settings = training.Settings(**card["train"])
+    student = training.create(card["student"], len(dataset.classes), card["seed"], where)
+    objective = Objective(
+        None if card["method"] == catalog.VANILLA else card["method"],
+        card["recipe"],
+        levels=tuple(card.get("levels", PLAIN)),
+        stand=card.get("stand", False),
+    )
+    with TrainingProgress(card["name"], settings.epochs, len(dataset.train.labels)) as progress:
+        history = training.train(
+            student,
+            teacher,
+            objective,
+            dataset,
+            settings,
+            seed=card["seed"],
+            device=where,
+            checkpoint=state,
+            watcher=progress.watcher,
+        )
+    meta = {**card, **provenance.describe(where), **progress.timing}
+    runs.write(out, student, history, meta)
+    state.remove()

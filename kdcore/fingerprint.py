@@ -1,0 +1,87 @@
+"""Fingerprints of source code, by which a cell knows when the code that determines it has changed.
+
+A fingerprint covers a module and, followed through its imports inside kdcore, every module that it uses. Only
+statements count: comments, docstrings and formatting do not. Plug-ins (methods and networks) are loaded by name at run
+time, so they are in nobody's imports and have fingerprints of their own.
+"""
+
+import ast
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+PACKAGE = "kdcore"
+ROOT = Path(__file__).parents[1]
+
+
+def fingerprint(module: str, *, only_network: str | None = None, root: Path = ROOT) -> str:
+    """Hash of the statements of a module and of all that it imports inside the package.
+
+    Args:
+        module: dotted name, e.g. "kdcore.methods.dkd".
+        only_network: count this entry of the module's `NETWORKS` instead of the whole table, so that a new member
+            of a family changes nothing for the others.
+        root: the folder that holds the package.
+
+    Returns:
+        16 hexadecimal digits.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(closure(module, root)):
+        tree = _statements(_path(name, root))
+        if only_network and name == module:
+            _keep_network(tree, only_network)
+        digest.update(f"{name}\n{ast.unparse(tree)}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def closure(module: str, root: Path = ROOT) -> set[str]:
+    """The module and all modules of the package that it imports, directly or not."""
+    found: set[str] = set()
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found.add(name)
+            waiting.extend(_imports(name, root))
+    return found
+
+
+def _path(module: str, root: Path) -> Path:
+    base = root.joinpath(*module.split("."))
+    return base / "__init__.py" if base.is_dir() else base.with_suffix(".py")
+
+
+def _imports(module: str, root: Path) -> Iterator[str]:
+    """Modules of the package that a module's import statements name."""
+    for node in ast.walk(ast.parse(_path(module, root).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        else:
+            continue
+        yield from (name for name in names if name.split(".")[0] == PACKAGE and _path(name, root).is_file())
+
+
+def _statements(path: Path) -> ast.Module:
+    """A file's syntax tree without docstrings."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            node.body = [part for part in node.body if not _is_text(part)] or [ast.Pass()]
+    return tree
+
+
+def _is_text(node: ast.stmt) -> bool:
+    return (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    )
+
+
+def _keep_network(tree: ast.Module, network: str) -> None:
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "NETWORKS":
+            node.value = ast.Constant(repr(ast.literal_eval(node.value)[network]))

@@ -1,0 +1,247 @@
+"""params.yaml as typed, validated objects. Nothing else reads that file."""
+
+import difflib
+from collections.abc import Callable, Iterator
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from kdcore import catalog, yamlfile
+from kdcore.cell import Cell
+from kdcore.errors import UserError
+from kdcore.levels import levels
+
+
+class Section(BaseModel):
+    """A part of params.yaml: unknown keys, wrong types, NaN and infinity are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+def check_known(name: str, known: list[str], what: str) -> str:
+    """The name, if it is known.
+
+    Raises:
+        ValueError: otherwise; suggests the nearest known name and lists all.
+    """
+    if name in known:
+        return name
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    raise ValueError(f"unknown {what} {name!r}.{hint} Allowed: {', '.join(known)}")
+
+
+def one_of(known: Callable[[], list[str]], what: str) -> AfterValidator:
+    """Accept only known names."""
+    return AfterValidator(lambda name: check_known(name, known(), what))
+
+
+def _check_pair(pair: str) -> str:
+    if pair.count("-") != 1:
+        raise ValueError(f"{pair!r} must be teacher-student with exactly one '-', e.g. resnet56-resnet20")
+    for network in pair.split("-"):
+        check_known(network, list(catalog.networks()), "network")
+    return pair
+
+
+def _check_scale(scale: int | str) -> int | str:
+    levels(scale)
+    return scale
+
+
+def _check_axis(values: list[Any]) -> list[Any]:
+    if not values:
+        raise ValueError("is empty; an axis of the matrix needs at least one value")
+    twice = sorted({str(value) for value in values if values.count(value) > 1})
+    if twice:
+        raise ValueError(f"names {', '.join(twice)} more than once")
+    return values
+
+
+def _check_scales(scales: list[int | str]) -> list[int | str]:
+    named: dict[tuple[int, ...], int | str] = {}
+    for scale in scales:
+        other = named.setdefault(levels(scale), scale)
+        if other is not scale:
+            raise ValueError(f"{other!r} and {scale!r} are the same set of levels")
+    return scales
+
+
+Axis = AfterValidator(_check_axis)
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+Percent = Annotated[float, Field(ge=0, le=100)]
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+class Digits(Section):
+    """Scikit-learn's handwritten digits; needs no network."""
+
+    name: Literal["digits"]
+    source: Literal["embedded"]
+    image_size: Literal[16, 32]
+    train_per_class: Annotated[int, Field(ge=1, le=80)]
+    """Training images of each class; few, so that networks differ."""
+
+
+class Cifar100(Section):
+    """CIFAR-100, 32 x 32, 100 classes."""
+
+    name: Literal["cifar100"]
+    source: Annotated[str, Field(min_length=1)]
+    """ "download", or the path of an extracted official archive or of a folder of parquet files."""
+    train_per_class: Annotated[int, Field(ge=1, le=500)] | None = None
+    """Training images of each class; all 500 when absent."""
+
+    @model_validator(mode="after")
+    def _source_exists(self) -> "Cifar100":
+        if self.source != "download" and not Path(self.source).is_dir():
+            raise ValueError(
+                f"source {self.source!r} is no folder. Allowed: download, or the path of a folder"
+            )
+        return self
+
+
+class Teacher(Section):
+    """Where a teacher's weights come from."""
+
+    source: Annotated[str, Field(min_length=1)]
+    """ "train", or the path or http(s) address of a published checkpoint."""
+    sha256: Sha256 | None = None
+    """Of the checkpoint file. Required for an address; for a path, recorded when absent."""
+    epochs: Count | None = None
+    """Of the training here; those of `train` when absent."""
+    published_top1: Percent | None = None
+    """In percent; when absent, as in data/teachers.yaml, where the network is listed."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Teacher":
+        if self.source == "train":
+            if self.sha256 or self.published_top1 is not None:
+                raise ValueError(
+                    "source train takes neither sha256 nor published_top1; they are a checkpoint's"
+                )
+            return self
+        if self.epochs is not None:
+            raise ValueError("epochs is for source train; a checkpoint is not trained")
+        if "://" in self.source:
+            if not self.source.startswith(("http://", "https://")):
+                raise ValueError(f"source {self.source!r}: only http and https addresses are allowed")
+            if self.sha256 is None:
+                raise ValueError(f"source {self.source!r} is an address and needs the file's sha256")
+        elif not Path(self.source).is_file():
+            raise ValueError(
+                f"source {self.source!r} is no file. Allowed: train, a path, or an http(s) address"
+            )
+        return self
+
+
+class Train(Section):
+    """How every network is trained: SGD with momentum."""
+
+    epochs: Count
+    batch_size: Count
+    lr: Positive
+    momentum: Annotated[float, Field(ge=0, lt=1)]
+    nesterov: bool
+    weight_decay: NonNegative
+    schedule: Literal["step", "cosine"]
+    milestones: list[Count] = []
+    """Step schedule: epochs, counted from 1, after which the rate is multiplied by `lr_decay`."""
+    lr_decay: Annotated[float, Field(gt=0, le=1)] | None = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> "Train":
+        if self.schedule == "step":
+            if not self.milestones or self.lr_decay is None:
+                raise ValueError("schedule step needs milestones and lr_decay")
+            if self.milestones != sorted(set(self.milestones)) or self.milestones[-1] >= self.epochs:
+                raise ValueError(
+                    f"milestones {self.milestones} must rise and stay below epochs ({self.epochs}); "
+                    "change them together, or use schedule cosine"
+                )
+        return self
+
+
+class TableOptions(Section):
+    """What the tables show."""
+
+    accuracy: Literal["top1", "top1_best"]
+    """top1: of the last epoch. top1_best: the best epoch, chosen on the test images."""
+
+
+class Params(Section):
+    """The whole of params.yaml: the matrix is pairs x methods x scales x stand x seeds, and pairs x baselines x seeds."""
+
+    pairs: Annotated[list[Annotated[str, AfterValidator(_check_pair)]], Axis]
+    methods: Annotated[list[Annotated[str, one_of(catalog.logit_methods, "logit method")]], Axis]
+    scales: Annotated[
+        list[Annotated[int | str, AfterValidator(_check_scale)]], Axis, AfterValidator(_check_scales)
+    ]
+    stand: Annotated[list[bool], Axis]
+    baselines: Annotated[list[Annotated[str, one_of(catalog.baselines, "baseline")]], Axis]
+    seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Axis]
+    teachers: dict[Annotated[str, one_of(lambda: list(catalog.networks()), "network")], Teacher]
+    data: Annotated[Digits | Cifar100, Field(discriminator="name")]
+    train: Train
+    stand_recipe: Literal["paper", "matched"]
+    """What stand changes. paper: z-score, temperature and weight, as published. matched: the z-score alone."""
+    methods_config: dict[str, dict[str, Any]]
+    """Overrides of recipes: method -> parameter -> value, and method -> pairs -> pair -> parameter -> value."""
+    tables: TableOptions
+
+    @model_validator(mode="after")
+    def _teachers_listed(self) -> "Params":
+        for pair in self.pairs:
+            teacher = pair.split("-")[0]
+            if teacher not in self.teachers:
+                raise ValueError(
+                    f"pairs: {pair} needs the teacher {teacher}, which teachers does not list; "
+                    f"add for example 'teachers: {{{teacher}: {{source: train}}}}'"
+                )
+        return self
+
+    def cells(self) -> Iterator[Cell]:
+        """Every cell of the matrix, logit methods first, in the order of the axes."""
+        for pair, method, scale, stand, seed in product(
+            self.pairs, self.methods, self.scales, self.stand, self.seeds
+        ):
+            yield Cell(pair, method, seed, scale, stand)
+        for pair, baseline, seed in product(self.pairs, self.baselines, self.seeds):
+            yield Cell(pair, baseline, seed)
+
+
+def load(path: Path | str = "params.yaml") -> Params:
+    """Read and validate a params file.
+
+    Raises:
+        UserError: lists every problem with its key, its value and what is allowed.
+    """
+    try:
+        return Params.model_validate(yamlfile.read(path))
+    except ValidationError as error:
+        problems = [_describe(problem) for problem in error.errors()]
+        raise UserError("\n".join(f"{path}: {problem}" for problem in dict.fromkeys(problems))) from error
+
+
+def _describe(problem: Any) -> str:
+    key = ""
+    for part in problem["loc"]:
+        if part not in ("int", "str", "digits", "cifar100") or not key:
+            key += f"[{part}]" if isinstance(part, int) else f".{part}" if key else str(part)
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "extra_forbidden":
+        message = "unknown key; remove it or correct its name"
+    elif problem["type"] == "missing":
+        message = "is missing; give it a value"
+    elif problem["type"] != "value_error":
+        message = f"{_short(problem['input'])}: {message}"
+    return f"{key}: {message}" if key else message
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,55 @@
+"""Published figures, to print beside the measured ones (data/published.yaml)."""
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One published accuracy."""
+
+    top1: float
+    """Percent."""
+    source: str
+    """Key of `Published.sources`."""
+    note: str | None
+
+
+@dataclass(frozen=True)
+class Published:
+    """The figures of one data set."""
+
+    figures: dict[tuple[Any, ...], Figure]
+    sources: dict[str, dict[str, str]]
+
+    @classmethod
+    def of(cls, content: dict[str, Any], dataset: str) -> "Published":
+        """The figures of a data set among the content of data/published.yaml; none for an unpublished one."""
+        figures = {}
+        for record in content.get(dataset, []):
+            key = _key(
+                record["teacher"],
+                record["student"],
+                record["method"],
+                record.get("levels"),
+                record.get("stand"),
+            )
+            figures[key] = Figure(record["top1"], record["source"], record.get("note"))
+        return cls(figures, content["sources"])
+
+    def find(
+        self,
+        teacher: str | None,
+        student: str,
+        method: str,
+        levels: list[int] | None = None,
+        stand: bool | None = None,
+    ) -> Figure | None:
+        """The figure of one experiment; `teacher` is None for a network trained alone."""
+        return self.figures.get(_key(teacher, student, method, levels, stand))
+
+
+def _key(
+    teacher: str | None, student: str, method: str, levels: list[int] | None, stand: bool | None
+) -> tuple[Any, ...]:
+    return teacher, student, method, tuple(levels or ()), stand

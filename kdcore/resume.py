@@ -1,0 +1,62 @@
+"""The state of unfinished training, outside DVC's outputs (which DVC deletes before a stage runs)."""
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kdcore.errors import UserError
+
+FOLDER = Path("scratch")
+
+
+class ResumeState:
+    """The last complete epoch of one run, in a file that is replaced as a whole.
+
+    Args:
+        path: of the state file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def of(cls, *inputs: Path, device: torch.device) -> "ResumeState":
+        """The state of the run that these input files determine on this kind of device, with this torch and as many
+        threads: another input never resumes from it, and what resumes ends with the same bits.
+        """
+        digest = hashlib.sha256(f"{torch.__version__} {device.type} {torch.get_num_threads()}".encode())
+        for path in inputs:
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+        return cls(FOLDER / f"{inputs[0].stem}-{digest.hexdigest()[:16]}.pt")
+
+    def load(self) -> dict[str, Any] | None:
+        """The saved state, or None when there is none.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        if not self.path.is_file():
+            return None
+        try:
+            return torch.load(self.path, map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise UserError(
+                f"{self.path}: is damaged ({type(error).__name__}); delete it to start anew"
+            ) from error
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Replace the saved state; a reader sees the old one or the new one, whole."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        aside = self.path.with_suffix(f".{os.getpid()}")
+        with aside.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(self.path)
+
+    def remove(self) -> None:
+        """Forget the state, once the run's results are in place."""
+        self.path.unlink(missing_ok=True)

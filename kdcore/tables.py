@@ -1,0 +1,300 @@
+"""The tables of a paper from the evaluations of a matrix: Markdown, LaTeX, CSV, and metrics for DVC."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from kdcore import catalog
+from kdcore.levels import levels
+from kdcore.published import Published
+
+PROTOCOLS = {"top1": "of the last epoch", "top1_best": "of the best epoch, chosen on the test images"}
+Card = dict[str, Any]
+Evaluation = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the table: an experiment without its pair and seed."""
+
+    label: str
+    method: str | None
+    """None for the teacher's row."""
+    scale: int | str | None = None
+    stand: bool | None = None
+
+    @property
+    def levels(self) -> list[int] | None:
+        """Pyramid levels, None for rows without M."""
+        return None if self.scale is None else list(levels(self.scale))
+
+    @property
+    def is_plain(self) -> bool:
+        """A logit method as its paper has it."""
+        return self.levels == [1] and not self.stand
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row for one pair."""
+
+    pair: str
+    row: Row
+    values: list[float]
+    """Percent, one per seed."""
+    published: float | None
+    source: str | None
+
+    @property
+    def mean(self) -> float:
+        """Over seeds."""
+        return sum(self.values) / len(self.values)
+
+    @property
+    def deviation(self) -> float | None:
+        """Sample standard deviation over seeds; None for one seed."""
+        return float(pd.Series(self.values).std(ddof=1)) if len(self.values) > 1 else None
+
+
+def rows(card: Card) -> list[Row]:
+    """The rows of the table in their order: teacher, baselines, and per method plain, SDD, stand and both."""
+    found = [Row("Teacher", None)]
+    for baseline in card["baselines"]:
+        found.append(Row("Student" if baseline == catalog.VANILLA else baseline.upper(), baseline))
+    for method in card["methods"]:
+        for stand in card["stand"]:
+            for scale in card["scales"]:
+                label = method.upper()
+                if levels(scale) != (1,):
+                    label += f" + SDD [{','.join(map(str, levels(scale)))}]"
+                found.append(Row(label + (" + stand" if stand else ""), method, scale, stand))
+    return found
+
+
+def collect(card: Card, evaluations: list[Evaluation], published: Published) -> list[Entry]:
+    """What was measured and published for every row and pair."""
+    accuracy = card["accuracy"]
+    entries = []
+    for evaluation in evaluations:
+        pair = evaluation["pair"]
+        teacher, student = pair.split("-")
+        for row in rows(card):
+            if row.method is None:
+                values = [evaluation["teacher"]["top1"]]
+                figure = published.find(None, teacher, catalog.VANILLA)
+            else:
+                values = [cell[accuracy] for cell in evaluation["cells"] if _belongs(cell, row)]
+                taught_by = None if row.method == catalog.VANILLA else teacher
+                figure = published.find(taught_by, student, row.method, row.levels, row.stand)
+            entries.append(
+                Entry(pair, row, values, figure.top1 if figure else None, figure.source if figure else None)
+            )
+    return entries
+
+
+def table(entries: list[Entry]) -> pd.DataFrame:
+    """Rows x pairs, as text: mean, deviation where there are several seeds, gain over plain, published figure."""
+    columns: dict[tuple[str, str], dict[str, str]] = {}
+    for entry in entries:
+        gain = _gain(entry, entries)
+        text = f"{entry.mean:.2f}" + ("" if entry.deviation is None else f" ± {entry.deviation:.2f}")
+        text += "" if gain is None else f" ({gain:+.2f})"
+        columns.setdefault((entry.pair, "measured"), {})[entry.row.label] = text
+        if any(other.published is not None for other in entries if other.pair == entry.pair):
+            shown = "–" if entry.published is None else f"{entry.published:.2f}"
+            columns.setdefault((entry.pair, "published"), {})[entry.row.label] = shown
+    frame = pd.DataFrame(columns)
+    if set(frame.columns.get_level_values(1)) == {"measured"}:
+        frame = frame.droplevel(1, axis=1)
+    return frame
+
+
+def numbers(entries: list[Entry]) -> pd.DataFrame:
+    """The table as numbers, one line per row and pair."""
+    lines = []
+    for entry in entries:
+        gain = _gain(entry, entries)
+        deviation = None if entry.deviation is None else round(entry.deviation, 4)
+        lines.append(
+            {
+                "pair": entry.pair,
+                "row": entry.row.label,
+                "method": entry.row.method,
+                "M": entry.row.levels and " ".join(map(str, entry.row.levels)),
+                "stand": entry.row.stand,
+                "top1_mean": round(entry.mean, 4),
+                "top1_std": deviation,
+                "n": len(entry.values),
+                "gain_over_plain": None if gain is None else round(gain, 4),
+                "published": entry.published,
+                "published_source": entry.source,
+            }
+        )
+    return pd.DataFrame(lines)
+
+
+def cells(card: Card, evaluations: list[Evaluation]) -> pd.DataFrame:
+    """Every cell with its metrics, recipe, the sources of the recipe's values, and provenance."""
+    lines = []
+    for evaluation in evaluations:
+        for cell in evaluation["cells"]:
+            recipe = "; ".join(f"{key}={value}" for key, value in cell["recipe"].items())
+            sources = "; ".join(
+                f"{key}: {source}" for key, (_, source) in card["recipes"][cell["name"]].items()
+            )
+            versions = "; ".join(f"{name} {version}" for name, version in cell["versions"].items())
+            line = {**cell, "recipe": recipe, "recipe_sources": sources, "versions": versions}
+            if "levels" in line:
+                line["levels"] = " ".join(map(str, line["levels"]))
+            lines.append(line)
+    return pd.DataFrame(lines)
+
+
+def metrics(card: Card, entries: list[Entry]) -> dict[str, dict[str, dict[str, float | None]]]:
+    """Per pair and method, under keys that do not depend on the matrix, so that revisions can be compared.
+
+    plain: M=[1] without standardisation. headline: the highest scale of the matrix, standardised if stand is in it.
+    Baselines have plain alone. Means over seeds, rounded to hundredths; None where the matrix holds no such row.
+    """
+    highest = max(card["scales"], key=lambda scale: (max(levels(scale)), len(levels(scale))))
+    headline = (highest, True in card["stand"])
+    found: dict[str, dict[str, dict[str, float | None]]] = {}
+    for entry in entries:
+        if entry.row.method is None:
+            continue
+        values = found.setdefault(entry.pair, {}).setdefault(entry.row.method, {"plain": None})
+        if entry.row.scale is None or entry.row.is_plain:
+            values["plain"] = round(entry.mean, 2)
+        if entry.row.scale is not None:
+            values.setdefault("headline", None)
+        if (entry.row.scale, entry.row.stand) == headline:
+            values["headline"] = round(entry.mean, 2)
+    return found
+
+
+def caption(card: Card) -> str:
+    """What the numbers are."""
+    seeds = card["seeds"]
+    over = f"mean ± sample standard deviation over n = {len(seeds)} seeds" if len(seeds) > 1 else "n = 1 seed"
+    teachers = ", ".join(
+        f"{name} ({'trained here' if source == 'train' else 'published checkpoint'})"
+        for name, source in card["teachers"].items()
+        if name in {pair.split("-")[0] for pair in card["pairs"]}
+    )
+    return (
+        f"Top-1 accuracy (%) on {card['data']} {PROTOCOLS[card['accuracy']]}; {over}; {card['epochs']} epochs. "
+        f"In parentheses, the gain over the method's plain row. Teachers: {teachers}."
+    )
+
+
+def notes(card: Card, entries: list[Entry], published: Published) -> list[str]:
+    """What a reader must know to compare: what stand changes, inherited values, protocols of published figures."""
+    found = []
+    for method in card["methods"]:
+        changes: dict[str, list[str]] = {}
+        for pair in card["pairs"]:
+            changes.setdefault(_stand_changes(card, method, pair), []).append(pair)
+        for change, pairs in changes.items():
+            where = "" if len(pairs) == len(card["pairs"]) else f" ({', '.join(pairs)})"
+            if change:
+                found.append(f"{method.upper()}{where}: stand changes the z-score and {change}.")
+    inherited = sorted(
+        {
+            name.split("-")[2]
+            for name, recipe in card["recipes"].items()
+            if any("inherited" in s for _, s in recipe.values())
+        }
+    )
+    if inherited:
+        found.append(f"Hyper-parameters inherited from another data set or method: {', '.join(inherited)}.")
+    for source in dict.fromkeys(entry.source for entry in entries if entry.source):
+        about = published.sources[source]
+        found.append(
+            f"Published figures from {about['title']} ({about['file']}); protocol: {about['protocol']}."
+        )
+    return found
+
+
+def markdown(frame: pd.DataFrame, title: str, remarks: list[str]) -> str:
+    """The table for a README or an issue."""
+    flat = frame.copy()
+    flat.columns = pd.Index(
+        [" ".join(column) if isinstance(column, tuple) else column for column in frame.columns]
+    )
+    body = flat.to_markdown(stralign="left")
+    return "\n".join([title, "", body, "", *(f"- {remark}" for remark in remarks), ""])
+
+
+def latex(frame: pd.DataFrame, title: str, remarks: list[str]) -> str:
+    """The table for a paper; needs the package booktabs (and multirow never)."""
+    style = (
+        frame.style.format(escape="latex").format_index(escape="latex").format_index(escape="latex", axis=1)
+    )
+    text = style.to_latex(
+        hrules=True,
+        position="t",
+        position_float="centering",
+        caption=_escape(title),
+        column_format="l" + "c" * frame.shape[1],
+        multicol_align="c",
+    )
+    comments = "".join(f"% {remark}\n" for remark in remarks)
+    return comments + text.replace("±", r"$\pm$").replace("–", "--")
+
+
+def curves(card: Card, evaluations: list[Evaluation], histories: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """Test accuracy per pair, row and epoch, mean over seeds: what `dvc plots` draws."""
+    labels = {
+        cell["name"]: row.label
+        for evaluation in evaluations
+        for cell in evaluation["cells"]
+        for row in rows(card)
+        if row.method is not None and _belongs(cell, row)
+    }
+    parts = []
+    for pair, history in histories.items():
+        labelled = history.assign(pair=pair, row=history["cell"].map(labels))
+        mean = labelled.groupby(["pair", "row", "epoch"], sort=False)["test_top1"].mean().round(2)
+        parts.append(mean.reset_index())
+    return pd.concat(parts, ignore_index=True)
+
+
+def _belongs(cell: dict[str, Any], row: Row) -> bool:
+    return (cell["method"], cell.get("scale"), cell.get("stand")) == (row.method, row.scale, row.stand)
+
+
+def _gain(entry: Entry, entries: list[Entry]) -> float | None:
+    """Over the plain row of the same method and pair; None for that row itself and for rows without one."""
+    if entry.row.scale is None or entry.row.is_plain:
+        return None
+    for other in entries:
+        if other.pair == entry.pair and other.row.method == entry.row.method and other.row.is_plain:
+            return entry.mean - other.mean
+    return None
+
+
+def _stand_changes(card: Card, method: str, pair: str) -> str:
+    """ "temperature 4 to 2, kd_weight 0.9 to 9", or "" where nothing changes or one of the two is not in the matrix."""
+    of_stand: dict[bool, dict[str, Any]] = {}
+    for name, recipe in card["recipes"].items():
+        parts = name.removeprefix(f"{pair}-").split("-")
+        if name.startswith(f"{pair}-{method}-") and len(parts) == 4:
+            of_stand.setdefault(parts[2] == "True", recipe)
+    if len(of_stand) < 2:
+        return ""
+    plain, standardised = of_stand[False], of_stand[True]
+    return ", ".join(_changes(plain, standardised))
+
+
+def _changes(before: dict[str, Any], after: dict[str, Any]) -> Iterator[str]:
+    for key, (value, _) in after.items():
+        if key in before and before[key][0] != value:
+            yield f"{key} ({before[key][0]:g} to {value:g})"
+
+
+def _escape(text: str) -> str:
+    for character in "&%#_":
+        text = text.replace(character, f"\\{character}")
+    return text

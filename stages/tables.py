@@ -1,0 +1,36 @@
+"""Stage tables: the tables of the matrix, metrics and plots for DVC."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from kdcore import plan, published, tables, yamlfile
+from kdcore.folders import whole
+from stages import run
+
+
+def main() -> None:
+    """Write tables/."""
+    card = yamlfile.read(plan.FOLDER / "tables.yaml")
+    folders = {pair: Path("evaluations") / pair for pair in card["pairs"]}
+    evaluations = [json.loads((folder / "metrics.json").read_text()) for folder in folders.values()]
+    histories = {pair: pd.read_csv(folder / "curves.csv") for pair, folder in folders.items()}
+    figures = published.Published.of(yamlfile.read("data/published.yaml"), card["data"])
+    entries = tables.collect(card, evaluations, figures)
+    frame, title = tables.table(entries), tables.caption(card)
+    remarks = tables.notes(card, entries, figures)
+    lines = tables.numbers(entries)
+    with whole(Path("tables")) as out:
+        (out / f"{card['data']}.md").write_text(tables.markdown(frame, title, remarks))
+        (out / f"{card['data']}.tex").write_text(tables.latex(frame, title, remarks))
+        lines.to_csv(out / f"{card['data']}.csv", index=False)
+        tables.cells(card, evaluations).to_csv(out / "cells.csv", index=False)
+        tables.curves(card, evaluations, histories).to_csv(out / "curves.csv", index=False)
+        top1 = pd.DataFrame({"row": lines["pair"] + " " + lines["row"], "top1": lines["top1_mean"].round(2)})
+        top1.to_csv(out / "top1.csv", index=False)
+        (out / "metrics.json").write_text(json.dumps(tables.metrics(card, entries), indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    run(main)

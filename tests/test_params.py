@@ -1,0 +1,163 @@
+"""params.yaml: what is accepted, and what a person is told otherwise."""
+
+import pytest
+from kdcore import params, yamlfile
+from kdcore.errors import UserError
+from kdcore.levels import levels
+from tests.conftest import ROOT
+
+
+@pytest.fixture
+def load(tmp_path):
+    """Load the default params with some values replaced; keys are dotted."""
+
+    def load(changes=None, remove=()):
+        content = yamlfile.read(ROOT / "params.yaml")
+        for key, value in (changes or {}).items():
+            *parents, last = key.split(".")
+            section = content
+            for parent in parents:
+                section = section[parent]
+            section[last] = value
+        for key in remove:
+            del content[key]
+        yamlfile.write(tmp_path / "params.yaml", content)
+        return params.load(tmp_path / "params.yaml")
+
+    return load
+
+
+def test_default_is_valid_and_expands_to_the_product(load):
+    matrix = load()
+    cells = list(matrix.cells())
+    logit = (
+        len(matrix.pairs) * len(matrix.methods) * len(matrix.scales) * len(matrix.stand) * len(matrix.seeds)
+    )
+    assert len(cells) == logit + len(matrix.pairs) * len(matrix.baselines) * len(matrix.seeds)
+    assert len({cell.name for cell in cells}) == len(cells)
+    assert cells[0].name == "resnet20-resnet8-kd-1-False-0"
+    assert cells[-1].name == "wrn_16_2-wrn_16_1-at-0"
+
+
+@pytest.mark.parametrize("scale", [1, 2, 4, "L2", "L4", "L1_4", "L2_4"])
+def test_scales(load, scale):
+    assert load({"scales": [scale]}).scales == [scale]
+
+
+@pytest.mark.parametrize(
+    ("scale", "expected"), [(1, (1,)), (2, (1, 2)), (4, (1, 2, 4)), ("L2", (2,)), ("L1_4", (1, 4))]
+)
+def test_levels(scale, expected):
+    assert levels(scale) == expected
+
+
+@pytest.mark.parametrize(
+    "scale", [0, 3, 8, -1, True, 1.0, None, "2", "L", "L3", "L4_1", "L1_1", "L1,2", "l2", "L01"]
+)
+def test_no_levels(scale):
+    with pytest.raises(ValueError, match="is no scale"):
+        levels(scale)
+
+
+BAD = [
+    ({"pairs": ["resnet20"]}, "pairs[0]: 'resnet20' must be teacher-student with exactly one '-'"),
+    ({"pairs": ["a-b-c"]}, "pairs[0]: 'a-b-c' must be teacher-student"),
+    ({"pairs": ["resnet20-resnet9"]}, "pairs[0]: unknown network 'resnet9'. Did you mean resnet8?"),
+    ({"pairs": ["a;rm -rf x-resnet8"]}, "unknown network 'a;rm"),
+    ({"pairs": ["resnet56-resnet8"]}, "needs the teacher resnet56, which teachers does not list"),
+    ({"pairs": []}, "pairs: is empty"),
+    ({"methods": ["kd", "dk"]}, "methods[1]: unknown logit method 'dk'. Did you mean dkd? Allowed: dkd, kd"),
+    ({"methods": ["at"]}, "methods[0]: unknown logit method 'at'"),
+    ({"methods": ["kd", "kd"]}, "methods: names kd more than once"),
+    ({"methods": "kd"}, "methods: 'kd': Input should be a valid list"),
+    ({"baselines": ["kd"]}, "baselines[0]: unknown baseline 'kd'"),
+    ({"baselines": []}, "baselines: is empty"),
+    ({"scales": [1, 3]}, "scales[1]: 3 is no scale. Allowed: 1 for M=[1]"),
+    ({"scales": ["L8"]}, "scales[0]: 'L8' is no scale"),
+    ({"scales": [2, "L1_2"]}, "scales: 2 and 'L1_2' are the same set of levels"),
+    ({"scales": [1, 1]}, "scales: names 1 more than once"),
+    ({"scales": []}, "scales: is empty"),
+    ({"scales": [True]}, "scales[0]"),
+    ({"stand": [0]}, "stand[0]: 0: Input should be a valid boolean"),
+    ({"stand": [True, True]}, "stand: names True more than once"),
+    ({"seeds": [-1]}, "seeds[0]: -1: Input should be greater than or equal to 0"),
+    ({"seeds": [0.5]}, "seeds[0]: 0.5"),
+    ({"seeds": []}, "seeds: is empty"),
+    ({"extra": 1}, "extra: unknown key"),
+    ({"train.lrr": 1}, "train.lrr: unknown key"),
+    ({"train.lr": float("nan")}, "train.lr: nan: Input should be a finite number"),
+    ({"train.lr": float("inf")}, "train.lr: inf: Input should be a finite number"),
+    ({"train.lr": 0}, "train.lr: 0: Input should be greater than 0"),
+    ({"train.lr": "0.1"}, "train.lr: '0.1': Input should be a valid number"),
+    ({"train.epochs": 0}, "train.epochs: 0"),
+    ({"train.epochs": 2.5}, "train.epochs: 2.5"),
+    ({"train.epochs": 5}, "train: milestones [14, 19, 22] must rise and stay below epochs (5)"),
+    ({"train.milestones": []}, "train: schedule step needs milestones and lr_decay"),
+    ({"train.schedule": "linear"}, "train.schedule: 'linear'"),
+    ({"train.momentum": 1.0}, "train.momentum: 1.0"),
+    ({"data.name": "cifar"}, "data: "),
+    ({"data.image_size": 17}, "data.image_size: 17: Input should be 16 or 32"),
+    ({"data.train_per_class": 81}, "data.train_per_class: 81"),
+    (
+        {"data": {"name": "cifar100", "source": "/nowhere"}},
+        "data: source '/nowhere' is no folder. Allowed: download",
+    ),
+    ({"teachers": {"resnet21": {"source": "train"}}}, "unknown network 'resnet21'"),
+    ({"teachers.resnet20": {"source": "nowhere.pth"}}, "teachers.resnet20: source 'nowhere.pth' is no file"),
+    ({"teachers.resnet20": {"source": "https://a.org/b.pth"}}, "is an address and needs the file's sha256"),
+    ({"teachers.resnet20": {"source": "ftp://a.org/b.pth"}}, "only http and https addresses"),
+    ({"teachers.resnet20": {"source": "train", "sha256": "0" * 64}}, "source train takes neither sha256"),
+    ({"stand_recipe": "none"}, "stand_recipe: 'none': Input should be 'paper' or 'matched'"),
+    ({"tables.accuracy": "top5"}, "tables.accuracy: 'top5'"),
+    ({"methods_config": {"kd": 4}}, "methods_config.kd: 4"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), BAD, ids=[message[:50] for _, message in BAD])
+def test_bad_values_are_explained(load, changes, message):
+    with pytest.raises(UserError) as caught:
+        load(changes)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["pairs", "scales", "train", "data", "teachers", "stand_recipe", "tables"])
+def test_no_key_has_a_silent_default(load, key):
+    with pytest.raises(UserError, match=f"{key}: is missing"):
+        load(remove=[key])
+
+
+def test_every_problem_is_listed_at_once(load):
+    with pytest.raises(UserError) as caught:
+        load({"scales": [3], "methods": ["x"], "train.lr": -1})
+    assert len(str(caught.value).splitlines()) == 3
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    (b"a: 1\na: 2\n", 'line 2: is not valid YAML: found duplicate key "a"'),
+    (b"a: [1\n", "is not valid YAML"),
+    (b"\xff\xfe", "is not UTF-8"),
+    (b"- 1\n", "must hold keys and values"),
+    (b"", "must hold keys and values"),
+    (b"!!python/object/apply:os.system [ls]", "is not valid YAML"),
+])  # fmt: skip
+def test_what_is_no_params_file(tmp_path, content, message):
+    (tmp_path / "params.yaml").write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        params.load(tmp_path / "params.yaml")
+    assert message in str(caught.value)
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(UserError, match="cannot be read"):
+        params.load(tmp_path / "params.yaml")
+
+
+def test_numbers_as_dvc_reads_them(tmp_path):
+    (tmp_path / "x.yaml").write_text("a: 5e-4\nb: off\n")
+    assert yamlfile.read(tmp_path / "x.yaml") == {"a": 5e-4, "b": "off"}
+
+
+@pytest.mark.parametrize("preset", sorted((ROOT / "presets").glob("*.yaml")), ids=lambda path: path.stem)
+def test_presets_are_complete(preset):
+    content = yamlfile.read(preset)
+    assert set(content) == set(params.Params.model_fields)

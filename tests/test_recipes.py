@@ -1,0 +1,130 @@
+"""Recipes: the paper's values, the user's on top, and where each came from."""
+
+import pytest
+from kdcore import yamlfile
+from kdcore.cell import Cell
+from kdcore.errors import UserError
+from kdcore.recipes import check_overrides, resolve
+from tests.conftest import ROOT
+
+PUBLISHED = yamlfile.read(ROOT / "data/recipes.yaml")
+PAIR = "resnet56-resnet20"
+
+
+def recipe(method, *, scale=1, stand=False, pair=PAIR, dataset="cifar100", stand_recipe="paper", **overrides):
+    cell = Cell(pair, method, 0, scale, stand) if method not in ("at", "vanilla") else Cell(pair, method, 0)
+    resolved = resolve(
+        cell, dataset=dataset, published=PUBLISHED, overrides={method: overrides}, stand_recipe=stand_recipe
+    )
+    return {key: value.value for key, value in resolved.items()}
+
+
+def test_kd_as_published():
+    assert recipe("kd") == {"temperature": 4.0, "ce_weight": 0.1, "kd_weight": 0.9, "warmup": 0}
+
+
+def test_stand_changes_temperature_and_weight():
+    assert recipe("kd", stand=True) == {"temperature": 2.0, "ce_weight": 0.1, "kd_weight": 9.0, "warmup": 0}
+
+
+def test_matched_stand_changes_nothing():
+    assert recipe("kd", stand=True, stand_recipe="matched") == recipe("kd")
+
+
+def test_regions_have_a_weight():
+    assert recipe("kd", scale=2) == {**recipe("kd"), "complementary_weight": 2.0}
+    assert recipe("kd", scale="L4")["complementary_weight"] == 2.0
+
+
+def test_values_of_a_pair():
+    assert recipe("dkd")["beta"] == 2.0
+    assert recipe("dkd", pair="resnet32x4-resnet8x4")["beta"] == 8.0
+    assert recipe("dkd", stand=True) == {
+        "alpha": 1.0, "beta": 2.0, "temperature": 3.0, "ce_weight": 1.0, "kd_weight": 18.0, "warmup": 20,
+    }  # fmt: skip
+
+
+def test_overrides_beat_papers_and_pairs_beat_methods():
+    assert recipe("kd", temperature=3)["temperature"] == 3
+    assert recipe("kd", stand=True, temperature=3)["temperature"] == 3
+    assert recipe("kd", temperature=3, pairs={PAIR: {"temperature": 5}})["temperature"] == 5
+    assert recipe("kd", pair="a-b", temperature=3, pairs={PAIR: {"temperature": 5}})["temperature"] == 3
+
+
+def test_overrides_of_stand_alone():
+    overrides = {"kd": {"stand": {"temperature": 7}}}
+    for stand, expected in ((False, 4.0), (True, 7)):
+        resolved = resolve(
+            Cell(PAIR, "kd", 0, 1, stand),
+            dataset="cifar100",
+            published=PUBLISHED,
+            overrides=overrides,
+            stand_recipe="paper",
+        )
+        assert resolved["temperature"].value == expected
+
+
+def test_sources_are_kept():
+    resolved = resolve(
+        Cell(PAIR, "kd", 0, 2, True),
+        dataset="digits",
+        published=PUBLISHED,
+        overrides={"kd": {"warmup": 3}},
+        stand_recipe="paper",
+    )
+    assert resolved["warmup"].source == "params.yaml"
+    assert resolved["kd_weight"].source == "inherited from cifar100: logit-standardization-KD:tools/train.py"
+
+
+def test_own_values_beat_inherited_ones():
+    assert recipe("dkd", dataset="digits")["warmup"] == 2
+    assert recipe("dkd", dataset="cifar100")["warmup"] == 20
+
+
+@pytest.mark.parametrize(("overrides", "message"), [
+    ({"temperature": 0}, "methods_config.kd.temperature: 0 must be a finite number > 0"),
+    ({"temperature": -1.0}, "must be a finite number > 0"),
+    ({"temperature": "4"}, "must be a finite number > 0"),
+    ({"temperature": True}, "must be a finite number > 0"),
+    ({"temperature": float("inf")}, "must be a finite number > 0"),
+    ({"kd_weight": float("nan")}, "must be a finite number >= 0"),
+    ({"temprature": 4}, "methods_config.kd.temprature: unknown parameter. Allowed: temperature"),
+    ({"stand": 3}, "methods_config.kd.stand: 3 must be keys and values"),
+])  # fmt: skip
+def test_bad_overrides(overrides, message):
+    with pytest.raises(UserError) as caught:
+        recipe("kd", stand=True, **overrides)
+    assert message in str(caught.value)
+
+
+def test_choices():
+    with pytest.raises(UserError, match="'all' must be exclude_target or all_classes"):
+        recipe("nkd", nontarget="all")
+
+
+def test_missing_value():
+    with pytest.raises(UserError, match="cifar100.methods.kd gives no temperature"):
+        resolve(
+            Cell(PAIR, "kd", 0, 1, False),
+            dataset="cifar100",
+            published={"cifar100": {"methods": {}}},
+            overrides={},
+            stand_recipe="paper",
+        )
+
+
+def test_unknown_data_set():
+    with pytest.raises(UserError, match="knows no data set 'x'"):
+        recipe("kd", dataset="x")
+
+
+@pytest.mark.parametrize(("overrides", "message"), [
+    ({"kdd": {}}, "methods_config.kdd: unknown method"),
+    ({"kd": {"pairs": {"a-b": {}}}}, "methods_config.kd.pairs.a-b: not in pairs"),
+    ({"kd": {"pairs": 3}}, "methods_config.kd.pairs: 3 must be keys and values"),
+    ({"kd": {"pairs": {PAIR: 3}}}, "must be keys and values"),
+])  # fmt: skip
+def test_overrides_of_what_does_not_exist(overrides, message):
+    with pytest.raises(UserError) as caught:
+        check_overrides(overrides, [PAIR])
+    assert message in str(caught.value)
