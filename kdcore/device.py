@@ -20,6 +20,4 @@ def choose() -> torch.device:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(
-            f"{VARIABLE}={name}: no such device here ({reason}); use cpu, cuda or cuda:1"
-        ) from error
+        raise UserError(f"{VARIABLE}={name}: no such device here ({reason}); use cpu, cuda or cuda:1") from error

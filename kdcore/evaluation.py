@@ -51,9 +51,7 @@ def evaluate_pair(
         student = teachers.load(student_name, classes, folder / runs.WEIGHTS, device)
         metrics = measure(predict(student, dataset.test, dataset, device), labels, teacher_logits)
         provenance = {key: meta[key] for key in PROVENANCE}
-        cells.append(
-            {**identity, **metrics, "top1_best": best_top1(history), "recipe": meta["recipe"], **provenance}
-        )
+        cells.append({**identity, **metrics, "top1_best": best_top1(history), "recipe": meta["recipe"], **provenance})
         histories.append(pd.DataFrame(history).assign(cell=identity["name"]))
     summary = {
         "pair": card["pair"],

@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-from torch import nn
-
 from kdcore import catalog, device, provenance, runs, teachers, training, yamlfile
 from kdcore.data import store
+from kdcore.networks.contract import Network
 from kdcore.objective import PLAIN, Objective
 from kdcore.progress import TrainingProgress
 from kdcore.resume import ResumeState
@@ -29,7 +28,7 @@ def run(card_file: Path, out: Path, *, teacher_weights: Path | None = None) -> N
     dataset = store.load(DATA / card["data"])
     where = device.choose()
     inputs = [card_file, DATA / card["data"] / "manifest.json"]
-    teacher: nn.Module | None = None
+    teacher: Network | None = None
     if teacher_weights is not None and card["method"] != catalog.VANILLA:
         inputs.append(teacher_weights)
         teacher = teachers.load(card["teacher"], len(dataset.classes), teacher_weights, where)
@@ -37,10 +36,11 @@ def run(card_file: Path, out: Path, *, teacher_weights: Path | None = None) -> N
     settings = training.Settings(**card["train"])
     student = training.create(card["student"], len(dataset.classes), card["seed"], where)
     objective = Objective(
-        None if card["method"] == catalog.VANILLA else card["method"],
+        None if teacher is None else card["method"],
         card["recipe"],
         levels=tuple(card.get("levels", PLAIN)),
         stand=card.get("stand", False),
+        heads=None if teacher is None else (student.classifier, teacher.classifier),
     )
     with TrainingProgress(card["name"], settings.epochs, len(dataset.train.labels)) as progress:
         history = training.train(

@@ -4,7 +4,7 @@ For logit methods: the per-sample loss, of standardised or plain logits (LSKD), 
 Every method takes every combination; M=[1] without standardisation is the plain method.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdcore import methods
-from kdcore.networks.output import Output
+from kdcore.networks.contract import Output
 from kdcore.scales import decouple, pyramid_logits
 from kdcore.standardize import standardize
 
@@ -41,6 +41,7 @@ class Objective:
             and complementary_weight where regions are decoupled.
         levels: pyramid levels of a logit method; (1,) is the network's own logits.
         stand: whether logits are standardised.
+        heads: the linear classifiers of student and teacher, for the logits of regions.
     """
 
     def __init__(
@@ -50,40 +51,30 @@ class Objective:
         *,
         levels: tuple[int, ...] = PLAIN,
         stand: bool = False,
+        heads: tuple[nn.Module, nn.Module] | None = None,
     ) -> None:
+        if levels != PLAIN and heads is None:
+            raise ValueError(f"levels {levels} need the classifiers of student and teacher")
         self.method = methods.get(method) if method else None
         self.recipe = recipe
         self.parameters = {key: value for key, value in recipe.items() if key not in COMMON}
         self.levels = levels
         self.stand = stand
-
-    @property
-    def needs_teacher(self) -> bool:
-        """Whether the teacher has to look at the images."""
-        return self.method is not None
+        self.heads = heads
 
     def kd_weight(self, epoch: int) -> float:
         """Weight of the method's loss in an epoch, counted from 1."""
         warmup = self.recipe["warmup"]
         return self.recipe["kd_weight"] * (min(epoch / warmup, 1.0) if warmup else 1.0)
 
-    def __call__(
-        self,
-        student: Output,
-        teacher: Output | None,
-        target: Tensor,
-        *,
-        epoch: int,
-        classifiers: tuple[nn.Module, nn.Module | None],
-    ) -> Parts:
+    def __call__(self, student: Output, teacher: Output | None, target: Tensor, *, epoch: int) -> Parts:
         """The loss of a batch.
 
         Args:
             student: its outputs for B images.
-            teacher: the same, without gradients; None where `needs_teacher` is false.
+            teacher: the same, without gradients; None for the student trained alone.
             target: class indices (B,).
             epoch: counted from 1, for the warm-up.
-            classifiers: the linear heads of student and teacher, for logits of regions.
         """
         ce = F.cross_entropy(student.logits.float(), target)
         if self.method is None or teacher is None:
@@ -91,25 +82,18 @@ class Objective:
         if self.method.KIND == "feature":
             kd = self.method.distill(student, teacher, **self.parameters)
         else:
-            kd = self._logit_loss(student, teacher, target, classifiers)
+            kd = self._logit_loss(self.method.loss, student, teacher, target)
         return Parts(self.recipe["ce_weight"] * ce + self.kd_weight(epoch) * kd, ce, kd)
 
     def _logit_loss(
-        self,
-        student: Output,
-        teacher: Output,
-        target: Tensor,
-        classifiers: tuple[nn.Module, nn.Module | None],
+        self, per_sample_loss: Callable[..., Tensor], student: Output, teacher: Output, target: Tensor
     ) -> Tensor:
-        assert self.method is not None
-        logits_student, logits_teacher = (
-            self._regions(output, head) for output, head in zip((student, teacher), classifiers, strict=True)
-        )
-        regions = target[:, None].expand(logits_teacher.shape[:2])
+        logits_student, logits_teacher = self._regions(student, 0), self._regions(teacher, 1)
         predictions = logits_teacher
         if self.stand:
             logits_student, logits_teacher = standardize(logits_student), standardize(logits_teacher)
-        per_region = self.method.loss(logits_student, logits_teacher, regions, **self.parameters)
+        regions = target[:, None].expand(predictions.shape[:2])
+        per_region = per_sample_loss(logits_student, logits_teacher, regions, **self.parameters)
         if self.levels == PLAIN:
             return per_region.mean()
         return decouple(
@@ -120,9 +104,8 @@ class Objective:
             teacher_global=None if self.levels[0] == 1 else teacher.logits,
         )
 
-    def _regions(self, output: Output, classifier: nn.Module | None) -> Tensor:
-        """Logits (B, N, C) of the regions that the levels name."""
-        if self.levels == PLAIN:
+    def _regions(self, output: Output, role: int) -> Tensor:
+        """Logits (B, N, C) of the regions that the levels name; role 0 is the student, 1 the teacher."""
+        if self.heads is None or self.levels == PLAIN:
             return output.logits[:, None]
-        assert classifier is not None
-        return pyramid_logits(output.final_map, classifier, self.levels)
+        return pyramid_logits(output.final_map, self.heads[role], self.levels)

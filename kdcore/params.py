@@ -99,9 +99,7 @@ class Cifar100(Section):
     @model_validator(mode="after")
     def _source_exists(self) -> "Cifar100":
         if self.source != "download" and not Path(self.source).is_dir():
-            raise ValueError(
-                f"source {self.source!r} is no folder. Allowed: download, or the path of a folder"
-            )
+            raise ValueError(f"source {self.source!r} is no folder. Allowed: download, or the path of a folder")
         return self
 
 
@@ -121,9 +119,7 @@ class Teacher(Section):
     def _consistent(self) -> "Teacher":
         if self.source == "train":
             if self.sha256 or self.published_top1 is not None:
-                raise ValueError(
-                    "source train takes neither sha256 nor published_top1; they are a checkpoint's"
-                )
+                raise ValueError("source train takes neither sha256 nor published_top1; they are a checkpoint's")
             return self
         if self.epochs is not None:
             raise ValueError("epochs is for source train; a checkpoint is not trained")
@@ -133,9 +129,7 @@ class Teacher(Section):
             if self.sha256 is None:
                 raise ValueError(f"source {self.source!r} is an address and needs the file's sha256")
         elif not Path(self.source).is_file():
-            raise ValueError(
-                f"source {self.source!r} is no file. Allowed: train, a path, or an http(s) address"
-            )
+            raise ValueError(f"source {self.source!r} is no file. Allowed: train, a path, or an http(s) address")
         return self
 
 
@@ -174,13 +168,11 @@ class TableOptions(Section):
 
 
 class Params(Section):
-    """The whole of params.yaml: the matrix is pairs x methods x scales x stand x seeds, and pairs x baselines x seeds."""
+    """All of params.yaml. Its matrix is pairs x methods x scales x stand x seeds and pairs x baselines x seeds."""
 
     pairs: Annotated[list[Annotated[str, AfterValidator(_check_pair)]], Axis]
     methods: Annotated[list[Annotated[str, one_of(catalog.logit_methods, "logit method")]], Axis]
-    scales: Annotated[
-        list[Annotated[int | str, AfterValidator(_check_scale)]], Axis, AfterValidator(_check_scales)
-    ]
+    scales: Annotated[list[Annotated[int | str, AfterValidator(_check_scale)]], Axis, AfterValidator(_check_scales)]
     stand: Annotated[list[bool], Axis]
     baselines: Annotated[list[Annotated[str, one_of(catalog.baselines, "baseline")]], Axis]
     seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Axis]
@@ -206,9 +198,7 @@ class Params(Section):
 
     def cells(self) -> Iterator[Cell]:
         """Every cell of the matrix, logit methods first, in the order of the axes."""
-        for pair, method, scale, stand, seed in product(
-            self.pairs, self.methods, self.scales, self.stand, self.seeds
-        ):
+        for pair, method, scale, stand, seed in product(self.pairs, self.methods, self.scales, self.stand, self.seeds):
             yield Cell(pair, method, seed, scale, stand)
         for pair, baseline, seed in product(self.pairs, self.baselines, self.seeds):
             yield Cell(pair, baseline, seed)

@@ -53,7 +53,9 @@ def make(
     trainer = fingerprint("kdcore.training", root=root)
     cards: dict[str, Card] = {"data": _data_card(params, root)}
     for name, teacher in params.teachers.items():
-        cards[f"teacher/{name}"] = _teacher_card(name, teacher, params, known_teachers, trainer, root)
+        cards[f"teacher/{name}"] = _teacher_card(
+            name, teacher, params, known=known_teachers, trainer=trainer, root=root
+        )
     cards["pairs"] = {"pairs": params.pairs, "code": {"pairs": fingerprint("kdcore.checkpoints", root=root)}}
     for cell in cells:
         cards[f"{cell.stage}/{cell.name}"] = _cell_card(cell, resolved[cell], params, trainer, root)
@@ -74,7 +76,7 @@ def _data_card(params: Params, root: Path) -> Card:
 
 
 def _teacher_card(
-    name: str, teacher: Teacher, params: Params, known: dict[str, Any], trainer: str, root: Path
+    name: str, teacher: Teacher, params: Params, *, known: dict[str, Any], trainer: str, root: Path
 ) -> Card:
     card: Card = {"name": name, "student": name, "data": params.data.name, "source": teacher.source}
     code = {"student": _network_fingerprint(name, root)}
@@ -138,8 +140,7 @@ def _tables_card(params: Params, cells: list[Cell], resolved: dict[Cell, recipes
             for name, teacher in params.teachers.items()
         },
         "recipes": {
-            cell.name: {key: [value.value, value.source] for key, value in resolved[cell].items()}
-            for cell in cells
+            cell.name: {key: [value.value, value.source] for key, value in resolved[cell].items()} for cell in cells
         },
         "code": {"tables": fingerprint("kdcore.tables", root=root)},
     }

@@ -1,8 +1,7 @@
 """Numerical precision of losses."""
 
-from torch import Tensor
-
 import torch
+from torch import Tensor
 
 
 def at_least_float32(*tensors: Tensor) -> tuple[Tensor, ...]:

@@ -12,11 +12,7 @@ LIBRARIES = ("numpy", "torch")
 
 def describe(device: torch.device) -> dict[str, Any]:
     """Git commit (with "+changes" where tracked files differ from it), versions and device."""
-    name = (
-        torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else platform.processor() or platform.machine()
-    )
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {
         "commit": _commit(),
         "versions": {

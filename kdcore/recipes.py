@@ -46,9 +46,7 @@ def resolve(
     allowed = domains(cell.method)
     decoupled = cell.scale is not None and levels(cell.scale) != (1,)
     recipe: Recipe = {}
-    for layer, source in _published_layers(
-        cell, dataset, published, bool(cell.stand) and stand_recipe == "paper"
-    ):
+    for layer, source in _published_layers(cell, dataset, published, bool(cell.stand) and stand_recipe == "paper"):
         values = {key: value for key, value in layer.items() if key != "source"}
         recipe |= {key: Value(value, source) for key, value in values.items()}
     for values in _override_layers(cell, overrides):
@@ -89,9 +87,7 @@ def check_overrides(overrides: dict[str, Any], pairs: list[str]) -> None:
     known = [*catalog.logit_methods(), *catalog.baselines()]
     for method, layer in overrides.items():
         if method not in known:
-            raise UserError(
-                f"params.yaml: methods_config.{method}: unknown method. Allowed: {', '.join(known)}"
-            )
+            raise UserError(f"params.yaml: methods_config.{method}: unknown method. Allowed: {', '.join(known)}")
         for pair, values in _mapping(layer.get("pairs", {}), f"{method}.pairs").items():
             if pair not in pairs:
                 raise UserError(
@@ -106,9 +102,7 @@ def _published_layers(
     """Layers of a data set, weakest first, each with its source; those that it inherits come before its own."""
     section = published.get(dataset)
     if section is None:
-        raise UserError(
-            f"data/recipes.yaml: knows no data set {dataset!r}; add one, if only 'inherits: cifar100'"
-        )
+        raise UserError(f"data/recipes.yaml: knows no data set {dataset!r}; add one, if only 'inherits: cifar100'")
     if "inherits" in section:
         for layer, source in _published_layers(cell, section["inherits"], published, stand):
             yield layer, f"inherited from {section['inherits']}: {source.removeprefix('inherited from ')}"

@@ -43,9 +43,7 @@ class ResumeState:
         try:
             return torch.load(self.path, map_location="cpu", weights_only=True)
         except Exception as error:
-            raise UserError(
-                f"{self.path}: is damaged ({type(error).__name__}); delete it to start anew"
-            ) from error
+            raise UserError(f"{self.path}: is damaged ({type(error).__name__}); delete it to start anew") from error
 
     def save(self, state: dict[str, Any]) -> None:
         """Replace the saved state; a reader sees the old one or the new one, whole."""

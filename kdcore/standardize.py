@@ -1,4 +1,4 @@
-"""Logit standardisation (LSKD): Sun et al., Logit Standardization in Knowledge Distillation, CVPR 2024, arXiv:2403.01427."""
+"""LSKD: Sun et al., Logit Standardization in Knowledge Distillation, CVPR 2024, arXiv:2403.01427."""
 
 from torch import Tensor
 

@@ -88,9 +88,7 @@ def collect(card: Card, evaluations: list[Evaluation], published: Published) -> 
                 values = [cell[accuracy] for cell in evaluation["cells"] if _belongs(cell, row)]
                 taught_by = None if row.method == catalog.VANILLA else teacher
                 figure = published.find(taught_by, student, row.method, row.levels, row.stand)
-            entries.append(
-                Entry(pair, row, values, figure.top1 if figure else None, figure.source if figure else None)
-            )
+            entries.append(Entry(pair, row, values, figure.top1 if figure else None, figure.source if figure else None))
     return entries
 
 
@@ -141,9 +139,7 @@ def cells(card: Card, evaluations: list[Evaluation]) -> pd.DataFrame:
     for evaluation in evaluations:
         for cell in evaluation["cells"]:
             recipe = "; ".join(f"{key}={value}" for key, value in cell["recipe"].items())
-            sources = "; ".join(
-                f"{key}: {source}" for key, (_, source) in card["recipes"][cell["name"]].items()
-            )
+            sources = "; ".join(f"{key}: {source}" for key, (_, source) in card["recipes"][cell["name"]].items())
             versions = "; ".join(f"{name} {version}" for name, version in cell["versions"].items())
             line = {**cell, "recipe": recipe, "recipe_sources": sources, "versions": versions}
             if "levels" in line:
@@ -211,27 +207,21 @@ def notes(card: Card, entries: list[Entry], published: Published) -> list[str]:
         found.append(f"Hyper-parameters inherited from another data set or method: {', '.join(inherited)}.")
     for source in dict.fromkeys(entry.source for entry in entries if entry.source):
         about = published.sources[source]
-        found.append(
-            f"Published figures from {about['title']} ({about['file']}); protocol: {about['protocol']}."
-        )
+        found.append(f"Published figures from {about['title']} ({about['file']}); protocol: {about['protocol']}.")
     return found
 
 
 def markdown(frame: pd.DataFrame, title: str, remarks: list[str]) -> str:
     """The table for a README or an issue."""
     flat = frame.copy()
-    flat.columns = pd.Index(
-        [" ".join(column) if isinstance(column, tuple) else column for column in frame.columns]
-    )
+    flat.columns = pd.Index([" ".join(column) if isinstance(column, tuple) else column for column in frame.columns])
     body = flat.to_markdown(stralign="left")
     return "\n".join([title, "", body, "", *(f"- {remark}" for remark in remarks), ""])
 
 
 def latex(frame: pd.DataFrame, title: str, remarks: list[str]) -> str:
     """The table for a paper; needs the package booktabs (and multirow never)."""
-    style = (
-        frame.style.format(escape="latex").format_index(escape="latex").format_index(escape="latex", axis=1)
-    )
+    style = frame.style.format(escape="latex").format_index(escape="latex").format_index(escape="latex", axis=1)
     text = style.to_latex(
         hrules=True,
         position="t",

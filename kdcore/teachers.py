@@ -4,18 +4,19 @@ import hashlib
 import tempfile
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pooch
 import requests
 import torch
-from torch import nn
 
 from kdcore import checkpoints, inference, networks, provenance, runs
 from kdcore.data.store import Dataset
 from kdcore.errors import UserError
+from kdcore.networks.contract import Network
 
 
-def load(network: str, num_classes: int, weights: Path, device: torch.device) -> nn.Module:
+def load(network: str, num_classes: int, weights: Path, device: torch.device) -> Network:
     """A network with the weights of a file, in evaluation mode, frozen."""
     teacher = networks.create(network, num_classes)
     checkpoints.load(weights, teacher)
@@ -70,7 +71,7 @@ def fetch(source: str, sha256: str, folder: Path) -> Path:
             )
         return path
     try:
-        name = Path(source.split("?")[0]).name or "checkpoint.pth"
+        name = Path(urlsplit(source).path).name or "checkpoint.pth"
         return Path(pooch.retrieve(source, known_hash=f"sha256:{sha256}", path=folder, fname=name))
     except (ValueError, requests.RequestException) as error:
         raise UserError(
@@ -88,7 +89,7 @@ def check_accuracy(card: dict[str, Any], measured: float) -> None:
     published, tolerance = card["published_top1"], card["tolerance"]
     if measured < published - tolerance:
         raise UserError(
-            f"teacher {card['name']}: {card['source']} reaches {measured:.2f}% here, {published - measured:.2f} points below "
-            f"the published {published:.2f}% (allowed: {tolerance}); are weights, data set and class order those of "
-            f"the publication? If so, set teachers.{card['name']}.published_top1"
+            f"teacher {card['name']}: {card['source']} reaches {measured:.2f}% here, {published - measured:.2f} points "
+            f"below the published {published:.2f}% (allowed: {tolerance}); are weights, data set and class order "
+            f"those of the publication? If so, set teachers.{card['name']}.published_top1"
         )

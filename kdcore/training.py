@@ -4,17 +4,18 @@ Deterministic: all randomness comes from (seed, epoch, index). Nothing is read b
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from kdcore import networks
 from kdcore.data.augment import apply_views, epoch_order, epoch_views, normalize
 from kdcore.data.store import Dataset
 from kdcore.inference import predict, top1
+from kdcore.networks.contract import Network
 from kdcore.objective import Objective
 
 Row = dict[str, float]
@@ -68,15 +69,15 @@ class Watcher:
     """Called after every epoch, before its state is saved."""
 
 
-def create(name: str, num_classes: int, seed: int, device: torch.device) -> nn.Module:
+def create(name: str, num_classes: int, seed: int, device: torch.device) -> Network:
     """A network whose initial weights depend on the seed alone."""
     torch.manual_seed(seed)
     return networks.create(name, num_classes).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def train(
-    student: nn.Module,
-    teacher: nn.Module | None,
+    student: Network,
+    teacher: Network | None,
     objective: Objective,
     dataset: Dataset,
     settings: Settings,
@@ -90,7 +91,7 @@ def train(
 
     Args:
         student: on `device`, from `create`.
-        teacher: on `device`; frozen and in evaluation mode throughout. None where the objective needs none.
+        teacher: on `device`; frozen and in evaluation mode throughout. None for a network trained alone.
         objective: the loss.
         dataset: its training images are learnt, its test images measured after every epoch.
         settings: optimiser and schedule.
@@ -106,7 +107,8 @@ def train(
         NotFiniteError: a loss was not finite.
     """
     torch.use_deterministic_algorithms(True, warn_only=device.type != "cpu")
-    torch.utils.deterministic.fill_uninitialized_memory = False  # costs time; nothing here reads such memory
+    # Filling memory costs a third of the time of small networks; nothing here reads what it has not written.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     if teacher is not None:
         teacher.eval().requires_grad_(False)
     watcher = watcher or Watcher()
@@ -125,19 +127,17 @@ def train(
     for epoch in range(len(history) + 1, settings.epochs + 1):
         for group in optimizer.param_groups:
             group["lr"] = settings.lr_at(epoch)
-        batches = _batches(images, labels, dataset, settings.batch_size, seed, epoch)
-        row = _train_epoch(student, teacher, objective, optimizer, batches, epoch, watcher)
+        batches = _batches(images, labels, dataset, settings.batch_size, seed=seed, epoch=epoch)
+        row = _train_epoch(student, teacher, objective, optimizer, batches, epoch=epoch, watcher=watcher)
         row["test_top1"] = top1(predict(student, dataset.test, dataset, device), test_labels).item()
         history.append({"epoch": epoch, "lr": settings.lr_at(epoch), **row})
         watcher.on_epoch(history[-1])
         if checkpoint is not None:
-            checkpoint.save(
-                {"history": history, "student": student.state_dict(), "optimizer": optimizer.state_dict()}
-            )
+            checkpoint.save({"history": history, "student": student.state_dict(), "optimizer": optimizer.state_dict()})
     return history
 
 
-def _resume(checkpoint: Checkpoint | None, student: nn.Module, optimizer: torch.optim.Optimizer) -> list[Row]:
+def _resume(checkpoint: Checkpoint | None, student: Network, optimizer: torch.optim.Optimizer) -> list[Row]:
     state = checkpoint.load() if checkpoint is not None else None
     if state is None:
         return []
@@ -147,54 +147,48 @@ def _resume(checkpoint: Checkpoint | None, student: nn.Module, optimizer: torch.
 
 
 def _batches(
-    images: Tensor, labels: Tensor, dataset: Dataset, size: int, seed: int, epoch: int
-) -> list[Callable[[], tuple[Tensor, Tensor]]]:
-    """Functions that make the epoch's batches (B, 3, H, W) and (B,), one by one; the last may be smaller."""
-    count = len(labels)
-    padding = dataset.padding
-    views = epoch_views(seed, epoch, count, padding=padding, flip=dataset.flip).to(images.device)
-
-    def batch(index: Tensor) -> tuple[Tensor, Tensor]:
-        seen = apply_views(images[index], views.of(index), padding=padding)
-        return normalize(seen, dataset.mean, dataset.std), labels[index]
-
+    images: Tensor, labels: Tensor, dataset: Dataset, size: int, *, seed: int, epoch: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The epoch's batches, (B, 3, H, W) float32 and (B,); the last may be smaller."""
+    count, padding = len(labels), dataset.padding
     order = epoch_order(seed, epoch, count).to(images.device)
-    return [lambda index=index: batch(index) for index in order.split(size)]
+    views = epoch_views(seed, epoch, count, padding=padding, flip=dataset.flip).to(images.device)
+    for index in order.split(size):
+        seen = apply_views(images[index], views.of(index), padding=padding)
+        yield normalize(seen, dataset.mean, dataset.std), labels[index]
 
 
 def _train_epoch(
-    student: nn.Module,
-    teacher: nn.Module | None,
+    student: Network,
+    teacher: Network | None,
     objective: Objective,
     optimizer: torch.optim.Optimizer,
-    batches: list[Callable[[], tuple[Tensor, Tensor]]],
+    batches: Iterator[tuple[Tensor, Tensor]],
+    *,
     epoch: int,
     watcher: Watcher,
 ) -> Row:
     """One pass over the training images. Sums stay on the device until its end."""
     student.train()
-    classifiers = (student.classifier, teacher.classifier if teacher is not None else None)
-    parts = []
-    correct, seen = torch.zeros((), dtype=torch.int64, device=next(student.parameters()).device), 0
-    for make_batch in batches:
-        images, target = make_batch()
+    parts, correct, seen = [], [], 0
+    for images, target in batches:
         taught = None
-        if teacher is not None and objective.needs_teacher:
+        if teacher is not None:
             with torch.no_grad():
                 taught = teacher(images)
         out = student(images)
-        terms = objective(out, taught, target, epoch=epoch, classifiers=classifiers)  # type: ignore[arg-type]
+        terms = objective(out, taught, target, epoch=epoch)
         optimizer.zero_grad(set_to_none=True)
         terms.loss.backward()
         optimizer.step()
         parts.append(torch.stack([terms.loss, terms.ce, terms.kd]).detach())
-        correct += (out.logits.detach().argmax(dim=1) == target).sum()
+        correct.append((out.logits.detach().argmax(dim=1) == target).sum())
         seen += len(target)
         watcher.on_step(len(target))
     values = torch.stack(parts).double().cpu()
     _check_finite(values, epoch)
     loss, ce, kd = values.mean(dim=0).tolist()
-    return {"loss": loss, "ce": ce, "kd": kd, "train_top1": 100 * correct.item() / seen}
+    return {"loss": loss, "ce": ce, "kd": kd, "train_top1": 100 * torch.stack(correct).sum().item() / seen}
 
 
 def _check_finite(values: Tensor, epoch: int) -> None:

@@ -14,8 +14,6 @@ def python():
     """Run a line of Python in a fresh interpreter at the project's root."""
 
     def run(code: str) -> str:
-        return subprocess.run(
-            [sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True
-        ).stdout
+        return subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True).stdout
 
     return run

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 import torch
+
 from kdcore.data import cifar100, digits, store
 from kdcore.data.augment import Views, apply_views, epoch_order, epoch_views, normalize
 from kdcore.errors import UserError
@@ -86,17 +87,11 @@ class TestAugmentation:
 
     def test_crop_and_mirror_by_hand(self):
         image = torch.arange(1, 13, dtype=torch.uint8).reshape(1, 2, 2, 3)
-        middle = apply_views(
-            image, Views(torch.tensor([1]), torch.tensor([1]), torch.tensor([False])), padding=1
-        )
+        middle = apply_views(image, Views(torch.tensor([1]), torch.tensor([1]), torch.tensor([False])), padding=1)
         assert torch.equal(middle, image.permute(0, 3, 1, 2))
-        mirrored = apply_views(
-            image, Views(torch.tensor([1]), torch.tensor([1]), torch.tensor([True])), padding=1
-        )
+        mirrored = apply_views(image, Views(torch.tensor([1]), torch.tensor([1]), torch.tensor([True])), padding=1)
         assert torch.equal(mirrored, image.permute(0, 3, 1, 2).flip(-1))
-        corner = apply_views(
-            image, Views(torch.tensor([0]), torch.tensor([0]), torch.tensor([False])), padding=1
-        )
+        corner = apply_views(image, Views(torch.tensor([0]), torch.tensor([0]), torch.tensor([False])), padding=1)
         assert corner[0, 0].tolist() == [[0, 0], [0, 1]]
 
     def test_batch_equals_image_by_image(self):
@@ -160,14 +155,12 @@ class TestCifar100:
 
     def test_incomplete_data_are_refused(self, tmp_path, counts):
         self.write(tmp_path, train=4)
-        with pytest.raises(
-            UserError, match="the train split has 400 images in 100 classes; CIFAR-100 has 500"
-        ):
+        with pytest.raises(UserError, match="the train split has 400 images in 100 classes; CIFAR-100 has 500"):
             cifar100.fetch(source=str(tmp_path), train_per_class=None)
 
     def test_broken_image(self, tmp_path, counts):
         self.write(tmp_path, content=b"no image")
-        with pytest.raises(UserError, match="'a.png' cannot be decoded"):
+        with pytest.raises(UserError, match=r"'a\.png' cannot be decoded"):
             cifar100.fetch(source=str(tmp_path), train_per_class=None)
 
     def test_no_test_file(self, tmp_path):

@@ -1,11 +1,12 @@
 """Losses against the values of the published implementations."""
 
+from torch import nn
+
 from kdcore import methods
 from kdcore.methods import at, dkd, nkd, rld
 from kdcore.scales import decouple, decoupling_weights, pyramid_logits
 from kdcore.standardize import standardize
 from tests.reference import GoldenCase, golden
-from torch import nn
 
 
 def logits_of(case: GoldenCase):
@@ -36,9 +37,7 @@ def test_dkd_terms(case):
 @golden("nkd")
 def test_nkd_terms(case):
     golden_case = GoldenCase(*case)
-    of_target, of_others = nkd.terms(
-        *logits_of(golden_case), golden_case.inputs["target"], **golden_case.parameters
-    )
+    of_target, of_others = nkd.terms(*logits_of(golden_case), golden_case.inputs["target"], **golden_case.parameters)
     golden_case.check("loss_target", of_target.mean())
     golden_case.check("loss_nontarget", of_others.mean())
 

@@ -6,9 +6,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from kdcore import methods
 from kdcore.methods import at, dkd, kd, nkd, rld
-from kdcore.networks.output import Output
+from kdcore.networks.contract import Output
 
 LOGIT = {
     "kd": {"temperature": 4.0},
@@ -58,9 +59,7 @@ def test_nkd_of_two_classes():
 
 def test_nkd_of_all_classes_is_cross_entropy():
     student, teacher = torch.randn(2, 4, 5)
-    _, of_others = nkd.terms(
-        student, teacher, torch.arange(4), gamma=1.0, temperature=1.0, nontarget="all_classes"
-    )
+    _, of_others = nkd.terms(student, teacher, torch.arange(4), gamma=1.0, temperature=1.0, nontarget="all_classes")
     expected = -(teacher.softmax(1) * student.log_softmax(1)).sum(1)
     torch.testing.assert_close(of_others, expected)
 
@@ -69,9 +68,7 @@ def test_rld_masks_the_target_and_what_the_teacher_ranks_above():
     teacher = torch.tensor([[3.0, 2.0, 1.0, 0.0]])
     target = torch.tensor([1])
     student = torch.tensor([[9.0, -9.0, 1.0, 0.0]])  # equal to the teacher on the two classes left
-    torch.testing.assert_close(
-        rld.masked_correlation(student, teacher, target, temperature=2.0), torch.zeros(1)
-    )
+    torch.testing.assert_close(rld.masked_correlation(student, teacher, target, temperature=2.0), torch.zeros(1))
 
 
 def test_rld_of_a_fully_masked_sample_is_zero():
@@ -135,9 +132,7 @@ def test_any_leading_shape_gives_the_same_as_rows(name, shape, classes, seed):
 class TestAttentionTransfer:
     def test_equal_maps_up_to_scale_have_no_loss(self):
         maps = [torch.rand(2, 3, 4, 4), torch.rand(2, 5, 2, 2)]
-        torch.testing.assert_close(
-            at.loss([5 * m for m in maps], maps, p=2), torch.tensor(0.0), atol=1e-10, rtol=0
-        )
+        torch.testing.assert_close(at.loss([5 * m for m in maps], maps, p=2), torch.tensor(0.0), atol=1e-10, rtol=0)
 
     def test_opposite_attention(self):
         """Two disjoint unit maps over 2 pixels differ by 1 in each: mean square 1."""

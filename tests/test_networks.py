@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 import yaml
+
 from kdcore import checkpoints, networks
 from kdcore.errors import UserError
-from kdcore.networks.output import Output
+from kdcore.networks.contract import Output
 from tests.reference import DATA, FOLDER, needs_data, needs_reference
 
 NAMES = networks.names()

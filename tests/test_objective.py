@@ -5,6 +5,7 @@ import itertools
 import pytest
 import torch
 import torch.nn.functional as F
+
 from kdcore import methods, networks
 from kdcore.methods import kd
 from kdcore.objective import Objective
@@ -26,8 +27,8 @@ def batch():
 
 
 def parts(batch, method, recipe, *, epoch=1, **options):
-    _, out, taught, target, classifiers = batch
-    return Objective(method, recipe, **options)(out, taught, target, epoch=epoch, classifiers=classifiers)
+    _, out, taught, target, heads = batch
+    return Objective(method, recipe, heads=heads, **options)(out, taught, target, epoch=epoch)
 
 
 @pytest.mark.parametrize("name", LOGIT)
@@ -41,7 +42,7 @@ def test_global_scale_without_stand_is_the_plain_method(batch, name):
 
 
 @pytest.mark.parametrize(
-    ("name", "levels", "stand"), itertools.product(LOGIT, [(1, 2), (1, 2, 4), (4,)], [False, True])
+    ("name", "levels", "stand"), list(itertools.product(LOGIT, [(1, 2), (1, 2, 4), (4,)], [False, True]))
 )
 def test_every_combination_reaches_every_parameter(batch, name, levels, stand):
     student = batch[0]
@@ -81,6 +82,11 @@ def test_vanilla_is_cross_entropy_alone(batch):
 def test_feature_method(batch):
     terms = parts(batch, "at", {"p": 2, **WEIGHTS})
     assert terms.kd > 0
+
+
+def test_regions_need_classifiers():
+    with pytest.raises(ValueError, match="need the classifiers"):
+        Objective("kd", {"temperature": 4.0, **WEIGHTS}, levels=(1, 2))
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """params.yaml: what is accepted, and what a person is told otherwise."""
 
 import pytest
+
 from kdcore import params, yamlfile
 from kdcore.errors import UserError
 from kdcore.levels import levels
@@ -30,9 +31,7 @@ def load(tmp_path):
 def test_default_is_valid_and_expands_to_the_product(load):
     matrix = load()
     cells = list(matrix.cells())
-    logit = (
-        len(matrix.pairs) * len(matrix.methods) * len(matrix.scales) * len(matrix.stand) * len(matrix.seeds)
-    )
+    logit = len(matrix.pairs) * len(matrix.methods) * len(matrix.scales) * len(matrix.stand) * len(matrix.seeds)
     assert len(cells) == logit + len(matrix.pairs) * len(matrix.baselines) * len(matrix.seeds)
     assert len({cell.name for cell in cells}) == len(cells)
     assert cells[0].name == "resnet20-resnet8-kd-1-False-0"
@@ -51,9 +50,7 @@ def test_levels(scale, expected):
     assert levels(scale) == expected
 
 
-@pytest.mark.parametrize(
-    "scale", [0, 3, 8, -1, True, 1.0, None, "2", "L", "L3", "L4_1", "L1_1", "L1,2", "l2", "L01"]
-)
+@pytest.mark.parametrize("scale", [0, 3, 8, -1, True, 1.0, None, "2", "L", "L3", "L4_1", "L1_1", "L1,2", "l2", "L01"])
 def test_no_levels(scale):
     with pytest.raises(ValueError, match="is no scale"):
         levels(scale)
@@ -63,7 +60,7 @@ BAD = [
     ({"pairs": ["resnet20"]}, "pairs[0]: 'resnet20' must be teacher-student with exactly one '-'"),
     ({"pairs": ["a-b-c"]}, "pairs[0]: 'a-b-c' must be teacher-student"),
     ({"pairs": ["resnet20-resnet9"]}, "pairs[0]: unknown network 'resnet9'. Did you mean resnet8?"),
-    ({"pairs": ["a;rm -rf x-resnet8"]}, "unknown network 'a;rm"),
+    ({"pairs": ["a;rm x-resnet8"]}, "unknown network 'a;rm x'"),
     ({"pairs": ["resnet56-resnet8"]}, "needs the teacher resnet56, which teachers does not list"),
     ({"pairs": []}, "pairs: is empty"),
     ({"methods": ["kd", "dk"]}, "methods[1]: unknown logit method 'dk'. Did you mean dkd? Allowed: dkd, kd"),

@@ -1,6 +1,7 @@
 """Recipes: the paper's values, the user's on top, and where each came from."""
 
 import pytest
+
 from kdcore import yamlfile
 from kdcore.cell import Cell
 from kdcore.errors import UserError
@@ -12,6 +13,7 @@ PAIR = "resnet56-resnet20"
 
 
 def recipe(method, *, scale=1, stand=False, pair=PAIR, dataset="cifar100", stand_recipe="paper", **overrides):
+    """The values of a cell's recipe; further keywords are overrides of its method."""
     cell = Cell(pair, method, 0, scale, stand) if method not in ("at", "vanilla") else Cell(pair, method, 0)
     resolved = resolve(
         cell, dataset=dataset, published=PUBLISHED, overrides={method: overrides}, stand_recipe=stand_recipe
@@ -89,11 +91,10 @@ def test_own_values_beat_inherited_ones():
     ({"temperature": float("inf")}, "must be a finite number > 0"),
     ({"kd_weight": float("nan")}, "must be a finite number >= 0"),
     ({"temprature": 4}, "methods_config.kd.temprature: unknown parameter. Allowed: temperature"),
-    ({"stand": 3}, "methods_config.kd.stand: 3 must be keys and values"),
 ])  # fmt: skip
 def test_bad_overrides(overrides, message):
     with pytest.raises(UserError) as caught:
-        recipe("kd", stand=True, **overrides)
+        recipe("kd", **overrides)
     assert message in str(caught.value)
 
 
@@ -103,7 +104,7 @@ def test_choices():
 
 
 def test_missing_value():
-    with pytest.raises(UserError, match="cifar100.methods.kd gives no temperature"):
+    with pytest.raises(UserError, match=r"cifar100\.methods\.kd gives no temperature"):
         resolve(
             Cell(PAIR, "kd", 0, 1, False),
             dataset="cifar100",

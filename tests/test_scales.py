@@ -4,10 +4,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
+
 from kdcore.methods import kd
 from kdcore.scales import decouple, decoupling_weights, pyramid_logits
 from kdcore.standardize import standardize
-from torch import nn
 
 LEVELS = [(1,), (2,), (4,), (1, 2), (1, 4), (2, 4), (1, 2, 4)]
 

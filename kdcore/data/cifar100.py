@@ -52,8 +52,8 @@ def fetch(*, source: str, train_per_class: int | None) -> Dataset:
 
 def _read(source: str) -> tuple[dict[str, Split], list[str]]:
     if source == "download":
-        with tempfile.TemporaryDirectory() as folder:
-            return _from_archive(Path(folder), download=True)
+        with tempfile.TemporaryDirectory() as downloads:
+            return _from_archive(Path(downloads), download=True)
     folder = Path(source)
     if folder.name == ARCHIVE:
         folder = folder.parent
@@ -73,9 +73,7 @@ def _from_archive(root: Path, *, download: bool) -> tuple[dict[str, Split], list
         try:
             content = CIFAR100(root, train=name == "train", download=download)
         except (RuntimeError, OSError) as error:
-            raise UserError(
-                f"CIFAR-100 could not be read from {root} ({error}); give data.source a path"
-            ) from error
+            raise UserError(f"CIFAR-100 could not be read from {root} ({error}); give data.source a path") from error
         splits[name] = Split(content.data, np.asarray(content.targets, dtype=np.int64))
         classes = content.classes
     return splits, classes

@@ -76,17 +76,18 @@ def load(folder: Path) -> Dataset:
         UserError: the folder holds no data set of this format.
     """
     manifest = read_manifest(folder)
-    splits = {
-        name: Split(*(np.load(folder / f"{name}_{part}.npy", mmap_mode="c") for part in ("images", "labels")))
+    train, test = (
+        Split(*(np.load(folder / f"{name}_{part}.npy", mmap_mode="c") for part in ("images", "labels")))
         for name in SPLITS
-    }
+    )
     return Dataset(
         name=manifest["name"],
         classes=manifest["classes"],
+        train=train,
+        test=test,
         mean=tuple(manifest["mean"]),
         std=tuple(manifest["std"]),
         **manifest["augmentation"],
-        **splits,
     )
 
 
@@ -115,15 +116,8 @@ def _check(dataset: Dataset, name: str, split: Split) -> None:
     where = f"{dataset.name}, {name} split"
     if len(labels) == 0:
         raise UserError(f"{where}: holds no images")
-    if (
-        images.dtype != np.uint8
-        or images.ndim != 4
-        or images.shape[3] != 3
-        or images.shape[1] != images.shape[2]
-    ):
-        raise UserError(
-            f"{where}: images are {images.dtype} {images.shape}, not square uint8 RGB (N, H, H, 3)"
-        )
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or images.shape[1] != images.shape[2]:
+        raise UserError(f"{where}: images are {images.dtype} {images.shape}, not square uint8 RGB (N, H, H, 3)")
     if labels.dtype != np.int64 or labels.shape != images.shape[:1]:
         raise UserError(f"{where}: labels are {labels.dtype} {labels.shape}, not int64 {images.shape[:1]}")
     if labels.min() < 0 or labels.max() >= len(dataset.classes):

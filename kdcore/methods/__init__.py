@@ -8,10 +8,7 @@ from kdcore import catalog
 
 def names() -> dict[str, list[str]]:
     """Method names by kind, "logit" and "feature". Does not import torch."""
-    return {
-        kind: [name for name, entry in catalog.methods().items() if entry.kind == kind]
-        for kind in catalog.KINDS
-    }
+    return {kind: [name for name, entry in catalog.methods().items() if entry.kind == kind] for kind in catalog.KINDS}
 
 
 def get(name: str) -> ModuleType:

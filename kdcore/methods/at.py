@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdcore.networks.output import Output
+from kdcore.networks.contract import Output
 from kdcore.precision import at_least_float32
 
 KIND = "feature"
@@ -47,12 +47,10 @@ def loss(student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor], *, p: f
         Scalar.
     """
     pairs = zip(student_maps, teacher_maps, strict=True)
-    return sum(
-        (stage_loss(student, teacher, p) for student, teacher in pairs), start=student_maps[0].new_zeros(())
-    )
+    return sum((stage_loss(student, teacher, p) for student, teacher in pairs), start=student_maps[0].new_zeros(()))
 
 
 def distill(student: Output, teacher: Output, *, p: float) -> Tensor:
-    """`loss` of every stage after the stem, as published. Networks with unequal stage counts match from the deep end."""
+    """`loss` of every stage after the stem, as published; unequal numbers of stages match from the deep end."""
     count = min(len(student.stages), len(teacher.stages)) - 1
     return loss(student.stages[-count:], teacher.stages[-count:], p=p)

@@ -33,9 +33,7 @@ def terms(student: Tensor, teacher: Tensor, target: Tensor, *, temperature: floa
     return temperature**2 * tckd, temperature**2 * per_class.sum(dim=-1)
 
 
-def loss(
-    student: Tensor, teacher: Tensor, target: Tensor, *, alpha: float, beta: float, temperature: float
-) -> Tensor:
+def loss(student: Tensor, teacher: Tensor, target: Tensor, *, alpha: float, beta: float, temperature: float) -> Tensor:
     """alpha * TCKD + beta * NCKD, in nats, per sample.
 
     Args:

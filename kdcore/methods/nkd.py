@@ -57,7 +57,5 @@ def loss(
     Returns:
         (...).
     """
-    of_target, of_others = terms(
-        student, teacher, target, gamma=gamma, temperature=temperature, nontarget=nontarget
-    )
+    of_target, of_others = terms(student, teacher, target, gamma=gamma, temperature=temperature, nontarget=nontarget)
     return of_target + of_others

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from kdcore import catalog
 
 if TYPE_CHECKING:
-    from torch import nn
+    from kdcore.networks.contract import Network
 
 
 def names() -> list[str]:
@@ -16,7 +16,7 @@ def names() -> list[str]:
     return list(catalog.networks())
 
 
-def create(name: str, num_classes: int) -> nn.Module:
+def create(name: str, num_classes: int) -> Network:
     """A freshly initialised network.
 
     Args:
@@ -24,7 +24,7 @@ def create(name: str, num_classes: int) -> nn.Module:
         num_classes: C, the size of the linear head `network.classifier`.
 
     Returns:
-        A module that maps images (B, 3, H, W) to `kdcore.networks.output.Output`.
+        A module that maps images (B, 3, H, W) to `kdcore.networks.contract.Output`.
 
     Raises:
         KeyError: unknown name.

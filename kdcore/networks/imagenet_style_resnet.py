@@ -7,7 +7,7 @@ mdistiller's checkpoints ("ResNet50").
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdcore.networks.output import Output
+from kdcore.networks.contract import Network, Output
 
 NETWORKS = {
     "resnet18": {"blocks": (2, 2, 2, 2), "bottleneck": False},
@@ -25,9 +25,7 @@ class Block(nn.Module):
         channels = (inputs, *[width] * (len(kernels) - 1), outputs)
         self.count = len(kernels)
         for i, (kernel, step) in enumerate(zip(kernels, strides, strict=True)):
-            convolution = nn.Conv2d(
-                channels[i], channels[i + 1], kernel, stride=step, padding=kernel // 2, bias=False
-            )
+            convolution = nn.Conv2d(channels[i], channels[i + 1], kernel, stride=step, padding=kernel // 2, bias=False)
             self.add_module(f"conv{i + 1}", convolution)
             self.add_module(f"bn{i + 1}", nn.BatchNorm2d(channels[i + 1]))
         self.shortcut = nn.Sequential()
@@ -45,7 +43,7 @@ class Block(nn.Module):
         return residual + self.shortcut(x)
 
 
-class ImageNetStyleResNet(nn.Module):
+class ImageNetStyleResNet(Network):
     """Stem, four stages, average pool, linear classifier."""
 
     def __init__(self, num_classes: int, blocks: tuple[int, int, int, int], bottleneck: bool) -> None:
@@ -77,8 +75,8 @@ class ImageNetStyleResNet(nn.Module):
         preact = self.bn1(self.conv1(images))
         x = F.relu(preact)
         stages, preacts = [x], [preact]
-        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
-            for block in stage:
+        for number in range(1, 5):
+            for block in self.get_submodule(f"layer{number}").children():
                 preact = block(x)
                 x = F.relu(preact)
             stages.append(x)
@@ -87,7 +85,7 @@ class ImageNetStyleResNet(nn.Module):
         return Output(self.linear(pooled), tuple(stages), tuple(preacts), pooled, x)
 
 
-def build(num_classes: int, *, blocks: tuple[int, int, int, int], bottleneck: bool) -> nn.Module:
+def build(num_classes: int, *, blocks: tuple[int, int, int, int], bottleneck: bool) -> Network:
     """A four-stage ResNet for small images.
 
     Args:

@@ -7,7 +7,7 @@ are those of RepDistiller's and mdistiller's checkpoints.
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdcore.networks.output import Output
+from kdcore.networks.contract import Network, Output
 
 NETWORKS = {
     "resnet8": {"depth": 8},
@@ -42,7 +42,7 @@ class BasicBlock(nn.Module):
         return residual + self.downsample(x)
 
 
-class ResNet(nn.Module):
+class ResNet(Network):
     """Stem, three stages of basic blocks, average pool, linear classifier."""
 
     def __init__(self, num_classes: int, depth: int, widths: tuple[int, int, int, int]) -> None:
@@ -83,7 +83,7 @@ class ResNet(nn.Module):
         return Output(self.fc(pooled), tuple(stages), tuple(preacts), pooled, x)
 
 
-def build(num_classes: int, *, depth: int, widths: tuple[int, int, int, int] = (16, 16, 32, 64)) -> nn.Module:
+def build(num_classes: int, *, depth: int, widths: tuple[int, int, int, int] = (16, 16, 32, 64)) -> Network:
     """A CIFAR ResNet.
 
     Args:

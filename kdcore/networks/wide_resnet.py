@@ -8,7 +8,7 @@ State-dict keys are those of RepDistiller's and mdistiller's checkpoints.
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdcore.networks.output import Output
+from kdcore.networks.contract import Network, Output
 
 NETWORKS = {
     "wrn_16_1": {"depth": 16, "width": 1},
@@ -55,7 +55,7 @@ class Stage(nn.Module):
         return x, normalised_input
 
 
-class WideResNet(nn.Module):
+class WideResNet(Network):
     """Stem, three stages of pre-activation blocks, a last batch norm and ReLU, average pool, linear classifier."""
 
     def __init__(self, num_classes: int, depth: int, width: int) -> None:
@@ -91,7 +91,7 @@ class WideResNet(nn.Module):
         return Output(self.fc(pooled), stages, preacts, pooled, final_map)
 
 
-def build(num_classes: int, *, depth: int, width: int) -> nn.Module:
+def build(num_classes: int, *, depth: int, width: int) -> Network:
     """WRN-depth-width.
 
     Args:

@@ -1,8 +1,9 @@
-"""What every network returns: the contract that lets one file per method serve all networks."""
+"""What every network is and returns: the contract that lets one file per method serve all networks."""
 
+from abc import ABC, abstractmethod
 from typing import NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class Output(NamedTuple):
@@ -19,3 +20,16 @@ class Output(NamedTuple):
     """(B, D), the classifier's input."""
     final_map: Tensor
     """(B, D, h, w), what is averaged to `pooled`."""
+
+
+class Network(nn.Module, ABC):
+    """A classifier of images whose logits are a linear function of its average-pooled last map."""
+
+    @property
+    @abstractmethod
+    def classifier(self) -> nn.Linear:
+        """The linear head, D -> C."""
+
+    @abstractmethod
+    def forward(self, images: Tensor) -> Output:
+        """(B, 3, H, W) -> Output."""

@@ -1,0 +1,182 @@
+"""Cards and fingerprints: what makes a cell stale, and what does not."""
+
+import shutil
+
+import pytest
+
+from kdcore import params, plan, yamlfile
+from kdcore.errors import UserError
+from kdcore.fingerprint import closure, fingerprint
+from tests.conftest import ROOT
+
+RECIPES = yamlfile.read(ROOT / "data/recipes.yaml")
+TEACHERS = yamlfile.read(ROOT / "data/teachers.yaml")
+
+
+@pytest.fixture
+def sources(tmp_path):
+    """A copy of kdcore to edit."""
+    shutil.copytree(ROOT / "kdcore", tmp_path / "kdcore", ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path
+
+
+def cards(root=ROOT, recipes=RECIPES, **changes):
+    content = yamlfile.read(ROOT / "params.yaml")
+    matrix = params.Params.model_validate({**content, **changes})
+    return plan.make(matrix, published_recipes=recipes, known_teachers=TEACHERS, root=root)
+
+
+def changed(before, after):
+    return {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+
+
+def edit(path, old, new):
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+def cells_of(method):
+    return {name for name in cards() if name.startswith("train/") and f"-{method}-" in name}
+
+
+def all_runs():
+    return {name for name in cards() if name.split("/")[0] in ("train", "baseline", "teacher")}
+
+
+def test_one_card_per_cell_and_stage():
+    matrix = params.load(ROOT / "params.yaml")
+    expected = {f"{cell.stage}/{cell.name}" for cell in matrix.cells()}
+    expected |= {"data", "pairs", "tables"} | {f"teacher/{name}" for name in matrix.teachers}
+    expected |= {f"evaluate/{pair}" for pair in matrix.pairs}
+    assert set(cards()) == expected
+
+
+def test_plan_does_not_import_torch(python):
+    python("import sys, stages.plan as p; p.make('params.yaml'); assert 'torch' not in sys.modules")
+
+
+class TestEdits:
+    def test_statement_of_a_method(self, sources):
+        edit(
+            sources / "kdcore/methods/dkd.py", "return alpha * tckd + beta * nckd", "return beta * nckd + alpha * tckd"
+        )
+        assert changed(cards(), cards(sources)) == cells_of("dkd")
+
+    def test_comment_docstring_and_format_of_a_method(self, sources):
+        path = sources / "kdcore/methods/dkd.py"
+        edit(path, "return alpha * tckd", "# A comment.\n    return (alpha) * tckd")
+        edit(path, "in nats, per sample.", "in nats, for each sample.")
+        edit(path, '"""DKD: Zhao', '"""Decoupled: Zhao')
+        assert changed(cards(), cards(sources)) == set()
+
+    def test_what_a_method_imports(self, sources):
+        edit(sources / "kdcore/methods/_binary.py", "dim=-1)\n", "dim=-1) * 1\n")
+        assert changed(cards(), cards(sources)) == cells_of("dkd")
+
+    def test_trainer(self, sources):
+        edit(sources / "kdcore/objective.py", "ce = F.cross_entropy(", "ce = 1 * F.cross_entropy(")
+        assert changed(cards(), cards(sources)) == all_runs()
+
+    def test_network(self, sources):
+        edit(sources / "kdcore/networks/wide_resnet.py", "nn.init.zeros_(self.fc.bias)", "nn.init.ones_(self.fc.bias)")
+        assert changed(cards(), cards(sources)) == {name for name in all_runs() if "wrn" in name}
+
+    def test_new_member_of_a_family(self, sources):
+        path = sources / "kdcore/networks/resnet.py"
+        edit(path, '"resnet14": {"depth": 14},', '"resnet14": {"depth": 14},\n    "resnet26": {"depth": 26},')
+        assert changed(cards(), cards(sources)) == set()
+
+    def test_changed_member_of_a_family(self, sources):
+        edit(sources / "kdcore/networks/resnet.py", '"resnet8": {"depth": 8}', '"resnet8": {"depth": 14}')
+        expected = {name for name in all_runs() if "resnet8" in name}
+        assert changed(cards(), cards(sources)) == expected
+
+    def test_new_method(self, sources):
+        (sources / "kdcore/methods/new.py").write_text('KIND = "logit"\nPARAMETERS = {}\n')
+        assert changed(cards(), cards(sources)) == set()
+
+    @pytest.mark.parametrize(("file", "card"), [("tables", "tables"), ("published", "tables")])
+    def test_tables(self, sources, file, card):
+        with (sources / f"kdcore/{file}.py").open("a") as stream:
+            stream.write("\nX = 1\n")
+        assert changed(cards(), cards(sources)) == {card}
+
+    def test_evaluation(self, sources):
+        edit(sources / "kdcore/evaluation.py", "CALIBRATION_BINS = 15", "CALIBRATION_BINS = 10")
+        assert changed(cards(), cards(sources)) == {name for name in cards() if name.startswith("evaluate/")}
+
+    @pytest.mark.parametrize("file", ["params", "plan", "recipes", "progress", "provenance", "experiment", "cell"])
+    def test_what_determines_no_result(self, sources, file):
+        with (sources / f"kdcore/{file}.py").open("a") as stream:
+            stream.write("\nX = 1\n")
+        assert changed(cards(), cards(sources)) & all_runs() == set()
+
+
+class TestParams:
+    def test_temperature_of_kd(self):
+        after = cards(methods_config={"kd": {"temperature": 3}})
+        assert changed(cards(), after) == cells_of("kd") | {"tables"}
+
+    def test_temperature_of_kd_for_one_pair(self):
+        pair = "resnet20-resnet8"
+        after = cards(methods_config={"kd": {"pairs": {pair: {"temperature": 3}}}})
+        assert changed(cards(), after) == {name for name in cells_of("kd") if pair in name} | {"tables"}
+
+    def test_value_that_is_the_published_one_changes_no_cell(self):
+        assert changed(cards(), cards(methods_config={"kd": {"ce_weight": 0.1}})) == {"tables"}
+
+    @pytest.mark.parametrize("axis", [{"scales": [1, 2, 4]}, {"seeds": [0, 1]}, {"methods": ["kd", "dkd", "rld"]},
+                                      {"baselines": ["vanilla"]}, {"stand": [True]}])  # fmt: skip
+    def test_axes_only_add_and_remove(self, axis):
+        before, after = cards(), cards(**axis)
+        assert changed(before, after) & before.keys() & after.keys() & all_runs() == set()
+        assert before.keys() != after.keys()
+
+    def test_new_pair(self):
+        pairs = ["resnet20-resnet8", "wrn_16_2-wrn_16_1", "resnet20-wrn_16_1"]
+        before, after = cards(), cards(pairs=pairs)
+        assert changed(before, after) - {"pairs", "tables"} == {name for name in after if "resnet20-wrn_16_1" in name}
+
+    def test_epochs_of_one_teacher(self):
+        teachers = {"resnet20": {"source": "train", "epochs": 12}, "wrn_16_2": {"source": "train", "epochs": 48}}
+        assert changed(cards(), cards(teachers=teachers)) == {"teacher/resnet20"}
+        assert cards(teachers=teachers)["teacher/resnet20"]["train"]["milestones"] == [7, 10, 11]
+
+    def test_what_the_schedule_does_not_use(self):
+        train = {**yamlfile.read(ROOT / "params.yaml")["train"], "schedule": "cosine"}
+        assert changed(cards(train=train), cards(train={**train, "milestones": [1]})) == set()
+
+    def test_corrected_source_of_a_recipe_retrains_nothing(self):
+        recipes = yamlfile.read(ROOT / "data/recipes.yaml")
+        recipes["cifar100"]["methods"]["kd"]["default"]["source"] = "elsewhere"
+        assert changed(cards(), cards(recipes=recipes)) == {"tables"}
+
+
+CIFAR = {"name": "cifar100", "source": "download"}
+
+
+class TestCheckpointTeachers:
+    def test_checksum_is_recorded(self, tmp_path):
+        (tmp_path / "resnet20.pth").write_bytes(b"weights")
+        teachers = {"resnet20": {"source": str(tmp_path / "resnet20.pth")}, "wrn_16_2": {"source": "train"}}
+        before = cards(teachers=teachers, data=CIFAR)["teacher/resnet20"]
+        (tmp_path / "resnet20.pth").write_bytes(b"others")
+        after = cards(teachers=teachers, data=CIFAR)["teacher/resnet20"]
+        assert (before["published_top1"], before["tolerance"]) == (69.06, 5.0)
+        assert before["sha256"] != after["sha256"]
+
+    def test_accuracy_must_be_known(self, tmp_path):
+        (tmp_path / "resnet20.pth").write_bytes(b"weights")
+        source = str(tmp_path / "resnet20.pth")
+        teachers = {"resnet20": {"source": source}, "wrn_16_2": {"source": "train"}}
+        with pytest.raises(UserError, match=r"add teachers\.resnet20\.published_top1"):
+            cards(teachers=teachers)
+
+
+def test_closure_follows_imports_inside_the_package_alone():
+    assert closure("kdcore.methods.dkd") == {"kdcore.methods.dkd", "kdcore.methods._binary", "kdcore.precision"}
+
+
+def test_fingerprint_does_not_depend_on_the_folder(sources):
+    assert fingerprint("kdcore.training") == fingerprint("kdcore.training", root=sources)
