@@ -1,0 +1,228 @@
+"""The pipeline itself: DVC on a tiny matrix in a temporary clone."""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from kdcore import params, yamlfile
+from tests.conftest import ROOT
+
+pytestmark = pytest.mark.pipeline
+
+TINY = {
+    "pairs": ["resnet14-resnet8"],
+    "methods": ["kd", "dkd"],
+    "scales": [1, 2],
+    "stand": [False],
+    "seeds": [0],
+    "baselines": ["vanilla"],
+    "teachers": {"resnet14": {"source": "train"}},
+    "data": {"name": "digits", "source": "embedded", "image_size": 16, "train_per_class": 2},
+}
+KD, DKD = ({f"train@resnet14-resnet8-{method}-{scale}-False-0" for scale in (1, 2)} for method in ("kd", "dkd"))
+CELLS = KD | DKD | {"baseline@resnet14-resnet8-vanilla-0"}
+RESULTS = {"evaluate@resnet14-resnet8", "tables"}
+
+
+class Project:
+    """A clone of this project, with a matrix of its own."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def run(self, *command, code=0):
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        done = subprocess.run(
+            command, cwd=self.folder, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    def dvc(self, *command, code=0):
+        return self.run("dvc", *command, code=code)
+
+    def commit(self):
+        self.run("git", "add", "-A")
+        self.run("git", "-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "-qm", "test")
+
+    def set(self, **changes):
+        path = self.folder / "params.yaml"
+        yamlfile.write(path, {**yamlfile.read(path), **changes})
+
+    def edit(self, file, old, new):
+        text = (self.folder / file).read_text()
+        assert old in text
+        (self.folder / file).write_text(text.replace(old, new, 1))
+
+    def stale(self):
+        """What DVC would run after the plan and pairs are up to date."""
+        self.dvc("repro", "plan", "pairs")
+        return set(json.loads(self.dvc("status", "--json").splitlines()[-1]))
+
+    def ran(self, output):
+        return {line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")}
+
+    def digest(self, path):
+        return hashlib.sha256((self.folder / path).read_bytes()).hexdigest()
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """A clone in which the tiny matrix has been run."""
+    folder = tmp_path_factory.mktemp("pipeline") / "project"
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for name in listed.stdout.splitlines():
+        if (ROOT / name).is_file() and name != "dvc.lock" and not name.startswith("tables/"):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    project = Project(folder)
+    project.run("git", "init", "-q")
+    project.set(**TINY)
+    project.set(train={**yamlfile.read(folder / "params.yaml")["train"], "epochs": 6, "schedule": "cosine"})
+    project.commit()
+    project.dvc("repro")
+    project.commit()
+    return project
+
+
+@pytest.fixture
+def project(finished, tmp_path):
+    """A copy of it to change."""
+    shutil.copytree(finished.folder, tmp_path / "project", symlinks=True)
+    return Project(tmp_path / "project")
+
+
+def test_stages_are_the_declared_cells(project):
+    listed = set(project.dvc("stage", "list", "--name-only").split())
+    declared = {f"{cell.stage}@{cell.name}" for cell in params.load(project.folder / "params.yaml").cells()}
+    assert declared == CELLS
+    assert {name for name in listed if name.startswith(("train@", "baseline@"))} == CELLS
+    assert listed - CELLS == RESULTS | {"plan", "data", "teacher@resnet14", "pairs"}
+
+
+def test_shipped_matrix_expands_as_declared(project):
+    shutil.copy(ROOT / "params.yaml", project.folder / "params.yaml")
+    listed = project.dvc("stage", "list", "--name-only").split()
+    declared = [f"{cell.stage}@{cell.name}" for cell in params.load(ROOT / "params.yaml").cells()]
+    assert sorted(name for name in listed if name.startswith(("train@", "baseline@"))) == sorted(declared)
+
+
+def test_second_run_does_nothing(project):
+    assert project.dvc("status").strip() == "Data and pipelines are up to date."
+    assert project.ran(project.dvc("repro")) == set()
+
+
+def test_outputs(project):
+    run = project.folder / "runs/resnet14-resnet8/resnet14-resnet8-kd-2-False-0"
+    assert sorted(path.name for path in run.iterdir()) == ["history.csv", "meta.json", "weights.safetensors"]
+    meta = json.loads((run / "meta.json").read_text())
+    assert meta["recipe"]["temperature"] == 4.0
+    assert {"commit", "versions", "device", "seconds", "code", "train"} <= set(meta)
+    assert sorted(path.name for path in (project.folder / "tables").iterdir()) == [
+        "cells.csv", "curves.csv", "digits.csv", "digits.md", "digits.tex", "metrics.json", "top1.csv",
+    ]  # fmt: skip
+    assert not list((project.folder / "scratch").glob("*"))
+    assert project.run("git", "status", "--porcelain") == ""
+
+
+def test_metrics_and_plots_are_shown(project):
+    assert "resnet14-resnet8.kd.headline" in project.dvc("metrics", "show")
+    project.dvc("plots", "show", "-o", "plots")
+    page = (project.folder / "plots/index.html").read_text()
+    assert "KD + SDD [1,2]" in page
+
+
+@pytest.mark.parametrize(("changes", "new"), [
+    ({"seeds": [0, 1]}, {name.removesuffix("0") + "1" for name in CELLS}),
+    ({"scales": [1, 2, 4]}, {f"train@resnet14-resnet8-{method}-4-False-0" for method in ("kd", "dkd")}),
+    ({"methods": ["kd", "dkd", "rld"]}, {f"train@resnet14-resnet8-rld-{scale}-False-0" for scale in (1, 2)}),
+    ({"pairs": ["resnet14-resnet8", "resnet14-wrn_16_1"]},
+     {name.replace("resnet8", "wrn_16_1") for name in CELLS | {"evaluate@resnet14-resnet8"}}),
+])  # fmt: skip
+def test_longer_axes_make_only_new_cells_stale(project, changes, new):
+    project.set(**changes)
+    assert project.stale() - RESULTS == new
+
+
+def test_shorter_axes_make_no_cell_stale(project):
+    project.set(methods=["kd"], scales=[2])
+    assert project.stale() == RESULTS
+
+
+def test_statement_of_a_method_makes_its_cells_stale(project):
+    project.edit("kdcore/methods/dkd.py", "return alpha * tckd + beta * nckd", "return beta * nckd + alpha * tckd")
+    assert project.stale() == DKD
+
+
+def test_comments_and_docstrings_make_nothing_stale(project):
+    project.edit("kdcore/methods/dkd.py", "    return alpha", "    # A comment.\n    return alpha")
+    project.edit("kdcore/methods/dkd.py", "in nats, per sample.", "in nats, for every sample.")
+    project.edit("kdcore/tables.py", '"""The rows', '"""All rows')
+    project.edit("params.yaml", "seeds:", "# A comment.\nseeds:")
+    assert project.stale() == set()
+
+
+def test_tables_make_only_tables_stale(project):
+    project.edit("kdcore/tables.py", 'Row("Teacher", None)', 'Row("The teacher", None)')
+    assert project.stale() == {"tables"}
+
+
+def test_temperature_of_kd_makes_its_cells_stale(project):
+    project.set(methods_config={"kd": {"temperature": 3}})
+    assert project.stale() - {"tables"} == KD
+
+
+def test_experiment_with_another_scale(project):
+    """dvc exp run trains the new cells alone; dvc metrics diff then shows the headlines and nothing else."""
+    output = project.dvc("exp", "run", "-S", "scales=[1,2,4]")
+    new = {f"train@resnet14-resnet8-{method}-4-False-0" for method in ("kd", "dkd")}
+    assert project.ran(output) == new | RESULTS | {"plan"}
+    difference = json.loads(project.dvc("metrics", "diff", "--json").splitlines()[-1])
+    changes = difference["tables/metrics.json"]
+    assert set(changes) == {"resnet14-resnet8.kd.headline", "resnet14-resnet8.dkd.headline"}
+    assert all({"old", "new", "diff"} <= set(change) for change in changes.values())
+    assert project.dvc("status").strip() == "Data and pipelines are up to date."
+
+
+def test_bad_params_stop_before_any_work(project):
+    cards = project.digest("cards/tables.yaml")
+    project.set(scales=[1, 3])
+    output = project.run(sys.executable, "-m", "stages.plan", code=2)
+    assert output == (
+        "error: params.yaml: scales[1]: 3 is no scale. Allowed: 1 for M=[1], 2 for M=[1,2], 4 for M=[1,2,4], "
+        "or a rising set of levels such as L2, L4, L1_4\n"
+    )
+    assert project.digest("cards/tables.yaml") == cards
+    output = project.dvc("repro", code=255)
+    assert "3 is no scale" in output
+    assert project.ran(output) == {"plan"}
+
+
+def test_killed_cell_goes_on_and_ends_with_the_same_bits(project):
+    name = "resnet14-resnet8-kd-2-False-0"
+    run = f"runs/resnet14-resnet8/{name}"
+    expected = [project.digest(f"{run}/{file}") for file in ("weights.safetensors", "history.csv")]
+    shutil.rmtree(project.folder / run)
+    process = subprocess.Popen([sys.executable, "-m", "stages.train", "train", name], cwd=project.folder)
+    deadline = time.monotonic() + 120
+    while not list((project.folder / "scratch").glob("*.pt")) and time.monotonic() < deadline:
+        time.sleep(0.002)
+    process.kill()
+    assert process.wait() == -9, "the cell ended before it could be killed"
+    assert not (project.folder / run).exists()
+    project.run(sys.executable, "-m", "stages.train", "train", name)
+    assert [project.digest(f"{run}/{file}") for file in ("weights.safetensors", "history.csv")] == expected
+    assert not list((project.folder / "scratch").glob("*"))

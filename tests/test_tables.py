@@ -1,0 +1,149 @@
+"""Tables from evaluations made up by hand."""
+
+import pytest
+
+from kdcore import tables, yamlfile
+from kdcore.published import Published
+from tests.conftest import ROOT
+
+CARD = {
+    "data": "cifar100",
+    "pairs": ["resnet56-resnet20"],
+    "methods": ["kd"],
+    "scales": [1, 2],
+    "stand": [False, True],
+    "baselines": ["vanilla", "at"],
+    "seeds": [0, 1],
+    "stand_recipe": "paper",
+    "accuracy": "top1",
+    "epochs": 240,
+    "teachers": {"resnet56": "checkpoint"},
+    "recipes": {
+        "resnet56-resnet20-kd-1-False-0": {"temperature": [4.0, "a"], "kd_weight": [0.9, "a"]},
+        "resnet56-resnet20-kd-1-True-0": {"temperature": [2.0, "b"], "kd_weight": [9.0, "inherited from x: b"]},
+    },
+}
+
+
+def cell(method, seed, top1, scale=None, stand=None):
+    name = "-".join(str(v) for v in ("resnet56-resnet20", method, scale, stand, seed) if v is not None)
+    found = {"name": name, "method": method, "seed": seed, "top1": top1, "top1_best": top1 + 1,
+             "recipe": {"ce_weight": 1.0}, "versions": {"torch": "2"}, "commit": "abc"}  # fmt: skip
+    return found if scale is None else {**found, "scale": scale, "levels": [1], "stand": stand}
+
+
+EVALUATION = {
+    "pair": "resnet56-resnet20",
+    "teacher": {"top1": 72.0},
+    "cells": [
+        cell("vanilla", 0, 69.0), cell("vanilla", 1, 70.0), cell("at", 0, 70.0), cell("at", 1, 71.0),
+        cell("kd", 0, 70.0, 1, False), cell("kd", 1, 71.0, 1, False), cell("kd", 0, 72.0, 2, False),
+        cell("kd", 1, 72.0, 2, False), cell("kd", 0, 71.0, 1, True), cell("kd", 1, 71.0, 1, True),
+        cell("kd", 0, 73.0, 2, True), cell("kd", 1, 74.0, 2, True),
+    ],
+}  # fmt: skip
+NOTHING = Published({}, {})
+
+
+@pytest.fixture
+def published():
+    return Published.of(yamlfile.read(ROOT / "data/published.yaml"), "cifar100")
+
+
+def entries(published=NOTHING, **changes):
+    return tables.collect({**CARD, **changes}, [EVALUATION], published)
+
+
+def test_rows_in_their_order():
+    assert [row.label for row in tables.rows(CARD)] == [
+        "Teacher", "Student", "AT", "KD", "KD + SDD [1,2]", "KD + stand", "KD + SDD [1,2] + stand",
+    ]  # fmt: skip
+
+
+def test_means_deviations_and_gains():
+    frame = tables.table(entries())
+    assert frame["resnet56-resnet20"].to_dict() == {
+        "Teacher": "72.00",
+        "Student": "69.50 ± 0.71",
+        "AT": "70.50 ± 0.71",
+        "KD": "70.50 ± 0.71",
+        "KD + SDD [1,2]": "72.00 ± 0.00 (+1.50)",
+        "KD + stand": "71.00 ± 0.00 (+0.50)",
+        "KD + SDD [1,2] + stand": "73.50 ± 0.71 (+3.00)",
+    }
+
+
+def test_best_epoch_instead_of_last():
+    assert tables.table(entries(accuracy="top1_best"))["resnet56-resnet20"]["AT"] == "71.50 ± 0.71"
+    assert "best epoch, chosen on the test images" in tables.caption({**CARD, "accuracy": "top1_best"})
+
+
+def test_published_figures_stand_beside(published):
+    frame = tables.table(entries(published))
+    assert frame["resnet56-resnet20", "published"].to_dict() == {
+        "Teacher": "72.34", "Student": "69.06", "AT": "70.55", "KD": "70.66", "KD + SDD [1,2]": "–",
+        "KD + stand": "71.43", "KD + SDD [1,2] + stand": "71.57",
+    }  # fmt: skip
+
+
+def test_numbers(published):
+    lines = tables.numbers(entries(published)).set_index("row")
+    assert lines.loc["KD + stand", ["M", "stand", "top1_mean", "n", "gain_over_plain", "published"]].tolist() == [
+        "1", True, 71.0, 2, 0.5, 71.43,
+    ]  # fmt: skip
+    assert lines.loc["KD + stand", "published_source"] == "lskd_paper"
+
+
+def test_metrics_do_not_depend_on_the_matrix():
+    full = tables.metrics(CARD, entries())
+    assert full == {"resnet56-resnet20": {"vanilla": {"plain": 69.5}, "at": {"plain": 70.5},
+                                         "kd": {"plain": 70.5, "headline": 73.5}}}  # fmt: skip
+    card = {**CARD, "scales": [2], "stand": [False]}
+    assert tables.metrics(card, tables.collect(card, [EVALUATION], NOTHING))["resnet56-resnet20"]["kd"] == {
+        "plain": None,
+        "headline": 72.0,
+    }
+
+
+def test_caption_names_seeds_protocol_and_teachers():
+    caption = tables.caption(CARD)
+    assert "of the last epoch; mean ± sample standard deviation over n = 2 seeds; 240 epochs" in caption
+    assert "resnet56 (published checkpoint)" in caption
+    assert "n = 1 seed" in tables.caption({**CARD, "seeds": [0]})
+
+
+def test_notes(published):
+    remarks = tables.notes(CARD, entries(published), published)
+    assert "KD: stand changes the z-score and temperature (4 to 2), kd_weight (0.9 to 9)." in remarks
+    assert "Hyper-parameters inherited from another data set or method: kd." in remarks
+    assert any("arXiv:2403.01427" in remark and "protocol: best epoch" in remark for remark in remarks)
+
+
+def test_markdown_and_latex(published):
+    frame = tables.table(entries(published))
+    text = tables.markdown(frame, "A title.", ["A note."])
+    assert "| KD + stand             | 71.00 ± 0.00 (+0.50) " in text
+    assert text.endswith("- A note.\n")
+    tex = tables.latex(frame, "100 % of a_b", ["A note."])
+    assert r"\caption{100 \% of a\_b}" in tex
+    assert r"KD + stand & 71.00 $\pm$ 0.00 (+0.50) & 71.43 \\" in tex
+    assert tex.startswith("% A note.\n")
+    assert all(rule in tex for rule in (r"\toprule", r"\midrule", r"\bottomrule"))
+
+
+def test_every_cell_is_traced():
+    card = {**CARD, "recipes": {c["name"]: {"ce_weight": [1.0, "paper"]} for c in EVALUATION["cells"]}}
+    lines = tables.cells(card, [EVALUATION])
+    assert len(lines) == 12
+    assert set(lines["recipe"]) == {"ce_weight=1.0"}
+    assert set(lines["recipe_sources"]) == {"ce_weight: paper"}
+    assert set(lines["commit"]) == {"abc"}
+
+
+def test_curves_are_means_over_seeds():
+    import pandas as pd
+
+    names = [c["name"] for c in EVALUATION["cells"] if c["method"] == "at"]
+    history = pd.DataFrame({"cell": names, "epoch": [1, 1], "test_top1": [50.0, 52.0]})
+    curves = tables.curves(CARD, [EVALUATION], {"resnet56-resnet20": history})
+    assert curves.to_dict("records") == [{"pair": "resnet56-resnet20", "row": "AT", "epoch": 1, "test_top1": 51.0}]
