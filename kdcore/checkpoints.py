@@ -8,7 +8,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from kdcore import networks
 from kdcore.errors import UserError
+from kdcore.networks.contract import Network
 
 WRAPPERS = ("model", "state_dict")
 """Keys under which published checkpoints keep the state dict, beside epoch, accuracy or optimiser."""
@@ -54,6 +56,13 @@ def load(path: Path | str, network: nn.Module) -> None:
     if broken:
         raise UserError(f"{path}: holds values that are not finite, in {broken[:3]}")
     network.load_state_dict({**expected, **weights})
+
+
+def restore(name: str, num_classes: int, path: Path, device: torch.device) -> Network:
+    """A trained network: its weights those of a file, frozen, in evaluation mode. Errors as of `load`."""
+    network = networks.create(name, num_classes)
+    load(path, network)
+    return network.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload]
 
 
 def _read(path: Path) -> dict[str, Tensor]:

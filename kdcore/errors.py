@@ -1,8 +1,9 @@
-"""Errors that are for people."""
+"""Errors that are for people: stage scripts print them without a traceback."""
 
 
 class UserError(Exception):
-    """Something the user can mend: the message says what is wrong, where, what is allowed and what to do.
+    """Something the user can mend: says what is wrong, where, what is allowed and what to do. Exit code 2."""
 
-    Stage scripts print it without a traceback and exit with code 2.
-    """
+
+class RunError(Exception):
+    """A run that failed on its own: says which, when, and what to try. Exit code 1."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
 
-from kdcore import runs, teachers
+from kdcore import checkpoints, runs
 from kdcore.cell import RUNS
 from kdcore.data.store import Dataset
 from kdcore.inference import predict
@@ -41,14 +41,14 @@ def evaluate_pair(
     classes, image_size = len(dataset.classes), dataset.test.images.shape[1]
     labels = torch.from_numpy(dataset.test.labels).to(device)
     teacher_name, student_name = card["pair"].split("-")
-    teacher = teachers.load(teacher_name, classes, teacher_weights, device)
+    teacher = checkpoints.restore(teacher_name, classes, teacher_weights, device)
     teacher_logits = predict(teacher, dataset.test, dataset, device)
     cells, histories = [], []
     for identity in card["cells"]:
         folder = RUNS / card["pair"] / identity["name"]
         history = runs.read_history(folder)
         meta = runs.read_meta(folder)
-        student = teachers.load(student_name, classes, folder / runs.WEIGHTS, device)
+        student = checkpoints.restore(student_name, classes, folder / runs.WEIGHTS, device)
         metrics = measure(predict(student, dataset.test, dataset, device), labels, teacher_logits)
         provenance = {key: meta[key] for key in PROVENANCE}
         cells.append({**identity, **metrics, "top1_best": best_top1(history), "recipe": meta["recipe"], **provenance})

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from kdcore import catalog, device, provenance, runs, teachers, training, yamlfile
+from kdcore import catalog, checkpoints, device, provenance, runs, training, yamlfile
 from kdcore.data import store
 from kdcore.networks.contract import Network
 from kdcore.objective import PLAIN, Objective
@@ -31,7 +31,7 @@ def run(card_file: Path, out: Path, *, teacher_weights: Path | None = None) -> N
     teacher: Network | None = None
     if teacher_weights is not None and card["method"] != catalog.VANILLA:
         inputs.append(teacher_weights)
-        teacher = teachers.load(card["teacher"], len(dataset.classes), teacher_weights, where)
+        teacher = checkpoints.restore(card["teacher"], len(dataset.classes), teacher_weights, where)
     state = ResumeState.of(*inputs, device=where)
     settings = training.Settings(**card["train"])
     student = training.create(card["student"], len(dataset.classes), card["seed"], where)
@@ -43,17 +43,20 @@ def run(card_file: Path, out: Path, *, teacher_weights: Path | None = None) -> N
         heads=None if teacher is None else (student.classifier, teacher.classifier),
     )
     with TrainingProgress(card["name"], settings.epochs, len(dataset.train.labels)) as progress:
-        history = training.train(
-            student,
-            teacher,
-            objective,
-            dataset,
-            settings,
-            seed=card["seed"],
-            device=where,
-            checkpoint=state,
-            watcher=progress.watcher,
-        )
+        try:
+            history = training.train(
+                student,
+                teacher,
+                objective,
+                dataset,
+                settings,
+                seed=card["seed"],
+                device=where,
+                checkpoint=state,
+                watcher=progress.watcher,
+            )
+        except training.NotFiniteError as error:
+            raise training.NotFiniteError(f"{card['name']}: {error}") from error
     meta = {**card, **provenance.describe(where), **progress.timing}
     runs.write(out, student, history, meta)
     state.remove()

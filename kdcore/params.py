@@ -128,8 +128,6 @@ class Teacher(Section):
                 raise ValueError(f"source {self.source!r}: only http and https addresses are allowed")
             if self.sha256 is None:
                 raise ValueError(f"source {self.source!r} is an address and needs the file's sha256")
-        elif not Path(self.source).is_file():
-            raise ValueError(f"source {self.source!r} is no file. Allowed: train, a path, or an http(s) address")
         return self
 
 

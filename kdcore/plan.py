@@ -36,20 +36,10 @@ def make(
         Path inside `FOLDER`, without ".yaml" -> card.
 
     Raises:
-        UserError: a recipe is incomplete or an override wrong.
+        UserError: a recipe is incomplete, an override wrong, a checkpoint missing or its accuracy unknown.
     """
-    recipes.check_overrides(params.methods_config, params.pairs)
-    cells = list(params.cells())
-    resolved = {
-        cell: recipes.resolve(
-            cell,
-            dataset=params.data.name,
-            published=published_recipes,
-            overrides=params.methods_config,
-            stand_recipe=params.stand_recipe,
-        )
-        for cell in cells
-    }
+    resolved = resolve_recipes(params, published_recipes)
+    cells = list(resolved)
     trainer = fingerprint("kdcore.training", root=root)
     cards: dict[str, Card] = {"data": _data_card(params, root)}
     for name, teacher in params.teachers.items():
@@ -68,6 +58,25 @@ def make(
         }
     cards["tables"] = _tables_card(params, cells, resolved, root)
     return cards
+
+
+def resolve_recipes(params: Params, published: dict[str, Any]) -> dict[Cell, recipes.Recipe]:
+    """The recipe of every cell.
+
+    Raises:
+        UserError: a recipe is incomplete or an override wrong.
+    """
+    recipes.check_overrides(params.methods_config, params.pairs)
+    return {
+        cell: recipes.resolve(
+            cell,
+            dataset=params.data.name,
+            published=published,
+            overrides=params.methods_config,
+            stand_recipe=params.stand_recipe,
+        )
+        for cell in params.cells()
+    }
 
 
 def _data_card(params: Params, root: Path) -> Card:
@@ -98,11 +107,21 @@ def _teacher_card(
         )
     return {
         **card,
-        "sha256": teacher.sha256 or hashlib.sha256(Path(teacher.source).read_bytes()).hexdigest(),
+        "sha256": _checkpoint_sha256(name, teacher),
         "published_top1": published,
         "tolerance": known["tolerance"],
         "code": code,
     }
+
+
+def _checkpoint_sha256(name: str, teacher: Teacher) -> str:
+    """As declared, or of the file as it is now; of a file that is declared, that it exists is checked all the same."""
+    if "://" not in teacher.source and not Path(teacher.source).is_file():
+        raise UserError(
+            f"params.yaml: teachers.{name}.source: {teacher.source!r} is no file. "
+            "Allowed: train, the path of a checkpoint, or an http(s) address"
+        )
+    return teacher.sha256 or hashlib.sha256(Path(teacher.source).read_bytes()).hexdigest()
 
 
 def _cell_card(cell: Cell, recipe: recipes.Recipe, params: Params, trainer: str, root: Path) -> Card:

@@ -10,17 +10,9 @@ import pooch
 import requests
 import torch
 
-from kdcore import checkpoints, inference, networks, provenance, runs
+from kdcore import checkpoints, inference, provenance, runs
 from kdcore.data.store import Dataset
 from kdcore.errors import UserError
-from kdcore.networks.contract import Network
-
-
-def load(network: str, num_classes: int, weights: Path, device: torch.device) -> Network:
-    """A network with the weights of a file, in evaluation mode, frozen."""
-    teacher = networks.create(network, num_classes)
-    checkpoints.load(weights, teacher)
-    return teacher.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload]
 
 
 def adopt(card: dict[str, Any], dataset: Dataset, out: Path, device: torch.device) -> float:
@@ -41,7 +33,7 @@ def adopt(card: dict[str, Any], dataset: Dataset, out: Path, device: torch.devic
     """
     with tempfile.TemporaryDirectory() as downloads:
         file = fetch(card["source"], card["sha256"], Path(downloads))
-        network = load(card["student"], len(dataset.classes), file, device)
+        network = checkpoints.restore(card["student"], len(dataset.classes), file, device)
     labels = torch.from_numpy(dataset.test.labels).to(device)
     top1 = inference.top1(inference.predict(network, dataset.test, dataset, device), labels).item()
     check_accuracy(card, top1)

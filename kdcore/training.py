@@ -14,6 +14,7 @@ from torch import Tensor
 from kdcore import networks
 from kdcore.data.augment import apply_views, epoch_order, epoch_views, normalize
 from kdcore.data.store import Dataset
+from kdcore.errors import RunError
 from kdcore.inference import predict, top1
 from kdcore.networks.contract import Network
 from kdcore.objective import Objective
@@ -22,7 +23,7 @@ Row = dict[str, float]
 """One epoch of a history: epoch, lr, loss, ce, kd, train_top1, test_top1."""
 
 
-class NotFiniteError(ArithmeticError):
+class NotFiniteError(RunError):
     """A loss is NaN or infinite; the message names epoch, step and the last finite values."""
 
 

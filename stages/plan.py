@@ -5,25 +5,26 @@ from kdcore.folders import whole
 from stages import run
 
 
-def make(path: str) -> dict[str, plan.Card]:
-    """All cards of a params file."""
-    return plan.make(
-        params.load(path),
-        published_recipes=yamlfile.read("data/recipes.yaml"),
-        known_teachers=yamlfile.read("data/teachers.yaml"),
-    )
+def check(*paths: str) -> None:
+    """Validate params files, whether or not their data and checkpoints are on this machine."""
+    published = yamlfile.read("data/recipes.yaml")
+    for path in paths:
+        print(f"{path}: {len(plan.resolve_recipes(params.load(path), published))} cells")
 
 
 def main(*arguments: str) -> None:
     """Write the cards of params.yaml, or check other files."""
     if arguments[:1] == ("--check",):
-        for path in arguments[1:]:
-            print(f"{path}: {sum(card.startswith(('train/', 'baseline/')) for card in make(path))} cells")
-        return
-    cards = make("params.yaml")
+        return check(*arguments[1:])
+    cards = plan.make(
+        params.load("params.yaml"),
+        published_recipes=yamlfile.read("data/recipes.yaml"),
+        known_teachers=yamlfile.read("data/teachers.yaml"),
+    )
     with whole(plan.FOLDER) as folder:
         for name, card in cards.items():
             yamlfile.write(folder / f"{name}.yaml", card)
+    return None
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from kdcore import evaluation, networks, runs, teachers, training
+from kdcore import checkpoints, evaluation, networks, runs, teachers, training
 from kdcore.data import digits
 from kdcore.errors import UserError
 
@@ -106,7 +106,7 @@ class TestTeachers:
     def test_adopted_with_its_measured_accuracy(self, checkpoint, dataset, tmp_path):
         top1 = teachers.adopt(checkpoint, dataset, tmp_path / "out", CPU)
         assert runs.read_meta(tmp_path / "out")["top1"] == pytest.approx(top1, abs=1e-4)
-        teachers.load("resnet8", 10, tmp_path / "out" / runs.WEIGHTS, CPU)
+        checkpoints.restore("resnet8", 10, tmp_path / "out" / runs.WEIGHTS, CPU)
 
     def test_far_below_its_published_accuracy(self, checkpoint, dataset, tmp_path):
         with pytest.raises(UserError, match=r"points below the published 90\.00% \(allowed: 5\.0\)"):

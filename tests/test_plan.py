@@ -53,7 +53,7 @@ def test_one_card_per_cell_and_stage():
 
 
 def test_plan_does_not_import_torch(python):
-    python("import sys, stages.plan as p; p.make('params.yaml'); assert 'torch' not in sys.modules")
+    python("import sys; from stages import plan; plan.check('params.yaml'); assert 'torch' not in sys.modules")
 
 
 class TestEdits:
@@ -165,6 +165,11 @@ class TestCheckpointTeachers:
         after = cards(teachers=teachers, data=CIFAR)["teacher/resnet20"]
         assert (before["published_top1"], before["tolerance"]) == (69.06, 5.0)
         assert before["sha256"] != after["sha256"]
+
+    def test_file_must_exist(self):
+        teachers = {"resnet20": {"source": "nowhere.pth", "sha256": "0" * 64}, "wrn_16_2": {"source": "train"}}
+        with pytest.raises(UserError, match=r"teachers\.resnet20\.source: 'nowhere\.pth' is no file"):
+            cards(teachers=teachers, data=CIFAR)
 
     def test_accuracy_must_be_known(self, tmp_path):
         (tmp_path / "resnet20.pth").write_bytes(b"weights")
