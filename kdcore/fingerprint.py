@@ -31,7 +31,7 @@ def fingerprint(module: str, *, only_network: str | None = None, root: Path = RO
         tree = _statements(_path(name, root))
         if only_network and name == module:
             _keep_network(tree, only_network)
-        digest.update(f"{name}\n{ast.unparse(tree)}\n".encode())
+        digest.update(f"{name} {_canonical(tree)}\n".encode())
     return digest.hexdigest()[:16]
 
 
@@ -71,6 +71,18 @@ def _statements(path: Path) -> ast.Module:
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             node.body = [part for part in node.body if not _is_text(part)] or [ast.Pass()]
     return tree
+
+
+def _canonical(node: object) -> str:
+    """A syntax tree as text that is the same in every Python: fields that are empty are left out, for later versions
+    add such fields.
+    """
+    if isinstance(node, ast.AST):
+        fields = (f"{name}={_canonical(value)}" for name, value in ast.iter_fields(node) if value not in (None, []))
+        return f"{type(node).__name__}({','.join(fields)})"
+    if isinstance(node, list):
+        return f"[{','.join(_canonical(part) for part in node)}]"
+    return repr(node)
 
 
 def _is_text(node: ast.stmt) -> bool:

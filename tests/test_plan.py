@@ -185,3 +185,12 @@ def test_closure_follows_imports_inside_the_package_alone():
 
 def test_fingerprint_does_not_depend_on_the_folder(sources):
     assert fingerprint("kdcore.training") == fingerprint("kdcore.training", root=sources)
+
+
+def test_fingerprint_is_the_same_in_every_python(tmp_path):
+    (tmp_path / "kdcore").mkdir()
+    (tmp_path / "kdcore/__init__.py").write_text("")
+    source = 'from kdcore import other\n\ndef f(x: int, *a, y=1, **k) -> str:\n    return f"{x!r:>{y}} and {y}" "z"\n\n'
+    (tmp_path / "kdcore/one.py").write_text(source + "class C(object, metaclass=type):\n    a: int = 1\n")
+    (tmp_path / "kdcore/other.py").write_text('"""Text."""\nX = [i for i in (None, 1.5, b"c") if i]\n')
+    assert fingerprint("kdcore.one", root=tmp_path) == "72eaaf82a2109253"

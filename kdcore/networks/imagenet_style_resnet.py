@@ -7,6 +7,7 @@ mdistiller's checkpoints ("ResNet50").
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kdcore.networks._residual import classify
 from kdcore.networks.contract import Network, Output
 
 NETWORKS = {
@@ -72,17 +73,8 @@ class ImageNetStyleResNet(Network):
 
     def forward(self, images: Tensor) -> Output:
         """(B, 3, H, W) -> Output."""
-        preact = self.bn1(self.conv1(images))
-        x = F.relu(preact)
-        stages, preacts = [x], [preact]
-        for number in range(1, 5):
-            for block in self.get_submodule(f"layer{number}").children():
-                preact = block(x)
-                x = F.relu(preact)
-            stages.append(x)
-            preacts.append(preact)
-        pooled = x.mean(dim=(2, 3))
-        return Output(self.linear(pooled), tuple(stages), tuple(preacts), pooled, x)
+        stages = (self.get_submodule(f"layer{number}").children() for number in range(1, 5))
+        return classify(self, self.bn1(self.conv1(images)), stages)
 
 
 def build(num_classes: int, *, blocks: tuple[int, int, int, int], bottleneck: bool) -> Network:

@@ -7,6 +7,7 @@ are those of RepDistiller's and mdistiller's checkpoints.
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kdcore.networks._residual import classify
 from kdcore.networks.contract import Network, Output
 
 NETWORKS = {
@@ -70,17 +71,7 @@ class ResNet(Network):
 
     def forward(self, images: Tensor) -> Output:
         """(B, 3, H, W) -> Output."""
-        preact = self.bn1(self.conv1(images))
-        x = F.relu(preact)
-        stages, preacts = [x], [preact]
-        for stage in (self.layer1, self.layer2, self.layer3):
-            for block in stage:
-                preact = block(x)
-                x = F.relu(preact)
-            stages.append(x)
-            preacts.append(preact)
-        pooled = x.mean(dim=(2, 3))
-        return Output(self.fc(pooled), tuple(stages), tuple(preacts), pooled, x)
+        return classify(self, self.bn1(self.conv1(images)), (self.layer1, self.layer2, self.layer3))
 
 
 def build(num_classes: int, *, depth: int, widths: tuple[int, int, int, int] = (16, 16, 32, 64)) -> Network:

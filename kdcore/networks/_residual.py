@@ -1,0 +1,28 @@
+"""What the residual families share."""
+
+from collections.abc import Iterable
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kdcore.networks.contract import Network, Output
+
+
+def classify(network: Network, stem: Tensor, stages: Iterable[Iterable[nn.Module]]) -> Output:
+    """Pass the stem's map through stages of blocks that return sums before their last ReLU, pool and classify.
+
+    Args:
+        network: whose classifier is used.
+        stem: (B, Ch, H, W), normalised, before its ReLU.
+        stages: blocks, shallow to deep.
+    """
+    preact, x = stem, F.relu(stem)
+    maps, preacts = [x], [stem]
+    for stage in stages:
+        for block in stage:
+            preact = block(x)
+            x = F.relu(preact)
+        maps.append(x)
+        preacts.append(preact)
+    pooled = x.mean(dim=(2, 3))
+    return Output(network.classifier(pooled), tuple(maps), tuple(preacts), pooled, x)
