@@ -46,13 +46,13 @@ def evaluate_pair(
     cells, histories = [], []
     for identity in card["cells"]:
         folder = RUNS / card["pair"] / identity["name"]
-        history = runs.read_history(folder)
         meta = runs.read_meta(folder)
+        history = pd.read_csv(folder / runs.HISTORY)
         student = checkpoints.restore(student_name, classes, folder / runs.WEIGHTS, device)
         metrics = measure(predict(student, dataset.test, dataset, device), labels, teacher_logits)
         provenance = {key: meta[key] for key in PROVENANCE}
         cells.append({**identity, **metrics, "top1_best": best_top1(history), "recipe": meta["recipe"], **provenance})
-        histories.append(pd.DataFrame(history).assign(cell=identity["name"]))
+        histories.append(history.assign(cell=identity["name"]))
     summary = {
         "pair": card["pair"],
         "teacher": {**measure(teacher_logits, labels, teacher_logits), **cost(teacher, image_size)},
@@ -100,9 +100,9 @@ def cost(network: nn.Module, image_size: int) -> dict[str, int]:
     }
 
 
-def best_top1(history: list[dict[str, Any]]) -> float:
+def best_top1(history: pd.DataFrame) -> float:
     """The best epoch's accuracy in percent, chosen on the test images as many papers do."""
-    return round(max(row["test_top1"] for row in history), DIGITS)
+    return round(float(history["test_top1"].max()), DIGITS)
 
 
 def _accuracy(logits: Tensor, labels: Tensor, k: int) -> Tensor:

@@ -1,10 +1,10 @@
 """A run's folder: trained weights, history, and what made them."""
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from torch import nn
 
 from kdcore import checkpoints
@@ -17,24 +17,23 @@ META = "meta.json"
 
 
 def write(folder: Path, network: nn.Module, history: list[dict[str, float]], meta: dict[str, Any]) -> None:
-    """Write a run's folder, whole or not at all."""
+    """Write a run's folder, whole or not at all; a network that was not trained here has no history."""
     with whole(folder) as aside:
         checkpoints.save(network, aside / WEIGHTS)
-        pd.DataFrame(history).to_csv(aside / HISTORY, index=False)
+        if history:
+            with (aside / HISTORY).open("w", newline="") as file:
+                table = csv.DictWriter(file, fieldnames=history[0], lineterminator="\n")
+                table.writeheader()
+                table.writerows(history)
         (aside / META).write_text(json.dumps(meta, indent=1) + "\n")
 
 
-def read_history(folder: Path) -> list[dict[str, Any]]:
-    """One row per epoch.
+def read_meta(folder: Path) -> dict[str, Any]:
+    """The card that the run was made from, commit, versions, device and time.
 
     Raises:
         UserError: there is no such run.
     """
-    if not (folder / HISTORY).is_file():
+    if not (folder / META).is_file():
         raise UserError(f"{folder}: holds no finished run; run 'dvc repro'")
-    return pd.read_csv(folder / HISTORY).to_dict("records")  # type: ignore[return-value]
-
-
-def read_meta(folder: Path) -> dict[str, Any]:
-    """The card that the run was made from, commit, versions, device and time."""
     return json.loads((folder / META).read_text())

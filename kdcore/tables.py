@@ -185,9 +185,12 @@ def caption(card: Card) -> str:
     )
 
 
-def notes(card: Card, entries: list[Entry], published: Published) -> list[str]:
-    """What a reader must know to compare: what stand changes, inherited values, protocols of published figures."""
-    found = []
+def notes(card: Card, evaluations: list[Evaluation], entries: list[Entry], published: Published) -> list[str]:
+    """What a reader must know to compare: costs, what stand changes, inherited values, published protocols."""
+    found = [
+        f"{evaluation['pair']}: teacher {_cost(evaluation['teacher'])}; student {_cost(evaluation['student'])}."
+        for evaluation in evaluations
+    ]
     for method in card["methods"]:
         changes: dict[str, list[str]] = {}
         for pair in card["pairs"]:
@@ -282,6 +285,10 @@ def _changes(before: dict[str, Any], after: dict[str, Any]) -> Iterator[str]:
     for key, (value, _) in after.items():
         if key in before and before[key][0] != value:
             yield f"{key} ({before[key][0]:g} to {value:g})"
+
+
+def _cost(network: dict[str, Any]) -> str:
+    return f"{network['parameters'] / 1e6:.2f} M parameters, {network['multiply_adds'] / 1e6:.1f} M multiply-adds"
 
 
 def _escape(text: str) -> str:

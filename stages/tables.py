@@ -19,7 +19,7 @@ def main() -> None:
     figures = published.Published.of(yamlfile.read("data/published.yaml"), card["data"])
     entries = tables.collect(card, evaluations, figures)
     frame, title = tables.table(entries), tables.caption(card)
-    remarks = tables.notes(card, entries, figures)
+    remarks = tables.notes(card, evaluations, entries, figures)
     lines = tables.numbers(entries)
     with whole(Path("tables")) as out:
         (out / f"{card['data']}.md").write_text(tables.markdown(frame, title, remarks))

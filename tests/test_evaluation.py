@@ -3,6 +3,7 @@
 import json
 import math
 
+import pandas as pd
 import pytest
 import torch
 
@@ -43,7 +44,7 @@ def test_cost_of_published_networks(name, parameters, millions):
 
 
 def test_best_epoch():
-    assert evaluation.best_top1([{"test_top1": 50.0}, {"test_top1": 60.123456}, {"test_top1": 55.0}]) == 60.1235
+    assert evaluation.best_top1(pd.DataFrame({"test_top1": [50.0, 60.123456, 55.0]})) == 60.1235
 
 
 CARD = {"pair": "resnet14-resnet8", "cells": [{"name": "resnet14-resnet8-vanilla-0", "method": "vanilla"}]}
@@ -75,11 +76,9 @@ class TestPair:
         assert curves["cell"].tolist() == ["resnet14-resnet8-vanilla-0"] * 2
         json.dumps(summary)
 
-    def test_missing_cell(self, evaluate, tmp_path):
-        evaluate()
-        (tmp_path / "runs/resnet14-resnet8/resnet14-resnet8-vanilla-0" / runs.HISTORY).unlink()
+    def test_missing_cell(self, tmp_path):
         with pytest.raises(UserError, match="holds no finished run"):
-            runs.read_history(tmp_path / "runs/resnet14-resnet8/resnet14-resnet8-vanilla-0")
+            runs.read_meta(tmp_path / "runs/resnet14-resnet8/resnet14-resnet8-vanilla-0")
 
     def test_weights_that_are_not_finite(self, evaluate):
         broken = training.create("resnet8", 10, 0, CPU)

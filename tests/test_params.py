@@ -88,7 +88,7 @@ BAD = [
     ({"train.lr": "0.1"}, "train.lr: '0.1': Input should be a valid number"),
     ({"train.epochs": 0}, "train.epochs: 0"),
     ({"train.epochs": 2.5}, "train.epochs: 2.5"),
-    ({"train.epochs": 5}, "train: milestones [14, 19, 22] must rise and stay below epochs (5)"),
+    ({"train.epochs": 5}, "train: milestones [11, 14, 16] must rise and stay below epochs (5)"),
     ({"train.milestones": []}, "train: schedule step needs milestones and lr_decay"),
     ({"train.schedule": "linear"}, "train.schedule: 'linear'"),
     ({"train.momentum": 1.0}, "train.momentum: 1.0"),

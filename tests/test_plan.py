@@ -139,9 +139,9 @@ class TestParams:
         assert changed(before, after) - {"pairs", "tables"} == {name for name in after if "resnet20-wrn_16_1" in name}
 
     def test_epochs_of_one_teacher(self):
-        teachers = {"resnet20": {"source": "train", "epochs": 12}, "wrn_16_2": {"source": "train", "epochs": 48}}
+        teachers = {"resnet20": {"source": "train", "epochs": 9}, "wrn_16_2": {"source": "train", "epochs": 36}}
         assert changed(cards(), cards(teachers=teachers)) == {"teacher/resnet20"}
-        assert cards(teachers=teachers)["teacher/resnet20"]["train"]["milestones"] == [7, 10, 11]
+        assert cards(teachers=teachers)["teacher/resnet20"]["train"]["milestones"] == [6, 7, 8]
 
     def test_what_the_schedule_does_not_use(self):
         train = {**yamlfile.read(ROOT / "params.yaml")["train"], "schedule": "cosine"}

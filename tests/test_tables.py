@@ -34,7 +34,8 @@ def cell(method, seed, top1, scale=None, stand=None):
 
 EVALUATION = {
     "pair": "resnet56-resnet20",
-    "teacher": {"top1": 72.0},
+    "teacher": {"top1": 72.0, "parameters": 861_620, "multiply_adds": 125_490_000},
+    "student": {"parameters": 278_324, "multiply_adds": 40_810_000},
     "cells": [
         cell("vanilla", 0, 69.0), cell("vanilla", 1, 70.0), cell("at", 0, 70.0), cell("at", 1, 71.0),
         cell("kd", 0, 70.0, 1, False), cell("kd", 1, 71.0, 1, False), cell("kd", 0, 72.0, 2, False),
@@ -113,7 +114,9 @@ def test_caption_names_seeds_protocol_and_teachers():
 
 
 def test_notes(published):
-    remarks = tables.notes(CARD, entries(published), published)
+    remarks = tables.notes(CARD, [EVALUATION], entries(published), published)
+    costs = "teacher 0.86 M parameters, 125.5 M multiply-adds; student 0.28 M parameters, 40.8 M multiply-adds"
+    assert f"resnet56-resnet20: {costs}." in remarks
     assert "KD: stand changes the z-score and temperature (4 to 2), kd_weight (0.9 to 9)." in remarks
     assert "Hyper-parameters inherited from another data set or method: kd." in remarks
     assert any("arXiv:2403.01427" in remark and "protocol: best epoch" in remark for remark in remarks)
