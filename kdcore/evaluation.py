@@ -55,6 +55,7 @@ def evaluate_pair(
         histories.append(history.assign(cell=identity["name"]))
     summary = {
         "pair": card["pair"],
+        "train_images": len(dataset.train.labels),
         "teacher": {**measure(teacher_logits, labels, teacher_logits), **cost(teacher, image_size)},
         "student": cost(student, image_size),
         "cells": cells,

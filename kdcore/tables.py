@@ -170,8 +170,9 @@ def metrics(card: Card, entries: list[Entry]) -> dict[str, dict[str, dict[str, f
     return found
 
 
-def caption(card: Card) -> str:
+def caption(card: Card, evaluations: list[Evaluation]) -> str:
     """What the numbers are."""
+    images = " or ".join(sorted({f"{evaluation['train_images']:,}" for evaluation in evaluations}))
     seeds = card["seeds"]
     over = f"mean ± sample standard deviation over n = {len(seeds)} seeds" if len(seeds) > 1 else "n = 1 seed"
     teachers = ", ".join(
@@ -180,7 +181,8 @@ def caption(card: Card) -> str:
         if name in {pair.split("-")[0] for pair in card["pairs"]}
     )
     return (
-        f"Top-1 accuracy (%) on {card['data']} {PROTOCOLS[card['accuracy']]}; {over}; {card['epochs']} epochs. "
+        f"Top-1 accuracy (%) on {card['data']} {PROTOCOLS[card['accuracy']]}; {over}; {card['epochs']} epochs of "
+        f"{images} training images. "
         f"In parentheses, the gain over the method's plain row. Teachers: {teachers}."
     )
 

@@ -18,7 +18,7 @@ def main() -> None:
     histories = {pair: pd.read_csv(folder / "curves.csv") for pair, folder in folders.items()}
     figures = published.Published.of(yamlfile.read("data/published.yaml"), card["data"])
     entries = tables.collect(card, evaluations, figures)
-    frame, title = tables.table(entries), tables.caption(card)
+    frame, title = tables.table(entries), tables.caption(card, evaluations)
     remarks = tables.notes(card, evaluations, entries, figures)
     lines = tables.numbers(entries)
     with whole(Path("tables")) as out:

@@ -93,10 +93,11 @@ class TestTeachers:
     def checkpoint(self, tmp_path):
         import hashlib
 
+        torch.manual_seed(0)
         torch.save({"model": networks.create("resnet8", 10).state_dict()}, tmp_path / "resnet8.pth")
         digest = hashlib.sha256((tmp_path / "resnet8.pth").read_bytes()).hexdigest()
         return {"name": "resnet8", "student": "resnet8", "source": str(tmp_path / "resnet8.pth"), "sha256": digest,
-                "published_top1": 10.0, "tolerance": 5.0}  # fmt: skip
+                "published_top1": 10.0, "tolerance": 10.0}  # fmt: skip
 
     @pytest.fixture
     def dataset(self):
@@ -108,7 +109,7 @@ class TestTeachers:
         checkpoints.restore("resnet8", 10, tmp_path / "out" / runs.WEIGHTS, CPU)
 
     def test_far_below_its_published_accuracy(self, checkpoint, dataset, tmp_path):
-        with pytest.raises(UserError, match=r"points below the published 90\.00% \(allowed: 5\.0\)"):
+        with pytest.raises(UserError, match=r"points below the published 90\.00% \(allowed: 10\.0\)"):
             teachers.adopt({**checkpoint, "published_top1": 90.0}, dataset, tmp_path / "out", CPU)
         assert not (tmp_path / "out").exists()
 

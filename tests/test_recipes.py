@@ -75,7 +75,7 @@ def test_sources_are_kept():
         stand_recipe="paper",
     )
     assert resolved["warmup"].source == "params.yaml"
-    assert resolved["kd_weight"].source == "inherited from cifar100: logit-standardization-KD:tools/train.py"
+    assert resolved["ce_weight"].source == "inherited from cifar100: mdistiller:mdistiller/engine/cfg.py"
 
 
 def test_own_values_beat_inherited_ones():

@@ -34,6 +34,7 @@ def cell(method, seed, top1, scale=None, stand=None):
 
 EVALUATION = {
     "pair": "resnet56-resnet20",
+    "train_images": 50_000,
     "teacher": {"top1": 72.0, "parameters": 861_620, "multiply_adds": 125_490_000},
     "student": {"parameters": 278_324, "multiply_adds": 40_810_000},
     "cells": [
@@ -76,7 +77,7 @@ def test_means_deviations_and_gains():
 
 def test_best_epoch_instead_of_last():
     assert tables.table(entries(accuracy="top1_best"))["resnet56-resnet20"]["AT"] == "71.50 ± 0.71"
-    assert "best epoch, chosen on the test images" in tables.caption({**CARD, "accuracy": "top1_best"})
+    assert "best epoch, chosen on the test images" in tables.caption({**CARD, "accuracy": "top1_best"}, [EVALUATION])
 
 
 def test_published_figures_stand_beside(published):
@@ -107,10 +108,13 @@ def test_metrics_do_not_depend_on_the_matrix():
 
 
 def test_caption_names_seeds_protocol_and_teachers():
-    caption = tables.caption(CARD)
-    assert "of the last epoch; mean ± sample standard deviation over n = 2 seeds; 240 epochs" in caption
+    caption = tables.caption(CARD, [EVALUATION])
+    assert (
+        "of the last epoch; mean ± sample standard deviation over n = 2 seeds; 240 epochs of 50,000 training images."
+        in caption
+    )
     assert "resnet56 (published checkpoint)" in caption
-    assert "n = 1 seed" in tables.caption({**CARD, "seeds": [0]})
+    assert "n = 1 seed" in tables.caption({**CARD, "seeds": [0]}, [EVALUATION])
 
 
 def test_notes(published):

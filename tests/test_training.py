@@ -103,11 +103,11 @@ def test_history(dataset):
 
 
 def test_learning(dataset):
-    settings = Settings(12, 16, 0.05, 0.9, False, 5e-4, "cosine")
+    settings = Settings(20, 8, 0.05, 0.9, False, 5e-4, "cosine")
     student = training.create("resnet8", 10, 0, CPU)
     history = training.train(student, None, Objective(None, {"ce_weight": 1.0}), dataset, settings, seed=0, device=CPU)
     assert history[-1]["loss"] < 0.6 * history[0]["loss"]
-    assert history[-1]["test_top1"] > 20  # chance is 10
+    assert history[-1]["test_top1"] > 30  # chance is 10
 
 
 class KilledError(Exception):
