@@ -236,7 +236,7 @@ def latex(frame: pd.DataFrame, title: str, remarks: list[str]) -> str:
         multicol_align="c",
     )
     comments = "".join(f"% {remark}\n" for remark in remarks)
-    return comments + text.replace("±", r"$\pm$").replace("–", "--")
+    return comments + text.replace("±", r"$\pm$").replace("–", "--").replace("(-", "($-$")
 
 
 def curves(card: Card, evaluations: list[Evaluation], histories: dict[str, pd.DataFrame]) -> pd.DataFrame:
