@@ -5,7 +5,6 @@ from pathlib import Path
 from kdcore import catalog, checkpoints, device, provenance, runs, training, yamlfile
 from kdcore.data import store
 from kdcore.networks.contract import Network
-from kdcore.objective import PLAIN, Objective
 from kdcore.progress import TrainingProgress
 from kdcore.resume import ResumeState
 
@@ -33,27 +32,10 @@ def run(card_file: Path, out: Path, *, teacher_weights: Path | None = None) -> N
         inputs.append(teacher_weights)
         teacher = checkpoints.restore(card["teacher"], len(dataset.classes), teacher_weights, where)
     state = ResumeState.of(*inputs, device=where)
-    settings = training.Settings(**card["train"])
-    student = training.create(card["student"], len(dataset.classes), card["seed"], where)
-    objective = Objective(
-        None if teacher is None else card["method"],
-        card["recipe"],
-        levels=tuple(card.get("levels", PLAIN)),
-        stand=card.get("stand", False),
-        heads=None if teacher is None else (student.classifier, teacher.classifier),
-    )
-    with TrainingProgress(card["name"], settings.epochs, len(dataset.train.labels)) as progress:
+    with TrainingProgress(card["name"], card["train"]["epochs"], len(dataset.train.labels)) as progress:
         try:
-            history = training.train(
-                student,
-                teacher,
-                objective,
-                dataset,
-                settings,
-                seed=card["seed"],
-                device=where,
-                checkpoint=state,
-                watcher=progress.watcher,
+            student, history = training.carry_out(
+                card, dataset, teacher, device=where, checkpoint=state, watcher=progress.watcher
             )
         except training.NotFiniteError as error:
             raise training.NotFiniteError(f"{card['name']}: {error}") from error

@@ -57,6 +57,8 @@ def _imports(module: str, root: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(_path(module, root).read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level:
+            raise ValueError(f"{module}, line {node.lineno}: relative imports are not followed; name {PACKAGE}")
         elif isinstance(node, ast.ImportFrom) and node.module:
             names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         else:

@@ -17,7 +17,7 @@ from kdcore.data.store import Dataset
 from kdcore.errors import RunError
 from kdcore.inference import predict, top1
 from kdcore.networks.contract import Network
-from kdcore.objective import Objective
+from kdcore.objective import PLAIN, Objective
 
 Row = dict[str, float]
 """One epoch of a history: epoch, lr, loss, ce, kd, train_top1, test_top1."""
@@ -74,6 +74,51 @@ def create(name: str, num_classes: int, seed: int, device: torch.device) -> Netw
     """A network whose initial weights depend on the seed alone."""
     torch.manual_seed(seed)
     return networks.create(name, num_classes).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def carry_out(
+    card: dict[str, Any],
+    dataset: Dataset,
+    teacher: Network | None,
+    *,
+    device: torch.device,
+    checkpoint: Checkpoint | None = None,
+    watcher: Watcher | None = None,
+) -> tuple[Network, list[Row]]:
+    """Create and train the student that a card describes. Here, so that its code is part of every cell's card.
+
+    Args:
+        card: of a teacher to train, a baseline or a cell (see `kdcore.plan`).
+        dataset: the one that the card names.
+        teacher: the one that the card names, on `device`; None for a network trained alone.
+        device: where to compute.
+        checkpoint: see `train`.
+        watcher: see `train`.
+
+    Returns:
+        The trained student and its history.
+    """
+    student = create(card["student"], len(dataset.classes), card["seed"], device)
+    objective = Objective(
+        None if teacher is None else card["method"],
+        card["recipe"],
+        levels=tuple(card.get("levels", PLAIN)),
+        stand=card.get("stand", False),
+        heads=None if teacher is None else (student.classifier, teacher.classifier),
+    )
+    settings = Settings(**card["train"])
+    history = train(
+        student,
+        teacher,
+        objective,
+        dataset,
+        settings,
+        seed=card["seed"],
+        device=device,
+        checkpoint=checkpoint,
+        watcher=watcher,
+    )
+    return student, history
 
 
 def train(

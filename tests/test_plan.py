@@ -183,6 +183,12 @@ def test_closure_follows_imports_inside_the_package_alone():
     assert closure("kdcore.methods.dkd") == {"kdcore.methods.dkd", "kdcore.methods._binary", "kdcore.precision"}
 
 
+def test_closure_refuses_what_it_cannot_follow(sources):
+    edit(sources / "kdcore/methods/kd.py", "import torch", "from . import _binary\nimport torch")
+    with pytest.raises(ValueError, match="relative imports are not followed"):
+        closure("kdcore.methods.kd", sources)
+
+
 def test_fingerprint_does_not_depend_on_the_folder(sources):
     assert fingerprint("kdcore.training") == fingerprint("kdcore.training", root=sources)
 
