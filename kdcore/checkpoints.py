@@ -1,6 +1,5 @@
 """Weights on disk: our own are safetensors; published ones may be `.pth` pickles, of which only tensors are read."""
 
-import pickle
 from pathlib import Path
 
 import torch
@@ -12,6 +11,7 @@ from kdcore import networks
 from kdcore.errors import UserError
 from kdcore.networks.contract import Network
 
+COUNTER = "num_batches_tracked"
 WRAPPERS = ("model", "state_dict")
 """Keys under which published checkpoints keep the state dict, beside epoch, accuracy or optimiser."""
 
@@ -38,7 +38,7 @@ def load(path: Path | str, network: nn.Module) -> None:
         raise UserError(f"{path}: no such checkpoint")
     weights = _read(path)
     expected = network.state_dict()
-    counters = {key for key in expected if key.endswith("num_batches_tracked")}
+    counters = {key for key in expected if key.endswith(COUNTER)}
     missing = sorted(set(expected) - set(weights) - counters)
     unknown = sorted(set(weights) - set(expected))
     misshapen = [
@@ -73,7 +73,7 @@ def _read(path: Path) -> dict[str, Tensor]:
             raise UserError(f"{path}: not a safetensors file ({error})") from error
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except Exception as error:  # what torch raises for a damaged file depends on where the damage is
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
             f"{path}: not a checkpoint of tensors alone ({reason}); convert it to safetensors where you trust it"
@@ -81,6 +81,14 @@ def _read(path: Path) -> dict[str, Tensor]:
     for wrapper in WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise UserError(f"{path}: holds no state dict, bare or under {' or '.join(map(repr, WRAPPERS))}")
-    return {key.removeprefix("module."): value for key, value in content.items()}
+    if not isinstance(content, dict) or not content or not all(_is_weight(*item) for item in content.items()):
+        raise UserError(f"{path}: holds no state dict of tensors, bare or under {' or '.join(map(repr, WRAPPERS))}")
+    weights = {key.removeprefix("module."): value for key, value in content.items()}
+    if len(weights) < len(content):
+        raise UserError(f"{path}: holds some weights twice, with and without the prefix 'module.'")
+    return weights
+
+
+def _is_weight(key: object, value: object) -> bool:
+    dense = isinstance(value, Tensor) and value.layout == torch.strided and value.device.type == "cpu"
+    return isinstance(key, str) and dense and (value.is_floating_point() or key.endswith(COUNTER))  # type: ignore[attr-defined]

@@ -11,7 +11,7 @@ LIBRARIES = ("numpy", "torch")
 
 
 def describe(device: torch.device) -> dict[str, Any]:
-    """Git commit (with "+changes" where tracked files differ from it), versions and device."""
+    """Git commit (with "+changes" where the code differs from it), versions and device."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {
         "commit": _commit(),
@@ -27,7 +27,7 @@ def describe(device: torch.device) -> dict[str, Any]:
 def _commit() -> str:
     try:
         head = _git("rev-parse", "--short=12", "HEAD")
-        changed = _git("status", "--porcelain", "--untracked-files=no")
+        changed = _git("status", "--porcelain", "--", "kdcore", "stages")
     except (OSError, subprocess.CalledProcessError):
         return "not in a git repository"
     return head + ("+changes" if changed else "")

@@ -41,9 +41,12 @@ class ResumeState:
         if not self.path.is_file():
             return None
         try:
-            return torch.load(self.path, map_location="cpu", weights_only=True)
-        except Exception as error:
+            state = torch.load(self.path, map_location="cpu", weights_only=True)
+        except Exception as error:  # what torch raises for a damaged file depends on where the damage is
             raise UserError(f"{self.path}: is damaged ({type(error).__name__}); delete it to start anew") from error
+        if not isinstance(state, dict) or set(state) != {"history", "student", "optimizer"}:
+            raise UserError(f"{self.path}: is no state of a run; delete it to start anew")
+        return state
 
     def save(self, state: dict[str, Any]) -> None:
         """Replace the saved state; a reader sees the old one or the new one, whole."""

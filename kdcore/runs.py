@@ -1,14 +1,12 @@
 """A run's folder: trained weights, history, and what made them."""
 
 import csv
-import json
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from kdcore import checkpoints
-from kdcore.errors import UserError
+from kdcore import checkpoints, jsonfile
 from kdcore.folders import whole
 
 WEIGHTS = "weights.safetensors"
@@ -25,7 +23,7 @@ def write(folder: Path, network: nn.Module, history: list[dict[str, float]], met
                 table = csv.DictWriter(file, fieldnames=history[0], lineterminator="\n")
                 table.writeheader()
                 table.writerows(history)
-        (aside / META).write_text(json.dumps(meta, indent=1) + "\n")
+        jsonfile.write(aside / META, meta)
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
@@ -34,6 +32,4 @@ def read_meta(folder: Path) -> dict[str, Any]:
     Raises:
         UserError: there is no such run.
     """
-    if not (folder / META).is_file():
-        raise UserError(f"{folder}: holds no finished run; run 'dvc repro'")
-    return json.loads((folder / META).read_text())
+    return jsonfile.read(folder / META)

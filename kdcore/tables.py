@@ -64,8 +64,8 @@ def rows(card: Card) -> list[Row]:
     for baseline in card["baselines"]:
         found.append(Row("Student" if baseline == catalog.VANILLA else baseline.upper(), baseline))
     for method in card["methods"]:
-        for stand in card["stand"]:
-            for scale in card["scales"]:
+        for stand in sorted(card["stand"]):
+            for scale in sorted(card["scales"], key=_by_size):
                 label = method.upper()
                 if levels(scale) != (1,):
                     label += f" + SDD [{','.join(map(str, levels(scale)))}]"
@@ -88,6 +88,8 @@ def collect(card: Card, evaluations: list[Evaluation], published: Published) -> 
                 values = [cell[accuracy] for cell in evaluation["cells"] if _belongs(cell, row)]
                 taught_by = None if row.method == catalog.VANILLA else teacher
                 figure = published.find(taught_by, student, row.method, row.levels, row.stand)
+                if row.stand and card["stand_recipe"] == "matched":
+                    figure = None
             entries.append(Entry(pair, row, values, figure.top1 if figure else None, figure.source if figure else None))
     return entries
 
@@ -143,7 +145,7 @@ def cells(card: Card, evaluations: list[Evaluation]) -> pd.DataFrame:
             versions = "; ".join(f"{name} {version}" for name, version in cell["versions"].items())
             line = {**cell, "recipe": recipe, "recipe_sources": sources, "versions": versions}
             if "levels" in line:
-                line["levels"] = " ".join(map(str, line["levels"]))
+                line |= {"scale": str(line["scale"]), "levels": " ".join(map(str, line["levels"]))}
             lines.append(line)
     return pd.DataFrame(lines)
 
@@ -154,7 +156,7 @@ def metrics(card: Card, entries: list[Entry]) -> dict[str, dict[str, dict[str, f
     plain: M=[1] without standardisation. headline: the highest scale of the matrix, standardised if stand is in it.
     Baselines have plain alone. Means over seeds, rounded to hundredths; None where the matrix holds no such row.
     """
-    highest = max(card["scales"], key=lambda scale: (max(levels(scale)), len(levels(scale))))
+    highest = max(card["scales"], key=_by_size)
     headline = (highest, True in card["stand"])
     found: dict[str, dict[str, dict[str, float | None]]] = {}
     for entry in entries:
@@ -201,6 +203,8 @@ def notes(card: Card, evaluations: list[Evaluation], entries: list[Entry], publi
             where = "" if len(pairs) == len(card["pairs"]) else f" ({', '.join(pairs)})"
             if change:
                 found.append(f"{method.upper()}{where}: stand changes the z-score and {change}.")
+    if card["stand_recipe"] == "matched" and True in card["stand"]:
+        found.append("stand changes the z-score alone (stand_recipe: matched), unlike publications.")
     inherited = sorted(
         {
             name.split("-")[2]
@@ -220,7 +224,7 @@ def markdown(frame: pd.DataFrame, title: str, remarks: list[str]) -> str:
     """The table for a README or an issue."""
     flat = frame.copy()
     flat.columns = pd.Index([" ".join(column) if isinstance(column, tuple) else column for column in frame.columns])
-    body = flat.to_markdown(stralign="left")
+    body = flat.to_markdown(stralign="left", disable_numparse=True)
     return "\n".join([title, "", body, "", *(f"- {remark}" for remark in remarks), ""])
 
 
@@ -256,6 +260,11 @@ def curves(card: Card, evaluations: list[Evaluation], histories: dict[str, pd.Da
     return pd.concat(parts, ignore_index=True)
 
 
+def _by_size(scale: int | str) -> tuple[int, int]:
+    """Order of scales: by their finest level, then by how many they have."""
+    return max(levels(scale)), len(levels(scale))
+
+
 def _belongs(cell: dict[str, Any], row: Row) -> bool:
     return (cell["method"], cell.get("scale"), cell.get("stand")) == (row.method, row.scale, row.stand)
 
@@ -286,7 +295,11 @@ def _stand_changes(card: Card, method: str, pair: str) -> str:
 def _changes(before: dict[str, Any], after: dict[str, Any]) -> Iterator[str]:
     for key, (value, _) in after.items():
         if key in before and before[key][0] != value:
-            yield f"{key} ({before[key][0]:g} to {value:g})"
+            yield f"{key} ({_short(before[key][0])} to {_short(value)})"
+
+
+def _short(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:g}"
 
 
 def _cost(network: dict[str, Any]) -> str:

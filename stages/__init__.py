@@ -18,6 +18,9 @@ def run(main: Callable[..., None]) -> None:
     except (UserError, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, UserError) else 1)
+    except KeyboardInterrupt:
+        print("interrupted; run it again to go on from the last finished epoch", file=sys.stderr)
+        sys.exit(130)
 
 
 def _check_arguments(main: Callable[..., None], arguments: list[str]) -> None:

@@ -1,9 +1,8 @@
 """Stage evaluate: measure the teacher and all cells of one pair."""
 
-import json
 from pathlib import Path
 
-from kdcore import device, evaluation, plan, yamlfile
+from kdcore import device, evaluation, jsonfile, plan, yamlfile
 from kdcore.data import store
 from kdcore.experiment import DATA
 from kdcore.folders import whole
@@ -17,7 +16,7 @@ def main(pair: str) -> None:
     weights = Path("pairs") / f"{pair}.safetensors"
     summary, curves = evaluation.evaluate_pair(card, dataset, weights, device.choose())
     with whole(Path("evaluations") / pair) as folder:
-        (folder / "metrics.json").write_text(json.dumps(summary, indent=1) + "\n")
+        jsonfile.write(folder / "metrics.json", summary)
         curves.to_csv(folder / "curves.csv", index=False)
 
 

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 from kdcore import plan, runs, yamlfile
+from kdcore.errors import UserError
 from kdcore.folders import whole
 from stages import run
 
@@ -12,8 +13,10 @@ def main() -> None:
     """Write pairs/<pair>.safetensors for every pair of the card."""
     with whole(Path("pairs")) as folder:
         for pair in yamlfile.read(plan.FOLDER / "pairs.yaml")["pairs"]:
-            teacher = pair.split("-")[0]
-            shutil.copyfile(Path("teachers") / teacher / runs.WEIGHTS, folder / f"{pair}.safetensors")
+            weights = Path("teachers") / pair.split("-")[0] / runs.WEIGHTS
+            if not weights.is_file():
+                raise UserError(f"{weights}: not found; run 'dvc repro'")
+            shutil.copyfile(weights, folder / f"{pair}.safetensors")
 
 
 if __name__ == "__main__":

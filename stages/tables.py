@@ -1,11 +1,10 @@
 """Stage tables: the tables of the matrix, metrics and plots for DVC."""
 
-import json
 from pathlib import Path
 
 import pandas as pd
 
-from kdcore import plan, published, tables, yamlfile
+from kdcore import jsonfile, plan, published, tables, yamlfile
 from kdcore.folders import whole
 from stages import run
 
@@ -14,7 +13,7 @@ def main() -> None:
     """Write tables/."""
     card = yamlfile.read(plan.FOLDER / "tables.yaml")
     folders = {pair: Path("evaluations") / pair for pair in card["pairs"]}
-    evaluations = [json.loads((folder / "metrics.json").read_text()) for folder in folders.values()]
+    evaluations = [jsonfile.read(folder / "metrics.json") for folder in folders.values()]
     histories = {pair: pd.read_csv(folder / "curves.csv") for pair, folder in folders.items()}
     figures = published.Published.of(yamlfile.read("data/published.yaml"), card["data"])
     entries = tables.collect(card, evaluations, figures)
@@ -29,7 +28,7 @@ def main() -> None:
         tables.curves(card, evaluations, histories).to_csv(out / "curves.csv", index=False)
         top1 = pd.DataFrame({"row": lines["pair"] + " " + lines["row"], "top1": lines["top1_mean"].round(2)})
         top1.to_csv(out / "top1.csv", index=False)
-        (out / "metrics.json").write_text(json.dumps(tables.metrics(card, entries), indent=1) + "\n")
+        jsonfile.write(out / "metrics.json", tables.metrics(card, entries))
 
 
 if __name__ == "__main__":

@@ -56,7 +56,22 @@ class TestStore:
             store.save(small(train=store.Split(images, labels)), tmp_path)
 
     def test_nothing_stored(self, tmp_path):
-        with pytest.raises(UserError, match="run 'dvc repro data'"):
+        with pytest.raises(UserError, match=r"manifest\.json: cannot be read .* run 'dvc repro'"):
+            store.load(tmp_path)
+
+    @pytest.mark.parametrize("damage", [
+        lambda folder: (folder / "test_images.npy").unlink(),
+        lambda folder: (folder / "train_images.npy").write_bytes((folder / "train_images.npy").read_bytes()[:-9]),
+        lambda folder: (folder / "train_labels.npy").write_bytes(b""),
+        lambda folder: (folder / "train_labels.npy").write_bytes((folder / "train_images.npy").read_bytes()),
+        lambda folder: (folder / "manifest.json").write_text('{"format": 1'),
+        lambda folder: (folder / "manifest.json").write_text("{}"),
+        lambda folder: (folder / "manifest.json").write_text("[1]"),
+    ])  # fmt: skip
+    def test_damage_is_noticed(self, tmp_path, damage):
+        store.save(small(), tmp_path)
+        damage(tmp_path)
+        with pytest.raises(UserError, match=r"damaged|not of format|labels are"):
             store.load(tmp_path)
 
     def test_first_of_each_class(self):

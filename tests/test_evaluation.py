@@ -77,7 +77,7 @@ class TestPair:
         json.dumps(summary)
 
     def test_missing_cell(self, tmp_path):
-        with pytest.raises(UserError, match="holds no finished run"):
+        with pytest.raises(UserError, match=r"meta\.json: cannot be read"):
             runs.read_meta(tmp_path / "runs/resnet14-resnet8/resnet14-resnet8-vanilla-0")
 
     def test_weights_that_are_not_finite(self, evaluate):

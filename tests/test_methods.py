@@ -113,6 +113,17 @@ def test_extreme_logits_stay_finite(name, dtype, size):
 
 
 @pytest.mark.parametrize("name", LOGIT)
+def test_half_precision_is_computed_in_single(name):
+    torch.manual_seed(0)
+    student, teacher = (5 * torch.randn(2, 16, 10)).bfloat16()
+    target = torch.randint(10, (16,))
+    got = loss(name, student, teacher, target)
+    torch.testing.assert_close(
+        got.double(), loss(name, student.double(), teacher.double(), target), rtol=1e-5, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("name", LOGIT)
 @settings(deadline=None, max_examples=25)
 @given(
     shape=st.lists(st.integers(1, 4), min_size=1, max_size=3),

@@ -126,6 +126,31 @@ def test_notes(published):
     assert any("arXiv:2403.01427" in remark and "protocol: best epoch" in remark for remark in remarks)
 
 
+def test_stand_that_changes_a_choice():
+    recipes = {
+        "resnet56-resnet20-kd-1-False-0": {"nontarget": ["exclude_target", "a"]},
+        "resnet56-resnet20-kd-1-True-0": {"nontarget": ["all_classes", "b"]},
+    }
+    remarks = tables.notes({**CARD, "recipes": recipes}, [EVALUATION], entries(), NOTHING)
+    assert "KD: stand changes the z-score and nontarget (exclude_target to all_classes)." in remarks
+
+
+def test_matched_stand_is_no_publication(published):
+    card = {**CARD, "stand_recipe": "matched"}
+    matched = tables.collect(card, [EVALUATION], published)
+    assert {entry.row.label for entry in matched if entry.published} == {"Teacher", "Student", "AT", "KD"}
+    assert any("stand_recipe: matched" in remark for remark in tables.notes(card, [EVALUATION], matched, published))
+
+
+def test_plain_comes_first_whatever_the_order_of_the_axes():
+    assert tables.rows({**CARD, "stand": [True, False], "scales": [2, 1]}) == tables.rows(CARD)
+
+
+def test_trailing_zeros_stay():
+    frame = tables.table(tables.collect({**CARD, "methods": []}, [EVALUATION], NOTHING)).iloc[:1]
+    assert "| 72.00 " in tables.markdown(frame, "", [])
+
+
 def test_markdown_and_latex(published):
     frame = tables.table(entries(published))
     text = tables.markdown(frame, "A title.", ["A note."])

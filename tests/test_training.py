@@ -7,6 +7,7 @@ import torch
 
 from kdcore import training
 from kdcore.data import digits
+from kdcore.errors import UserError
 from kdcore.objective import Objective
 from kdcore.resume import ResumeState
 from kdcore.training import NotFiniteError, Settings, Watcher
@@ -148,11 +149,12 @@ def test_state_belongs_to_its_inputs(tmp_path):
     assert len(set(paths)) == 3
 
 
-def test_damaged_state_is_no_state(tmp_path):
-    from kdcore.errors import UserError
-
+def test_damaged_state_is_refused(tmp_path):
     (tmp_path / "state.pt").write_bytes(b"PK half a file")
-    with pytest.raises(UserError, match="is damaged"):
+    with pytest.raises(UserError, match="is damaged .* delete it to start anew"):
+        ResumeState(tmp_path / "state.pt").load()
+    torch.save({"history": []}, tmp_path / "state.pt")
+    with pytest.raises(UserError, match="is no state of a run"):
         ResumeState(tmp_path / "state.pt").load()
 
 

@@ -1,17 +1,17 @@
 """A data set on disk: plain arrays, memory-mapped, with a manifest that says what they are."""
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from kdcore import jsonfile
 from kdcore.errors import UserError
 
 SPLITS = ("train", "test")
 FORMAT = 1
+MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True)
@@ -66,21 +66,26 @@ def save(dataset: Dataset, folder: Path) -> None:
         "classes": dataset.classes,
         "sha256": files,
     }
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
+    jsonfile.write(folder / MANIFEST, manifest)
 
 
 def load(folder: Path) -> Dataset:
     """The data set of a folder, its arrays memory-mapped (copy on write: the files never change).
 
     Raises:
-        UserError: the folder holds no data set of this format.
+        UserError: the folder holds no data set of this format, or a damaged one.
     """
-    manifest = read_manifest(folder)
-    train, test = (
-        Split(*(np.load(folder / f"{name}_{part}.npy", mmap_mode="c") for part in ("images", "labels")))
-        for name in SPLITS
-    )
-    return Dataset(
+    manifest = jsonfile.read(folder / MANIFEST)
+    if manifest.get("format") != FORMAT:
+        raise UserError(f"{folder / MANIFEST}: is not of format {FORMAT}; run 'dvc repro --force data'")
+    try:
+        train, test = (
+            Split(*(np.load(folder / f"{name}_{part}.npy", mmap_mode="c") for part in ("images", "labels")))
+            for name in SPLITS
+        )
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder}: is damaged ({error}); run 'dvc checkout' or 'dvc repro --force data'") from error
+    dataset = Dataset(
         name=manifest["name"],
         classes=manifest["classes"],
         train=train,
@@ -89,17 +94,9 @@ def load(folder: Path) -> Dataset:
         std=tuple(manifest["std"]),
         **manifest["augmentation"],
     )
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """Counts, classes and checksums of the data set of a folder."""
-    path = folder / "manifest.json"
-    if not path.is_file():
-        raise UserError(f"{path}: not found; run 'dvc repro data'")
-    manifest = json.loads(path.read_text())
-    if manifest["format"] != FORMAT:
-        raise UserError(f"{path}: format {manifest['format']}, not {FORMAT}; run 'dvc repro --force data'")
-    return manifest
+    for name, split in zip(SPLITS, (train, test), strict=True):
+        _check(dataset, name, split)
+    return dataset
 
 
 def first_of_each_class(split: Split, count: int) -> Split:

@@ -16,7 +16,7 @@ def terms(student: Tensor, teacher: Tensor, target: Tensor, *, temperature: floa
     TCKD is the KL divergence between the two binary distributions (target, rest), NCKD the one between the
     softmaxes over the classes that are not the target. Arguments as in `loss`.
     """
-    student, teacher = at_least_float32(student / temperature, teacher / temperature)
+    student, teacher = (logits / temperature for logits in at_least_float32(student, teacher))
     binary_student = log_target_and_rest(student, target)
     binary_teacher = log_target_and_rest(teacher, target)
     tckd = F.kl_div(binary_student, binary_teacher, reduction="none", log_target=True).sum(dim=-1)

@@ -12,7 +12,7 @@ PARAMETERS = {"alpha": ">= 0", "beta": ">= 0", "temperature": "> 0", "alpha_temp
 
 def sample_confidence(student: Tensor, teacher: Tensor, target: Tensor, *, temperature: float) -> Tensor:
     """SCD: T^2 * KL between (teacher's largest probability, rest) and (student's target probability, rest), (...)."""
-    student, teacher = at_least_float32(student / temperature, teacher / temperature)
+    student, teacher = (logits / temperature for logits in at_least_float32(student, teacher))
     binary_student = log_target_and_rest(student, target)
     binary_teacher = log_target_and_rest(teacher, teacher.argmax(dim=-1))
     divergence = F.kl_div(binary_student, binary_teacher, reduction="none", log_target=True).sum(dim=-1)
