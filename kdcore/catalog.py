@@ -10,8 +10,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from kdcore.errors import UserError
+
 PACKAGE = Path(__file__).parent
 KINDS = ("logit", "feature")
+DOMAINS = ("> 0", ">= 0")
 VANILLA = "vanilla"
 """The baseline that distils nothing: the student trained alone."""
 
@@ -48,8 +51,12 @@ def methods() -> dict[str, MethodEntry]:
     entries = {}
     for path in _sources("methods"):
         literals = _literals(path)
-        if literals.get("KIND") not in KINDS or not isinstance(literals.get("PARAMETERS"), dict):
-            raise TypeError(f"{path}: a method needs KIND, one of {KINDS}, and PARAMETERS, a dictionary")
+        parameters = literals.get("PARAMETERS")
+        if literals.get("KIND") not in KINDS or not isinstance(parameters, dict):
+            raise UserError(f"{path}: a method needs KIND, one of {', '.join(KINDS)}, and PARAMETERS, a dictionary")
+        for name, domain in parameters.items():
+            if domain not in DOMAINS and not isinstance(domain, list):
+                raise UserError(f"{path}: PARAMETERS[{name!r}] is {domain!r}. Allowed: {DOMAINS} or a list of choices")
         entries[path.stem] = MethodEntry(path.stem, literals["KIND"], literals["PARAMETERS"])
     return entries
 
@@ -62,7 +69,7 @@ def networks() -> dict[str, NetworkEntry]:
         module = f"kdcore.networks.{path.stem}"
         for name, arguments in _literals(path).get("NETWORKS", {}).items():
             if name in entries:
-                raise ValueError(f"network {name!r} is offered by {entries[name].module} and by {module}")
+                raise UserError(f"{path}: network {name!r} is offered by {entries[name].module} already")
             entries[name] = NetworkEntry(name, module, arguments)
     return entries
 
@@ -82,11 +89,14 @@ def _sources(package: str) -> list[Path]:
 
 
 def _literals(path: Path) -> dict[str, Any]:
-    """Upper-case names that a file binds to literals at its top level."""
+    """What a file binds to KIND, PARAMETERS and NETWORKS at its top level."""
     found = {}
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-            name = node.targets[0].id
-            if name in ("KIND", "PARAMETERS", "NETWORKS"):
-                found[name] = ast.literal_eval(node.value)
+        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
+            target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+            if isinstance(target, ast.Name) and target.id in ("KIND", "PARAMETERS", "NETWORKS"):
+                try:
+                    found[target.id] = ast.literal_eval(node.value)
+                except ValueError as error:
+                    raise UserError(f"{path}, line {node.lineno}: {target.id} must be a literal") from error
     return found

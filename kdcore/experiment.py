@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from kdcore import catalog, checkpoints, device, provenance, runs, training, yamlfile
+from kdcore import checkpoints, device, provenance, runs, training, yamlfile
 from kdcore.data import store
 from kdcore.networks.contract import Network
 from kdcore.progress import TrainingProgress
@@ -28,17 +28,17 @@ def run(card_file: Path, out: Path, *, teacher_weights: Path | None = None) -> N
     where = device.choose()
     inputs = [card_file, DATA / card["data"] / "manifest.json"]
     teacher: Network | None = None
-    if teacher_weights is not None and card["method"] != catalog.VANILLA:
+    if teacher_weights is not None and card.get("teacher"):
         inputs.append(teacher_weights)
         teacher = checkpoints.restore(card["teacher"], len(dataset.classes), teacher_weights, where)
     state = ResumeState.of(*inputs, device=where)
-    with TrainingProgress(card["name"], card["train"]["epochs"], len(dataset.train.labels)) as progress:
-        try:
-            student, history = training.carry_out(
-                card, dataset, teacher, device=where, checkpoint=state, watcher=progress.watcher
-            )
-        except training.NotFiniteError as error:
-            raise training.NotFiniteError(f"{card['name']}: {error}") from error
-    meta = {**card, **provenance.describe(where), **progress.timing}
-    runs.write(out, student, history, meta)
-    state.remove()
+    with state.locked():
+        with TrainingProgress(card["name"], card["train"]["epochs"], len(dataset.train.labels)) as progress:
+            try:
+                student, history = training.carry_out(
+                    card, dataset, teacher, device=where, checkpoint=state, watcher=progress.watcher
+                )
+            except training.NotFiniteError as error:
+                raise training.NotFiniteError(f"{card['name']}: {error}") from error
+        runs.write(out, student, history, {**card, **provenance.describe(where), **progress.timing})
+        state.remove()

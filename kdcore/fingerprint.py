@@ -1,8 +1,9 @@
 """Fingerprints of source code, by which a cell knows when the code that determines it has changed.
 
 A fingerprint covers a module and, followed through its imports inside kdcore, every module that it uses. Only
-statements count: comments, docstrings and formatting do not. Plug-ins (methods and networks) are loaded by name at run
-time, so they are in nobody's imports and have fingerprints of their own.
+statements count: comments, docstrings and formatting do not. Packages count with the modules inside them, since Python
+runs them first. Plug-ins (methods and networks) are loaded by name at run time, so they are in nobody's imports and
+have fingerprints of their own; nothing else may load code by name.
 """
 
 import ast
@@ -14,20 +15,24 @@ PACKAGE = "kdcore"
 ROOT = Path(__file__).parents[1]
 
 
-def fingerprint(module: str, *, only_network: str | None = None, root: Path = ROOT) -> str:
+PLUG_INS = ("kdcore.methods", "kdcore.networks")
+
+
+def fingerprint(module: str, *, only_network: str | None = None, follow: bool = True, root: Path = ROOT) -> str:
     """Hash of the statements of a module and of all that it imports inside the package.
 
     Args:
         module: dotted name, e.g. "kdcore.methods.dkd".
         only_network: count this entry of the module's `NETWORKS` instead of the whole table, so that a new member
             of a family changes nothing for the others.
+        follow: whether to count what the module imports.
         root: the folder that holds the package.
 
     Returns:
         16 hexadecimal digits.
     """
     digest = hashlib.sha256()
-    for name in sorted(closure(module, root)):
+    for name in sorted(closure(module, root)) if follow else [module]:
         tree = _statements(_path(name, root))
         if only_network and name == module:
             _keep_network(tree, only_network)
@@ -44,6 +49,8 @@ def closure(module: str, root: Path = ROOT) -> set[str]:
         if name not in found:
             found.add(name)
             waiting.extend(_imports(name, root))
+            if "." in name:
+                waiting.append(name.rpartition(".")[0])
     return found
 
 
@@ -57,6 +64,8 @@ def _imports(module: str, root: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(_path(module, root).read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
+            if "importlib" in names and module not in PLUG_INS:
+                raise ValueError(f"{module}, line {node.lineno}: code loaded by name is not followed; import it")
         elif isinstance(node, ast.ImportFrom) and node.level:
             raise ValueError(f"{module}, line {node.lineno}: relative imports are not followed; name {PACKAGE}")
         elif isinstance(node, ast.ImportFrom) and node.module:

@@ -40,7 +40,7 @@ def make(
     """
     resolved = resolve_recipes(params, published_recipes)
     cells = list(resolved)
-    trainer = fingerprint("kdcore.training", root=root)
+    trainer = [fingerprint("kdcore.training", root=root), fingerprint("kdcore.experiment", follow=False, root=root)]
     cards: dict[str, Card] = {"data": _data_card(params, root)}
     for name, teacher in params.teachers.items():
         cards[f"teacher/{name}"] = _teacher_card(
@@ -66,7 +66,8 @@ def resolve_recipes(params: Params, published: dict[str, Any]) -> dict[Cell, rec
     Raises:
         UserError: a recipe is incomplete or an override wrong.
     """
-    recipes.check_overrides(params.methods_config, params.pairs)
+    recipes.check_published(published)
+    recipes.check_overrides(params.methods_config)
     return {
         cell: recipes.resolve(
             cell,
@@ -80,12 +81,16 @@ def resolve_recipes(params: Params, published: dict[str, Any]) -> dict[Cell, rec
 
 
 def _data_card(params: Params, root: Path) -> Card:
-    name = params.data.name
+    name, source = params.data.name, params.data.source
+    if source not in ("embedded", "download") and not Path(source).is_dir():
+        raise UserError(
+            f"params.yaml: data.source: {source!r} is no folder. Allowed: download, or the path of a folder"
+        )
     return {**params.data.model_dump(), "code": {"data": fingerprint(f"kdcore.data.{name}", root=root)}}
 
 
 def _teacher_card(
-    name: str, teacher: Teacher, params: Params, *, known: dict[str, Any], trainer: str, root: Path
+    name: str, teacher: Teacher, params: Params, *, known: dict[str, Any], trainer: list[str], root: Path
 ) -> Card:
     card: Card = {"name": name, "student": name, "data": params.data.name, "source": teacher.source}
     code = {"student": _network_fingerprint(name, root)}
@@ -115,26 +120,32 @@ def _teacher_card(
 
 
 def _checkpoint_sha256(name: str, teacher: Teacher) -> str:
-    """As declared, or of the file as it is now; of a file that is declared, that it exists is checked all the same."""
-    if "://" not in teacher.source and not Path(teacher.source).is_file():
+    """As declared for an address; of a file as it is now, which must be as declared."""
+    if "://" in teacher.source and teacher.sha256:
+        return teacher.sha256
+    try:
+        found = hashlib.sha256(Path(teacher.source).read_bytes()).hexdigest()
+    except OSError as error:
         raise UserError(
-            f"params.yaml: teachers.{name}.source: {teacher.source!r} is no file. "
+            f"params.yaml: teachers.{name}.source: {teacher.source!r} cannot be read ({error.strerror}). "
             "Allowed: train, the path of a checkpoint, or an http(s) address"
-        )
-    return teacher.sha256 or hashlib.sha256(Path(teacher.source).read_bytes()).hexdigest()
+        ) from error
+    if teacher.sha256 not in (None, found):
+        raise UserError(f"params.yaml: teachers.{name}.sha256: {teacher.source} has sha256 {found}")
+    return found
 
 
-def _cell_card(cell: Cell, recipe: recipes.Recipe, params: Params, trainer: str, root: Path) -> Card:
-    code = {
-        "trainer": trainer,
-        "method": None,
-        "student": _network_fingerprint(cell.student, root),
-        "teacher": _network_fingerprint(cell.teacher, root),
-    }
+def _cell_card(cell: Cell, recipe: recipes.Recipe, params: Params, trainer: list[str], root: Path) -> Card:
+    code = {"trainer": trainer, "student": _network_fingerprint(cell.student, root)}
+    teacher: Card = {}
     if cell.method != catalog.VANILLA:
+        teacher["teacher"] = cell.teacher
         code["method"] = fingerprint(catalog.methods()[cell.method].module, root=root)
+        code["teacher"] = _network_fingerprint(cell.teacher, root)
+        code["restoring"] = fingerprint("kdcore.checkpoints", root=root)
     return {
         **_identity(cell),
+        **teacher,
         "data": params.data.name,
         "recipe": {key: value.value for key, value in recipe.items()},
         "train": _settings(params),
@@ -169,7 +180,6 @@ def _identity(cell: Cell) -> Card:
     identity = {
         "name": cell.name,
         "pair": cell.pair,
-        "teacher": cell.teacher,
         "student": cell.student,
         "method": cell.method,
         "seed": cell.seed,

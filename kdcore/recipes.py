@@ -1,6 +1,7 @@
 """Hyper-parameters of a cell: what the paper of the method says, overridden by what params.yaml says."""
 
-from collections.abc import Iterator
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,9 @@ COMMON = {"ce_weight": ">= 0", "kd_weight": ">= 0", "warmup": ">= 0"}
 """Of every method: the weights of cross-entropy and of its loss, and the epochs over which the latter rises."""
 DECOUPLED = {"complementary_weight": ">= 0"}
 """Of logit methods with more than the global region."""
+
+LARGEST = 1e30
+"""Beyond every sensible hyper-parameter, and inside float32."""
 
 
 @dataclass(frozen=True)
@@ -35,39 +39,28 @@ def resolve(
     Args:
         cell: method, pair, scale and stand decide.
         dataset: name of the data set.
-        published: content of data/recipes.yaml.
-        overrides: `methods_config` of params.yaml.
+        published: content of data/recipes.yaml, as `check_published` accepts it.
+        overrides: `methods_config` of params.yaml, as `check_overrides` accepts it.
         stand_recipe: "paper" or "matched"; matched takes no published value for standardised logits, so that stand
             changes the z-score alone.
 
     Raises:
-        UserError: a value is missing, unknown to the method or outside its domain.
+        UserError: a value is missing, or there are no recipes for the data set.
     """
-    allowed = domains(cell.method)
-    decoupled = cell.scale is not None and levels(cell.scale) != (1,)
     recipe: Recipe = {}
     for layer, source in _published_layers(cell, dataset, published, bool(cell.stand) and stand_recipe == "paper"):
-        values = {key: value for key, value in layer.items() if key != "source"}
-        recipe |= {key: Value(value, source) for key, value in values.items()}
-    for values in _override_layers(cell, overrides):
-        for key in values:
-            if key not in allowed:
-                raise UserError(
-                    f"params.yaml: methods_config.{cell.method}.{key}: unknown parameter. "
-                    f"Allowed: {', '.join(allowed)}, stand, pairs"
-                )
-        recipe |= {key: Value(value, "params.yaml") for key, value in values.items()}
-    if not decoupled:
-        recipe = {key: value for key, value in recipe.items() if key not in DECOUPLED}
-        allowed = {key: domain for key, domain in allowed.items() if key not in DECOUPLED}
-    for key, domain in allowed.items():
+        recipe |= {key: Value(value, source) for key, value in layer.items() if key != "source"}
+    for layer in _override_layers(cell, overrides):
+        recipe |= {key: Value(value, "params.yaml") for key, value in layer.items()}
+    decoupled = cell.scale is not None and levels(cell.scale) != (1,)
+    needed = sorted(key for key in domains(cell.method) if decoupled or key not in DECOUPLED)
+    for key in needed:
         if key not in recipe:
             raise UserError(
                 f"data/recipes.yaml: {dataset}.methods.{cell.method} gives no {key}, and params.yaml does not "
                 f"either; add methods_config.{cell.method}.{key}"
             )
-        _check(f"{cell.method}.{key}", recipe[key], domain)
-    return {key: recipe[key] for key in sorted(allowed)}
+    return {key: recipe[key] for key in needed}
 
 
 def domains(method: str) -> dict[str, str | list[str]]:
@@ -78,8 +71,8 @@ def domains(method: str) -> dict[str, str | list[str]]:
     return {**entry.parameters, **COMMON, **(DECOUPLED if entry.kind == "logit" else {})}
 
 
-def check_overrides(overrides: dict[str, Any], pairs: list[str]) -> None:
-    """Refuse overrides of methods or pairs that do not exist.
+def check_overrides(overrides: dict[str, Any]) -> None:
+    """Refuse overrides of what does not exist and values outside their domain, whether or not the matrix uses them.
 
     Raises:
         UserError: names the key and what is allowed.
@@ -88,12 +81,79 @@ def check_overrides(overrides: dict[str, Any], pairs: list[str]) -> None:
     for method, layer in overrides.items():
         if method not in known:
             raise UserError(f"params.yaml: methods_config.{method}: unknown method. Allowed: {', '.join(known)}")
-        for pair, values in _mapping(layer.get("pairs", {}), f"{method}.pairs").items():
-            if pair not in pairs:
-                raise UserError(
-                    f"params.yaml: methods_config.{method}.pairs.{pair}: not in pairs. Allowed: {', '.join(pairs)}"
-                )
-            _mapping(values, f"{method}.pairs.{pair}")
+        _check_layer(method, layer, f"params.yaml: methods_config.{method}")
+        for pair, of_pair in _mapping(layer.get("pairs", {}), f"params.yaml: methods_config.{method}.pairs").items():
+            where = f"params.yaml: methods_config.{method}.pairs.{pair}"
+            if not set(pair.split("-")) <= set(catalog.networks()) or pair.count("-") != 1:
+                raise UserError(f"{where}: no teacher-student pair of known networks")
+            _check_layer(method, of_pair, where)
+            if "pairs" in of_pair:
+                raise UserError(f"{where}.pairs: unknown parameter. A pair's values stand directly below it")
+
+
+def check_published(content: dict[str, Any]) -> None:
+    """Refuse a data/recipes.yaml with unknown keys, values outside their domain, or without sources.
+
+    Raises:
+        UserError: names the key and what is allowed.
+    """
+    for dataset, section in content.items():
+        if dataset == "sources":
+            continue
+        where = f"data/recipes.yaml: {dataset}"
+        _only(_mapping(section, where), ("inherits", "scales", "methods"), where)
+        parent = section.get("inherits")
+        if parent is not None and (parent not in content or "inherits" in content[parent]):
+            raise UserError(f"{where}.inherits: {parent!r} must be a data set here that inherits nothing itself")
+        if "scales" in section:
+            _check_values(section["scales"], DECOUPLED, f"{where}.scales", source=True)
+        for method, of_method in _mapping(section.get("methods", {}), f"{where}.methods").items():
+            _check_published_method(method, of_method, f"{where}.methods.{method}")
+
+
+def _check_published_method(method: str, section: Any, where: str) -> None:
+    known = [*catalog.logit_methods(), *catalog.baselines()]
+    if method not in known:
+        raise UserError(f"{where}: unknown method. Allowed: {', '.join(known)}")
+    _only(_mapping(section, where), ("default", "stand", "pairs"), where)
+    pairs = _mapping(section.get("pairs", {}), f"{where}.pairs")
+    for key, layers in [("", section), *((f".pairs.{pair}", layers) for pair, layers in pairs.items())]:
+        for kind in ("default", "stand"):
+            if kind in _mapping(layers, f"{where}{key}"):
+                _check_values(layers[kind], domains(method), f"{where}{key}.{kind}", source=True)
+        if key:
+            _only(layers, ("default", "stand"), f"{where}{key}")
+
+
+def _check_layer(method: str, layer: Any, where: str) -> None:
+    """A layer of overrides: parameters, those of stand, and (checked elsewhere) those of pairs."""
+    values = {key: value for key, value in _mapping(layer, where).items() if key not in ("pairs", "stand")}
+    _check_values(values, domains(method), where, extra=("stand", "pairs"))
+    _check_values(_mapping(layer.get("stand", {}), f"{where}.stand"), domains(method), f"{where}.stand")
+
+
+def _check_values(
+    values: Any,
+    allowed: Mapping[str, str | list[str]],
+    where: str,
+    *,
+    source: bool = False,
+    extra: tuple[str, ...] = (),
+) -> None:
+    _only(_mapping(values, where), (*allowed, *extra, *(("source",) if source else ())), where)
+    if source and not isinstance(values.get("source"), str):
+        raise UserError(f"{where}: needs a source, where its values were published")
+    for key, value in values.items():
+        if key in allowed:
+            _check(f"{where}.{key}", value, allowed[key])
+
+
+def _only(values: dict[str, Any], allowed: Iterable[str], where: str) -> None:
+    for key in values:
+        if key not in allowed:
+            near = difflib.get_close_matches(str(key), list(allowed), n=1)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            raise UserError(f"{where}.{key}: unknown parameter.{hint} Allowed: {', '.join(allowed)}")
 
 
 def _published_layers(
@@ -119,29 +179,27 @@ def _published_layers(
 
 def _override_layers(cell: Cell, overrides: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Layers of params.yaml, weakest first: of the method, of the pair; each plain, then with stand."""
-    of_method = _mapping(overrides.get(cell.method, {}), cell.method)
-    of_pair = of_method.get("pairs", {}).get(cell.pair, {})
-    for layer in (of_method, of_pair):
+    of_method = overrides.get(cell.method, {})
+    layers = (of_method, of_method.get("pairs", {}).get(cell.pair, {}))
+    for layer in layers:
         yield {key: value for key, value in layer.items() if key not in ("pairs", "stand")}
     if cell.stand:
-        for layer in (of_method, of_pair):
-            yield _mapping(layer.get("stand", {}), f"{cell.method}.stand")
+        for layer in layers:
+            yield layer.get("stand", {})
 
 
-def _mapping(value: Any, key: str) -> dict[str, Any]:
+def _mapping(value: Any, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise UserError(f"params.yaml: methods_config.{key}: {value!r} must be keys and values")
+        raise UserError(f"{where}: {value!r} must be keys and values")
     return value
 
 
-def _check(key: str, value: Value, domain: str | list[str]) -> None:
+def _check(where: str, value: Any, domain: str | list[str]) -> None:
     if isinstance(domain, list):
-        right = value.value in domain
-        wanted = " or ".join(domain)
+        right, wanted = value in domain, " or ".join(domain)
     else:
-        number = isinstance(value.value, int | float) and not isinstance(value.value, bool)
-        finite = number and abs(float(value.value)) < float("inf")
-        right = finite and (float(value.value) > 0 or (domain == ">= 0" and float(value.value) == 0))
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        right = number and (0 < value < LARGEST or (value == 0 and domain == ">= 0"))
         wanted = f"a finite number {domain}"
     if not right:
-        raise UserError(f"{value.source}: methods_config.{key}: {value.value!r} must be {wanted}")
+        raise UserError(f"{where}: {value!r} must be {wanted}")

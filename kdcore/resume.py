@@ -2,10 +2,13 @@
 
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
 from kdcore.errors import UserError
 
@@ -57,6 +60,24 @@ class ResumeState:
             file.flush()
             os.fsync(file.fileno())
         aside.replace(self.path)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from the same run: one that outlived a killed `dvc repro` may still be at it.
+
+        Raises:
+            UserError: another process is.
+        """
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        lock = self.path.with_suffix(".lock")
+        try:
+            with FileLock(lock, timeout=0):
+                try:
+                    yield
+                finally:
+                    lock.unlink()
+        except Timeout as error:
+            raise UserError(f"{lock}: another process trains this; wait for it or end it, then run again") from error
 
     def remove(self) -> None:
         """Forget the state, once the run's results are in place."""

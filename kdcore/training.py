@@ -100,7 +100,7 @@ def carry_out(
     """
     student = create(card["student"], len(dataset.classes), card["seed"], device)
     objective = Objective(
-        None if teacher is None else card["method"],
+        card["method"] if teacher is not None else None,
         card["recipe"],
         levels=tuple(card.get("levels", PLAIN)),
         stand=card.get("stand", False),

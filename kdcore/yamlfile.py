@@ -23,6 +23,8 @@ def read(path: Path | str) -> dict[str, Any]:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: is not UTF-8 text (byte {error.start})") from error
+    except RecursionError as error:
+        raise UserError(f"{path}: is not valid YAML: nested too deeply") from error
     except YAMLError as error:
         where = getattr(error, "problem_mark", None)
         line = f", line {where.line + 1}" if where else ""

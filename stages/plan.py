@@ -1,6 +1,7 @@
 """Stage plan: params.yaml -> one card per stage and cell. With --check, only validates the params files named."""
 
 from kdcore import params, plan, yamlfile
+from kdcore.errors import UserError
 from kdcore.folders import whole
 from stages import run
 
@@ -14,7 +15,9 @@ def check(*paths: str) -> None:
 
 def main(*arguments: str) -> None:
     """Write the cards of params.yaml, or check other files."""
-    if arguments[:1] == ("--check",):
+    if arguments:
+        if arguments[0] != "--check" or len(arguments) == 1:
+            raise UserError("usage: python -m stages.plan [--check FILE...]")
         return check(*arguments[1:])
     cards = plan.make(
         params.load("params.yaml"),

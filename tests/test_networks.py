@@ -124,11 +124,12 @@ class TestCheckpoints:
             with pytest.raises(UserError, match="not a checkpoint of tensors"):
                 checkpoints.load(tmp_path / "weights.pth", networks.create("resnet8", 10))
 
-    @pytest.mark.parametrize("content", [{}, [], {"model": 3}, {1: torch.zeros(1)}, {"fc.bias": torch.zeros(10).to_sparse()},
-                                         {"fc.bias": torch.zeros(10, dtype=torch.complex64)}])  # fmt: skip
+    @pytest.mark.parametrize("content", [
+        {}, [], {"model": 3}, {1: torch.zeros(1)}, {"fc.bias": torch.zeros(10, dtype=torch.complex64)},
+    ])  # fmt: skip
     def test_no_state_dict(self, tmp_path, content):
         torch.save(content, tmp_path / "weights.pth")
-        with pytest.raises(UserError, match="holds no state dict of tensors|tensors alone"):
+        with pytest.raises(UserError, match="holds no state dict of tensors"):
             checkpoints.load(tmp_path / "weights.pth", networks.create("resnet8", 10))
 
     def test_code_is_never_executed(self, tmp_path):

@@ -78,6 +78,19 @@ class TestEdits:
         edit(sources / "kdcore/objective.py", "ce = F.cross_entropy(", "ce = 1 * F.cross_entropy(")
         assert changed(cards(), cards(sources)) == all_runs()
 
+    def test_what_carries_a_card_out(self, sources):
+        edit(sources / "kdcore/experiment.py", 'card.get("teacher")', 'card.get("tutor")')
+        assert changed(cards(), cards(sources)) == all_runs()
+
+    def test_restoring_of_teachers(self, sources):
+        edit(sources / "kdcore/checkpoints.py", "network.load_state_dict({**expected", "network.load_state_dict({**{}")
+        expected = {name for name in all_runs() if "vanilla" not in name and "teacher" not in name}
+        assert changed(cards(), cards(sources)) & all_runs() == expected
+
+    def test_teacher_of_the_student_trained_alone(self, sources):
+        edit(sources / "kdcore/networks/resnet.py", '"resnet20": {"depth": 20}', '"resnet20": {"depth": 26}')
+        assert "baseline/resnet20-resnet8-vanilla-0" not in changed(cards(), cards(sources))
+
     def test_network(self, sources):
         edit(sources / "kdcore/networks/wide_resnet.py", "nn.init.zeros_(self.fc.bias)", "nn.init.ones_(self.fc.bias)")
         assert changed(cards(), cards(sources)) == {name for name in all_runs() if "wrn" in name}
@@ -106,7 +119,7 @@ class TestEdits:
         edit(sources / "kdcore/evaluation.py", "CALIBRATION_BINS = 15", "CALIBRATION_BINS = 10")
         assert changed(cards(), cards(sources)) == {name for name in cards() if name.startswith("evaluate/")}
 
-    @pytest.mark.parametrize("file", ["params", "plan", "recipes", "progress", "provenance", "experiment", "cell"])
+    @pytest.mark.parametrize("file", ["params", "plan", "recipes", "progress", "provenance", "resume", "runs", "cell"])
     def test_what_determines_no_result(self, sources, file):
         with (sources / f"kdcore/{file}.py").open("a") as stream:
             stream.write("\nX = 1\n")
@@ -168,8 +181,14 @@ class TestCheckpointTeachers:
 
     def test_file_must_exist(self):
         teachers = {"resnet20": {"source": "nowhere.pth", "sha256": "0" * 64}, "wrn_16_2": {"source": "train"}}
-        with pytest.raises(UserError, match=r"teachers\.resnet20\.source: 'nowhere\.pth' is no file"):
+        with pytest.raises(UserError, match=r"teachers\.resnet20\.source: 'nowhere\.pth' cannot be read"):
             cards(teachers=teachers, data=CIFAR)
+
+    def test_checksum_must_be_of_the_file(self, tmp_path):
+        (tmp_path / "resnet20.pth").write_bytes(b"weights")
+        source = {"source": str(tmp_path / "resnet20.pth"), "sha256": "0" * 64}
+        with pytest.raises(UserError, match=r"teachers\.resnet20\.sha256: .* has sha256 9a129038"):
+            cards(teachers={"resnet20": source, "wrn_16_2": {"source": "train"}}, data=CIFAR)
 
     def test_accuracy_must_be_known(self, tmp_path):
         (tmp_path / "resnet20.pth").write_bytes(b"weights")
@@ -179,14 +198,25 @@ class TestCheckpointTeachers:
             cards(teachers=teachers)
 
 
+def test_source_of_data_must_exist():
+    with pytest.raises(UserError, match=r"data\.source: '/nowhere' is no folder\. Allowed: download"):
+        cards(data={"name": "cifar100", "source": "/nowhere"})
+
+
 def test_closure_follows_imports_inside_the_package_alone():
-    assert closure("kdcore.methods.dkd") == {"kdcore.methods.dkd", "kdcore.methods._binary", "kdcore.precision"}
+    assert closure("kdcore.methods.dkd") == {
+        "kdcore", "kdcore.catalog", "kdcore.methods", "kdcore.methods.dkd", "kdcore.methods._binary",
+        "kdcore.errors", "kdcore.precision",
+    }  # fmt: skip
 
 
 def test_closure_refuses_what_it_cannot_follow(sources):
     edit(sources / "kdcore/methods/kd.py", "import torch", "from . import _binary\nimport torch")
     with pytest.raises(ValueError, match="relative imports are not followed"):
         closure("kdcore.methods.kd", sources)
+    edit(sources / "kdcore/methods/nkd.py", "import torch", "import importlib\nimport torch")
+    with pytest.raises(ValueError, match="loaded by name is not followed"):
+        closure("kdcore.methods.nkd", sources)
 
 
 def test_fingerprint_does_not_depend_on_the_folder(sources):

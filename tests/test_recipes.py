@@ -5,7 +5,7 @@ import pytest
 from kdcore import yamlfile
 from kdcore.cell import Cell
 from kdcore.errors import UserError
-from kdcore.recipes import check_overrides, resolve
+from kdcore.recipes import check_overrides, check_published, resolve
 from tests.conftest import ROOT
 
 PUBLISHED = yamlfile.read(ROOT / "data/recipes.yaml")
@@ -84,27 +84,54 @@ def test_own_values_beat_inherited_ones():
 
 
 @pytest.mark.parametrize(("overrides", "message"), [
-    ({"temperature": 0}, "methods_config.kd.temperature: 0 must be a finite number > 0"),
-    ({"temperature": -1.0}, "must be a finite number > 0"),
-    ({"temperature": "4"}, "must be a finite number > 0"),
-    ({"temperature": True}, "must be a finite number > 0"),
-    ({"temperature": float("inf")}, "must be a finite number > 0"),
-    ({"kd_weight": float("nan")}, "must be a finite number >= 0"),
-    ({"temprature": 4}, "methods_config.kd.temprature: unknown parameter. Allowed: temperature"),
+    ({"kdd": {}}, "methods_config.kdd: unknown method"),
+    ({"kd": {"temperature": 0}}, "methods_config.kd.temperature: 0 must be a finite number > 0"),
+    ({"kd": {"temperature": -1.0}}, "must be a finite number > 0"),
+    ({"kd": {"temperature": "4"}}, "must be a finite number > 0"),
+    ({"kd": {"temperature": True}}, "must be a finite number > 0"),
+    ({"kd": {"temperature": float("inf")}}, "must be a finite number > 0"),
+    ({"kd": {"temperature": 10**400}}, "must be a finite number > 0"),
+    ({"kd": {"kd_weight": float("nan")}}, "must be a finite number >= 0"),
+    ({"kd": {"temprature": 4}}, "methods_config.kd.temprature: unknown parameter. Did you mean temperature?"),
+    ({"kd": {"stand": 3}}, "methods_config.kd.stand: 3 must be keys and values"),
+    ({"kd": {"stand": {"bogus": 3}}}, "methods_config.kd.stand.bogus: unknown parameter"),
+    ({"rld": {"bogus": 3}}, "methods_config.rld.bogus: unknown parameter"),
+    ({"nkd": {"nontarget": "all"}}, "'all' must be exclude_target or all_classes"),
+    ({"kd": {"pairs": 3}}, "methods_config.kd.pairs: 3 must be keys and values"),
+    ({"kd": {"pairs": {"a-b": {}}}}, "methods_config.kd.pairs.a-b: no teacher-student pair of known networks"),
+    ({"kd": {"pairs": {PAIR: 3}}}, "must be keys and values"),
+    ({"kd": {"pairs": {PAIR: {"stand": {"temperature": 0}}}}}, "temperature: 0 must be"),
+    ({"kd": {"pairs": {PAIR: {"pairs": {}}}}}, "A pair's values stand directly below it"),
 ])  # fmt: skip
 def test_bad_overrides(overrides, message):
     with pytest.raises(UserError) as caught:
-        recipe("kd", **overrides)
+        check_overrides(overrides)
     assert message in str(caught.value)
 
 
-def test_choices():
-    with pytest.raises(UserError, match="'all' must be exclude_target or all_classes"):
-        recipe("nkd", nontarget="all")
+def test_shipped_recipes_are_well_formed():
+    check_published(PUBLISHED)
+
+
+@pytest.mark.parametrize(("section", "message"), [
+    ({"methods": {"kdd": {}}}, "x.methods.kdd: unknown method"),
+    ({"method": {}}, "x.method: unknown parameter. Did you mean methods?"),
+    ({"methods": {"kd": {"pair": {}}}}, "x.methods.kd.pair: unknown parameter. Did you mean pairs?"),
+    ({"methods": {"kd": {"default": {"temprature": 1, "source": "a"}}}}, "default.temprature: unknown parameter"),
+    ({"methods": {"kd": {"default": {"temperature": 1}}}}, "x.methods.kd.default: needs a source"),
+    ({"methods": {"kd": {"default": 3}}}, "x.methods.kd.default: 3 must be keys and values"),
+    ({"methods": {"kd": {"pairs": {PAIR: {"stand": {"temperature": 0, "source": "a"}}}}}}, "temperature: 0 must be"),
+    ({"inherits": "x"}, "x.inherits: 'x' must be a data set here that inherits nothing itself"),
+    ({"inherits": "y"}, "x.inherits: 'y' must be"),
+])  # fmt: skip
+def test_malformed_recipes(section, message):
+    with pytest.raises(UserError) as caught:
+        check_published({"sources": {}, "x": section})
+    assert message in str(caught.value)
 
 
 def test_missing_value():
-    with pytest.raises(UserError, match=r"cifar100\.methods\.kd gives no temperature"):
+    with pytest.raises(UserError, match=r"cifar100\.methods\.kd gives no ce_weight"):
         resolve(
             Cell(PAIR, "kd", 0, 1, False),
             dataset="cifar100",
@@ -117,15 +144,3 @@ def test_missing_value():
 def test_unknown_data_set():
     with pytest.raises(UserError, match="knows no data set 'x'"):
         recipe("kd", dataset="x")
-
-
-@pytest.mark.parametrize(("overrides", "message"), [
-    ({"kdd": {}}, "methods_config.kdd: unknown method"),
-    ({"kd": {"pairs": {"a-b": {}}}}, "methods_config.kd.pairs.a-b: not in pairs"),
-    ({"kd": {"pairs": 3}}, "methods_config.kd.pairs: 3 must be keys and values"),
-    ({"kd": {"pairs": {PAIR: 3}}}, "must be keys and values"),
-])  # fmt: skip
-def test_overrides_of_what_does_not_exist(overrides, message):
-    with pytest.raises(UserError) as caught:
-        check_overrides(overrides, [PAIR])
-    assert message in str(caught.value)

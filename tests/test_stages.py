@@ -15,7 +15,6 @@ from tests.conftest import ROOT
 CARD = {
     "name": "resnet8-resnet8-vanilla-0",
     "pair": "resnet8-resnet8",
-    "teacher": "resnet8",
     "student": "resnet8",
     "method": "vanilla",
     "seed": 0,
@@ -65,7 +64,9 @@ def test_missing_card(tmp_path, stage):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("stage", ["train", "train baseline", "teacher", "data x", "evaluate"])
+@pytest.mark.parametrize(
+    "stage", ["plan --chek x", "plan --check", "plan x", "train", "train baseline", "teacher", "data x", "evaluate"]
+)
 def test_wrong_arguments(tmp_path, stage):
     name, *arguments = stage.split()
     code, said = call(tmp_path, f"stages.{name}", *arguments)
@@ -100,7 +101,7 @@ def test_teacher_of_other_classes(project):
     from kdcore import checkpoints, networks
 
     checkpoints.save(networks.create("resnet8", 100), project / "teacher.safetensors")
-    yamlfile.write(project / "cards/train/cell.yaml", {**CARD, "method": "kd"})
+    yamlfile.write(project / "cards/train/cell.yaml", {**CARD, "method": "kd", "teacher": "resnet8"})
     with pytest.raises(UserError, match=r"fc\.weight: \(100, 64\) in the file, \(10, 64\) in the network"):
         experiment.run(
             project / "cards/train/cell.yaml", project / "out", teacher_weights=project / "teacher.safetensors"

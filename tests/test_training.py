@@ -151,11 +151,20 @@ def test_state_belongs_to_its_inputs(tmp_path):
 
 def test_damaged_state_is_refused(tmp_path):
     (tmp_path / "state.pt").write_bytes(b"PK half a file")
-    with pytest.raises(UserError, match="is damaged .* delete it to start anew"):
+    with pytest.raises(UserError, match=r"is damaged .* delete it to start anew"):
         ResumeState(tmp_path / "state.pt").load()
     torch.save({"history": []}, tmp_path / "state.pt")
     with pytest.raises(UserError, match="is no state of a run"):
         ResumeState(tmp_path / "state.pt").load()
+
+
+def test_one_process_at_a_time(tmp_path):
+    state, other = (ResumeState(tmp_path / "state.pt") for _ in range(2))
+    with state.locked(), pytest.raises(UserError, match="another process trains this"), other.locked():
+        pytest.fail("two processes at once")
+    with other.locked():
+        assert list(tmp_path.iterdir()) == [tmp_path / "state.lock"]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_loss_that_is_not_finite_names_epoch_and_step(dataset):

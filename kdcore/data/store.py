@@ -83,7 +83,7 @@ def load(folder: Path) -> Dataset:
             Split(*(np.load(folder / f"{name}_{part}.npy", mmap_mode="c") for part in ("images", "labels")))
             for name in SPLITS
         )
-    except (OSError, ValueError) as error:
+    except (OSError, EOFError, ValueError) as error:
         raise UserError(f"{folder}: is damaged ({error}); run 'dvc checkout' or 'dvc repro --force data'") from error
     dataset = Dataset(
         name=manifest["name"],
