@@ -6,6 +6,7 @@ source in data/recipes.yaml retrains nothing. Sources go to the tables' card, wh
 """
 
 import hashlib
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,25 @@ from kdcore.params import Params, Teacher
 FOLDER = Path("cards")
 TEACHER_SEED = 0
 Card = dict[str, Any]
+
+
+class Code:
+    """Fingerprints of the project's code, each computed once.
+
+    Args:
+        root: the folder that holds the sources of kdcore.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.of = cache(partial(fingerprint, root=root))
+
+    def trainer(self) -> list[str]:
+        """Of what turns a card into a trained network."""
+        return [self.of("kdcore.training"), self.of("kdcore.experiment", follow=False)]
+
+    def network(self, name: str) -> str:
+        """Of one member of a family."""
+        return self.of(catalog.networks()[name].module, only_network=name)
 
 
 def make(
@@ -40,23 +60,21 @@ def make(
     """
     resolved = resolve_recipes(params, published_recipes)
     cells = list(resolved)
-    trainer = [fingerprint("kdcore.training", root=root), fingerprint("kdcore.experiment", follow=False, root=root)]
-    cards: dict[str, Card] = {"data": _data_card(params, root)}
+    code = Code(root)
+    cards: dict[str, Card] = {"data": _data_card(params, code)}
     for name, teacher in params.teachers.items():
-        cards[f"teacher/{name}"] = _teacher_card(
-            name, teacher, params, known=known_teachers, trainer=trainer, root=root
-        )
-    cards["pairs"] = {"pairs": params.pairs, "code": {"pairs": fingerprint("kdcore.checkpoints", root=root)}}
+        cards[f"teacher/{name}"] = _teacher_card(name, teacher, params, known_teachers, code)
+    cards["pairs"] = {"pairs": params.pairs}
     for cell in cells:
-        cards[f"{cell.stage}/{cell.name}"] = _cell_card(cell, resolved[cell], params, trainer, root)
+        cards[f"{cell.stage}/{cell.name}"] = _cell_card(cell, resolved[cell], params, code)
     for pair in params.pairs:
         cards[f"evaluate/{pair}"] = {
             "pair": pair,
             "data": params.data.name,
             "cells": [_identity(cell) for cell in cells if cell.pair == pair],
-            "code": {"evaluation": fingerprint("kdcore.evaluation", root=root)},
+            "code": {"evaluation": code.of("kdcore.evaluation")},
         }
-    cards["tables"] = _tables_card(params, cells, resolved, root)
+    cards["tables"] = _tables_card(params, cells, resolved, code)
     return cards
 
 
@@ -80,20 +98,17 @@ def resolve_recipes(params: Params, published: dict[str, Any]) -> dict[Cell, rec
     }
 
 
-def _data_card(params: Params, root: Path) -> Card:
+def _data_card(params: Params, code: Code) -> Card:
     name, source = params.data.name, params.data.source
     if source not in ("embedded", "download") and not Path(source).is_dir():
         raise UserError(
             f"params.yaml: data.source: {source!r} is no folder. Allowed: download, or the path of a folder"
         )
-    return {**params.data.model_dump(), "code": {"data": fingerprint(f"kdcore.data.{name}", root=root)}}
+    return {**params.data.model_dump(), "code": {"data": code.of(f"kdcore.data.{name}")}}
 
 
-def _teacher_card(
-    name: str, teacher: Teacher, params: Params, *, known: dict[str, Any], trainer: list[str], root: Path
-) -> Card:
+def _teacher_card(name: str, teacher: Teacher, params: Params, known: dict[str, Any], code: Code) -> Card:
     card: Card = {"name": name, "student": name, "data": params.data.name, "source": teacher.source}
-    code = {"student": _network_fingerprint(name, root)}
     if teacher.source == "train":
         return {
             **card,
@@ -101,7 +116,7 @@ def _teacher_card(
             "seed": TEACHER_SEED,
             "recipe": {"ce_weight": 1.0},
             "train": _settings(params, epochs=teacher.epochs),
-            "code": {"trainer": trainer, **code},
+            "code": {"trainer": code.trainer(), "student": code.network(name)},
         }
     listed = known["published_top1"].get(params.data.name, {}).get(name)
     published = teacher.published_top1 if teacher.published_top1 is not None else listed
@@ -115,7 +130,7 @@ def _teacher_card(
         "sha256": _checkpoint_sha256(name, teacher),
         "published_top1": published,
         "tolerance": known["tolerance"],
-        "code": code,
+        "code": {"student": code.network(name)},
     }
 
 
@@ -135,25 +150,25 @@ def _checkpoint_sha256(name: str, teacher: Teacher) -> str:
     return found
 
 
-def _cell_card(cell: Cell, recipe: recipes.Recipe, params: Params, trainer: list[str], root: Path) -> Card:
-    code = {"trainer": trainer, "student": _network_fingerprint(cell.student, root)}
+def _cell_card(cell: Cell, recipe: recipes.Recipe, params: Params, code: Code) -> Card:
+    used: Card = {"trainer": code.trainer(), "student": code.network(cell.student)}
     teacher: Card = {}
     if cell.method != catalog.VANILLA:
         teacher["teacher"] = cell.teacher
-        code["method"] = fingerprint(catalog.methods()[cell.method].module, root=root)
-        code["teacher"] = _network_fingerprint(cell.teacher, root)
-        code["restoring"] = fingerprint("kdcore.checkpoints", root=root)
+        used["method"] = code.of(catalog.methods()[cell.method].module)
+        used["teacher"] = code.network(cell.teacher)
+        used["restoring"] = code.of("kdcore.checkpoints")
     return {
         **_identity(cell),
         **teacher,
         "data": params.data.name,
         "recipe": {key: value.value for key, value in recipe.items()},
         "train": _settings(params),
-        "code": code,
+        "code": used,
     }
 
 
-def _tables_card(params: Params, cells: list[Cell], resolved: dict[Cell, recipes.Recipe], root: Path) -> Card:
+def _tables_card(params: Params, cells: list[Cell], resolved: dict[Cell, recipes.Recipe], code: Code) -> Card:
     return {
         "data": params.data.name,
         "pairs": params.pairs,
@@ -172,7 +187,7 @@ def _tables_card(params: Params, cells: list[Cell], resolved: dict[Cell, recipes
         "recipes": {
             cell.name: {key: [value.value, value.source] for key, value in resolved[cell].items()} for cell in cells
         },
-        "code": {"tables": fingerprint("kdcore.tables", root=root)},
+        "code": {"tables": code.of("kdcore.tables")},
     }
 
 
@@ -198,7 +213,3 @@ def _settings(params: Params, epochs: int | None = None) -> Card:
         settings["milestones"] = [round(milestone * total / train.epochs) for milestone in train.milestones]
         settings["lr_decay"] = train.lr_decay
     return settings
-
-
-def _network_fingerprint(name: str, root: Path) -> str:
-    return fingerprint(catalog.networks()[name].module, only_network=name, root=root)
