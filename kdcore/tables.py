@@ -7,8 +7,9 @@ from typing import Any
 import pandas as pd
 
 from kdcore import catalog
+from kdcore.errors import UserError
 from kdcore.levels import levels
-from kdcore.published import Published
+from kdcore.published import Figure, Published
 
 PROTOCOLS = {"top1": "of the last epoch", "top1_best": "of the best epoch, chosen on the test images"}
 Card = dict[str, Any]
@@ -74,23 +75,17 @@ def rows(card: Card) -> list[Row]:
 
 
 def collect(card: Card, evaluations: list[Evaluation], published: Published) -> list[Entry]:
-    """What was measured and published for every row and pair."""
-    accuracy = card["accuracy"]
+    """What was measured and published for every row and pair.
+
+    Raises:
+        UserError: an evaluation does not hold exactly the seeds of the matrix; no seed is left out of a mean.
+    """
     entries = []
     for evaluation in evaluations:
-        pair = evaluation["pair"]
-        teacher, student = pair.split("-")
         for row in rows(card):
-            if row.method is None:
-                values = [evaluation["teacher"]["top1"]]
-                figure = published.find(None, teacher, catalog.VANILLA)
-            else:
-                values = [cell[accuracy] for cell in evaluation["cells"] if _belongs(cell, row)]
-                taught_by = None if row.method == catalog.VANILLA else teacher
-                figure = published.find(taught_by, student, row.method, row.levels, row.stand)
-                if row.stand and card["stand_recipe"] == "matched":
-                    figure = None
-            entries.append(Entry(pair, row, values, figure.top1 if figure else None, figure.source if figure else None))
+            figure = _figure(card, evaluation["pair"], row, published)
+            top1, source = (figure.top1, figure.source) if figure else (None, None)
+            entries.append(Entry(evaluation["pair"], row, _values(card, evaluation, row), top1, source))
     return entries
 
 
@@ -267,6 +262,30 @@ def _by_size(scale: int | str) -> tuple[int, int]:
 
 def _belongs(cell: dict[str, Any], row: Row) -> bool:
     return (cell["method"], cell.get("scale"), cell.get("stand")) == (row.method, row.scale, row.stand)
+
+
+def _values(card: Card, evaluation: Evaluation, row: Row) -> list[float]:
+    """The accuracies of a row in percent, in the order of the seeds; of the teacher its one."""
+    if row.method is None:
+        return [evaluation["teacher"]["top1"]]
+    of_seed = {cell["seed"]: cell for cell in evaluation["cells"] if _belongs(cell, row)}
+    if sorted(of_seed) != sorted(card["seeds"]):
+        raise UserError(
+            f"evaluation of {evaluation['pair']}: {row.label} has seeds {sorted(of_seed)}, the matrix has "
+            f"{sorted(card['seeds'])}; run 'dvc repro'"
+        )
+    return [of_seed[seed][card["accuracy"]] for seed in card["seeds"]]
+
+
+def _figure(card: Card, pair: str, row: Row, published: Published) -> Figure | None:
+    teacher, student = pair.split("-")
+    if row.method is None:
+        return published.find(None, teacher, catalog.VANILLA)
+    if row.stand and card["stand_recipe"] == "matched":
+        return None  # publications change temperature and weight too
+    return published.find(
+        None if row.method == catalog.VANILLA else teacher, student, row.method, row.levels, row.stand
+    )
 
 
 def _gain(entry: Entry, entries: list[Entry]) -> float | None:

@@ -3,6 +3,7 @@
 import pytest
 
 from kdcore import tables, yamlfile
+from kdcore.errors import UserError
 from kdcore.published import Published
 from tests.conftest import ROOT
 
@@ -114,7 +115,7 @@ def test_caption_names_seeds_protocol_and_teachers():
         in caption
     )
     assert "resnet56 (published checkpoint)" in caption
-    assert "n = 1 seed" in tables.caption({**CARD, "seeds": [0]}, [EVALUATION])
+    assert "n = 1 seed;" in tables.caption({**CARD, "seeds": [0]}, [EVALUATION])
 
 
 def test_notes(published):
@@ -161,6 +162,12 @@ def test_markdown_and_latex(published):
     assert r"KD + stand & 71.00 $\pm$ 0.00 (+0.50) & 71.43 \\" in tex
     assert tex.startswith("% A note.\n")
     assert all(rule in tex for rule in (r"\toprule", r"\midrule", r"\bottomrule"))
+
+
+@pytest.mark.parametrize("changes", [{"scales": ["L2"]}, {"seeds": [0]}, {"seeds": [0, 1, 2]}])
+def test_no_seed_is_left_out(changes):
+    with pytest.raises(UserError, match=r"has seeds \[.*\], the matrix has \["):
+        entries(**changes)
 
 
 def test_every_cell_is_traced():
