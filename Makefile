@@ -16,6 +16,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 repro: setup  ## run the experiment matrix of params.yaml and render tables/
+	python -m stages.plan --check params.yaml
 	dvc repro
 
 test: setup lint  ## check style and types, then run all tests
@@ -29,5 +30,5 @@ lint: setup  ## ruff (format and rules) and mypy
 presets: setup  ## check that every file in presets/ is a valid params.yaml
 	python -m stages.plan --check presets/*.yaml
 
-clean:  ## remove everything that the pipeline made (the DVC cache stays)
-	rm -rf cards teachers pairs runs evaluations scratch data/digits data/cifar100
+clean:  ## remove what `dvc checkout` can bring back
+	rm -rf cards teachers pairs runs evaluations data/digits data/cifar100

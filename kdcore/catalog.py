@@ -5,6 +5,7 @@ method, with literals `KIND` and `PARAMETERS`. Adding a network or a method is a
 """
 
 import ast
+import difflib
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -72,6 +73,22 @@ def networks() -> dict[str, NetworkEntry]:
                 raise UserError(f"{path}: network {name!r} is offered by {entries[name].module} already")
             entries[name] = NetworkEntry(name, module, arguments)
     return entries
+
+
+def check_known(name: object, known: list[str], what: str) -> None:
+    """Raise a ValueError that suggests the nearest known name and lists all, unless the name is known."""
+    if name not in known:
+        near = difflib.get_close_matches(str(name), known, n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise ValueError(f"unknown {what} {name!r}.{hint} Allowed: {', '.join(known)}")
+
+
+def check_pair(pair: object) -> None:
+    """Raise a ValueError unless this is teacher-student, two known networks."""
+    if not isinstance(pair, str) or pair.count("-") != 1:
+        raise ValueError(f"{pair!r} must be teacher-student with exactly one '-', e.g. resnet56-resnet20")
+    for network in pair.split("-"):
+        check_known(network, list(networks()), "network")
 
 
 def logit_methods() -> list[str]:

@@ -64,14 +64,15 @@ def _imports(module: str, root: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(_path(module, root).read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
-            if "importlib" in names and module not in PLUG_INS:
-                raise ValueError(f"{module}, line {node.lineno}: code loaded by name is not followed; import it")
         elif isinstance(node, ast.ImportFrom) and node.level:
             raise ValueError(f"{module}, line {node.lineno}: relative imports are not followed; name {PACKAGE}")
         elif isinstance(node, ast.ImportFrom) and node.module:
             names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         else:
             continue
+        by_name = any(name == "importlib" or name.startswith("importlib.import") for name in names)
+        if by_name and module not in PLUG_INS:
+            raise ValueError(f"{module}, line {node.lineno}: code loaded by name is not followed; import it")
         yield from (name for name in names if name.split(".")[0] == PACKAGE and _path(name, root).is_file())
 
 
@@ -104,5 +105,7 @@ def _is_text(node: ast.stmt) -> bool:
 
 def _keep_network(tree: ast.Module, network: str) -> None:
     for node in tree.body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "NETWORKS":
-            node.value = ast.Constant(repr(ast.literal_eval(node.value)[network]))
+        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value:
+            target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+            if ast.unparse(target) == "NETWORKS":
+                node.value = ast.Constant(repr(ast.literal_eval(node.value)[network]))

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from kdcore.data.augment import normalize
+from kdcore.data.augment import Normalize
 from kdcore.data.store import Dataset, Split
 
 BATCH = 500
@@ -24,11 +24,9 @@ def predict(network: nn.Module, split: Split, dataset: Dataset, device: torch.de
     was_training = network.training
     network.eval()
     images = torch.from_numpy(split.images)
+    normalize = Normalize(dataset.mean, dataset.std, device)
     with torch.no_grad():
-        logits = [
-            network(normalize(batch.to(device).permute(0, 3, 1, 2), dataset.mean, dataset.std)).logits
-            for batch in images.split(BATCH)
-        ]
+        logits = [network(normalize(batch.to(device).permute(0, 3, 1, 2))).logits for batch in images.split(BATCH)]
     network.train(was_training)
     return torch.cat(logits)
 

@@ -3,7 +3,7 @@
 PYRAMIDS: dict[int, tuple[int, ...]] = {1: (1,), 2: (1, 2), 4: (1, 2, 4)}
 
 
-def levels(scale: int | str) -> tuple[int, ...]:
+def levels(scale: object) -> tuple[int, ...]:
     """The pyramid levels that a scale names: 4 -> (1, 2, 4), "L1_4" -> (1, 4), "L2" -> (2,).
 
     Raises:

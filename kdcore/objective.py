@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from kdcore import methods
 from kdcore.networks.contract import Output
+from kdcore.precision import at_least_float32
 from kdcore.scales import decouple, pyramid_logits
 from kdcore.standardize import standardize
 
@@ -76,7 +77,8 @@ class Objective:
             target: class indices (B,).
             epoch: counted from 1, for the warm-up.
         """
-        ce = F.cross_entropy(student.logits.float(), target)
+        (logits,) = at_least_float32(student.logits)
+        ce = F.cross_entropy(logits, target)
         if self.method is None or teacher is None:
             return Parts(self.recipe["ce_weight"] * ce, ce, ce.new_zeros(()))
         if self.method.KIND == "feature":

@@ -1,12 +1,11 @@
 """params.yaml as typed, validated objects. Nothing else reads that file."""
 
-import difflib
 from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from kdcore import catalog, yamlfile
 from kdcore.cell import Cell
@@ -20,33 +19,22 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
-def check_known(name: str, known: list[str], what: str) -> str:
-    """The name, if it is known.
-
-    Raises:
-        ValueError: otherwise; suggests the nearest known name and lists all.
-    """
-    if name in known:
-        return name
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f" Did you mean {near[0]}?" if near else ""
-    raise ValueError(f"unknown {what} {name!r}.{hint} Allowed: {', '.join(known)}")
-
-
 def one_of(known: Callable[[], list[str]], what: str) -> AfterValidator:
     """Accept only known names."""
-    return AfterValidator(lambda name: check_known(name, known(), what))
+
+    def check(name: str) -> str:
+        catalog.check_known(name, known(), what)
+        return name
+
+    return AfterValidator(check)
 
 
 def _check_pair(pair: str) -> str:
-    if pair.count("-") != 1:
-        raise ValueError(f"{pair!r} must be teacher-student with exactly one '-', e.g. resnet56-resnet20")
-    for network in pair.split("-"):
-        check_known(network, list(catalog.networks()), "network")
+    catalog.check_pair(pair)
     return pair
 
 
-def _check_scale(scale: int | str) -> int | str:
+def _check_scale(scale: Any) -> Any:
     levels(scale)
     return scale
 
@@ -166,7 +154,7 @@ class Params(Section):
 
     pairs: Annotated[list[Annotated[str, AfterValidator(_check_pair)]], Axis]
     methods: Annotated[list[Annotated[str, one_of(catalog.logit_methods, "logit method")]], Axis]
-    scales: Annotated[list[Annotated[int | str, AfterValidator(_check_scale)]], Axis, AfterValidator(_check_scales)]
+    scales: Annotated[list[Annotated[int | str, BeforeValidator(_check_scale)]], Axis, AfterValidator(_check_scales)]
     stand: Annotated[list[bool], Axis]
     baselines: Annotated[list[Annotated[str, one_of(catalog.baselines, "baseline")]], Axis]
     seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Axis]
@@ -216,8 +204,11 @@ def _describe(problem: Any) -> str:
     for part in problem["loc"]:
         if part not in ("int", "str", "digits", "cifar100") or not key:
             key += f"[{part}]" if isinstance(part, int) else f".{part}" if key else str(part)
+    key = key.removesuffix(".[key]")
     message = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] == "extra_forbidden":
+    if problem["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        key, message = f"{key}.name", f"{problem['input'].get('name')!r} is no data set. Allowed: digits, cifar100"
+    elif problem["type"] == "extra_forbidden":
         message = "unknown key; remove it or correct its name"
     elif problem["type"] == "missing":
         message = "is missing; give it a value"

@@ -86,6 +86,8 @@ def resolve_recipes(params: Params, published: dict[str, Any]) -> dict[Cell, rec
     """
     recipes.check_published(published)
     recipes.check_overrides(params.methods_config)
+    if params.stand_recipe == "matched":
+        recipes.check_no_stand(params.methods_config)
     return {
         cell: recipes.resolve(
             cell,
@@ -115,7 +117,7 @@ def _teacher_card(name: str, teacher: Teacher, params: Params, known: dict[str, 
             "method": catalog.VANILLA,
             "seed": TEACHER_SEED,
             "recipe": {"ce_weight": 1.0},
-            "train": _settings(params, epochs=teacher.epochs),
+            "train": _teacher_settings(name, teacher, params),
             "code": {"trainer": code.trainer(), "student": code.network(name)},
         }
     listed = known["published_top1"].get(params.data.name, {}).get(name)
@@ -130,7 +132,7 @@ def _teacher_card(name: str, teacher: Teacher, params: Params, known: dict[str, 
         "sha256": _checkpoint_sha256(name, teacher),
         "published_top1": published,
         "tolerance": known["tolerance"],
-        "code": {"student": code.network(name)},
+        "code": {"student": code.network(name), "adopting": code.of("kdcore.teachers")},
     }
 
 
@@ -181,7 +183,9 @@ def _tables_card(params: Params, cells: list[Cell], resolved: dict[Cell, recipes
         "accuracy": params.tables.accuracy,
         "epochs": params.train.epochs,
         "teachers": {
-            name: teacher.source if teacher.source == "train" else "checkpoint"
+            name: f"trained here, {teacher.epochs or params.train.epochs} epochs"
+            if teacher.source == "train"
+            else "published checkpoint"
             for name, teacher in params.teachers.items()
         },
         "recipes": {
@@ -204,12 +208,21 @@ def _identity(cell: Cell) -> Card:
     return identity
 
 
-def _settings(params: Params, epochs: int | None = None) -> Card:
-    """The training settings that take effect. A teacher's own epochs stretch the milestones with them."""
-    train = params.train
-    total = epochs or train.epochs
-    settings = {**train.model_dump(exclude={"milestones", "lr_decay"}), "epochs": total}
-    if train.schedule == "step":
-        settings["milestones"] = [round(milestone * total / train.epochs) for milestone in train.milestones]
-        settings["lr_decay"] = train.lr_decay
-    return settings
+def _settings(params: Params) -> Card:
+    """The training settings that take effect."""
+    unused = {"milestones", "lr_decay"} if params.train.schedule == "cosine" else set()
+    return params.train.model_dump(exclude=unused)
+
+
+def _teacher_settings(name: str, teacher: Teacher, params: Params) -> Card:
+    """Those of `train`; a teacher's own epochs stretch the milestones with them."""
+    settings, epochs = _settings(params), teacher.epochs or params.train.epochs
+    if "milestones" in settings:
+        milestones = [round(milestone * epochs / params.train.epochs) for milestone in settings["milestones"]]
+        if milestones != sorted(set(milestones)) or not 0 < milestones[0] <= milestones[-1] < epochs:
+            raise UserError(
+                f"params.yaml: teachers.{name}.epochs: {epochs} leaves no room for train.milestones, which become "
+                f"{milestones}; give it more"
+            )
+        settings["milestones"] = milestones
+    return {**settings, "epochs": epochs}

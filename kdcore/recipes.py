@@ -84,11 +84,26 @@ def check_overrides(overrides: dict[str, Any]) -> None:
         _check_layer(method, layer, f"params.yaml: methods_config.{method}")
         for pair, of_pair in _mapping(layer.get("pairs", {}), f"params.yaml: methods_config.{method}.pairs").items():
             where = f"params.yaml: methods_config.{method}.pairs.{pair}"
-            if not set(pair.split("-")) <= set(catalog.networks()) or pair.count("-") != 1:
-                raise UserError(f"{where}: no teacher-student pair of known networks")
+            _check_pair(pair, where)
             _check_layer(method, of_pair, where)
             if "pairs" in of_pair:
                 raise UserError(f"{where}.pairs: unknown parameter. A pair's values stand directly below it")
+
+
+def check_no_stand(overrides: dict[str, Any]) -> None:
+    """Refuse overrides of standardised cells, for `stand_recipe: matched`.
+
+    Raises:
+        UserError: names the key.
+    """
+    for method, layer in overrides.items():
+        layers = {method: layer, **{f"{method}.pairs.{pair}": of for pair, of in layer.get("pairs", {}).items()}}
+        for where, values in layers.items():
+            if "stand" in values:
+                raise UserError(
+                    f"params.yaml: methods_config.{where}.stand: stand_recipe matched changes the z-score alone; "
+                    "remove it, or set stand_recipe: paper"
+                )
 
 
 def check_published(content: dict[str, Any]) -> None:
@@ -103,7 +118,7 @@ def check_published(content: dict[str, Any]) -> None:
         where = f"data/recipes.yaml: {dataset}"
         _only(_mapping(section, where), ("inherits", "scales", "methods"), where)
         parent = section.get("inherits")
-        if parent is not None and (parent not in content or "inherits" in content[parent]):
+        if parent is not None and (parent == "sources" or "inherits" in content.get(parent, {"inherits": None})):
             raise UserError(f"{where}.inherits: {parent!r} must be a data set here that inherits nothing itself")
         if "scales" in section:
             _check_values(section["scales"], DECOUPLED, f"{where}.scales", source=True)
@@ -115,21 +130,35 @@ def _check_published_method(method: str, section: Any, where: str) -> None:
     known = [*catalog.logit_methods(), *catalog.baselines()]
     if method not in known:
         raise UserError(f"{where}: unknown method. Allowed: {', '.join(known)}")
-    _only(_mapping(section, where), ("default", "stand", "pairs"), where)
+    _only(_mapping(section, where), ("default", *_stand(method), "pairs"), where)
     pairs = _mapping(section.get("pairs", {}), f"{where}.pairs")
     for key, layers in [("", section), *((f".pairs.{pair}", layers) for pair, layers in pairs.items())]:
         for kind in ("default", "stand"):
             if kind in _mapping(layers, f"{where}{key}"):
                 _check_values(layers[kind], domains(method), f"{where}{key}.{kind}", source=True)
         if key:
-            _only(layers, ("default", "stand"), f"{where}{key}")
+            _check_pair(key.removeprefix(".pairs."), f"{where}{key}")
+            _only(layers, ("default", *_stand(method)), f"{where}{key}")
+
+
+def _check_pair(pair: object, where: str) -> None:
+    try:
+        catalog.check_pair(pair)
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from error
 
 
 def _check_layer(method: str, layer: Any, where: str) -> None:
     """A layer of overrides: parameters, those of stand, and (checked elsewhere) those of pairs."""
     values = {key: value for key, value in _mapping(layer, where).items() if key not in ("pairs", "stand")}
-    _check_values(values, domains(method), where, extra=("stand", "pairs"))
+    _only(layer, (*domains(method), *_stand(method), "pairs"), where)
+    _check_values(values, domains(method), where)
     _check_values(_mapping(layer.get("stand", {}), f"{where}.stand"), domains(method), f"{where}.stand")
+
+
+def _stand(method: str) -> tuple[str, ...]:
+    """Only logit methods know standardised logits."""
+    return ("stand",) if method in catalog.logit_methods() else ()
 
 
 def _check_values(
@@ -138,9 +167,8 @@ def _check_values(
     where: str,
     *,
     source: bool = False,
-    extra: tuple[str, ...] = (),
 ) -> None:
-    _only(_mapping(values, where), (*allowed, *extra, *(("source",) if source else ())), where)
+    _only(_mapping(values, where), (*allowed, *(("source",) if source else ())), where)
     if source and not isinstance(values.get("source"), str):
         raise UserError(f"{where}: needs a source, where its values were published")
     for key, value in values.items():
@@ -200,6 +228,6 @@ def _check(where: str, value: Any, domain: str | list[str]) -> None:
     else:
         number = isinstance(value, int | float) and not isinstance(value, bool)
         right = number and (0 < value < LARGEST or (value == 0 and domain == ">= 0"))
-        wanted = f"a finite number {domain}"
+        wanted = f"a number {domain} and below {LARGEST:g}"
     if not right:
         raise UserError(f"{where}: {value!r} must be {wanted}")

@@ -1,4 +1,4 @@
-"""Scale-decoupled distillation (SDD): Luo, Scale Decoupled Distillation, CVPR 2024, arXiv:2403.13512.
+"""SDD: Wei et al., Scale Decoupled Distillation, CVPR 2024, arXiv:2403.13512.
 
 A network whose head is linear gives logits for any region of its last feature map: the classifier applied to that
 region's average. A *scale* of the matrix names the pyramid levels in use; level m cuts the map into m x m regions.

@@ -11,7 +11,10 @@ from kdcore.errors import UserError
 from kdcore.levels import levels
 from kdcore.published import Figure, Published
 
-PROTOCOLS = {"top1": "of the last epoch", "top1_best": "of the best epoch, chosen on the test images"}
+PROTOCOLS = {
+    "top1": "of the last epoch",
+    "top1_best": "of the best epoch, chosen on the test images (teachers: as they taught)",
+}
 Card = dict[str, Any]
 Evaluation = dict[str, Any]
 
@@ -173,8 +176,8 @@ def caption(card: Card, evaluations: list[Evaluation]) -> str:
     seeds = card["seeds"]
     over = f"mean ± sample standard deviation over n = {len(seeds)} seeds" if len(seeds) > 1 else "n = 1 seed"
     teachers = ", ".join(
-        f"{name} ({'trained here' if source == 'train' else 'published checkpoint'})"
-        for name, source in card["teachers"].items()
+        f"{name} ({origin})"
+        for name, origin in card["teachers"].items()
         if name in {pair.split("-")[0] for pair in card["pairs"]}
     )
     return (
@@ -255,9 +258,9 @@ def curves(card: Card, evaluations: list[Evaluation], histories: dict[str, pd.Da
     return pd.concat(parts, ignore_index=True)
 
 
-def _by_size(scale: int | str) -> tuple[int, int]:
-    """Order of scales: by their finest level, then by how many they have."""
-    return max(levels(scale)), len(levels(scale))
+def _by_size(scale: int | str) -> tuple[int, int, tuple[int, ...]]:
+    """Order of scales: by their finest level, then by how many they have, then by the levels themselves."""
+    return max(levels(scale)), len(levels(scale)), levels(scale)
 
 
 def _belongs(cell: dict[str, Any], row: Row) -> bool:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from kdcore import networks
-from kdcore.data.augment import apply_views, epoch_order, epoch_views, normalize
+from kdcore.data.augment import Normalize, apply_views, epoch_order, epoch_views
 from kdcore.data.store import Dataset
 from kdcore.errors import RunError
 from kdcore.inference import predict, top1
@@ -199,9 +199,10 @@ def _batches(
     count, padding = len(labels), dataset.padding
     order = epoch_order(seed, epoch, count).to(images.device)
     views = epoch_views(seed, epoch, count, padding=padding, flip=dataset.flip).to(images.device)
+    normalize = Normalize(dataset.mean, dataset.std, images.device)
     for index in order.split(size):
         seen = apply_views(images[index], views.of(index), padding=padding)
-        yield normalize(seen, dataset.mean, dataset.std), labels[index]
+        yield normalize(seen), labels[index]
 
 
 def _train_epoch(

@@ -21,8 +21,8 @@ def main() -> None:
     remarks = tables.notes(card, evaluations, entries, figures)
     lines = tables.numbers(entries)
     with whole(Path("tables")) as out:
-        (out / f"{card['data']}.md").write_text(tables.markdown(frame, title, remarks))
-        (out / f"{card['data']}.tex").write_text(tables.latex(frame, title, remarks))
+        (out / f"{card['data']}.md").write_text(tables.markdown(frame, title, remarks), encoding="utf-8")
+        (out / f"{card['data']}.tex").write_text(tables.latex(frame, title, remarks), encoding="utf-8")
         lines.to_csv(out / f"{card['data']}.csv", index=False)
         tables.cells(card, evaluations).to_csv(out / "cells.csv", index=False)
         tables.curves(card, evaluations, histories).to_csv(out / "curves.csv", index=False)

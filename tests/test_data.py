@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from kdcore.data import cifar100, digits, store
-from kdcore.data.augment import Views, apply_views, epoch_order, epoch_views, normalize
+from kdcore.data.augment import Normalize, Views, apply_views, epoch_order, epoch_views
 from kdcore.errors import UserError
 from tests.reference import DATA, needs_data
 
@@ -124,7 +124,7 @@ class TestAugmentation:
 
     def test_normalize(self):
         images = torch.full((1, 3, 2, 2), 255, dtype=torch.uint8)
-        got = normalize(images, (0.5, 0.25, 0.0), (0.5, 0.25, 2.0))
+        got = Normalize((0.5, 0.25, 0.0), (0.5, 0.25, 2.0), images.device)(images)
         torch.testing.assert_close(got[0, :, 0, 0], torch.tensor([1.0, 3.0, 0.5]))
 
 

@@ -153,8 +153,18 @@ class TestParams:
 
     def test_epochs_of_one_teacher(self):
         teachers = {"resnet20": {"source": "train", "epochs": 9}, "wrn_16_2": {"source": "train", "epochs": 36}}
-        assert changed(cards(), cards(teachers=teachers)) == {"teacher/resnet20"}
+        assert changed(cards(), cards(teachers=teachers)) == {"teacher/resnet20", "tables"}
         assert cards(teachers=teachers)["teacher/resnet20"]["train"]["milestones"] == [6, 7, 8]
+
+    def test_teacher_without_room_for_the_milestones(self):
+        teachers = {"resnet20": {"source": "train", "epochs": 2}, "wrn_16_2": {"source": "train"}}
+        with pytest.raises(UserError, match=r"teachers\.resnet20\.epochs: 2 leaves no room for train\.milestones"):
+            cards(teachers=teachers)
+
+    @pytest.mark.parametrize("overrides", [{"stand": {}}, {"pairs": {"resnet20-resnet8": {"stand": {}}}}])
+    def test_matched_stand_takes_no_values(self, overrides):
+        with pytest.raises(UserError, match=r"stand: stand_recipe matched changes the z-score alone"):
+            cards(methods_config={"kd": overrides}, stand_recipe="matched")
 
     def test_what_the_schedule_does_not_use(self):
         train = {**yamlfile.read(ROOT / "params.yaml")["train"], "schedule": "cosine"}
@@ -214,7 +224,7 @@ def test_closure_refuses_what_it_cannot_follow(sources):
     edit(sources / "kdcore/methods/kd.py", "import torch", "from . import _binary\nimport torch")
     with pytest.raises(ValueError, match="relative imports are not followed"):
         closure("kdcore.methods.kd", sources)
-    edit(sources / "kdcore/methods/nkd.py", "import torch", "import importlib\nimport torch")
+    edit(sources / "kdcore/methods/nkd.py", "import torch", "from importlib import import_module\nimport torch")
     with pytest.raises(ValueError, match="loaded by name is not followed"):
         closure("kdcore.methods.nkd", sources)
 

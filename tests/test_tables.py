@@ -18,7 +18,7 @@ CARD = {
     "stand_recipe": "paper",
     "accuracy": "top1",
     "epochs": 240,
-    "teachers": {"resnet56": "checkpoint"},
+    "teachers": {"resnet56": "published checkpoint"},
     "recipes": {
         "resnet56-resnet20-kd-1-False-0": {"temperature": [4.0, "a"], "kd_weight": [0.9, "a"]},
         "resnet56-resnet20-kd-1-True-0": {"temperature": [2.0, "b"], "kd_weight": [9.0, "inherited from x: b"]},

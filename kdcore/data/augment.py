@@ -65,11 +65,22 @@ def apply_views(images: Tensor, views: Views, *, padding: int) -> Tensor:
     return torch.where(views.mirrored[:, None, None, None], cropped.flip(-1), cropped)
 
 
-def normalize(images: Tensor, mean: tuple[float, float, float], std: tuple[float, float, float]) -> Tensor:
-    """(B, 3, H, W) uint8 -> float32 with the data set's mean and deviation taken out, channels last in memory."""
-    scale = 255 * torch.tensor(std, device=images.device).view(3, 1, 1)
-    shift = 255 * torch.tensor(mean, device=images.device).view(3, 1, 1)
-    return ((images.float() - shift) / scale).contiguous(memory_format=torch.channels_last)
+class Normalize:
+    """Takes the data set's mean and deviation out of images.
+
+    Args:
+        mean: per channel, of images in [0, 1].
+        std: per channel.
+        device: of the images; nothing is copied to it later.
+    """
+
+    def __init__(self, mean: tuple[float, float, float], std: tuple[float, float, float], device: torch.device) -> None:
+        self.shift = 255 * torch.tensor(mean, device=device).view(3, 1, 1)
+        self.scale = 255 * torch.tensor(std, device=device).view(3, 1, 1)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) uint8 -> float32, channels last in memory."""
+        return ((images.float() - self.shift) / self.scale).contiguous(memory_format=torch.channels_last)
 
 
 def _generator(seed: int, epoch: int, purpose: int) -> np.random.Generator:

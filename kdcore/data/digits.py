@@ -1,5 +1,5 @@
-"""Handwritten digits of 43 people, 8 x 8 pixels, as scikit-learn carries them (UCI Optical Recognition of Handwritten
-Digits, Alpaydin and Kaynak, 1998), enlarged. The embedded default: real images, no network.
+"""Handwritten digits of 13 people, 8 x 8 pixels, enlarged: what scikit-learn carries of UCI's Optical Recognition of
+Handwritten Digits (its test set; Alpaydin and Kaynak, 1998). The embedded default: real images, no network.
 """
 
 import numpy as np

@@ -13,7 +13,7 @@ PARAMETERS = {"p": "> 0"}
 
 
 def attention(feature_map: Tensor, p: float) -> Tensor:
-    """Spatial attention: the mean of the p-th power over channels, flattened and L2-normalised.
+    """Spatial attention: the mean of |x|^p over channels, flattened and L2-normalised (published code has p = 2).
 
     Args:
         feature_map: (B, Ch, H, W).
@@ -22,7 +22,7 @@ def attention(feature_map: Tensor, p: float) -> Tensor:
     Returns:
         (B, H * W).
     """
-    return F.normalize(feature_map.pow(p).mean(dim=1).flatten(1))
+    return F.normalize(feature_map.abs().pow(p).mean(dim=1).flatten(1))
 
 
 def stage_loss(student_map: Tensor, teacher_map: Tensor, p: float) -> Tensor:
