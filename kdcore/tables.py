@@ -227,7 +227,7 @@ def markdown(frame: pd.DataFrame, title: str, remarks: list[str]) -> str:
 
 
 def latex(frame: pd.DataFrame, title: str, remarks: list[str]) -> str:
-    """The table for a paper; needs the package booktabs (and multirow never)."""
+    """The table for a paper; needs the package booktabs, nothing else."""
     style = frame.style.format(escape="latex").format_index(escape="latex").format_index(escape="latex", axis=1)
     text = style.to_latex(
         hrules=True,
