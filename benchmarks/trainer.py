@@ -16,7 +16,7 @@ from kdcore import device, training
 from kdcore.data.store import Dataset, Split
 from kdcore.methods import kd
 from kdcore.networks.contract import Network
-from kdcore.objective import Objective
+from kdcore.objective import Objective, Term
 
 BATCH = 64
 RECIPE = {"temperature": 4.0, "ce_weight": 0.1, "kd_weight": 0.9, "warmup": 0}
@@ -66,10 +66,10 @@ def main(pair: str = "resnet56-resnet20", count: str = "1280", repetitions: str 
     teacher, student = (training.create(name, 100, 0, where) for name in pair.split("-"))
     dataset = noise(int(count))
     settings = training.Settings(1, BATCH, 0.05, 0.9, False, 5e-4, "cosine")
-    objective = Objective("kd", RECIPE)
+    goal = Objective(RECIPE["ce_weight"], [Term("kd", RECIPE)])
 
     def trainer() -> None:
-        training.train(student, teacher, objective, dataset, settings, seed=0, device=where)
+        training.train(student, teacher, goal, dataset, settings, seed=0, device=where)
 
     def bare() -> None:
         bare_epoch(student, teacher, int(count) // BATCH, where)

@@ -15,9 +15,14 @@ from kdcore.errors import UserError
 
 PACKAGE = Path(__file__).parent
 KINDS = ("logit", "feature")
-DOMAINS = ("> 0", ">= 0")
+DOMAINS = ("> 0", ">= 0", "[0, 1)", "integer >= 1")
+ACROSS = ("samples", "batch")
+VIEWS = (["weak"], ["weak", "strong"])
+LITERALS = ("KIND", "PARAMETERS", "ACROSS", "VIEWS", "NETWORKS")
 VANILLA = "vanilla"
 """The baseline that distils nothing: the student trained alone."""
+PLUS = "+"
+"""Joins the terms of a sum, such as crd+kd."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +32,14 @@ class MethodEntry:
     name: str
     kind: str
     """ "logit": takes any M and stand. "feature": takes neither."""
-    parameters: dict[str, str | list[str]]
-    """Per keyword of its loss the values allowed: "> 0", ">= 0" or a list of choices."""
+    parameters: dict[str, str | list[Any]]
+    """Per keyword of its loss, or of its adapter, the values allowed: one of `DOMAINS`, or a list of choices."""
+    across: str
+    """ "samples": one loss per sample. "batch": its loss relates the samples of a batch."""
+    views: tuple[str, ...]
+    """How each image is shown to both networks: "weak" is the usual augmentation."""
+    title: str
+    """First line of the file: name, authors, paper."""
 
     @property
     def module(self) -> str:
@@ -49,17 +60,7 @@ class NetworkEntry:
 @cache
 def methods() -> dict[str, MethodEntry]:
     """All distillation methods by name."""
-    entries = {}
-    for path in _sources("methods"):
-        literals = _literals(path)
-        parameters = literals.get("PARAMETERS")
-        if literals.get("KIND") not in KINDS or not isinstance(parameters, dict):
-            raise UserError(f"{path}: a method needs KIND, one of {', '.join(KINDS)}, and PARAMETERS, a dictionary")
-        for name, domain in parameters.items():
-            if domain not in DOMAINS and not isinstance(domain, list):
-                raise UserError(f"{path}: PARAMETERS[{name!r}] is {domain!r}. Allowed: {DOMAINS} or a list of choices")
-        entries[path.stem] = MethodEntry(path.stem, literals["KIND"], literals["PARAMETERS"])
-    return entries
+    return {path.stem: _method(path) for path in _sources("methods")}
 
 
 @cache
@@ -73,6 +74,38 @@ def networks() -> dict[str, NetworkEntry]:
                 raise UserError(f"{path}: network {name!r} is offered by {entries[name].module} already")
             entries[name] = NetworkEntry(name, module, arguments)
     return entries
+
+
+def terms(name: str) -> list[MethodEntry]:
+    """What a name in the matrix stands for: nothing for vanilla, a method, or the methods of a sum such as crd+kd.
+
+    Raises:
+        ValueError: an unknown name; a sum that names a method twice, or not the feature methods first, each kind by
+            alphabet (so that no experiment has two names).
+    """
+    if name == VANILLA:
+        return []
+    known = methods()
+    names = name.split(PLUS)
+    for part in names:
+        check_known(part, [VANILLA, *known] if len(names) == 1 else list(known), "method")
+    in_order = sorted(set(names), key=lambda part: (known[part].kind == "logit", part))
+    if names != in_order:
+        raise ValueError(f"{name!r} must be written {PLUS.join(in_order)}: feature methods first, each method once")
+    return [known[part] for part in names]
+
+
+def kind(name: str) -> str:
+    """ "logit" for a logit method and for a sum that has one among its terms, else "feature". Errors as of `terms`."""
+    return "logit" if any(entry.kind == "logit" for entry in terms(name)) else "feature"
+
+
+def check_method(name: str, wanted: str) -> None:
+    """Raise a ValueError unless the name is of this kind, "logit" or "feature"; vanilla counts as a feature method."""
+    if kind(name) != wanted:
+        if wanted == "logit":
+            raise ValueError(f"{name!r} is no logit method and takes no scales and no stand; name it in baselines")
+        raise ValueError(f"{name!r} is a logit method; name it in methods")
 
 
 def check_known(name: object, known: list[str], what: str) -> None:
@@ -92,26 +125,42 @@ def check_pair(pair: object) -> None:
 
 
 def logit_methods() -> list[str]:
-    """Names that `methods` of params.yaml may hold."""
+    """The single methods that `methods` of params.yaml may hold."""
     return [entry.name for entry in methods().values() if entry.kind == "logit"]
 
 
 def baselines() -> list[str]:
-    """Names that `baselines` of params.yaml may hold."""
+    """The single methods that `baselines` of params.yaml may hold."""
     return [VANILLA, *(entry.name for entry in methods().values() if entry.kind == "feature")]
 
 
 def _sources(package: str) -> list[Path]:
-    return sorted(path for path in (PACKAGE / package).glob("*.py") if not path.name.startswith("_"))
+    folder = PACKAGE / package
+    return sorted(path for path in folder.glob("*.py") if not path.name.startswith("_") and path.stem != "contract")
+
+
+def _method(path: Path) -> MethodEntry:
+    literals = _literals(path)
+    parameters = literals.get("PARAMETERS")
+    across, views = literals.get("ACROSS", ACROSS[0]), literals.get("VIEWS", VIEWS[0])
+    if literals.get("KIND") not in KINDS or not isinstance(parameters, dict):
+        raise UserError(f"{path}: a method needs KIND, one of {', '.join(KINDS)}, and PARAMETERS, a dictionary")
+    for name, domain in parameters.items():
+        if domain not in DOMAINS and not isinstance(domain, list):
+            raise UserError(f"{path}: PARAMETERS[{name!r}] is {domain!r}. Allowed: {DOMAINS} or a list of choices")
+    if across not in ACROSS or views not in VIEWS:
+        raise UserError(f"{path}: ACROSS must be one of {ACROSS}, and VIEWS one of {VIEWS}")
+    title = (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or path.stem).split("\n\n")[0]
+    return MethodEntry(path.stem, literals["KIND"], parameters, across, tuple(views), " ".join(title.split()))
 
 
 def _literals(path: Path) -> dict[str, Any]:
-    """What a file binds to KIND, PARAMETERS and NETWORKS at its top level."""
+    """What a file binds to the names in `LITERALS` at its top level."""
     found = {}
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
             target = node.targets[0] if isinstance(node, ast.Assign) else node.target
-            if isinstance(target, ast.Name) and target.id in ("KIND", "PARAMETERS", "NETWORKS"):
+            if isinstance(target, ast.Name) and target.id in LITERALS:
                 try:
                     found[target.id] = ast.literal_eval(node.value)
                 except ValueError as error:

@@ -17,7 +17,7 @@ WRAPPERS = ("model", "state_dict")
 
 
 def save(network: nn.Module, path: Path) -> None:
-    """Write the network's state dict as safetensors, contiguous and on no device in particular."""
+    """Write a module's state dict as safetensors, contiguous and on no device in particular."""
     save_file({key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}, path)
 
 

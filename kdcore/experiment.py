@@ -35,10 +35,11 @@ def run(card_file: Path, out: Path, *, teacher_weights: Path | None = None) -> N
     with state.locked():
         with TrainingProgress(card["name"], card["train"]["epochs"], len(dataset.train.labels)) as progress:
             try:
-                student, history = training.carry_out(
+                student, objective, history = training.carry_out(
                     card, dataset, teacher, device=where, checkpoint=state, watcher=progress.watcher
                 )
             except training.NotFiniteError as error:
                 raise training.NotFiniteError(f"{card['name']}: {error}") from error
-        runs.write(out, student, history, {**card, **provenance.describe(where), **progress.timing})
+        meta = {**card, **provenance.describe(where), **progress.timing}
+        runs.write(out, student, history, meta, adapters=objective)
         state.remove()

@@ -1,107 +1,145 @@
-"""What a cell minimises: cross-entropy plus the method's loss, composed of three independent parts.
+"""What a cell minimises: cross-entropy plus the losses of its method, or of the methods of a sum.
 
-For logit methods: the per-sample loss, of standardised or plain logits (LSKD), over the regions of a pyramid (SDD).
-Every method takes every combination; M=[1] without standardisation is the plain method.
+A logit method composes three independent parts: its loss, of standardised or plain logits (LSKD), over the regions of
+a pyramid (SDD). Every logit method takes every combination; M=[1] without standardisation is the plain method.
 """
 
-from collections.abc import Callable, Mapping
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdcore import methods
-from kdcore.networks.contract import Output
-from kdcore.precision import at_least_float32
-from kdcore.scales import decouple, pyramid_logits
+from kdcore import catalog, methods
+from kdcore.methods.contract import Setting, Step
+from kdcore.networks.contract import Network, Output
+from kdcore.precision import widen
+from kdcore.scales import decouple, decouple_as_fusion_published, pyramid_logits
 from kdcore.standardize import standardize
 
-COMMON = ("ce_weight", "kd_weight", "warmup", "complementary_weight")
+COMMON = ("ce_weight", "kd_weight", "warmup", "complementary_weight", "decoupling")
 PLAIN = (1,)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B training images of a step."""
+
+    views: tuple[Tensor, ...]
+    """(B, 3, H, W) each: the weak view, and the strong one where a method needs it."""
+    target: Tensor
+    """(B,) int64, class indices."""
+    index: Tensor
+    """(B,) int64, which of the training images they are."""
+    epoch: int
+    """Counted from 1."""
+    generator: torch.Generator
+    """For what methods draw, on the device."""
 
 
 @dataclass(frozen=True)
 class Parts:
     """The terms of a loss, scalars."""
 
-    loss: Tensor
-    """What is minimised."""
+    task: Tensor
+    """Cross-entropy, weighted."""
+    distillation: Tensor | None
+    """The weighted sum of the methods' losses; None for the student trained alone."""
     ce: Tensor
-    """Cross-entropy, unweighted."""
-    kd: Tensor
-    """The method's loss, unweighted; 0 for the student trained alone."""
+    """Cross-entropy, unweighted; the sum over views."""
+    methods: dict[str, Tensor]
+    """Each method's loss, unweighted."""
+
+    @property
+    def loss(self) -> Tensor:
+        """What is minimised."""
+        return self.task if self.distillation is None else self.task + self.distillation
 
 
-class Objective:
-    """The loss of one cell.
+class Term(nn.Module):
+    """One method within an objective.
 
     Args:
-        method: name of a method, or None for the student trained alone.
-        recipe: the method's parameters with ce_weight, kd_weight (times min(epoch / warmup, 1)), warmup (epochs),
-            and complementary_weight where regions are decoupled.
+        name: of the method.
+        recipe: its parameters, with kd_weight (times min(epoch / warmup, 1)) and warmup (epochs), and, where regions
+            are decoupled, complementary_weight and decoupling.
+        setting: what an adapter is made from; None for methods without one.
         levels: pyramid levels of a logit method; (1,) is the network's own logits.
-        stand: whether logits are standardised.
+        stand: whether a logit method's logits are standardised.
         heads: the linear classifiers of student and teacher, for the logits of regions.
     """
 
     def __init__(
         self,
-        method: str | None,
+        name: str,
         recipe: Mapping[str, Any],
         *,
+        setting: Setting | None = None,
         levels: tuple[int, ...] = PLAIN,
         stand: bool = False,
         heads: tuple[nn.Module, nn.Module] | None = None,
     ) -> None:
+        super().__init__()
         if levels != PLAIN and heads is None:
             raise ValueError(f"levels {levels} need the classifiers of student and teacher")
-        self.method = methods.get(method) if method else None
+        self.entry = catalog.methods()[name]
+        self.method = methods.get(name)
         self.recipe = recipe
-        self.parameters = {key: value for key, value in recipe.items() if key not in COMMON}
-        self.levels = levels
-        self.stand = stand
-        self.heads = heads
+        self.keywords = {key: value for key, value in recipe.items() if key not in COMMON}
+        self.levels, self.stand, self.heads = levels, stand, heads
+        self.standardizes_itself = "standardize" in inspect.signature(self.method.loss).parameters
+        self.adapter: nn.Module | None = None
+        if has_adapter(name):
+            if setting is None:
+                raise ValueError(f"{name} needs a setting to build its adapter from")
+            self.adapter = self.method.Adapter(setting, **self.keywords)
 
-    def kd_weight(self, epoch: int) -> float:
+    def weight(self, epoch: int) -> float:
         """Weight of the method's loss in an epoch, counted from 1."""
         warmup = self.recipe["warmup"]
         return self.recipe["kd_weight"] * (min(epoch / warmup, 1.0) if warmup else 1.0)
 
-    def __call__(self, student: Output, teacher: Output | None, target: Tensor, *, epoch: int) -> Parts:
-        """The loss of a batch.
+    def forward(self, student: Sequence[Output], teacher: Sequence[Output], batch: Batch) -> Tensor:
+        """The method's loss, unweighted; outputs per view."""
+        if self.entry.kind == "logit":
+            return self._of_logits(student, teacher, batch)
+        if self.adapter is None:
+            return self.method.distill(student[0], teacher[0], **self.keywords)
+        return self.adapter(Step(student[0], teacher[0], batch.target, batch.index, batch.epoch, batch.generator))
 
-        Args:
-            student: its outputs for B images.
-            teacher: the same, without gradients; None for the student trained alone.
-            target: class indices (B,).
-            epoch: counted from 1, for the warm-up.
-        """
-        (logits,) = at_least_float32(student.logits)
-        ce = F.cross_entropy(logits, target)
-        if self.method is None or teacher is None:
-            return Parts(self.recipe["ce_weight"] * ce, ce, ce.new_zeros(()))
-        if self.method.KIND == "feature":
-            kd = self.method.distill(student, teacher, **self.parameters)
+    def _of_logits(self, student: Sequence[Output], teacher: Sequence[Output], batch: Batch) -> Tensor:
+        views = range(len(self.entry.views))
+        logits = [self._regions(student[view], 0) for view in views] + [
+            self._regions(teacher[view], 1) for view in views
+        ]
+        predictions = logits[len(views)]
+        target = batch.target[:, None].expand(predictions.shape[:2])
+        keywords = self.keywords
+        if self.standardizes_itself:
+            keywords = {**keywords, "standardize": self.stand}
+        elif self.stand:
+            logits = [standardize(of_view) for of_view in logits]
+        if self.entry.across == "batch":
+            by_region = [of_view.transpose(0, 1) for of_view in logits]
+            return self.method.loss(*by_region, target.T, **keywords).mean()
+        if self.adapter is not None:
+            per_region = self.adapter(*logits, target, epoch=batch.epoch)
         else:
-            kd = self._logit_loss(self.method.loss, student, teacher, target)
-        return Parts(self.recipe["ce_weight"] * ce + self.kd_weight(epoch) * kd, ce, kd)
+            per_region = self.method.loss(*logits, target, **keywords)
+        return (
+            per_region.mean() if self.levels == PLAIN else self._decoupled(per_region, predictions, teacher[0], batch)
+        )
 
-    def _logit_loss(
-        self, per_sample_loss: Callable[..., Tensor], student: Output, teacher: Output, target: Tensor
-    ) -> Tensor:
-        logits_student, logits_teacher = self._regions(student, 0), self._regions(teacher, 1)
-        predictions = logits_teacher
-        if self.stand:
-            logits_student, logits_teacher = standardize(logits_student), standardize(logits_teacher)
-        regions = target[:, None].expand(predictions.shape[:2])
-        per_region = per_sample_loss(logits_student, logits_teacher, regions, **self.parameters)
-        if self.levels == PLAIN:
-            return per_region.mean()
+    def _decoupled(self, per_region: Tensor, predictions: Tensor, teacher: Output, batch: Batch) -> Tensor:
+        if self.recipe["decoupling"] == "fusion_as_published":
+            return decouple_as_fusion_published(per_region, predictions, batch.target)
         return decouple(
             per_region,
             predictions,
-            target,
+            batch.target,
             complementary_weight=self.recipe["complementary_weight"],
             teacher_global=None if self.levels[0] == 1 else teacher.logits,
         )
@@ -111,3 +149,91 @@ class Objective:
         if self.heads is None or self.levels == PLAIN:
             return output.logits[:, None]
         return pyramid_logits(output.final_map, self.heads[role], self.levels)
+
+
+class Objective(nn.Module):
+    """The loss of one cell. Its parameters and buffers are those of the methods' adapters.
+
+    Args:
+        ce_weight: of cross-entropy.
+        terms: one per method; none for a network trained alone.
+    """
+
+    def __init__(self, ce_weight: float, terms: Sequence[Term] = ()) -> None:
+        super().__init__()
+        self.ce_weight = ce_weight
+        self.by_name = nn.ModuleDict({term.entry.name: term for term in terms})
+
+    @property
+    def terms(self) -> Iterator[tuple[str, Term]]:
+        """The methods by name."""
+        return cast(Iterator[tuple[str, Term]], iter(self.by_name.items()))
+
+    @property
+    def views(self) -> int:
+        """How many views of each image it needs: 1 weak, or 2, weak and strong."""
+        return max((len(term.entry.views) for _, term in self.terms), default=1)
+
+    def forward(self, student: Sequence[Output], teacher: Sequence[Output], batch: Batch) -> Parts:
+        """The loss of a batch.
+
+        Args:
+            student: its outputs for B images, per view.
+            teacher: the same, without gradients; not looked at for a network trained alone.
+            batch: classes, indices and epoch.
+        """
+        ce = torch.stack([F.cross_entropy(widen(output.logits), batch.target) for output in student]).sum()
+        losses = {name: term(student, teacher, batch) for name, term in self.terms}
+        weighted = [term.weight(batch.epoch) * losses[name] for name, term in self.terms]
+        return Parts(self.ce_weight * ce, torch.stack(weighted).sum() if weighted else None, ce, losses)
+
+
+def build(
+    method: str,
+    recipe: Mapping[str, Any],
+    *,
+    student: Network,
+    teacher: Network,
+    labels: Tensor,
+    image_size: int,
+    levels: tuple[int, ...] = PLAIN,
+    stand: bool = False,
+) -> Objective:
+    """The objective of a distilled cell.
+
+    Args:
+        method: a method or a sum; its feature terms take no levels and no stand.
+        recipe: as the cell's card has it; that of a sum has its terms' names before their keys, "crd.kd_weight".
+        student: on the device.
+        teacher: likewise.
+        labels: (N,) int64 on the device, the classes of all training images.
+        image_size: height and width, in pixels.
+        levels: pyramid levels of the logit terms.
+        stand: whether their logits are standardised.
+
+    Returns:
+        On the device of the labels; the initial weights of its adapters are drawn from torch's global generator.
+    """
+    names = [entry.name for entry in catalog.terms(method)]
+    setting = _setting(student, teacher, labels, image_size) if any(map(has_adapter, names)) else None
+    heads = (student.classifier, teacher.classifier)
+    terms = []
+    for name in names:
+        prefix = "" if len(names) == 1 else f"{name}."
+        own = {key.removeprefix(prefix): value for key, value in recipe.items() if key.startswith(prefix)}
+        terms.append(Term(name, own, setting=setting, levels=levels, stand=stand, heads=heads))
+    return Objective(recipe["ce_weight"], terms).to(labels.device)
+
+
+def has_adapter(name: str) -> bool:
+    """Whether a method trains more than the student."""
+    return hasattr(methods.get(name), "Adapter")
+
+
+def _setting(student: Network, teacher: Network, labels: Tensor, image_size: int) -> Setting:
+    image = torch.zeros(1, 3, image_size, image_size, device=labels.device)
+    was_training = student.training
+    with torch.no_grad():
+        outputs = student.eval()(image), teacher.eval()(image)
+    student.train(was_training)
+    return Setting(*outputs, teacher.norms, labels)

@@ -29,6 +29,16 @@ def one_of(known: Callable[[], list[str]], what: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+def of_kind(kind: str) -> AfterValidator:
+    """Accept only methods of this kind, and sums of that kind."""
+
+    def check(name: str) -> str:
+        catalog.check_method(name, kind)
+        return name
+
+    return AfterValidator(check)
+
+
 def _check_pair(pair: str) -> str:
     catalog.check_pair(pair)
     return pair
@@ -114,8 +124,12 @@ class Teacher(Section):
 
 
 class Train(Section):
-    """How every network is trained: SGD with momentum."""
+    """How every network is trained."""
 
+    optimizer: Literal["sgd", "dot"]
+    """sgd: with momentum. dot: the distillation-oriented optimiser, with apart momenta for task and distillation."""
+    dot_delta: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """dot alone: by how much distillation's momentum is above `momentum`, and the task's below."""
     epochs: Count
     batch_size: Count
     lr: Positive
@@ -129,6 +143,10 @@ class Train(Section):
 
     @model_validator(mode="after")
     def _complete(self) -> "Train":
+        if self.optimizer == "dot":
+            self._check_dot()
+        elif self.dot_delta is not None:
+            raise ValueError("dot_delta is for optimizer dot; remove it, or set optimizer: dot")
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov needs a momentum above 0")
         if self.schedule == "step":
@@ -140,6 +158,15 @@ class Train(Section):
                     "change them together, or use schedule cosine"
                 )
         return self
+
+    def _check_dot(self) -> None:
+        if self.dot_delta is None:
+            raise ValueError("optimizer dot needs dot_delta; its paper has 0.075 (0.09 on ImageNet)")
+        if self.nesterov or not 0 <= self.momentum - self.dot_delta < self.momentum + self.dot_delta < 1:
+            raise ValueError(
+                f"optimizer dot needs momentum ± dot_delta ({self.momentum} ± {self.dot_delta}) within 0 and 1, and no "
+                "nesterov"
+            )
 
 
 class TableOptions(Section):
@@ -153,10 +180,10 @@ class Params(Section):
     """All of params.yaml. Its matrix is pairs x methods x scales x stand x seeds and pairs x baselines x seeds."""
 
     pairs: Annotated[list[Annotated[str, AfterValidator(_check_pair)]], Axis]
-    methods: Annotated[list[Annotated[str, one_of(catalog.logit_methods, "logit method")]], Axis]
+    methods: Annotated[list[Annotated[str, of_kind("logit")]], Axis]
     scales: Annotated[list[Annotated[int | str, BeforeValidator(_check_scale)]], Axis, AfterValidator(_check_scales)]
     stand: Annotated[list[bool], Axis]
-    baselines: Annotated[list[Annotated[str, one_of(catalog.baselines, "baseline")]], Axis]
+    baselines: Annotated[list[Annotated[str, of_kind("feature")]], Axis]
     seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Axis]
     teachers: dict[Annotated[str, one_of(lambda: list(catalog.networks()), "network")], Teacher]
     data: Annotated[Digits | Cifar100, Field(discriminator="name")]

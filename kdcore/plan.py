@@ -157,7 +157,7 @@ def _cell_card(cell: Cell, recipe: recipes.Recipe, params: Params, code: Code) -
     teacher: Card = {}
     if cell.method != catalog.VANILLA:
         teacher["teacher"] = cell.teacher
-        used["method"] = code.of(catalog.methods()[cell.method].module)
+        used["method"] = {entry.name: code.of(entry.module) for entry in catalog.terms(cell.method)}
         used["teacher"] = code.network(cell.teacher)
         used["restoring"] = code.of("kdcore.checkpoints")
     return {
@@ -211,6 +211,8 @@ def _identity(cell: Cell) -> Card:
 def _settings(params: Params) -> Card:
     """The training settings that take effect."""
     unused = {"milestones", "lr_decay"} if params.train.schedule == "cosine" else set()
+    if params.train.optimizer != "dot":
+        unused.add("dot_delta")
     return params.train.model_dump(exclude=unused)
 
 

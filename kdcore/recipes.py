@@ -1,34 +1,46 @@
-"""Hyper-parameters of a cell: what the paper of the method says, overridden by what params.yaml says."""
+"""Hyper-parameters of a cell: what the paper of the method says, overridden by what params.yaml says.
+
+The recipe of a sum such as crd+kd holds one `ce_weight` and, as "crd.kd_weight", what each of its terms has alone.
+"""
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from kdcore import catalog
 from kdcore.cell import Cell
 from kdcore.errors import UserError
 from kdcore.levels import levels
 
+T = TypeVar("T")
+
 COMMON = {"ce_weight": ">= 0", "kd_weight": ">= 0", "warmup": ">= 0"}
 """Of every method: the weights of cross-entropy and of its loss, and the epochs over which the latter rises."""
-DECOUPLED = {"complementary_weight": ">= 0"}
-"""Of logit methods with more than the global region."""
+DECOUPLED: dict[str, str | list[Any]] = {
+    "complementary_weight": ">= 0",
+    "decoupling": ["sdd", "fusion_as_published"],
+}
+"""Of logit methods of single samples, with more than the global region (see `kdcore.scales`)."""
 
 LARGEST = 1e30
 """Beyond every sensible hyper-parameter, and inside float32."""
+MOST = 10**6
+"""Of anything counted."""
 
 
 @dataclass(frozen=True)
 class Value:
     """One hyper-parameter."""
 
-    value: float | int | str
+    value: float | int | str | bool
     source: str
     """<repository>:<file>, "inherited from ...", or "params.yaml"."""
 
 
 Recipe = dict[str, Value]
+Layer = dict[str, Any]
+Domains = dict[str, str | list[Any]]
 
 
 def resolve(
@@ -48,12 +60,11 @@ def resolve(
         UserError: a value is missing, or there are no recipes for the data set.
     """
     recipe: Recipe = {}
-    for layer, source in _published_layers(cell, dataset, published, bool(cell.stand) and stand_recipe == "paper"):
-        recipe |= {key: Value(value, source) for key, value in layer.items() if key != "source"}
-    for layer in _override_layers(cell, overrides):
-        recipe |= {key: Value(value, "params.yaml") for key, value in layer.items()}
+    standardised = bool(cell.stand) and stand_recipe == "paper"
+    for layer, source in _layers(cell, dataset, published, overrides, standardised):
+        recipe |= {key: Value(value, source) for key, value in layer.items()}
     decoupled = cell.scale is not None and levels(cell.scale) != (1,)
-    needed = sorted(key for key in domains(cell.method) if decoupled or key not in DECOUPLED)
+    needed = sorted(key for key in domains(cell.method) if decoupled or key.rpartition(".")[2] not in DECOUPLED)
     for key in needed:
         if key not in recipe:
             raise UserError(
@@ -63,12 +74,15 @@ def resolve(
     return {key: recipe[key] for key in needed}
 
 
-def domains(method: str) -> dict[str, str | list[str]]:
-    """Every hyper-parameter of a method with its allowed values: "> 0", ">= 0" or a list of choices."""
-    if method == catalog.VANILLA:
-        return {"ce_weight": COMMON["ce_weight"]}
-    entry = catalog.methods()[method]
-    return {**entry.parameters, **COMMON, **(DECOUPLED if entry.kind == "logit" else {})}
+def domains(method: str) -> Domains:
+    """Every hyper-parameter of a method or sum with its allowed values: of `catalog.DOMAINS`, or a list of choices."""
+    entries = catalog.terms(method)
+    allowed: Domains = {"ce_weight": COMMON["ce_weight"]}
+    for entry in entries:
+        decoupled = DECOUPLED if (entry.kind, entry.across) == ("logit", "samples") else {}
+        own: Domains = {**entry.parameters, **COMMON, **decoupled}
+        allowed |= own if len(entries) == 1 else _in_sum(own, entry.name, first=False)
+    return allowed
 
 
 def check_overrides(overrides: dict[str, Any]) -> None:
@@ -77,10 +91,8 @@ def check_overrides(overrides: dict[str, Any]) -> None:
     Raises:
         UserError: names the key and what is allowed.
     """
-    known = [*catalog.logit_methods(), *catalog.baselines()]
     for method, layer in overrides.items():
-        if method not in known:
-            raise UserError(f"params.yaml: methods_config.{method}: unknown method. Allowed: {', '.join(known)}")
+        _check_method(method, f"params.yaml: methods_config.{method}")
         _check_layer(method, layer, f"params.yaml: methods_config.{method}")
         for pair, of_pair in _mapping(layer.get("pairs", {}), f"params.yaml: methods_config.{method}.pairs").items():
             where = f"params.yaml: methods_config.{method}.pairs.{pair}"
@@ -127,18 +139,24 @@ def check_published(content: dict[str, Any]) -> None:
 
 
 def _check_published_method(method: str, section: Any, where: str) -> None:
-    known = [*catalog.logit_methods(), *catalog.baselines()]
-    if method not in known:
-        raise UserError(f"{where}: unknown method. Allowed: {', '.join(known)}")
+    _check_method(method, where)
     _only(_mapping(section, where), ("default", *_stand(method), "pairs"), where)
     pairs = _mapping(section.get("pairs", {}), f"{where}.pairs")
     for key, layers in [("", section), *((f".pairs.{pair}", layers) for pair, layers in pairs.items())]:
         for kind in ("default", "stand"):
             if kind in _mapping(layers, f"{where}{key}"):
-                _check_values(layers[kind], domains(method), f"{where}{key}.{kind}", source=True)
+                values = _flat(method, layers[kind], f"{where}{key}.{kind}")
+                _check_values(values, domains(method), f"{where}{key}.{kind}", source=True)
         if key:
             _check_pair(key.removeprefix(".pairs."), f"{where}{key}")
             _only(layers, ("default", *_stand(method)), f"{where}{key}")
+
+
+def _check_method(method: object, where: str) -> None:
+    try:
+        catalog.terms(str(method))
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from error
 
 
 def _check_pair(pair: object, where: str) -> None:
@@ -151,19 +169,21 @@ def _check_pair(pair: object, where: str) -> None:
 def _check_layer(method: str, layer: Any, where: str) -> None:
     """A layer of overrides: parameters, those of stand, and (checked elsewhere) those of pairs."""
     values = {key: value for key, value in _mapping(layer, where).items() if key not in ("pairs", "stand")}
-    _only(layer, (*domains(method), *_stand(method), "pairs"), where)
+    values = _flat(method, values, where)
+    _only([*values, *(layer.keys() & {"pairs", "stand"})], (*domains(method), *_stand(method), "pairs"), where)
     _check_values(values, domains(method), where)
-    _check_values(_mapping(layer.get("stand", {}), f"{where}.stand"), domains(method), f"{where}.stand")
+    stand = _flat(method, layer.get("stand", {}), f"{where}.stand")
+    _check_values(stand, domains(method), f"{where}.stand")
 
 
 def _stand(method: str) -> tuple[str, ...]:
     """Only logit methods know standardised logits."""
-    return ("stand",) if method in catalog.logit_methods() else ()
+    return ("stand",) if catalog.kind(method) == "logit" else ()
 
 
 def _check_values(
     values: Any,
-    allowed: Mapping[str, str | list[str]],
+    allowed: Domains,
     where: str,
     *,
     source: bool = False,
@@ -176,7 +196,7 @@ def _check_values(
             _check(f"{where}.{key}", value, allowed[key])
 
 
-def _only(values: dict[str, Any], allowed: Iterable[str], where: str) -> None:
+def _only(values: Iterable[str], allowed: Iterable[str], where: str) -> None:
     for key in values:
         if key not in allowed:
             near = difflib.get_close_matches(str(key), list(allowed), n=1)
@@ -184,36 +204,75 @@ def _only(values: dict[str, Any], allowed: Iterable[str], where: str) -> None:
             raise UserError(f"{where}.{key}: unknown parameter.{hint} Allowed: {', '.join(allowed)}")
 
 
+def _layers(
+    cell: Cell, dataset: str, published: dict[str, Any], overrides: dict[str, Any], stand: bool
+) -> Iterator[tuple[Layer, str]]:
+    """All layers, weakest first, each with the source of its values; those of a sum's terms come before its own."""
+    names = cell.method.split(catalog.PLUS) if catalog.PLUS in cell.method else []
+    for name in names:
+        for layer, source in _published_layers(name, cell, dataset, published, stand):
+            yield _in_sum(layer, name, first=name == names[0]), f"inherited from {name}: {source}"
+    yield from _published_layers(cell.method, cell, dataset, published, stand)
+    for name in names:
+        for layer in _override_layers(name, cell, overrides):
+            yield _in_sum(layer, name, first=name == names[0]), "params.yaml"
+    for layer in _override_layers(cell.method, cell, overrides):
+        yield layer, "params.yaml"
+
+
 def _published_layers(
-    cell: Cell, dataset: str, published: dict[str, Any], stand: bool
-) -> Iterator[tuple[dict[str, Any], str]]:
-    """Layers of a data set, weakest first, each with its source; those that it inherits come before its own."""
+    name: str, cell: Cell, dataset: str, published: dict[str, Any], stand: bool
+) -> Iterator[tuple[Layer, str]]:
+    """A method's layers in a data set, weakest first, each with its source; what it inherits comes before its own."""
     section = published.get(dataset)
     if section is None:
         raise UserError(f"data/recipes.yaml: knows no data set {dataset!r}; add one, if only 'inherits: cifar100'")
     if "inherits" in section:
-        for layer, source in _published_layers(cell, section["inherits"], published, stand):
+        for layer, source in _published_layers(name, cell, section["inherits"], published, stand):
             yield layer, f"inherited from {section['inherits']}: {source.removeprefix('inherited from ')}"
-    if "scales" in section and cell.scale is not None:
-        yield section["scales"], section["scales"]["source"]
-    method = section.get("methods", {}).get(cell.method, {})
+    layers: list[Layer | None] = [
+        section.get("scales") if cell.scale is not None and catalog.PLUS not in name else None
+    ]
+    method = section.get("methods", {}).get(name, {})
     of_pair = method.get("pairs", {}).get(cell.pair, {})
     kinds = ("default", "stand") if stand else ("default",)
-    for kind in kinds:
-        for layer in (method.get(kind), of_pair.get(kind)):
-            if layer:
-                yield layer, layer["source"]
+    layers += [of.get(kind) for kind in kinds for of in (method, of_pair)]
+    for layer in filter(None, layers):
+        yield _flat(name, {key: layer[key] for key in layer if key != "source"}, ""), layer["source"]
 
 
-def _override_layers(cell: Cell, overrides: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Layers of params.yaml, weakest first: of the method, of the pair; each plain, then with stand."""
-    of_method = overrides.get(cell.method, {})
+def _override_layers(name: str, cell: Cell, overrides: dict[str, Any]) -> Iterator[Layer]:
+    """A method's layers in params.yaml, weakest first: of the method, of the pair; each plain, then with stand."""
+    of_method = overrides.get(name, {})
     layers = (of_method, of_method.get("pairs", {}).get(cell.pair, {}))
-    for layer in layers:
-        yield {key: value for key, value in layer.items() if key not in ("pairs", "stand")}
+    for values in layers:
+        yield _flat(name, {key: values[key] for key in values if key not in ("pairs", "stand")}, "")
     if cell.stand:
-        for layer in layers:
-            yield layer.get("stand", {})
+        for values in layers:
+            yield _flat(name, values.get("stand", {}), "")
+
+
+def _flat(method: str, layer: Any, where: str) -> Layer:
+    """A layer of a sum with the values below its terms' names as "term.key"; that of a single method as it is."""
+    if catalog.PLUS not in method:
+        return _mapping(layer, where)
+    names = method.split(catalog.PLUS)
+    flat: Layer = {}
+    for key, value in _mapping(layer, where).items():
+        if key in names:
+            flat |= {f"{key}.{part}": of_part for part, of_part in _mapping(value, f"{where}.{key}").items()}
+        else:
+            flat[key] = value
+    return flat
+
+
+def _in_sum(values: dict[str, T], name: str, *, first: bool) -> dict[str, T]:
+    """What a method has alone, under the keys that it has as a term; the sum's one ce_weight is its first term's."""
+    return {
+        key if key == "ce_weight" and first else f"{name}.{key}": value
+        for key, value in values.items()
+        if first or key != "ce_weight"
+    }
 
 
 def _mapping(value: Any, where: str) -> dict[str, Any]:
@@ -222,11 +281,16 @@ def _mapping(value: Any, where: str) -> dict[str, Any]:
     return value
 
 
-def _check(where: str, value: Any, domain: str | list[str]) -> None:
+def _check(where: str, value: Any, domain: str | list[Any]) -> None:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
     if isinstance(domain, list):
-        right, wanted = value in domain, " or ".join(domain)
+        right = any(value == choice and type(value) is type(choice) for choice in domain)
+        wanted = " or ".join(str(choice).lower() if isinstance(choice, bool) else str(choice) for choice in domain)
+    elif domain == "integer >= 1":
+        right, wanted = isinstance(value, int) and number and 1 <= value <= MOST, f"an integer from 1 to {MOST:,}"
+    elif domain == "[0, 1)":
+        right, wanted = number and 0 <= value < 1, "a number from 0 to below 1"
     else:
-        number = isinstance(value, int | float) and not isinstance(value, bool)
         right = number and (0 < value < LARGEST or (value == 0 and domain == ">= 0"))
         wanted = f"a number {domain} and below {LARGEST:g}"
     if not right:

@@ -47,7 +47,7 @@ class ResumeState:
             state = torch.load(self.path, map_location="cpu", weights_only=True)
         except Exception as error:  # what torch raises for a damaged file depends on where the damage is
             raise UserError(f"{self.path}: is damaged ({type(error).__name__}); delete it to start anew") from error
-        if not isinstance(state, dict) or set(state) != {"history", "student", "optimizer"}:
+        if not isinstance(state, dict) or set(state) != {"history", "student", "objective", "optimizer"}:
             raise UserError(f"{self.path}: is no state of a run; delete it to start anew")
         return state
 

@@ -85,3 +85,25 @@ def decoupling_weights(
     region_right = teacher_logits.argmax(dim=-1) == target[:, None]
     weights = torch.where(global_right != region_right, complementary_weight, 1.0)
     return weights.to(teacher_logits.dtype)
+
+
+def decouple_as_fusion_published(per_region_loss: Tensor, teacher_logits: Tensor, target: Tensor) -> Tensor:
+    """What the published fusion of SDD and LSKD computes for KD (SDD-LSKD-Fusion, SDD_KD_LSKD.py), mistakes included.
+
+    Its rows are ordered region by region, but it reads them as if sample by sample: row r is compared with the global
+    prediction for sample r // N. The loss is the mean over the rows that agree plus the mean over those that do not,
+    and changes when the samples of a batch are permuted. For comparisons; `decouple` is the right one.
+
+    Args:
+        per_region_loss: (B, N).
+        teacher_logits: (B, N, C), regions coarse to fine, the whole image first.
+        target: (B,), class indices.
+
+    Returns:
+        Scalar.
+    """
+    right = (teacher_logits.argmax(dim=-1) == target[:, None]).T.reshape(-1)
+    rows = per_region_loss.T.reshape(-1)
+    batch, regions = per_region_loss.shape
+    agrees = right == right[:batch].repeat_interleave(regions)
+    return sum(((rows * of).sum() / of.sum().clamp(min=1) for of in (agrees, ~agrees)), start=rows.new_zeros(()))

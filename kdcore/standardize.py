@@ -7,6 +7,7 @@ from kdcore.precision import at_least_float32
 EPSILON = 1e-7
 
 
+@at_least_float32
 def standardize(logits: Tensor) -> Tensor:
     """Z-score over classes: zero mean, unit (unbiased) standard deviation, before any temperature.
 
@@ -17,7 +18,6 @@ def standardize(logits: Tensor) -> Tensor:
         (..., C). Unchanged when a row of logits is shifted, or scaled by a positive factor (up to `EPSILON`,
         which is added to the deviation). A constant row becomes zeros, with a finite gradient.
     """
-    (logits,) = at_least_float32(logits)
     centred = logits - logits.mean(dim=-1, keepdim=True)
     variance = centred.square().sum(dim=-1, keepdim=True) / (logits.shape[-1] - 1)
     constant = variance == 0

@@ -1,4 +1,4 @@
-"""The trainer: SGD over augmented batches, the same for teachers, baselines and distilled students.
+"""The trainer: gradient descent over augmented batches, the same for teachers, baselines and distilled students.
 
 Deterministic: all randomness comes from (seed, epoch, index). Nothing is read back from the device inside an epoch.
 """
@@ -9,18 +9,22 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from kdcore import networks
-from kdcore.data.augment import Normalize, apply_views, epoch_order, epoch_views
+from kdcore import networks, objective
+from kdcore.data.augment import STRONG_CROP, VIEWS, Normalize, apply_views, device_generator, epoch_order, epoch_views
 from kdcore.data.store import Dataset
+from kdcore.data.strong import apply_strong_views, epoch_strong_views
+from kdcore.dot import DOT
 from kdcore.errors import RunError
 from kdcore.inference import predict, top1
-from kdcore.networks.contract import Network
-from kdcore.objective import PLAIN, Objective
+from kdcore.networks.contract import Network, Output
+from kdcore.objective import PLAIN, Batch, Objective, Parts
 
 Row = dict[str, float]
-"""One epoch of a history: epoch, lr, loss, ce, kd, train_top1, test_top1."""
+"""One epoch of a history: epoch, lr, loss, ce, the unweighted loss of each method by its name, train_top1 (of weak
+views), test_top1.
+"""
 
 
 class NotFiniteError(RunError):
@@ -42,12 +46,23 @@ class Settings:
     milestones: tuple[int, ...] = ()
     """Step schedule: the rate decays once the epoch, counted from 1, exceeds each of them."""
     lr_decay: float = 1.0
+    optimizer: str = "sgd"
+    """ "sgd" or "dot"."""
+    dot_delta: float = 0.0
+    """See `kdcore.dot`."""
 
     def lr_at(self, epoch: int) -> float:
         """The learning rate of an epoch, counted from 1."""
         if self.schedule == "cosine":
             return self.lr * 0.5 * (1 + math.cos(math.pi * (epoch - 1) / self.epochs))
         return self.lr * self.lr_decay ** sum(epoch > milestone for milestone in self.milestones)
+
+    def make_optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        """The optimiser, with the learning rate of the first epoch."""
+        common: dict[str, Any] = {"lr": self.lr, "momentum": self.momentum, "weight_decay": self.weight_decay}
+        if self.optimizer == "dot":
+            return DOT(parameters, delta=self.dot_delta, **common)
+        return torch.optim.SGD(parameters, nesterov=self.nesterov, fused=True, **common)
 
 
 class Checkpoint(Protocol):
@@ -84,7 +99,7 @@ def carry_out(
     device: torch.device,
     checkpoint: Checkpoint | None = None,
     watcher: Watcher | None = None,
-) -> tuple[Network, list[Row]]:
+) -> tuple[Network, Objective, list[Row]]:
     """Create and train the student that a card describes. Here, so that its code is part of every cell's card.
 
     Args:
@@ -96,35 +111,39 @@ def carry_out(
         watcher: see `train`.
 
     Returns:
-        The trained student and its history.
+        The trained student, its objective (whose adapters were trained too) and its history.
     """
     student = create(card["student"], len(dataset.classes), card["seed"], device)
-    objective = Objective(
-        card["method"] if teacher is not None else None,
-        card["recipe"],
-        levels=tuple(card.get("levels", PLAIN)),
-        stand=card.get("stand", False),
-        heads=None if teacher is None else (student.classifier, teacher.classifier),
-    )
-    settings = Settings(**card["train"])
+    goal = Objective(card["recipe"]["ce_weight"])
+    if teacher is not None:
+        goal = objective.build(
+            card["method"],
+            card["recipe"],
+            student=student,
+            teacher=teacher,
+            labels=torch.from_numpy(dataset.train.labels).to(device),
+            image_size=dataset.train.images.shape[1],
+            levels=tuple(card.get("levels", PLAIN)),
+            stand=card.get("stand", False),
+        )
     history = train(
         student,
         teacher,
-        objective,
+        goal,
         dataset,
-        settings,
+        Settings(**card["train"]),
         seed=card["seed"],
         device=device,
         checkpoint=checkpoint,
         watcher=watcher,
     )
-    return student, history
+    return student, goal, history
 
 
 def train(
     student: Network,
     teacher: Network | None,
-    objective: Objective,
+    goal: Objective,
     dataset: Dataset,
     settings: Settings,
     *,
@@ -133,12 +152,12 @@ def train(
     checkpoint: Checkpoint | None = None,
     watcher: Watcher | None = None,
 ) -> list[Row]:
-    """Train a student in place.
+    """Train a student in place, and its objective's adapters with it.
 
     Args:
         student: on `device`, from `create`.
         teacher: on `device`; frozen and in evaluation mode throughout. None for a network trained alone.
-        objective: the loss.
+        goal: the loss.
         dataset: its training images are learnt, its test images measured after every epoch.
         settings: optimiser and schedule.
         seed: of the order and views of the images.
@@ -158,93 +177,108 @@ def train(
     if teacher is not None:
         teacher.eval().requires_grad_(False)
     watcher = watcher or Watcher()
-    optimizer = torch.optim.SGD(
-        student.parameters(),
-        lr=settings.lr,
-        momentum=settings.momentum,
-        weight_decay=settings.weight_decay,
-        nesterov=settings.nesterov,
-        fused=True,
-    )
+    optimizer = settings.make_optimizer([*student.parameters(), *goal.parameters()])
     images = torch.from_numpy(dataset.train.images).to(device)
     labels = torch.from_numpy(dataset.train.labels).to(device)
     test_labels = torch.from_numpy(dataset.test.labels).to(device)
-    history = _resume(checkpoint, student, optimizer)
+    parts: dict[str, Any] = {"student": student, "objective": goal, "optimizer": optimizer}
+    history = _resume(checkpoint, parts)
     for epoch in range(len(history) + 1, settings.epochs + 1):
         for group in optimizer.param_groups:
             group["lr"] = settings.lr_at(epoch)
-        batches = _batches(images, labels, dataset, settings.batch_size, seed=seed, epoch=epoch)
-        row = _train_epoch(student, teacher, objective, optimizer, batches, epoch=epoch, watcher=watcher)
+        batches = _batches(images, labels, dataset, settings.batch_size, views=goal.views, seed=seed, epoch=epoch)
+        row = _train_epoch(student, teacher, goal, optimizer, batches, epoch=epoch, watcher=watcher)
         row["test_top1"] = top1(predict(student, dataset.test, dataset, device), test_labels).item()
         history.append({"epoch": epoch, "lr": settings.lr_at(epoch), **row})
         watcher.on_epoch(history[-1])
         if checkpoint is not None:
-            checkpoint.save({"history": history, "student": student.state_dict(), "optimizer": optimizer.state_dict()})
+            checkpoint.save({"history": history, **{name: part.state_dict() for name, part in parts.items()}})
     return history
 
 
-def _resume(checkpoint: Checkpoint | None, student: Network, optimizer: torch.optim.Optimizer) -> list[Row]:
+def _resume(checkpoint: Checkpoint | None, parts: dict[str, Any]) -> list[Row]:
     state = checkpoint.load() if checkpoint is not None else None
     if state is None:
         return []
-    student.load_state_dict(state["student"])
-    optimizer.load_state_dict(state["optimizer"])
+    for name, part in parts.items():
+        part.load_state_dict(state[name])
     return state["history"]
 
 
 def _batches(
-    images: Tensor, labels: Tensor, dataset: Dataset, size: int, *, seed: int, epoch: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """The epoch's batches, (B, 3, H, W) float32 and (B,); the last may be smaller."""
-    count, padding = len(labels), dataset.padding
-    order = epoch_order(seed, epoch, count).to(images.device)
-    views = epoch_views(seed, epoch, count, padding=padding, flip=dataset.flip).to(images.device)
-    normalize = Normalize(dataset.mean, dataset.std, images.device)
-    for index in order.split(size):
-        seen = apply_views(images[index], views.of(index), padding=padding)
-        yield normalize(seen), labels[index]
+    images: Tensor, labels: Tensor, dataset: Dataset, size: int, *, views: int, seed: int, epoch: int
+) -> Iterator[Batch]:
+    """The epoch's batches, of normalised images; the last may be smaller."""
+    count, padding, device = len(labels), dataset.padding, images.device
+    generator = device_generator(seed, epoch, device)
+    normalize = Normalize(dataset.mean, dataset.std, device)
+    crops = [
+        epoch_views(seed, epoch, count, padding=padding, flip=dataset.flip, purpose=purpose).to(device)
+        for purpose in (VIEWS, STRONG_CROP)[:views]
+    ]
+    strong = epoch_strong_views(seed, epoch, count) if views > 1 else None
+    order = epoch_order(seed, epoch, count)
+    for drawn, index in zip(order.split(size), order.to(device).split(size), strict=True):
+        seen = [apply_views(images[index], crop.of(index), padding=padding) for crop in crops]
+        if strong is not None:
+            seen[1] = apply_strong_views(seen[1], strong.of(drawn))
+        yield Batch(tuple(normalize(view) for view in seen), labels[index], index, epoch, generator)
 
 
 def _train_epoch(
     student: Network,
     teacher: Network | None,
-    objective: Objective,
+    goal: Objective,
     optimizer: torch.optim.Optimizer,
-    batches: Iterator[tuple[Tensor, Tensor]],
+    batches: Iterator[Batch],
     *,
     epoch: int,
     watcher: Watcher,
 ) -> Row:
     """One pass over the training images. Sums stay on the device until its end."""
     student.train()
-    parts, correct, seen = [], [], 0
-    for images, target in batches:
-        taught = None
+    goal.train()
+    losses: dict[str, list[Tensor]] = {}
+    correct, seen = [], 0
+    for batch in batches:
+        taught: list[Output] = []
         if teacher is not None:
             with torch.no_grad():
-                taught = teacher(images)
-        out = student(images)
-        terms = objective(out, taught, target, epoch=epoch)
-        optimizer.zero_grad(set_to_none=True)
-        terms.loss.backward()
-        optimizer.step()
-        parts.append(torch.stack([terms.loss, terms.ce, terms.kd]).detach())
-        correct.append((out.logits.detach().argmax(dim=1) == target).sum())
-        seen += len(target)
-        watcher.on_step(len(target))
-    values = torch.stack(parts).double().cpu()
-    _check_finite(values, epoch)
-    loss, ce, kd = values.mean(dim=0).tolist()
-    return {"loss": loss, "ce": ce, "kd": kd, "train_top1": 100 * torch.stack(correct).sum().item() / seen}
+                taught = [teacher(view) for view in batch.views]
+        outputs = [student(view) for view in batch.views]
+        parts = goal(outputs, taught, batch)
+        _minimise(optimizer, parts)
+        for name, value in {"loss": parts.loss, "ce": parts.ce, **parts.methods}.items():
+            losses.setdefault(name, []).append(value.detach())
+        correct.append((outputs[0].logits.detach().argmax(dim=1) == batch.target).sum())
+        seen += len(batch.target)
+        watcher.on_step(len(batch.target))
+    values = torch.stack([torch.stack(of_steps) for of_steps in losses.values()]).double().cpu()
+    _check_finite(values, list(losses), epoch)
+    means = dict(zip(losses, values.mean(dim=1).tolist(), strict=True))
+    return {**means, "train_top1": 100 * torch.stack(correct).sum().item() / seen}
 
 
-def _check_finite(values: Tensor, epoch: int) -> None:
-    """Values (steps, 3) of loss, ce and kd."""
-    broken = ~torch.isfinite(values).all(dim=1)
+def _minimise(optimizer: torch.optim.Optimizer, parts: Parts) -> None:
+    if isinstance(optimizer, DOT):
+        optimizer.minimise(parts.task, parts.distillation)
+        return
+    optimizer.zero_grad(set_to_none=True)
+    parts.loss.backward()
+    optimizer.step()
+
+
+def _check_finite(values: Tensor, names: list[str], epoch: int) -> None:
+    """Values (losses, steps) by name."""
+    broken = ~torch.isfinite(values).all(dim=0)
     if broken.any():
         step = int(broken.nonzero()[0, 0])
-        before = values[step - 1].tolist() if step else "none in this epoch"
+        before = _described(values[:, step - 1], names) if step else "none in this epoch"
         raise NotFiniteError(
-            f"epoch {epoch}, step {step + 1} of {len(values)}: loss, cross-entropy and distillation loss are "
-            f"{values[step].tolist()}; the last finite ones: {before}. Lower train.lr or the method's weights"
+            f"epoch {epoch}, step {step + 1} of {values.shape[1]}: {_described(values[:, step], names)}; the last "
+            f"finite ones: {before}. Lower train.lr or the method's weights"
         )
+
+
+def _described(values: Tensor, names: list[str]) -> str:
+    return ", ".join(f"{name} {value:.6g}" for name, value in zip(names, values.tolist(), strict=True))

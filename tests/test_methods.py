@@ -1,5 +1,6 @@
-"""Losses: closed forms, extremes and properties."""
+"""Losses of logits: closed forms, extremes and properties."""
 
+import itertools
 import math
 
 import pytest
@@ -8,27 +9,41 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdcore import methods
-from kdcore.methods import at, dkd, kd, nkd, rld
+from kdcore.methods import clkd, ctkd, dkd, kd, mlkd, nkd, rld, skd
+from kdcore.methods._confidence import unsure
+from kdcore.methods.contract import Setting
 from kdcore.networks.contract import Output
+from kdcore.standardize import standardize
 
-LOGIT = {
+SAMPLES = {
     "kd": {"temperature": 4.0},
     "dkd": {"alpha": 1.0, "beta": 8.0, "temperature": 4.0},
     "nkd": {"gamma": 1.5, "temperature": 1.0},
     "rld": {"alpha": 1.0, "beta": 8.0, "temperature": 4.0, "alpha_temperature": 1.0},
+    "ctkd": {"temperature": torch.tensor(3.0)},
 }
+BATCH = {
+    "clkd": {"mu": 0.5, "nu": 0.4, "beta": 2.0},
+    "skd": {"temperature": 4.0, "tikhonov": 0.1},
+    "mlkd": {"temperature": 4.0},
+    "mlkd-as_written": {"temperature": 4.0, "variant": "as_written"},
+}
+ALL = {**SAMPLES, **BATCH}
 
 
 def loss(name, student, teacher, target):
-    return methods.get(name).loss(student, teacher, target, **LOGIT[name])
+    """Of a method with two views, the second is the same as the first."""
+    method = methods.get(name.split("-")[0])
+    views = [student, student, teacher, teacher] if method is mlkd else [student, teacher]
+    return method.loss(*views, target, **ALL[name])
 
 
 def test_every_logit_method_is_tested_here():
-    assert set(LOGIT) == set(methods.names()["logit"])
+    assert {name.split("-")[0] for name in ALL} == set(methods.names()["logit"])
 
 
 def test_unknown_method_is_refused():
-    with pytest.raises(KeyError, match="known: at, dkd, kd, nkd, rld"):
+    with pytest.raises(KeyError, match="unknown method 'kdd'; known: at, cc, clkd"):
         methods.get("kdd")
 
 
@@ -79,16 +94,140 @@ def test_rld_of_a_fully_masked_sample_is_zero():
     assert not torch.autograd.grad(value.sum(), student)[0].any()
 
 
-@pytest.mark.parametrize("name", ["kd", "dkd"])
+def test_clkd_of_two_samples_of_two_classes():
+    """Rows and columns of the identity are unit vectors; of its mirror image they differ by 1 in every entry."""
+    student, teacher = torch.eye(2), torch.eye(2).flip(0)
+    by_instance, by_class, by_correlation = clkd.terms(student, teacher)
+    torch.testing.assert_close(by_instance, torch.tensor(1.0))
+    torch.testing.assert_close(by_class, torch.tensor(1.0))
+    torch.testing.assert_close(by_correlation, torch.tensor(0.0))
+    torch.testing.assert_close(clkd.loss(student, teacher, mu=0.5, nu=9.0, beta=2.0), torch.tensor(1.5))
+
+
+def test_clkd_correlation_by_its_definition():
+    student, teacher = torch.randn(2, 6, 5, dtype=torch.float64)
+    matrices = [(x - x.mean(dim=0)).T @ (x - x.mean(dim=0)) / 4 for x in (student, teacher)]
+    expected = (matrices[0] - matrices[1]).norm() / 25
+    torch.testing.assert_close(clkd.terms(student, teacher)[2], expected)
+
+
+def test_skd_of_opposite_samples():
+    """Two samples that the teacher sees alike and the student opposite: D has rows (0, -2/C) and (-2/C, 0)."""
+    student, teacher = torch.tensor([[1.0, 0.0], [-1.0, 0.0]]).double(), torch.tensor([[1.0, 0.0], [1.0, 0.0]]).double()
+    rows = torch.tensor([[0.0, -1.0], [-1.0, 0.0]]).double()
+    covariance = torch.tensor([[0.5, -0.5], [-0.5, 0.5]]).double() + 0.1 * torch.eye(2)
+    expected = (rows @ covariance.inverse() * rows).sum(dim=1).sqrt().mean()
+    torch.testing.assert_close(skd.mahalanobis(student, teacher, tikhonov=0.1), expected)
+
+
+def test_skd_masks_act_as_their_means():
+    student, teacher = torch.randn(2, 9, 5, dtype=torch.float64)
+    divergence, distance = skd.terms(student, teacher, **BATCH["skd"])
+    got = skd.loss(student, teacher, **BATCH["skd"], kd_weight=3.0)
+    torch.testing.assert_close(got, 3 * (divergence * 5 / 9 + distance * 3 / 5))
+
+
+def test_unsure_of_half_the_samples_and_classes():
+    teacher = torch.tensor([[9.0, 0, 0], [1, 0, 0], [5, 0, 0], [0, 2, 0]])
+    samples, classes = unsure(teacher)
+    assert samples.tolist() == [False, True, False, True]
+    assert classes.tolist() == [False, True, True]
+
+
+def test_mlkd_of_one_temperature_by_its_definition():
+    """KD at five temperatures, once per view, where every sample is as sure as every other."""
+    student, teacher = torch.randn(2, 4, 3, dtype=torch.float64)
+    teacher = teacher[:1].expand(4, 3)
+    found = mlkd.terms(student, 2 * student, teacher, teacher, temperature=4.0, variant="as_written")
+    temperatures = (4.0, *mlkd.FIXED_TEMPERATURES)
+    weak = sum(kd.loss(student, teacher, temperature=t).mean() for t in temperatures)
+    strong = sum(kd.loss(2 * student, teacher, temperature=t).mean() for t in temperatures)
+    between_samples = sum(
+        ((student / t).softmax(1) @ (student / t).softmax(1).T - (teacher / t).softmax(1) @ (teacher / t).softmax(1).T)
+        .square()
+        .sum()
+        / 4
+        for t in temperatures
+    )
+    torch.testing.assert_close(found.kd_weak, weak)
+    torch.testing.assert_close(found.kd_strong, strong)
+    torch.testing.assert_close(found.bc, between_samples)
+
+
+def test_mlkd_as_published_takes_the_weak_view_at_two_and_six():
+    student, strong, teacher = torch.randn(3, 4, 3, dtype=torch.float64)
+    found = mlkd.terms(student, strong, teacher, teacher, temperature=2.0)
+    expected = sum(kd.loss(strong, teacher, temperature=t).mean() for t in (2.0, 3.0, 5.0))
+    expected += sum(kd.loss(student, teacher, temperature=t).mean() for t in (2.0, 6.0))
+    torch.testing.assert_close(found.kd_strong, expected)
+
+
+def test_mlkd_standardises_the_divergences_alone():
+    views = torch.randn(4, 6, 5, dtype=torch.float64).unbind()
+    plain = mlkd.terms(*views, temperature=4.0)
+    standardised = mlkd.terms(*views, temperature=4.0, standardize=True)
+    by_hand = mlkd.terms(*(standardize(view) for view in views), temperature=4.0)
+    assert standardised.cc == plain.cc
+    assert standardised.bc == plain.bc
+    shares = [unsure(teacher)[0].double().mean() for teacher in (views[2], standardize(views[2]))]
+    torch.testing.assert_close(standardised.kd_weak / shares[0], by_hand.kd_weak / shares[1])
+
+
+def setting(classes=5):
+    maps = (torch.zeros(1, 3, 4, 4),) * 4
+    output = Output(torch.zeros(1, classes), maps, maps, torch.zeros(1, 3), maps[-1])
+    return Setting(output, output, (), torch.arange(10) % classes)
+
+
+def ctkd_adapter(variant):
+    torch.manual_seed(0)
+    return ctkd.Adapter(setting(), t_start=1.0, t_range=20.0, curriculum=10, variant=variant)
+
+
+def test_ctkd_starts_at_the_sigmoid_of_one():
+    temperature = ctkd_adapter("global").temperature(torch.zeros(2, 5), torch.zeros(2, 5), epoch=1)
+    torch.testing.assert_close(temperature, torch.tensor(1 + 20 / (1 + math.exp(-1))))
+
+
+@pytest.mark.parametrize(("epoch", "factor"), [(0, 0.0), (5, -0.5), (10, -1.0), (240, -1.0)])
+def test_ctkd_reverses_the_gradient_of_its_temperature_along_half_a_cosine(epoch, factor):
+    assert ctkd.reversal(epoch, 10) == pytest.approx(factor)
+    adapter = ctkd_adapter("global")
+    student, teacher = torch.randn(2, 8, 5)
+    adapter(student, teacher, None, epoch=epoch).mean().backward()
+    theta = torch.ones((), requires_grad=True)
+    ctkd.loss(student, teacher, temperature=1 + 20 * theta.sigmoid()).mean().backward()
+    torch.testing.assert_close(adapter.theta.grad, factor * theta.grad)
+
+
+def test_ctkd_of_instances_gives_each_sample_and_region_its_temperature_and_the_student_no_gradient():
+    adapter = ctkd_adapter("instance")
+    student, teacher = torch.randn(2, 8, 3, 5)
+    student.requires_grad_()
+    temperature = adapter.temperature(student, teacher, epoch=5)
+    assert temperature.shape == (8, 3)
+    assert temperature.unique().numel() > 1
+    assert torch.autograd.grad(temperature.sum(), student, allow_unused=True, retain_graph=True) == (None,)
+    temperature.sum().backward()
+    assert all(parameter.grad is not None for parameter in adapter.parameters())
+
+
+def test_ctkd_at_a_constant_temperature_is_kd():
+    student, teacher = torch.randn(2, 8, 5, dtype=torch.float64)
+    got = ctkd.loss(student, teacher, temperature=torch.full((8,), 4.0, dtype=torch.float64))
+    torch.testing.assert_close(got, kd.loss(student, teacher, temperature=4.0))
+
+
+@pytest.mark.parametrize("name", ["kd", "dkd", "ctkd", "clkd", "skd", "mlkd", "mlkd-as_written"])
 def test_student_equal_to_teacher_has_no_loss_and_no_gradient(name):
     teacher = torch.randn(8, 10, dtype=torch.float64)
     student = teacher.clone().requires_grad_()
     value = loss(name, student, teacher, torch.arange(8))
-    torch.testing.assert_close(value, torch.zeros(8, dtype=torch.float64))
+    torch.testing.assert_close(value, torch.zeros_like(value))
     torch.testing.assert_close(torch.autograd.grad(value.sum(), student)[0], torch.zeros_like(teacher))
 
 
-@pytest.mark.parametrize("name", LOGIT)
+@pytest.mark.parametrize("name", ALL)
 def test_a_gradient_step_lowers_the_loss(name):
     torch.manual_seed(0)
     student, teacher = torch.randn(2, 16, 10, dtype=torch.float64)
@@ -99,62 +238,68 @@ def test_a_gradient_step_lowers_the_loss(name):
     assert loss(name, student - 0.01 * gradient, teacher, target).mean() < value
 
 
-@pytest.mark.parametrize("name", LOGIT)
+def extremes(size):
+    """Batches of logits: large, small and equal rows; a class that is masked in every sample; a single sample."""
+    rows = torch.tensor([[size, -size, 0.0, 1.0], [-size, size, size, -size], [size] * 4, [0.0] * 4])
+    masked = torch.randn(4, 4)
+    masked[:, 2] = -size
+    return [rows, rows.flip(0), -rows, torch.zeros(4, 4), torch.full((4, 4), size), masked, rows[:1], rows[3:]]
+
+
+@pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("size", [100.0, 1000.0])
 def test_extreme_logits_stay_finite(name, dtype, size):
-    rows = [[size, -size, 0.0, 1.0], [-size, size, size, -size], [size] * 4, [0.0] * 4]
-    student = torch.tensor(rows, dtype=dtype, requires_grad=True)
-    for teacher in (student.detach(), student.detach().flip(0), -student.detach()):
-        value = loss(name, student, teacher, torch.tensor([0, 1, 2, 3]))
+    batches = [batch.to(dtype) for batch in extremes(size)]
+    for student, teacher in itertools.product(batches, batches):
+        if len(student) != len(teacher):
+            continue
+        own = student.clone().requires_grad_()
+        target = torch.arange(len(student))
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.bfloat16):
+            value = loss(name, own, teacher, target)
         assert value.dtype == torch.float32
         assert torch.isfinite(value).all()
-        assert torch.isfinite(torch.autograd.grad(value.sum(), student)[0]).all()
+        assert torch.isfinite(torch.autograd.grad(value.sum(), own)[0]).all()
 
 
-@pytest.mark.parametrize("name", LOGIT)
+@pytest.mark.parametrize("name", ALL)
 def test_half_precision_is_computed_in_single(name):
     torch.manual_seed(0)
     student, teacher = (5 * torch.randn(2, 16, 10)).bfloat16()
     target = torch.randint(10, (16,))
-    got = loss(name, student, teacher, target)
-    torch.testing.assert_close(
-        got.double(), loss(name, student.double(), teacher.double(), target), rtol=1e-5, atol=1e-6
-    )
+    with torch.autocast("cpu", torch.bfloat16):
+        got = loss(name, student, teacher, target)
+    exact = loss(name, student.double(), teacher.double(), target)
+    torch.testing.assert_close(got.double(), exact, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", LOGIT)
+@pytest.mark.parametrize("name", ALL)
 @settings(deadline=None, max_examples=25)
 @given(
     shape=st.lists(st.integers(1, 4), min_size=1, max_size=3),
     classes=st.integers(2, 12),
     seed=st.integers(0, 99),
 )
-def test_any_leading_shape_gives_the_same_as_rows(name, shape, classes, seed):
+def test_any_leading_shape_gives_the_same_as_rows_or_as_batches(name, shape, classes, seed):
     generator = torch.Generator().manual_seed(seed)
     student, teacher = torch.randn(2, *shape, classes, generator=generator, dtype=torch.float64)
     target = torch.randint(classes, shape, generator=generator)
     together = loss(name, student, teacher, target)
-    assert together.shape == target.shape
-    rows = loss(name, student.reshape(-1, classes), teacher.reshape(-1, classes), target.reshape(-1))
-    torch.testing.assert_close(together.reshape(-1), rows)
+    kept = 1 if name in SAMPLES else 2
+    leading = student.shape[: student.ndim - kept]
+    assert together.shape == leading
+    parts = zip(*(x.flatten(0, len(leading) - 1) if leading else x[None] for x in (student, teacher)), strict=True)
+    targets = target.reshape(-1, *target.shape[len(leading) :])
+    apart = [loss(name, own, other, of) for (own, other), of in zip(parts, targets, strict=True)]
+    torch.testing.assert_close(together.reshape(-1), torch.stack(apart))
 
 
-class TestAttentionTransfer:
-    def test_equal_maps_up_to_scale_have_no_loss(self):
-        maps = [torch.rand(2, 3, 4, 4), torch.rand(2, 5, 2, 2)]
-        torch.testing.assert_close(at.loss([5 * m for m in maps], maps, p=2), torch.tensor(0.0), atol=1e-10, rtol=0)
-
-    def test_opposite_attention(self):
-        """Two disjoint unit maps over 2 pixels differ by 1 in each: mean square 1."""
-        student, teacher = torch.tensor([[[[1.0, 0.0]]]]), torch.tensor([[[[0.0, 1.0]]]])
-        torch.testing.assert_close(at.loss([student], [teacher], p=2), torch.tensor(1.0))
-
-    def test_unequal_stage_counts_match_from_the_deep_end(self):
-        def output(count):
-            maps = tuple(torch.rand(2, 3, 8 - i, 8 - i) for i in range(count))
-            return Output(torch.zeros(2, 5), maps, maps, torch.zeros(2, 3), maps[-1])
-
-        student, teacher = output(3), output(5)
-        expected = at.loss(student.stages[1:], teacher.stages[-2:], p=2)
-        torch.testing.assert_close(at.distill(student, teacher, p=2), expected)
+@pytest.mark.parametrize("name", BATCH)
+def test_a_batch_in_another_order_has_the_same_loss(name):
+    student, teacher = torch.randn(2, 16, 10, dtype=torch.float64)
+    order = torch.randperm(16)
+    target = torch.arange(16) % 10
+    torch.testing.assert_close(
+        loss(name, student, teacher, target), loss(name, student[order], teacher[order], target[order])
+    )

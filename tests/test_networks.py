@@ -64,6 +64,21 @@ def test_output_contract(name, size):
     assert [s.shape for s in out.stages] == [p.shape for p in out.preacts]
     torch.testing.assert_close(out.final_map.mean(dim=(2, 3)), out.pooled)
     torch.testing.assert_close(network.classifier(out.pooled), out.logits)
+    assert [norm.num_features for norm in network.norms] == [preact.shape[1] for preact in out.preacts[1:]]
+
+
+@pytest.mark.parametrize("name", ["resnet8", "resnet18", "resnet50", "wrn_16_1"])
+def test_norms_are_the_last_that_the_preacts_passed(name):
+    """Shifting a norm by one shifts its preact, before any later nonlinearity, by one."""
+    network = networks.create(name, 7).eval()
+    images = torch.randn(2, 3, 16, 16)
+    for i, norm in enumerate(network.norms):
+        with torch.no_grad():
+            before = network(images).preacts[i + 1]
+            norm.bias += 1
+            after = network(images).preacts[i + 1]
+            norm.bias -= 1
+        torch.testing.assert_close(after, before + 1)
 
 
 @pytest.mark.parametrize("name", ["resnet8", "wrn_16_1", "resnet18", "resnet50"])

@@ -1,4 +1,4 @@
-"""The composition of method, scales and standardisation."""
+"""The composition of methods, scales and standardisation."""
 
 import itertools
 
@@ -6,92 +6,185 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from kdcore import methods, networks
-from kdcore.methods import kd
-from kdcore.objective import Objective
-from kdcore.scales import pyramid_logits
+from kdcore import catalog, methods, networks, objective
+from kdcore.data.augment import device_generator
+from kdcore.methods import kd, mlkd
+from kdcore.objective import Batch, Objective, Term
+from kdcore.recipes import COMMON, DECOUPLED
+from kdcore.scales import decouple_as_fusion_published, pyramid_logits
 from kdcore.standardize import standardize
-from tests.test_methods import LOGIT
+from tests.test_methods import BATCH, SAMPLES
 
-WEIGHTS = {"ce_weight": 0.3, "kd_weight": 2.0, "warmup": 0, "complementary_weight": 2.0}
+CPU = torch.device("cpu")
+WEIGHTS = {"ce_weight": 0.3, "kd_weight": 2.0, "warmup": 0}
+REGIONS = {"complementary_weight": 2.0, "decoupling": "sdd"}
+LOGIT = {
+    **{name: values for name, values in {**SAMPLES, **BATCH}.items() if "-" not in name},
+    "mlkd": {"temperature": 4.0, "variant": "as_published"},
+    "ctkd": {"t_start": 1.0, "t_range": 20.0, "curriculum": 10, "variant": "instance"},
+}
+
+
+class Case:
+    """Two networks, a batch of eight images in two views, and the networks' outputs for them."""
+
+    def __init__(self):
+        torch.manual_seed(0)
+        self.student, self.teacher = networks.create("resnet8", 10), networks.create("wrn_16_1", 10).eval()
+        images, target = torch.randn(2, 8, 3, 16, 16), torch.randint(10, (8,))
+        self.batch = Batch(tuple(images), target, torch.arange(8), 1, device_generator(0, 1, CPU))
+        self.out = [self.student(view) for view in images]
+        with torch.no_grad():
+            taught = [self.teacher(view) for view in images]
+        # An untrained network says the same of every region; a teacher must not, for the weights to matter.
+        self.taught = [output._replace(final_map=torch.randn_like(output.final_map)) for output in taught]
+
+    def build(self, method, recipe, **options):
+        labels = torch.arange(20) % 10
+        return objective.build(
+            method, recipe, student=self.student, teacher=self.teacher, labels=labels, image_size=16, **options
+        )
+
+    def parts(self, method, recipe, **options):
+        goal = self.build(method, recipe, **options)
+        return goal(self.out[: goal.views], self.taught[: goal.views], self.batch)
 
 
 @pytest.fixture
-def batch():
-    torch.manual_seed(0)
-    student, teacher = networks.create("resnet8", 10), networks.create("wrn_16_1", 10).eval()
-    images, target = torch.randn(8, 3, 16, 16), torch.randint(10, (8,))
-    with torch.no_grad():
-        taught = teacher(images)
-    return student, student(images), taught, target, (student.classifier, teacher.classifier)
+def case():
+    return Case()
 
 
-def parts(batch, method, recipe, *, epoch=1, **options):
-    _, out, taught, target, heads = batch
-    return Objective(method, recipe, heads=heads, **options)(out, taught, target, epoch=epoch)
-
-
-@pytest.mark.parametrize("name", LOGIT)
-def test_global_scale_without_stand_is_the_plain_method(batch, name):
-    _, out, taught, target, _ = batch
-    terms = parts(batch, name, {**LOGIT[name], **WEIGHTS})
-    plain = methods.get(name).loss(out.logits, taught.logits, target, **LOGIT[name]).mean()
-    ce = F.cross_entropy(out.logits, target)
-    torch.testing.assert_close(terms.kd, plain)
-    torch.testing.assert_close(terms.loss, 0.3 * ce + 2.0 * plain)
+@pytest.mark.parametrize("name", SAMPLES.keys() - {"ctkd"})
+def test_global_scale_without_stand_is_the_plain_method(case, name):
+    parts = case.parts(name, {**LOGIT[name], **WEIGHTS})
+    out, taught = case.out[0].logits, case.taught[0].logits
+    plain = methods.get(name).loss(out, taught, case.batch.target, **LOGIT[name]).mean()
+    ce = F.cross_entropy(out, case.batch.target)
+    torch.testing.assert_close(parts.methods[name], plain)
+    torch.testing.assert_close(parts.loss, 0.3 * ce + 2.0 * plain)
 
 
 @pytest.mark.parametrize(
-    ("name", "levels", "stand"), list(itertools.product(LOGIT, [(1, 2), (1, 2, 4), (4,)], [False, True]))
+    ("name", "levels", "stand"), list(itertools.product(LOGIT, [(1,), (1, 2), (1, 2, 4), (4,)], [False, True]))
 )
-def test_every_combination_reaches_every_parameter(batch, name, levels, stand):
-    student = batch[0]
-    terms = parts(batch, name, {**LOGIT[name], **WEIGHTS}, levels=levels, stand=stand)
-    terms.loss.backward()
-    assert [key for key, p in student.named_parameters() if p.grad is None] == []
-    assert torch.isfinite(terms.loss)
+def test_every_combination_reaches_every_parameter(case, name, levels, stand):
+    parts = case.parts(name, {**LOGIT[name], **WEIGHTS, **REGIONS}, levels=levels, stand=stand)
+    parts.loss.backward()
+    assert [key for key, p in case.student.named_parameters() if p.grad is None] == []
+    assert torch.isfinite(parts.loss)
 
 
-def test_regions_and_standardisation_by_hand(batch):
-    _, out, taught, target, (head_s, head_t) = batch
-    s, t = (pyramid_logits(o.final_map, h, (1, 2)) for o, h in ((out, head_s), (taught, head_t)))
+@pytest.mark.parametrize("name", LOGIT)
+def test_a_batch_in_another_order_has_the_same_loss(case, name):
+    """The published fusion of SDD and LSKD does not (docs/differences.md)."""
+    goal = case.build(name, {**LOGIT[name], **WEIGHTS, **REGIONS}, levels=(1, 2), stand=True)
+    first = goal(case.out[: goal.views], case.taught[: goal.views], case.batch)
+    order = torch.randperm(8)
+    out, taught = (
+        [o._replace(logits=o.logits[order], final_map=o.final_map[order]) for o in outputs[: goal.views]]
+        for outputs in (case.out, case.taught)
+    )
+    batch = Batch((), case.batch.target[order], order, 1, case.batch.generator)
+    torch.testing.assert_close(goal(out, taught, batch).loss, first.loss)
+
+
+def test_regions_and_standardisation_by_hand(case):
+    heads = case.student.classifier, case.teacher.classifier
+    s, t = (pyramid_logits(o.final_map, h, (1, 2)) for o, h in zip((case.out[0], case.taught[0]), heads, strict=True))
     per_region = kd.loss(standardize(s), standardize(t), temperature=4.0)
-    right_global = t[:, :1].argmax(-1) == target[:, None]
-    right_region = t.argmax(-1) == target[:, None]
+    right_global = t[:, :1].argmax(-1) == case.batch.target[:, None]
+    right_region = t.argmax(-1) == case.batch.target[:, None]
     expected = ((1 + (right_global != right_region).float()) * per_region).mean()
-    terms = parts(batch, "kd", {"temperature": 4.0, **WEIGHTS}, levels=(1, 2), stand=True)
-    torch.testing.assert_close(terms.kd, expected)
+    parts = case.parts("kd", {"temperature": 4.0, **WEIGHTS, **REGIONS}, levels=(1, 2), stand=True)
+    torch.testing.assert_close(parts.methods["kd"], expected)
 
 
-def test_levels_without_the_whole_image_weigh_by_the_networks_own_prediction(batch):
-    _, out, taught, target, (head_s, head_t) = batch
-    s, t = (pyramid_logits(o.final_map, h, (2,)) for o, h in ((out, head_s), (taught, head_t)))
-    disagree = (taught.logits.argmax(-1) == target)[:, None] != (t.argmax(-1) == target[:, None])
+def test_levels_without_the_whole_image_weigh_by_the_networks_own_prediction(case):
+    heads = case.student.classifier, case.teacher.classifier
+    s, t = (pyramid_logits(o.final_map, h, (2,)) for o, h in zip((case.out[0], case.taught[0]), heads, strict=True))
+    target = case.batch.target
+    disagree = (case.taught[0].logits.argmax(-1) == target)[:, None] != (t.argmax(-1) == target[:, None])
     expected = ((1 + disagree.float()) * kd.loss(s, t, temperature=4.0)).mean()
-    terms = parts(batch, "kd", {"temperature": 4.0, **WEIGHTS}, levels=(2,))
-    torch.testing.assert_close(terms.kd, expected)
+    parts = case.parts("kd", {"temperature": 4.0, **WEIGHTS, **REGIONS}, levels=(2,))
+    torch.testing.assert_close(parts.methods["kd"], expected)
 
 
-def test_vanilla_is_cross_entropy_alone(batch):
-    _, out, _, target, _ = batch
-    terms = parts(batch, None, {"ce_weight": 1.0})
-    torch.testing.assert_close(terms.loss, F.cross_entropy(out.logits, target))
-    assert terms.kd == 0
+def test_losses_across_a_batch_apply_to_each_region_and_are_averaged(case):
+    recipe = {"temperature": 4.0, "variant": "as_published", **WEIGHTS}
+    parts = case.parts("mlkd", recipe, levels=(1, 2), stand=True)
+    heads = [case.student.classifier] * 2 + [case.teacher.classifier] * 2
+    regions = [pyramid_logits(o.final_map, h, (1, 2)) for o, h in zip((*case.out, *case.taught), heads, strict=True)]
+    apart = [mlkd.loss(*(r[:, n] for r in regions), temperature=4.0, standardize=True) for n in range(5)]
+    torch.testing.assert_close(parts.methods["mlkd"], torch.stack(apart).mean())
 
 
-def test_feature_method(batch):
-    terms = parts(batch, "at", {"p": 2, **WEIGHTS})
-    assert terms.kd > 0
+def test_two_views_have_two_cross_entropies(case):
+    parts = case.parts("mlkd", {"temperature": 4.0, "variant": "as_published", **WEIGHTS})
+    expected = sum(F.cross_entropy(out.logits, case.batch.target) for out in case.out)
+    torch.testing.assert_close(parts.ce, expected)
+    torch.testing.assert_close(parts.task, 0.3 * expected)
+
+
+def test_alone_it_is_cross_entropy(case):
+    parts = Objective(1.0)([case.out[0]], [], case.batch)
+    torch.testing.assert_close(parts.loss, F.cross_entropy(case.out[0].logits, case.batch.target))
+    assert parts.distillation is None
+
+
+def test_terms_of_a_sum_keep_their_own_weights_and_warm_up(case):
+    recipe = {
+        "ce_weight": 0.5,
+        "at.p": 2,
+        "at.kd_weight": 7.0,
+        "at.warmup": 0,
+        **{f"kd.{key}": value for key, value in {"temperature": 3.0, "kd_weight": 2.0, "warmup": 4, **REGIONS}.items()},
+    }
+    parts = case.parts("at+kd", recipe, levels=(1, 2), stand=True)
+    at_alone = case.parts("at", {"p": 2, **WEIGHTS}).methods["at"]
+    kd_alone = case.parts("kd", {"temperature": 3.0, **WEIGHTS, **REGIONS}, levels=(1, 2), stand=True).methods["kd"]
+    torch.testing.assert_close(parts.loss, 0.5 * parts.ce + 7.0 * at_alone + 2.0 / 4 * kd_alone)
+
+
+def test_fusion_as_published_reads_region_major_rows_as_sample_major_ones():
+    """Two samples, three regions: rows 0 to 2 are compared with sample 0 though row 1 is sample 1's."""
+    target = torch.tensor([0, 0])
+    right, wrong = [1.0, 0.0], [0.0, 1.0]
+    teacher = torch.tensor([[right, right, wrong], [wrong, right, right]])
+    per_region = torch.tensor([[1.0, 2.0, 4.0], [8.0, 16.0, 32.0]])
+    # Rows (region by region): right wrong right | right wrong right; sample 0 is right, sample 1 wrong.
+    agrees = [1.0, 2.0, 4.0]  # rows 0 and 2 of the first three, row 4 of the last three
+    differs = [8.0, 16.0, 32.0]
+    expected = torch.tensor(sum(agrees) / 3 + sum(differs) / 3)
+    torch.testing.assert_close(decouple_as_fusion_published(per_region, teacher, target), expected)
+
+
+def test_fusion_as_published_can_be_chosen(case):
+    recipe = {"temperature": 4.0, **WEIGHTS, **REGIONS, "decoupling": "fusion_as_published"}
+    published = case.parts("kd", recipe, levels=(1, 2), stand=True).methods["kd"]
+    ours = case.parts("kd", {**recipe, "decoupling": "sdd"}, levels=(1, 2), stand=True).methods["kd"]
+    assert not torch.isclose(published, ours)
 
 
 def test_regions_need_classifiers():
     with pytest.raises(ValueError, match="need the classifiers"):
-        Objective("kd", {"temperature": 4.0, **WEIGHTS}, levels=(1, 2))
+        Term("kd", {"temperature": 4.0, **WEIGHTS}, levels=(1, 2))
+
+
+def test_adapters_need_a_setting():
+    with pytest.raises(ValueError, match="crd needs a setting"):
+        Term("crd", WEIGHTS)
 
 
 @pytest.mark.parametrize(
     ("warmup", "epoch", "share"), [(0, 1, 1.0), (20, 1, 0.05), (20, 10, 0.5), (20, 20, 1), (20, 99, 1)]
 )
 def test_warm_up(warmup, epoch, share):
-    objective = Objective("kd", {"temperature": 4.0, **WEIGHTS, "warmup": warmup})
-    assert objective.kd_weight(epoch) == pytest.approx(2.0 * share)
+    term = Term("kd", {"temperature": 4.0, **WEIGHTS, "warmup": warmup})
+    assert term.weight(epoch) == pytest.approx(2.0 * share)
+
+
+def test_no_method_calls_a_parameter_as_recipes_call_theirs():
+    for entry in catalog.methods().values():
+        assert not entry.parameters.keys() & (COMMON.keys() | DECOUPLED.keys()), entry.name
+    assert {*COMMON, *DECOUPLED} == set(objective.COMMON)

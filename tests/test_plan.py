@@ -75,7 +75,7 @@ class TestEdits:
         assert changed(cards(), cards(sources)) == cells_of("dkd")
 
     def test_trainer(self, sources):
-        edit(sources / "kdcore/objective.py", "ce = F.cross_entropy(", "ce = 1 * F.cross_entropy(")
+        edit(sources / "kdcore/objective.py", "self.ce_weight * ce,", "1 * self.ce_weight * ce,")
         assert changed(cards(), cards(sources)) == all_runs()
 
     def test_what_carries_a_card_out(self, sources):

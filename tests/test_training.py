@@ -1,6 +1,8 @@
 """The trainer: schedules, determinism, exact resumption, and losses that are not finite."""
 
 import math
+from dataclasses import asdict, replace
+from functools import partial
 
 import pytest
 import torch
@@ -8,13 +10,25 @@ import torch
 from kdcore import training
 from kdcore.data import digits
 from kdcore.errors import UserError
-from kdcore.objective import Objective
+from kdcore.objective import Objective, Term
 from kdcore.resume import ResumeState
 from kdcore.training import NotFiniteError, Settings, Watcher
 
 CPU = torch.device("cpu")
 SETTINGS = Settings(3, 16, 0.05, 0.9, False, 5e-4, "step", (2,), 0.1)
-KD = {"temperature": 4.0, "ce_weight": 0.5, "kd_weight": 0.5, "warmup": 2, "complementary_weight": 2.0}
+COMMON = {"ce_weight": 0.5, "kd_weight": 0.5, "warmup": 2}
+KD = {"temperature": 4.0, **COMMON, "complementary_weight": 2.0, "decoupling": "sdd"}
+CRD = {"temperature": 0.07, "momentum": 0.5, "negatives": 16, "embedding": 8, **COMMON}
+CTKD = {"t_start": 1.0, "t_range": 20.0, "curriculum": 2, "variant": "global", **COMMON}
+RECIPES = {
+    "kd": KD,
+    "mlkd": {"temperature": 4.0, "variant": "as_published", **COMMON},
+    "crd+ctkd": {
+        "ce_weight": 0.5,
+        **{f"{name}.{key}": value for name, recipe in (("crd", CRD), ("ctkd", CTKD)) for key, value in recipe.items()},
+        **{f"ctkd.{key}": KD[key] for key in ("complementary_weight", "decoupling")},
+    },
+}
 
 
 @pytest.fixture(scope="module")
@@ -22,12 +36,13 @@ def dataset():
     return digits.fetch(source="embedded", image_size=16, train_per_class=4)
 
 
-def distil(dataset, *, seed=0, settings=SETTINGS, **options):
-    student = training.create("resnet8", 10, seed, CPU)
+def distil(dataset, method="kd", *, seed=0, settings=SETTINGS, **options):
+    """The trained student and its adapters, and the history."""
     teacher = training.create("wrn_16_1", 10, 7, CPU)
-    objective = Objective("kd", KD, levels=(1, 2), stand=True, heads=(student.classifier, teacher.classifier))
-    history = training.train(student, teacher, objective, dataset, settings, seed=seed, device=CPU, **options)
-    return student, history
+    card = {"student": "resnet8", "method": method, "recipe": RECIPES[method], "seed": seed, "levels": [1, 2]}
+    card |= {"stand": True, "train": asdict(settings)}
+    student, goal, history = training.carry_out(card, dataset, teacher, device=CPU, **options)
+    return torch.nn.ModuleDict({"student": student, "adapters": goal}), history
 
 
 def same_bits(a, b):
@@ -51,18 +66,10 @@ def test_one_step_is_sgd_with_momentum_and_decay(dataset):
     """Against the update written out, on one batch and one epoch."""
     student, reference = (training.create("resnet8", 10, 0, CPU) for _ in range(2))
     settings = Settings(1, 1000, 0.1, 0.9, False, 0.01, "cosine")
-    training.train(student, None, Objective(None, {"ce_weight": 1.0}), dataset, settings, seed=5, device=CPU)
-    images, target = next(
-        training._batches(
-            torch.from_numpy(dataset.train.images),
-            torch.from_numpy(dataset.train.labels),
-            dataset,
-            1000,
-            seed=5,
-            epoch=1,
-        )
-    )
-    torch.nn.functional.cross_entropy(reference.train()(images).logits, target).backward()
+    training.train(student, None, Objective(1.0), dataset, settings, seed=5, device=CPU)
+    images, labels = torch.from_numpy(dataset.train.images), torch.from_numpy(dataset.train.labels)
+    batch = next(training._batches(images, labels, dataset, 1000, views=1, seed=5, epoch=1))
+    torch.nn.functional.cross_entropy(reference.train()(batch.views[0]).logits, batch.target).backward()
     for (key, got), start in zip(student.named_parameters(), reference.parameters(), strict=True):
         torch.testing.assert_close(got, start - 0.1 * (start.grad + 0.01 * start), msg=key)
 
@@ -84,8 +91,8 @@ def test_teacher_stays_as_it_is(dataset):
     teacher = training.create("wrn_16_1", 10, 7, CPU).train()
     before = {key: value.clone() for key, value in teacher.state_dict().items()}
     student = training.create("resnet8", 10, 0, CPU)
-    objective = Objective("kd", KD)
-    training.train(student, teacher, objective, dataset, SETTINGS, seed=0, device=CPU)
+    goal = Objective(0.5, [Term("kd", KD)])
+    training.train(student, teacher, goal, dataset, SETTINGS, seed=0, device=CPU)
     assert all(torch.equal(value, teacher.state_dict()[key]) for key, value in before.items())
     assert not teacher.training
     assert all(parameter.grad is None for parameter in teacher.parameters())
@@ -99,6 +106,7 @@ def test_history(dataset):
     assert [row["lr"] for row in history] == pytest.approx([0.05, 0.05, 0.005])
     for row in history:
         weight = 0.5 * min(row["epoch"] / 2, 1)
+        assert list(row) == ["epoch", "lr", "loss", "ce", "kd", "train_top1", "test_top1"]
         assert row["loss"] == pytest.approx(0.5 * row["ce"] + weight * row["kd"], rel=1e-5)
     assert history[-1]["loss"] < history[0]["loss"] * 2
 
@@ -106,7 +114,7 @@ def test_history(dataset):
 def test_learning(dataset):
     settings = Settings(20, 8, 0.05, 0.9, False, 5e-4, "cosine")
     student = training.create("resnet8", 10, 0, CPU)
-    history = training.train(student, None, Objective(None, {"ce_weight": 1.0}), dataset, settings, seed=0, device=CPU)
+    history = training.train(student, None, Objective(1.0), dataset, settings, seed=0, device=CPU)
     assert history[-1]["loss"] < 0.6 * history[0]["loss"]
     assert history[-1]["test_top1"] > 30  # chance is 10
 
@@ -115,9 +123,26 @@ class KilledError(Exception):
     """Stands for the end of the process."""
 
 
-@pytest.mark.parametrize("killed_in_epoch", [1, 2, 3])
-def test_interrupted_run_ends_with_the_bits_of_an_uninterrupted_one(dataset, tmp_path, killed_in_epoch):
-    expected, expected_history = distil(dataset)
+DOT = replace(SETTINGS, optimizer="dot", dot_delta=0.075)
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "killed_in_epoch"),
+    [
+        ("kd", SETTINGS, 1),
+        ("kd", SETTINGS, 2),
+        ("kd", SETTINGS, 3),
+        ("kd", DOT, 2),
+        ("mlkd", SETTINGS, 2),
+        ("crd+ctkd", SETTINGS, 1),
+        ("crd+ctkd", DOT, 2),
+    ],
+)
+def test_interrupted_run_ends_with_the_bits_of_an_uninterrupted_one(
+    dataset, tmp_path, method, settings, killed_in_epoch
+):
+    run = partial(distil, dataset, method, settings=settings)
+    expected, expected_history = run()
     state = ResumeState(tmp_path / "state.pt")
     steps_per_epoch = math.ceil(40 / SETTINGS.batch_size)
     steps = iter(range(killed_in_epoch * steps_per_epoch))
@@ -128,11 +153,11 @@ def test_interrupted_run_ends_with_the_bits_of_an_uninterrupted_one(dataset, tmp
 
     if killed_in_epoch < SETTINGS.epochs:
         with pytest.raises(KilledError):
-            distil(dataset, checkpoint=state, watcher=Watcher(on_step=die))
+            run(checkpoint=state, watcher=Watcher(on_step=die))
         assert len(state.load()["history"]) == killed_in_epoch
     else:
-        distil(dataset, checkpoint=state)  # killed after its last epoch, before its results were written
-    student, history = distil(dataset, checkpoint=state)
+        run(checkpoint=state)  # killed after its last epoch, before its results were written
+    student, history = run(checkpoint=state)
     assert history == expected_history
     assert same_bits(student, expected)
 
@@ -170,5 +195,5 @@ def test_one_process_at_a_time(tmp_path):
 def test_loss_that_is_not_finite_names_epoch_and_step(dataset):
     settings = Settings(3, 16, 1e30, 0.9, False, 0.0, "cosine")
     student = training.create("resnet8", 10, 0, CPU)
-    with pytest.raises(NotFiniteError, match=r"epoch 1, step 2 of 3: .* the last finite ones: \[2"):
-        training.train(student, None, Objective(None, {"ce_weight": 1.0}), dataset, settings, seed=0, device=CPU)
+    with pytest.raises(NotFiniteError, match=r"epoch 1, step 2 of 3: loss nan, ce nan; the last finite ones: loss 2"):
+        training.train(student, None, Objective(1.0), dataset, settings, seed=0, device=CPU)

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-ORDER, VIEWS = 0, 1
+ORDER, VIEWS, STRONG, STRONG_CROP, METHODS = range(5)
+"""What is drawn from (seed, epoch)."""
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,12 @@ class Views:
 
 def epoch_order(seed: int, epoch: int, count: int) -> Tensor:
     """A permutation (count,) of the training images."""
-    return torch.from_numpy(_generator(seed, epoch, ORDER).permutation(count))
+    return torch.from_numpy(generator(seed, epoch, ORDER).permutation(count))
 
 
-def epoch_views(seed: int, epoch: int, count: int, *, padding: int, flip: bool) -> Views:
+def epoch_views(seed: int, epoch: int, count: int, *, padding: int, flip: bool, purpose: int = VIEWS) -> Views:
     """One random crop offset and mirroring for each of `count` images; image i's do not depend on `count`."""
-    draws = _generator(seed, epoch, VIEWS).random((count, 3))
+    draws = generator(seed, epoch, purpose).random((count, 3))
     top, left = torch.from_numpy((draws[:, :2] * (2 * padding + 1)).astype(np.int64)).unbind(dim=1)
     mirrored = torch.from_numpy(draws[:, 2] < 0.5) if flip else torch.zeros(count, dtype=torch.bool)
     return Views(top, left, mirrored)
@@ -83,5 +84,12 @@ class Normalize:
         return ((images.float() - self.shift) / self.scale).contiguous(memory_format=torch.channels_last)
 
 
-def _generator(seed: int, epoch: int, purpose: int) -> np.random.Generator:
+def device_generator(seed: int, epoch: int, device: torch.device) -> torch.Generator:
+    """For what methods draw on the device while they train."""
+    state = np.random.SeedSequence([seed, epoch, METHODS]).generate_state(1, np.uint64)
+    return torch.Generator(device).manual_seed(int(state[0] >> np.uint64(1)))
+
+
+def generator(seed: int, epoch: int, purpose: int) -> np.random.Generator:
+    """What one purpose draws in one epoch; see `ORDER` and its neighbours."""
     return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch, purpose])))

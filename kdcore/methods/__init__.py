@@ -1,4 +1,4 @@
-"""Distillation methods: one file per method, found by `kdcore.catalog`."""
+"""Distillation methods: one file per method, found by `kdcore.catalog`. `python -m kdcore.methods` lists them."""
 
 import importlib
 from types import ModuleType
@@ -12,7 +12,7 @@ def names() -> dict[str, list[str]]:
 
 
 def get(name: str) -> ModuleType:
-    """The module of a method: its `loss`, `KIND` and `PARAMETERS`.
+    """The module of a method: its `loss`, and what `kdcore.methods.contract` says of a method.
 
     Raises:
         KeyError: unknown name.

@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kdcore.methods._stages import matched, same_size
 from kdcore.networks.contract import Output
 from kdcore.precision import at_least_float32
 
@@ -25,13 +27,10 @@ def attention(feature_map: Tensor, p: float) -> Tensor:
     return F.normalize(feature_map.abs().pow(p).mean(dim=1).flatten(1))
 
 
+@at_least_float32
 def stage_loss(student_map: Tensor, teacher_map: Tensor, p: float) -> Tensor:
     """Mean squared difference of two attention maps; the larger map is pooled to the smaller. Scalar."""
-    height, width = (min(sizes) for sizes in zip(student_map.shape[-2:], teacher_map.shape[-2:], strict=True))
-    student_map, teacher_map = (
-        F.adaptive_avg_pool2d(feature_map, (height, width))
-        for feature_map in at_least_float32(student_map, teacher_map)
-    )
+    student_map, teacher_map = same_size(student_map, teacher_map)
     return (attention(student_map, p) - attention(teacher_map, p)).square().mean()
 
 
@@ -47,10 +46,9 @@ def loss(student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor], *, p: f
         Scalar.
     """
     pairs = zip(student_maps, teacher_maps, strict=True)
-    return sum((stage_loss(student, teacher, p) for student, teacher in pairs), start=student_maps[0].new_zeros(()))
+    return torch.stack([stage_loss(student, teacher, p) for student, teacher in pairs]).sum()
 
 
 def distill(student: Output, teacher: Output, *, p: float) -> Tensor:
-    """`loss` of every stage after the stem, as published; unequal numbers of stages match from the deep end."""
-    count = min(len(student.stages), len(teacher.stages)) - 1
-    return loss(student.stages[-count:], teacher.stages[-count:], p=p)
+    """`loss` of every stage after the stem."""
+    return loss(*matched(student.stages, teacher.stages), p=p)

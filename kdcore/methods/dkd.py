@@ -10,13 +10,14 @@ KIND = "logit"
 PARAMETERS = {"alpha": ">= 0", "beta": ">= 0", "temperature": "> 0"}
 
 
+@at_least_float32
 def terms(student: Tensor, teacher: Tensor, target: Tensor, *, temperature: float) -> tuple[Tensor, Tensor]:
     """Target-class and non-target-class knowledge distillation (TCKD, NCKD), each (...), T^2 included.
 
     TCKD is the KL divergence between the two binary distributions (target, rest), NCKD the one between the
     softmaxes over the classes that are not the target. Arguments as in `loss`.
     """
-    student, teacher = (logits / temperature for logits in at_least_float32(student, teacher))
+    student, teacher = student / temperature, teacher / temperature
     binary_student = log_target_and_rest(student, target)
     binary_teacher = log_target_and_rest(teacher, target)
     tckd = F.kl_div(binary_student, binary_teacher, reduction="none", log_target=True).sum(dim=-1)

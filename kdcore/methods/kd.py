@@ -9,6 +9,7 @@ KIND = "logit"
 PARAMETERS = {"temperature": "> 0"}
 
 
+@at_least_float32
 def loss(student: Tensor, teacher: Tensor, target: Tensor | None = None, *, temperature: float) -> Tensor:
     """T^2 * KL(teacher || student) of the softened predictions, in nats, per sample.
 
@@ -21,7 +22,6 @@ def loss(student: Tensor, teacher: Tensor, target: Tensor | None = None, *, temp
     Returns:
         (...).
     """
-    student, teacher = at_least_float32(student, teacher)
     log_student = F.log_softmax(student / temperature, dim=-1)
     log_teacher = F.log_softmax(teacher / temperature, dim=-1)
     divergence = F.kl_div(log_student, log_teacher, reduction="none", log_target=True).sum(dim=-1)

@@ -9,6 +9,7 @@ KIND = "logit"
 PARAMETERS = {"gamma": ">= 0", "temperature": "> 0", "nontarget": ["exclude_target", "all_classes"]}
 
 
+@at_least_float32
 def terms(
     student: Tensor,
     teacher: Tensor,
@@ -19,7 +20,6 @@ def terms(
     nontarget: str = "exclude_target",
 ) -> tuple[Tensor, Tensor]:
     """The soft target term and the (normalised) non-target term, each (...). Arguments as in `loss`."""
-    student, teacher = at_least_float32(student, teacher)
     index = target.unsqueeze(-1)
     p_teacher = F.softmax(teacher, dim=-1).gather(-1, index).squeeze(-1)
     log_p_student = F.log_softmax(student, dim=-1).gather(-1, index).squeeze(-1)

@@ -10,21 +10,22 @@ KIND = "logit"
 PARAMETERS = {"alpha": ">= 0", "beta": ">= 0", "temperature": "> 0", "alpha_temperature": "> 0"}
 
 
+@at_least_float32
 def sample_confidence(student: Tensor, teacher: Tensor, target: Tensor, *, temperature: float) -> Tensor:
     """SCD: T^2 * KL between (teacher's largest probability, rest) and (student's target probability, rest), (...)."""
-    student, teacher = (logits / temperature for logits in at_least_float32(student, teacher))
+    student, teacher = student / temperature, teacher / temperature
     binary_student = log_target_and_rest(student, target)
     binary_teacher = log_target_and_rest(teacher, teacher.argmax(dim=-1))
     divergence = F.kl_div(binary_student, binary_teacher, reduction="none", log_target=True).sum(dim=-1)
     return temperature**2 * divergence
 
 
+@at_least_float32
 def masked_correlation(student: Tensor, teacher: Tensor, target: Tensor, *, temperature: float) -> Tensor:
     """MCD: T^2 * KL over the classes that the teacher ranks strictly below the target, (...).
 
     The target and its ties are masked too. A sample of which every class is masked gives 0, with zero gradient.
     """
-    student, teacher = at_least_float32(student, teacher)
     masked = teacher >= teacher.gather(-1, target.unsqueeze(-1))
     nothing_left = masked.all(dim=-1, keepdim=True)
     hidden = masked & ~nothing_left

@@ -30,6 +30,11 @@ class Network(nn.Module, ABC):
     def classifier(self) -> nn.Linear:
         """The linear head, D -> C."""
 
+    @property
+    @abstractmethod
+    def norms(self) -> tuple[nn.BatchNorm2d, ...]:
+        """Per stage after the stem, the last batch norm that `Output.preacts` passed through."""
+
     @abstractmethod
     def forward(self, images: Tensor) -> Output:
         """(B, 3, H, W) -> Output."""

@@ -4,6 +4,8 @@ Four stages, as on ImageNet, without the stem's stride and pooling. State-dict k
 mdistiller's checkpoints ("ResNet50").
 """
 
+from typing import cast
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -70,6 +72,12 @@ class ImageNetStyleResNet(Network):
     def classifier(self) -> nn.Linear:
         """The linear head."""
         return self.linear
+
+    @property
+    def norms(self) -> tuple[nn.BatchNorm2d, ...]:
+        """Those of the last blocks, before the shortcut is added."""
+        blocks = (list(self.get_submodule(f"layer{number}").children())[-1] for number in range(1, 5))
+        return tuple(cast(nn.BatchNorm2d, block.get_submodule(f"bn{block.count}")) for block in blocks)
 
     def forward(self, images: Tensor) -> Output:
         """(B, 3, H, W) -> Output."""

@@ -4,6 +4,8 @@ Widths of 16, 32, 64 channels, times four for the "x4" networks of RepDistiller 
 are those of RepDistiller's and mdistiller's checkpoints.
 """
 
+from typing import cast
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -68,6 +70,11 @@ class ResNet(Network):
     def classifier(self) -> nn.Linear:
         """The linear head."""
         return self.fc
+
+    @property
+    def norms(self) -> tuple[nn.BatchNorm2d, ...]:
+        """Those of the last blocks, before the shortcut is added."""
+        return tuple(cast(BasicBlock, stage[-1]).bn2 for stage in (self.layer1, self.layer2, self.layer3))
 
     def forward(self, images: Tensor) -> Output:
         """(B, 3, H, W) -> Output."""

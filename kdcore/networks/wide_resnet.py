@@ -5,6 +5,8 @@ follows normalises it (`preacts`) and rectifies it.
 State-dict keys are those of RepDistiller's and mdistiller's checkpoints.
 """
 
+from typing import cast
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -76,6 +78,12 @@ class WideResNet(Network):
     def classifier(self) -> nn.Linear:
         """The linear head."""
         return self.fc
+
+    @property
+    def norms(self) -> tuple[nn.BatchNorm2d, ...]:
+        """Those that follow each stage."""
+        following = (cast(PreactBlock, stage.layer[0]) for stage in (self.block2, self.block3))
+        return *(block.bn1 for block in following), self.bn1
 
     def forward(self, images: Tensor) -> Output:
         """(B, 3, H, W) -> Output."""

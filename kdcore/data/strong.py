@@ -1,0 +1,271 @@
+"""The strong view of MLKD: Jin et al., Multi-level Logit Distillation, CVPR 2023: RandAugment, then a cutout.
+
+RandAugment is Cubuk et al., arXiv:1909.13719, with the operations and ranges of FixMatch, arXiv:2001.07685, in the
+authors' setting: two operations per image, drawn with replacement, each with a magnitude drawn uniformly from its
+range. The crop and mirroring that come first are `apply_views`'s.
+
+Operations mean what Pillow's of that name do, to the grey level. They act on a batch with one magnitude per image, on
+any device, and read nothing back from it: which image takes which operation is known on the CPU.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kdcore.data.augment import STRONG, generator
+
+ROUNDS = 2
+LARGEST_CUTOUT = 0.5
+"""Side of the largest cutout, as a fraction of the image's width."""
+CUTOUT_COLOUR = (125, 123, 114)
+"""RGB, about the mean of natural images."""
+
+
+def identity(images: Tensor, magnitude: Tensor) -> Tensor:
+    """The images as they are."""
+    del magnitude
+    return images
+
+
+def autocontrast(images: Tensor, magnitude: Tensor) -> Tensor:
+    """Stretch each channel to 0..255; one of a single grey level stays as it is. The magnitude is not used."""
+    del magnitude
+    low, high = (end[..., None] for end in images.flatten(2).aminmax(dim=2, keepdim=True))
+    # Rounded as Pillow's table is, whose products may fall just short of an integer; 255 / span would be a reciprocal's
+    # multiple.
+    span = (high - low).clamp(min=1).double()
+    scale = torch.full_like(span, 255) / span
+    stretched = (images * scale + -low.double() * scale).clamp(0, 255).to(torch.uint8)
+    return torch.where(high > low, stretched, images)
+
+
+def equalize(images: Tensor, magnitude: Tensor) -> Tensor:
+    """Make each channel's grey levels about equally frequent. The magnitude is not used."""
+    del magnitude
+    pixels = images.contiguous().flatten(2)
+    # Counted by sorting: a histogram would add atomically on a GPU, or have its size read back.
+    ordered = pixels.sort(dim=2).values
+    levels = torch.arange(256, dtype=torch.uint8, device=images.device).expand(*ordered.shape[:2], 256)
+    darker = torch.searchsorted(ordered, levels.contiguous())
+    step = darker.gather(2, ordered[..., -1:].long()) // 255
+    table = ((step // 2 + darker) // step.clamp(min=1)).clamp(max=255).to(torch.uint8)
+    equalized = torch.where(step > 0, table.gather(2, pixels.long()), pixels)
+    return equalized.view(images.shape)
+
+
+def posterize(images: Tensor, magnitude: Tensor) -> Tensor:
+    """Keep the highest int(magnitude) of the 8 bits, at least one."""
+    dropped = 8 - magnitude.long().clamp(min=1)
+    return images & _per_image(256 - (1 << dropped)).to(torch.uint8)
+
+
+def solarize(images: Tensor, magnitude: Tensor) -> Tensor:
+    """Invert the grey levels from the magnitude, in 0..256, upwards."""
+    return torch.where(images < _per_image(magnitude), images, 255 - images)
+
+
+def brightness(images: Tensor, magnitude: Tensor) -> Tensor:
+    """Interpolate from black (magnitude 0) to the image (1)."""
+    return _blend(torch.zeros_like(images), images, magnitude)
+
+
+def color(images: Tensor, magnitude: Tensor) -> Tensor:
+    """Interpolate from the image's greys (magnitude 0) to the image (1)."""
+    return _blend(_luma(images)[:, None], images, magnitude)
+
+
+def contrast(images: Tensor, magnitude: Tensor) -> Tensor:
+    """Interpolate from the image's mean grey (magnitude 0) to the image (1)."""
+    total = _luma(images).sum(dim=(1, 2))
+    pixels = images.shape[2] * images.shape[3]
+    return _blend(_per_image((2 * total + pixels) // (2 * pixels)), images, magnitude)
+
+
+def sharpness(images: Tensor, magnitude: Tensor) -> Tensor:
+    """Interpolate from the smoothed image (magnitude 0) to the image (1); the border is not smoothed."""
+    levels = images.short()
+    three_rows = levels[:, :, :-2] + levels[:, :, 1:-1] + levels[:, :, 2:]
+    nine = three_rows[..., :-2] + three_rows[..., 1:-1] + three_rows[..., 2:]
+    smooth = images.clone()
+    smooth[:, :, 1:-1, 1:-1] = (nine + 4 * levels[:, :, 1:-1, 1:-1] + 6) // 13
+    return _blend(smooth, images, magnitude)
+
+
+def rotate(images: Tensor, magnitude: Tensor) -> Tensor:
+    """Turn counter-clockwise about the centre, by degrees."""
+    height, width = images.shape[2:]
+    angle = -torch.deg2rad(magnitude.double())
+    cos, sin = angle.cos(), angle.sin()
+    columns = _source(images, cos, sin, cos * (-width / 2) + sin * (-height / 2) + width / 2)
+    rows = _source(images, -sin, cos, -sin * (-width / 2) + cos * (-height / 2) + height / 2)
+    return _sample(images, rows, columns)
+
+
+def shear_x(images: Tensor, magnitude: Tensor) -> Tensor:
+    """Shift row y to the left by magnitude * y."""
+    shear = magnitude.double()
+    rows, _ = _grid(images)
+    return _sample(images, rows, _source(images, torch.ones_like(shear), shear, torch.zeros_like(shear)))
+
+
+def shear_y(images: Tensor, magnitude: Tensor) -> Tensor:
+    """Shift column x upwards by magnitude * x."""
+    shear = magnitude.double()
+    _, columns = _grid(images)
+    return _sample(images, _source(images, shear, torch.ones_like(shear), torch.zeros_like(shear)), columns)
+
+
+def translate_x(images: Tensor, magnitude: Tensor) -> Tensor:
+    """Shift to the left, by a fraction of the width."""
+    rows, columns = _grid(images)
+    return _sample(images, rows, columns + _whole_pixels(magnitude, images.shape[3]))
+
+
+def translate_y(images: Tensor, magnitude: Tensor) -> Tensor:
+    """Shift upwards, by a fraction of the height."""
+    rows, columns = _grid(images)
+    return _sample(images, rows + _whole_pixels(magnitude, images.shape[2]), columns)
+
+
+Operation = Callable[[Tensor, Tensor], Tensor]
+"""(images (n, 3, H, W) uint8, magnitude (n,) floating, on one device) -> (n, 3, H, W) uint8."""
+
+OPERATIONS: dict[str, tuple[Operation, float, float]] = {
+    "autocontrast": (autocontrast, 0, 1),
+    "brightness": (brightness, 0.05, 0.95),
+    "color": (color, 0.05, 0.95),
+    "contrast": (contrast, 0.05, 0.95),
+    "equalize": (equalize, 0, 1),
+    "identity": (identity, 0, 1),
+    "posterize": (posterize, 4, 8),
+    "rotate": (rotate, -30, 30),
+    "sharpness": (sharpness, 0.05, 0.95),
+    "shear_x": (shear_x, -0.3, 0.3),
+    "shear_y": (shear_y, -0.3, 0.3),
+    "solarize": (solarize, 0, 256),
+    "translate_x": (translate_x, -0.3, 0.3),
+    "translate_y": (translate_y, -0.3, 0.3),
+}
+"""Name -> function, lowest and highest magnitude. Draws name an operation by its position here."""
+
+
+@dataclass(frozen=True)
+class StrongViews:
+    """How each of N training images is distorted in one epoch; on the CPU."""
+
+    operation: Tensor
+    """(N, 2) int64, positions in `OPERATIONS`, first and second."""
+    magnitude: Tensor
+    """(N, 2) float64 in [0, 1): where in the operation's range."""
+    cutout: Tensor
+    """(N, 3) float64 in [0, 1): side, as a fraction of the largest; x and y of the centre, of width and height."""
+
+    def of(self, index: Tensor) -> "StrongViews":
+        """The views of some of the images; the index is on the CPU."""
+        return StrongViews(self.operation[index], self.magnitude[index], self.cutout[index])
+
+
+def epoch_strong_views(seed: int, epoch: int, count: int) -> StrongViews:
+    """Operations, magnitudes and cutout of each of `count` images; image i's do not depend on `count`."""
+    draws = generator(seed, epoch, STRONG).random((count, 2 * ROUNDS + 3))
+    operation = (draws[:, :ROUNDS] * len(OPERATIONS)).astype(np.int64)
+    magnitude, cutout = draws[:, ROUNDS : 2 * ROUNDS], draws[:, 2 * ROUNDS :]
+    return StrongViews(torch.from_numpy(operation), torch.from_numpy(magnitude), torch.from_numpy(cutout))
+
+
+def apply_strong_views(images: Tensor, views: StrongViews) -> Tensor:
+    """Distort a batch that has been cropped and mirrored.
+
+    Args:
+        images: (B, 3, H, W) uint8, B > 0, on any device.
+        views: of these B images.
+
+    Returns:
+        (B, 3, H, W) uint8.
+    """
+    images = images.contiguous()
+    for operation, magnitude in zip(views.operation.unbind(dim=1), views.magnitude.unbind(dim=1), strict=True):
+        images = _one_round(images, operation, magnitude)
+    return _cut_out(images, views.cutout)
+
+
+def _one_round(images: Tensor, operation: Tensor, fraction: Tensor) -> Tensor:
+    """Every image's operation, the images of one operation together."""
+    functions, low, high = zip(*OPERATIONS.values(), strict=True)
+    lowest, highest = (torch.tensor(ends, dtype=torch.float64)[operation] for ends in (low, high))
+    magnitude = lowest + (highest - lowest) * fraction
+    order = operation.argsort(stable=True)
+    counts = operation.bincount(minlength=len(functions)).tolist()
+    there, back = torch.stack([order, order.argsort()]).to(images.device, non_blocking=True)
+    magnitudes = magnitude[order].to(images.device, non_blocking=True).split(counts)
+    groups = zip(functions, images[there].split(counts), magnitudes, strict=True)
+    return torch.cat([function(group, its) for function, group, its in groups if len(group)])[back]
+
+
+def _cut_out(images: Tensor, cutout: Tensor) -> Tensor:
+    """Paint one square per image.
+
+    As published, a square that would begin outside the image is moved inside, and its last row and column, which
+    Pillow takes to be part of it, are painted too. The published code draws the centre with numpy's `uniform(width)`,
+    which begins at 1; here it begins at 0.
+    """
+    height, width = images.shape[2:]
+    size = torch.tensor([[width], [height]])
+    side = cutout[:, 0] * LARGEST_CUTOUT * width
+    first = (cutout[:, 1:].T * size - side / 2).clamp(min=0).floor()
+    last = torch.minimum(first + side, size).floor()
+    bounds = torch.stack([first, last]).long().to(images.device, non_blocking=True)
+    (left, top), (right, bottom) = bounds[..., None, None]
+    rows, columns = _grid(images)
+    inside = (rows >= top) & (rows <= bottom) & (columns >= left) & (columns <= right)
+    colour = torch.tensor(CUTOUT_COLOUR, dtype=torch.uint8).view(3, 1, 1).to(images.device, non_blocking=True)
+    return torch.where(inside[:, None], colour, images)
+
+
+def _blend(start: Tensor, images: Tensor, weight: Tensor) -> Tensor:
+    """From `start` (weight 0) to the images (1), in Pillow's precision and cut off as it does."""
+    origin = start.float()
+    return (origin + _per_image(weight.float()) * (images.float() - origin)).to(torch.uint8)
+
+
+def _luma(images: Tensor) -> Tensor:
+    """(n, H, W) int32 in 0..255: ITU-R 601-2 luma in Pillow's fixed point."""
+    red, green, blue = images.int().unbind(dim=1)
+    return (19595 * red + 38470 * green + 7471 * blue + 32768) >> 16
+
+
+def _per_image(values: Tensor) -> Tensor:
+    return values[:, None, None, None]
+
+
+def _grid(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows (H, 1) and columns (W,) of the pixels, int64."""
+    height, width = images.shape[2:]
+    return torch.arange(height, device=images.device)[:, None], torch.arange(width, device=images.device)
+
+
+def _source(images: Tensor, of_x: Tensor, of_y: Tensor, constant: Tensor) -> Tensor:
+    """Row or column (n, H, W), at of_x * x + of_y * y + constant, that pixel (x, y) is taken from.
+
+    In 16.16 fixed point from pixel centres, as Pillow does, so that the same pixels are chosen.
+    """
+    rows, columns = _grid(images)
+    terms = torch.stack([constant + of_x * 0.5 + of_y * 0.5, of_y, of_x])
+    origin, along_y, along_x = torch.floor(terms * 65536 + 0.5).long()[..., None, None]
+    return (origin + along_y * rows + along_x * columns) >> 16
+
+
+def _whole_pixels(fraction: Tensor, size: int) -> Tensor:
+    return torch.floor(fraction.double() * size + 0.5).long()[:, None, None]
+
+
+def _sample(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Pixels at rows and columns, each broadcastable to (n, H, W); black outside the image."""
+    height, width = images.shape[2:]
+    inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
+    pixel = rows.clamp(0, height - 1) * width + columns.clamp(0, width - 1)
+    taken = images.flatten(2).gather(2, pixel.flatten(1)[:, None].expand(-1, 3, -1))
+    return taken.view(images.shape) * inside[:, None]

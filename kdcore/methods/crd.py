@@ -1,0 +1,167 @@
+"""CRD: Tian, Krishnan and Isola, Contrastive Representation Distillation, ICLR 2020, arXiv:1910.10699."""
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kdcore.methods.contract import Setting, Step
+from kdcore.precision import at_least_float32
+
+KIND = "feature"
+PARAMETERS = {
+    "temperature": "> 0",
+    "momentum": "[0, 1)",
+    "negatives": "integer >= 1",
+    "embedding": "integer >= 1",
+}
+EPSILON = 1e-7
+
+
+class Scores(NamedTuple):
+    """What `contrast` returns."""
+
+    loss: Tensor
+    """Scalar."""
+    likeness: Tensor
+    """(B, K + 1), exp(dot product / temperature) / z, the positive first."""
+    z: Tensor
+    """The normalising constant, scalar."""
+
+
+@at_least_float32
+def contrast(
+    embedded: Tensor,
+    memory: Tensor,
+    drawn: Tensor,
+    z: Tensor,
+    *,
+    temperature: float,
+    eps: float = EPSILON,
+) -> Scores:
+    """Noise-contrastive loss of telling a sample's own row of a memory from others.
+
+    Args:
+        embedded: (B, E), unit rows.
+        memory: (N, E), unit rows, of the other network; it gets no gradient.
+        drawn: (B, K + 1) rows of the memory, the sample's own first.
+        z: the normalising constant, scalar; NaN until the first batch sets it, to N times the mean exponential.
+        temperature: of the dot products.
+        eps: added to denominators.
+
+    Returns:
+        The loss (sum over the K negatives, mean over B) and what it was made of.
+    """
+    count, negatives = len(memory), drawn.shape[1] - 1
+    if count <= 8 * drawn.shape[1]:  # one large product is then cheaper than gathering B * K rows
+        products = (embedded @ memory.clone().T).gather(1, drawn)  # the memory changes before the backward pass
+    else:
+        products = (memory[drawn] @ embedded[:, :, None]).squeeze(2)
+    exponentials = torch.exp(products / temperature)
+    z = torch.where(z.isnan(), exponentials.detach().mean() * count, z)
+    likeness = exponentials / z
+    noise = negatives / count
+    own = torch.log(likeness[:, 0] / (likeness[:, 0] + noise + eps))
+    others = torch.log(noise / (likeness[:, 1:] + noise + eps))
+    return Scores(-(own.sum() + others.sum()) / len(embedded), likeness, z)
+
+
+def loss(
+    student: Tensor,
+    teacher: Tensor,
+    memories: tuple[Tensor, Tensor],
+    drawn: Tensor,
+    z: tuple[Tensor, Tensor],
+    *,
+    temperature: float,
+    eps: float = EPSILON,
+) -> Tensor:
+    """`contrast` of the student against the teacher's memory plus that of the teacher against the student's.
+
+    Args:
+        student: (B, E), unit rows.
+        teacher: (B, E), unit rows.
+        memories: the embeddings (N, E) of all training images, by the student and by the teacher.
+        drawn: (B, K + 1) rows of the memories, the sample's own first.
+        z: normalising constants of the student's and of the teacher's scores, see `contrast`.
+        temperature: of the dot products.
+        eps: added to denominators.
+
+    Returns:
+        Scalar.
+    """
+    of_student = contrast(student, memories[1], drawn, z[0], temperature=temperature, eps=eps)
+    of_teacher = contrast(teacher, memories[0], drawn, z[1], temperature=temperature, eps=eps)
+    return of_student.loss + of_teacher.loss
+
+
+def remembered(rows: Tensor, embedded: Tensor, momentum: float) -> Tensor:
+    """The memory's rows (B, E) of a batch after it was scored: moving averages, unit length again."""
+    return F.normalize(momentum * rows + (1 - momentum) * embedded)
+
+
+class Others:
+    """Draws training images of other classes, on the device.
+
+    Args:
+        labels: (N,), of all training images.
+    """
+
+    def __init__(self, labels: Tensor) -> None:
+        self.by_class = labels.argsort(stable=True)
+        self.sizes = labels.bincount()
+        self.starts = self.sizes.cumsum(0) - self.sizes
+
+    def draw(self, target: Tensor, count: int, generator: torch.Generator) -> Tensor:
+        """Per class of `target` (B,), `count` images of any other class, with replacement: (B, count)."""
+        start, size = self.starts[target, None], self.sizes[target, None]
+        chance = torch.rand(len(target), count, generator=generator, device=target.device)
+        place = (chance * (len(self.by_class) - size)).long()
+        return self.by_class[place + size * (place >= start)]
+
+
+class Adapter(nn.Module):
+    """Linear embeddings of both networks' pooled features and the two memories of all training images.
+
+    Args:
+        setting: the shapes, and the classes of the training images: negatives are of other classes ("exact").
+        temperature: of the dot products.
+        momentum: share of a memory's row that is kept when its image is seen again.
+        negatives: K, drawn with replacement per image and step.
+        embedding: E.
+    """
+
+    memory_student: Tensor
+    memory_teacher: Tensor
+    z_student: Tensor
+    z_teacher: Tensor
+
+    def __init__(
+        self, setting: Setting, *, temperature: float, momentum: float, negatives: int, embedding: int
+    ) -> None:
+        super().__init__()
+        self.temperature, self.momentum, self.negatives = temperature, momentum, negatives
+        self.student = nn.Linear(setting.student.pooled.shape[1], embedding)
+        self.teacher = nn.Linear(setting.teacher.pooled.shape[1], embedding)
+        self.others = Others(setting.labels)
+        bound = 1 / math.sqrt(embedding / 3)
+        for role in ("student", "teacher"):
+            memory = torch.empty(len(setting.labels), embedding).uniform_(-bound, bound)
+            self.register_buffer(f"memory_{role}", memory)
+            self.register_buffer(f"z_{role}", torch.tensor(math.nan))
+
+    def forward(self, step: Step) -> Tensor:
+        """`loss` of this batch; then the memories take the batch up."""
+        drawn = torch.cat([step.index[:, None], self.others.draw(step.target, self.negatives, step.generator)], dim=1)
+        student = F.normalize(self.student(step.student.pooled).float())
+        teacher = F.normalize(self.teacher(step.teacher.pooled).float())
+        of_student = contrast(student, self.memory_teacher, drawn, self.z_student, temperature=self.temperature)
+        of_teacher = contrast(teacher, self.memory_student, drawn, self.z_teacher, temperature=self.temperature)
+        self.z_student.copy_(of_student.z)
+        self.z_teacher.copy_(of_teacher.z)
+        with torch.no_grad():
+            for memory, embedded in ((self.memory_student, student), (self.memory_teacher, teacher)):
+                memory[step.index] = remembered(memory[step.index], embedded, self.momentum)
+        return of_student.loss + of_teacher.loss

@@ -1,0 +1,57 @@
+"""NST: Huang and Wang, Like What You Like: Knowledge Distill via Neuron Selectivity Transfer, 2017,
+arXiv:1707.01219.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kdcore.methods._stages import matched, same_size
+from kdcore.networks.contract import Output
+from kdcore.precision import at_least_float32
+
+KIND = "feature"
+PARAMETERS: dict[str, str] = {}
+
+
+def kernel_mean(first: Tensor, second: Tensor) -> Tensor:
+    """Mean of the squared dot products of all channels of one with all channels of the other, over samples too.
+
+    Args:
+        first: (B, Ch, H * W), rows normalised.
+        second: (B, Ck, H * W), likewise.
+    """
+    return (first @ second.mT).square().mean()
+
+
+def stage_loss(student_map: Tensor, teacher_map: Tensor) -> Tensor:
+    """Squared maximum mean discrepancy of the channels, as unit vectors over positions, with a quadratic kernel.
+
+    The larger map is pooled to the smaller. Scalar.
+    """
+    student, teacher = (
+        F.normalize(feature_map.flatten(2), dim=2) for feature_map in same_size(student_map, teacher_map)
+    )
+    return kernel_mean(teacher, teacher) + kernel_mean(student, student) - 2 * kernel_mean(student, teacher)
+
+
+@at_least_float32
+def loss(student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> Tensor:
+    """Sum over stages of `stage_loss`.
+
+    Args:
+        student_maps: one (B, Ch, H, W) per stage.
+        teacher_maps: as many, with any channels and sizes.
+
+    Returns:
+        Scalar.
+    """
+    pairs = zip(student_maps, teacher_maps, strict=True)
+    return torch.stack([stage_loss(student, teacher) for student, teacher in pairs]).sum()
+
+
+def distill(student: Output, teacher: Output) -> Tensor:
+    """`loss` of every stage after the stem."""
+    return loss(*matched(student.stages, teacher.stages))

@@ -1,0 +1,71 @@
+"""SKD, streamlined knowledge distillation: KD and a Mahalanobis term between the samples of a batch (StreamLined)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kdcore.methods import kd
+from kdcore.methods._confidence import unsure
+from kdcore.precision import at_least_float32
+
+KIND = "logit"
+ACROSS = "batch"
+PARAMETERS = {"temperature": "> 0", "tikhonov": "> 0"}
+
+
+def mahalanobis(student: Tensor, teacher: Tensor, *, tikhonov: float) -> Tensor:
+    """Mean length of the rows of D, the difference of the two B x B cosine similarities divided by C, measured by
+    the covariance of those rows plus tikhonov * identity: (..., B, C), (..., B, C) -> (...).
+
+    Its gradient is finite where student and teacher point the same way, and with a batch of one.
+    """
+    samples, classes = student.shape[-2:]
+    student, teacher = F.normalize(student, dim=-1), F.normalize(teacher, dim=-1)
+    product = (student - teacher) @ (student + teacher).mT
+    rows = (product + product.mT) / (2 * classes)  # as in kdcore.methods.clkd
+    centred = rows - rows.mean(dim=-2, keepdim=True)
+    identity = torch.eye(samples, dtype=rows.dtype, device=rows.device)
+    covariance = centred.mT @ centred / max(samples - 1, 1) + tikhonov * identity
+    root, _ = torch.linalg.cholesky_ex(covariance)
+    square = torch.linalg.solve_triangular(root, rows.mT, upper=False).square().sum(dim=-2)
+    nothing = square == 0
+    return square.masked_fill(nothing, 1.0).sqrt().masked_fill(nothing, 0.0).mean(dim=-1)
+
+
+@at_least_float32
+def terms(student: Tensor, teacher: Tensor, *, temperature: float, tikhonov: float) -> tuple[Tensor, Tensor]:
+    """KD and `mahalanobis`, each (...), without masks. Arguments as in `loss`."""
+    return kd.loss(student, teacher, temperature=temperature).mean(dim=-1), mahalanobis(
+        student, teacher, tikhonov=tikhonov
+    )
+
+
+@at_least_float32
+def loss(
+    student: Tensor,
+    teacher: Tensor,
+    target: Tensor | None = None,
+    *,
+    temperature: float,
+    tikhonov: float,
+    kd_weight: float = 1.0,
+) -> Tensor:
+    """KD times the share of unsure samples, plus the Mahalanobis term times the share of unsure classes, per batch.
+
+    The published code reduces each term before it masks it, so that a mask acts as its mean.
+
+    Args:
+        student: logits (..., B, C).
+        teacher: logits (..., B, C).
+        target: not used; accepted so that all logit losses are called alike.
+        temperature: of KD.
+        tikhonov: added to the covariance's diagonal.
+        kd_weight: of the whole.
+
+    Returns:
+        (...), a scalar for one batch.
+    """
+    divergence, distance = terms(student, teacher, temperature=temperature, tikhonov=tikhonov)
+    samples, classes = unsure(teacher)
+    share = samples.to(student.dtype).mean(dim=-1), classes.to(student.dtype).mean(dim=-1)
+    return kd_weight * (divergence * share[0] + distance * share[1])

@@ -1,0 +1,367 @@
+"""Losses of feature maps and their adapters: closed forms, properties, and every method on pairs of all kinds."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from kdcore import catalog, objective, recipes, training, yamlfile
+from kdcore.cell import Cell
+from kdcore.data import digits
+from kdcore.methods import at, cc, crd, fitnet, kdsvd, nst, ofd, pkt, reviewkd, rkd, sp, vid
+from kdcore.methods._stages import matched, same_size
+from kdcore.methods.contract import Setting, Step
+from kdcore.networks.contract import Output
+from tests.conftest import ROOT
+
+PUBLISHED = yamlfile.read(ROOT / "data/recipes.yaml")
+CPU = torch.device("cpu")
+PAIRS = {
+    "same family": "resnet14-resnet8",
+    "wider teacher": "wrn_16_2-wrn_16_1",
+    "different family, other number of stages": "resnet18-wrn_16_1",
+}
+SUMS = ["crd+kd", "reviewkd+dkd", "at+sp", "vid+mlkd"]
+MAPS = [(at, {"p": 2}), (sp, {}), (nst, {}), (reviewkd, {}), (kdsvd, {"k": 1})]
+VECTORS = [(rkd, {"distance_weight": 25.0, "angle_weight": 50.0}), (pkt, {}), (cc, {}), (fitnet, {})]
+
+
+def maps(*channels, size=8, batch=4):
+    return [torch.rand(batch, count, size // 2**i, size // 2**i) for i, count in enumerate(channels)]
+
+
+def output(stages, classes=10):
+    """A network's outputs that have these maps, the stem's first."""
+    pooled = stages[-1].mean(dim=(2, 3))
+    return Output(torch.zeros(len(pooled), classes), tuple(stages), tuple(m - 0.5 for m in stages), pooled, stages[-1])
+
+
+def setting(student, teacher, labels=None):
+    norms = tuple(nn.BatchNorm2d(stage.shape[1]) for stage in teacher.stages[1:])
+    return Setting(student, teacher, norms, torch.arange(20) % 10 if labels is None else labels)
+
+
+def step(student, teacher, *, epoch=1):
+    count = len(student.logits)
+    generator = torch.Generator().manual_seed(0)
+    return Step(student, teacher, torch.arange(count) % 10, torch.arange(count), epoch, generator)
+
+
+class TestStages:
+    def test_unequal_numbers_match_from_the_deep_end(self):
+        student, teacher = maps(1, 2, 3), maps(4, 5, 6, 7, 8)
+        own, other = matched(student, teacher)
+        assert [m.shape[1] for m in own] == [2, 3]
+        assert [m.shape[1] for m in other] == [7, 8]
+
+    def test_larger_map_is_pooled(self):
+        large, small = torch.rand(2, 3, 8, 8), torch.rand(2, 3, 4, 4)
+        for pair in (same_size(large, small), same_size(small, large)):
+            assert all(m.shape[2:] == (4, 4) for m in pair)
+        torch.testing.assert_close(same_size(large, small)[0], F.avg_pool2d(large, 2))
+
+
+@pytest.mark.parametrize(("method", "options"), MAPS, ids=lambda x: getattr(x, "__name__", ""))
+def test_equal_maps_have_no_loss_and_a_finite_gradient(method, options):
+    teacher = maps(3, 5, 7)
+    student = [m.clone().requires_grad_() for m in teacher]
+    value = method.loss(student, teacher, **options)
+    torch.testing.assert_close(value, torch.tensor(0.0), atol=1e-5, rtol=0)
+    assert all(torch.isfinite(g).all() for g in torch.autograd.grad(value, student, allow_unused=True))
+
+
+@pytest.mark.parametrize(("method", "options"), VECTORS, ids=lambda x: getattr(x, "__name__", ""))
+def test_equal_features_have_no_loss_and_a_finite_gradient(method, options):
+    teacher = torch.randn(6, 5)
+    student = teacher.clone().requires_grad_()
+    value = method.loss(student, teacher, **options)
+    torch.testing.assert_close(value, torch.tensor(0.0), atol=1e-6, rtol=0)
+    assert torch.isfinite(torch.autograd.grad(value, student)[0]).all()
+
+
+@pytest.mark.parametrize(("method", "options"), MAPS + VECTORS, ids=lambda x: getattr(x, "__name__", ""))
+def test_a_gradient_step_lowers_the_loss(method, options):
+    torch.manual_seed(0)
+    of_maps = (method, options) in MAPS
+    student, teacher = (maps(3, 5, 7), maps(3, 5, 7)) if of_maps else ([torch.randn(6, 5)], [torch.randn(6, 5)])
+    own = [m.requires_grad_() for m in student]
+
+    def value(features):
+        return method.loss(features, teacher, **options) if of_maps else method.loss(*features, *teacher, **options)
+
+    start = value(own)
+    gradients = torch.autograd.grad(start, own, allow_unused=True)
+    rate = 0.01 * start / sum(g.square().sum() for g in gradients if g is not None)
+    moved = [m if g is None else m - rate * g for m, g in zip(own, gradients, strict=True)]
+    assert value(moved) < start
+
+
+@pytest.mark.parametrize(("method", "options"), MAPS, ids=lambda x: getattr(x, "__name__", ""))
+@pytest.mark.parametrize("batch", [1, 4])
+def test_dead_maps_stay_finite(method, options, batch):
+    """All zero, as behind dead ReLUs; and a batch of one."""
+    alive, dead = maps(3, 5, batch=batch), [torch.zeros_like(m) for m in maps(3, 5, batch=batch)]
+    for student, teacher in ((alive, dead), (dead, alive), (dead, dead), (alive, alive)):
+        own = [m.clone().requires_grad_() for m in student]
+        value = method.loss(own, teacher, **options)
+        gradients = torch.autograd.grad(value, own, allow_unused=True)
+        assert torch.isfinite(value)
+        assert all(torch.isfinite(g).all() for g in gradients if g is not None)
+
+
+@pytest.mark.parametrize(("method", "options"), VECTORS, ids=lambda x: getattr(x, "__name__", ""))
+@pytest.mark.parametrize("batch", [1, 4])
+def test_dead_features_stay_finite(method, options, batch):
+    alive, dead = torch.randn(batch, 5), torch.zeros(batch, 5)
+    for student, teacher in ((alive, dead), (dead, alive), (dead, dead), (1e3 * alive, -1e3 * alive)):
+        own = student.clone().requires_grad_()
+        value = method.loss(own, teacher, **options)
+        assert torch.isfinite(value)
+        assert torch.isfinite(torch.autograd.grad(value, own)[0]).all()
+
+
+class TestAT:
+    def test_scale_of_the_maps_does_not_matter(self):
+        features = maps(3, 5)
+        torch.testing.assert_close(at.loss([5 * m for m in features], features, p=2), torch.tensor(0.0))
+
+    def test_opposite_attention(self):
+        """Two disjoint unit maps over 2 pixels differ by 1 in each: mean square 1."""
+        student, teacher = torch.tensor([[[[1.0, 0.0]]]]), torch.tensor([[[[0.0, 1.0]]]])
+        torch.testing.assert_close(at.loss([student], [teacher], p=2), torch.tensor(1.0))
+
+
+class TestFitNet:
+    def test_squared_difference(self):
+        torch.testing.assert_close(fitnet.loss(torch.zeros(2, 3), torch.full((2, 3), 2.0)), torch.tensor(4.0))
+
+    @pytest.mark.parametrize(("own", "other"), [(8, 8), (16, 8), (8, 16), (8, 7), (7, 8), (28, 8)])
+    def test_sizes(self, own, other):
+        student, teacher = (output([torch.rand(2, 3, n, n)] * 3) for n in (own, other))
+        adapter = fitnet.Adapter(setting(student, teacher), hint_layer=2)
+        assert adapter(step(student, teacher)) > 0
+
+    def test_a_network_with_fewer_stages_gives_its_last(self):
+        student, teacher = output(maps(1, 2)), output(maps(3, 4, 5, 6))
+        adapter = fitnet.Adapter(setting(student, teacher), hint_layer=2)
+        assert adapter.regressor[0].in_channels == 2
+        assert adapter.regressor[0].out_channels == 5
+
+
+class TestRKD:
+    def test_distances_of_a_line(self):
+        """Points 0, 1, 3: distances 1, 3, 2 twice each, mean 2."""
+        found = rkd.distances(torch.tensor([[0.0], [1.0], [3.0]]), squared=False, eps=1e-12)
+        expected = torch.tensor([[0.0, 0.5, 1.5], [0.5, 0.0, 1.0], [1.5, 1.0, 0.0]])
+        torch.testing.assert_close(found, expected)
+
+    def test_angles_of_a_right_triangle(self):
+        found = rkd.angles(torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]))
+        assert found[0, 1, 2] == 0
+        torch.testing.assert_close(found[1, 0, 2], torch.tensor(math.sqrt(0.5)))
+
+    def test_turning_and_stretching_change_nothing(self):
+        features = torch.randn(5, 2, dtype=torch.float64)
+        turned = 3 * features @ torch.tensor([[0.0, 1.0], [-1.0, 0.0]], dtype=torch.float64) + 7
+        torch.testing.assert_close(
+            rkd.loss(turned, features, distance_weight=1, angle_weight=1), torch.tensor(0.0, dtype=torch.float64)
+        )
+
+
+def test_pkt_of_two_samples():
+    """Equal vectors give each sample (1/2, 1/2), opposite ones (1, 0)."""
+    teacher, student = torch.tensor([[1.0], [-1.0]]).double(), torch.tensor([[1.0], [1.0]]).double()
+    assert pkt.loss(student, teacher).item() == pytest.approx(2 * math.log(2) / 4, rel=1e-5)
+
+
+def test_sp_of_two_samples():
+    """Rows (1, 0) of orthogonal samples against (1, 1) / sqrt 2 of equal ones."""
+    student, teacher = torch.eye(2).view(2, 2, 1, 1), torch.ones(2, 2, 1, 1)
+    half = math.sqrt(0.5)
+    torch.testing.assert_close(sp.loss([student], [teacher]), torch.tensor(((1 - half) ** 2 + half**2) / 2))
+
+
+def test_nst_of_one_channel_each():
+    """Kernel means 1, 1 and the squared cosine: of orthogonal channels 0."""
+    student, teacher = torch.tensor([[[[1.0, 0.0]]]]), torch.tensor([[[[0.0, 1.0]]]])
+    torch.testing.assert_close(nst.loss([student], [teacher]), torch.tensor(2.0))
+
+
+class TestVID:
+    def test_likelihood_of_a_gaussian(self):
+        log_scale = torch.zeros(3)
+        spread = math.log(2) + 1e-5
+        got = vid.loss(torch.zeros(2, 3, 4, 4), torch.full((2, 3, 4, 4), 2.0), log_scale)
+        assert got.item() == pytest.approx(0.5 * (4 / spread + math.log(spread)), rel=1e-6)
+
+    @pytest.mark.parametrize(("variant", "trained"), [("trained", True), ("as_published", False)])
+    def test_variances(self, variant, trained):
+        student, teacher = output(maps(2, 3)), output(maps(4, 5))
+        adapter = vid.Adapter(setting(student, teacher), initial_variance=5.0, variant=variant)
+        torch.testing.assert_close(vid.variance(adapter.log_scales[0], vid.EPSILON), torch.full((5,), 5.0))
+        adapter(step(student, teacher)).backward()
+        assert (adapter.log_scales[0].grad is not None) == trained
+        assert all(p.grad is not None for p in adapter.regressors.parameters())
+
+
+class TestOFD:
+    def test_margin_of_a_centred_channel(self):
+        """E[x | x < 0] of N(0, s^2) is -s sqrt(2 / pi)."""
+        torch.testing.assert_close(
+            ofd.margin(torch.tensor([2.0]), torch.zeros(1)), torch.tensor([-2 * math.sqrt(2 / math.pi)])
+        )
+
+    def test_margin_where_negatives_are_rare_or_the_channel_is_constant(self):
+        found = ofd.margin(torch.tensor([1.0, 0.0, 0.0, 0.0]), torch.tensor([5.0, 1.0, -1.0, 0.0]))
+        torch.testing.assert_close(found, torch.tensor([-3.0, 0.0, -1.0, 0.0]))
+
+    def test_negative_responses_below_the_margin_cost_nothing(self):
+        student, teacher = torch.tensor([-9.0, -0.5, 1.0]).view(1, 3, 1, 1), torch.full((1, 3, 1, 1), -7.0)
+        margins = torch.full((3,), -1.0)
+        torch.testing.assert_close(ofd.stage_loss(student, teacher, margins), torch.tensor(0.5**2 + 2.0**2))
+
+    def test_earlier_stages_weigh_less(self):
+        student = [torch.ones(1, 1, 1, 1)] * 3
+        teacher = [torch.zeros(1, 1, 1, 1)] * 3
+        torch.testing.assert_close(ofd.loss(student, teacher, [torch.zeros(1)] * 3), torch.tensor(1.75))
+
+
+class TestReviewKD:
+    def test_levels_below_the_size_count(self):
+        """A constant difference of 2 costs 4 at every level, so 4 whatever the weights."""
+        for size in (1, 2, 4, 8):
+            student = torch.zeros(2, 3, size, size)
+            torch.testing.assert_close(reviewkd.loss([student], [student + 2]), torch.tensor(4.0))
+
+    def test_a_checkerboard_counts_at_full_size_alone(self):
+        board = torch.tensor([[1.0, -1.0], [-1.0, 1.0]]).repeat(4, 4).view(1, 1, 8, 8)
+        expected = torch.tensor(1 / (1 + 1 / 2 + 1 / 4 + 1 / 8))
+        torch.testing.assert_close(reviewkd.loss([board], [torch.zeros(1, 1, 8, 8)]), expected)
+
+    def test_fused_maps_have_the_teachers_shapes(self):
+        student, teacher = output(maps(2, 3, 4, size=8)), output(maps(5, 6, 7, 8, size=16))
+        adapter = reviewkd.Adapter(setting(student, teacher), mid_channels=3, student_preact=True)
+        adapter(step(student, teacher)).backward()
+        assert all(p.grad is not None for p in adapter.parameters())
+        assert adapter.fusions[0].reduce[0].out_channels == 3
+
+
+class TestKDSVD:
+    def test_vectors_of_a_known_matrix(self):
+        """Singular values 3 and 2 along the first and second column."""
+        matrix = torch.diag(torch.tensor([3.0, 2.0])).view(1, 1, 2, 2)
+        own, other = kdsvd.stage_vectors(matrix, matrix, 1)
+        torch.testing.assert_close(own.abs(), torch.tensor([[[1.0], [0.0]]]))
+        torch.testing.assert_close(own, other)
+
+    def test_gradient_of_the_vectors(self):
+        matrices = torch.randn(2, 6, 4, dtype=torch.float64, requires_grad=True)
+
+        def projections(x):
+            """What does not depend on signs."""
+            vectors = kdsvd._RightVectors.apply(x, 2)
+            return vectors.square() * torch.arange(8, dtype=torch.float64).view(4, 2)
+
+        assert torch.autograd.gradcheck(projections, (matrices,))
+
+    def test_equal_singular_values_have_a_finite_gradient(self):
+        matrices = torch.eye(4)[None].clone().requires_grad_()
+        kdsvd._RightVectors.apply(matrices, 2).square().sum().backward()
+        assert torch.isfinite(matrices.grad).all()
+
+
+class TestCC:
+    def test_three_samples(self):
+        student, teacher = torch.tensor([[1.0, 0.0], [2.0, 1.0], [0.0, -3.0]]), torch.zeros(3, 2)
+        torch.testing.assert_close(cc.loss(student, teacher), torch.tensor((2.0 + 3.0) / 2))
+
+
+class TestCRD:
+    def adapter(self, **options):
+        torch.manual_seed(0)
+        student, teacher = output(maps(2, 3)), output(maps(4, 5))
+        values = {"temperature": 0.07, "momentum": 0.5, "negatives": 8, "embedding": 4, **options}
+        return crd.Adapter(setting(student, teacher), **values), step(student, teacher)
+
+    def test_uniform_scores(self):
+        """Every score is 1 / N: log of 1 / (1 + K) for the positive, of K / (1 + K) for each of K negatives."""
+        embedded, memory = torch.zeros(2, 3), torch.zeros(10, 3)
+        drawn = torch.tensor([[0, 1, 2, 3], [1, 0, 5, 6]])
+        found = crd.contrast(embedded, memory, drawn, torch.tensor(float("nan")), temperature=1.0, eps=0.0)
+        assert found.z == 10
+        assert found.loss.item() == pytest.approx(-(math.log(1 / 4) + 3 * math.log(3 / 4)), rel=1e-6)
+
+    def test_gathering_and_multiplying_agree(self):
+        embedded, memory = F.normalize(torch.randn(3, 4).double()), F.normalize(torch.randn(90, 4).double())
+        drawn = torch.randint(90, (3, 40))
+        z = torch.tensor(2.0).double()
+        together = crd.contrast(embedded, memory, drawn, z, temperature=0.1).likeness
+        few = crd.contrast(embedded, memory, drawn[:, :5], z, temperature=0.1).likeness
+        torch.testing.assert_close(few, together[:, :5])
+
+    def test_negatives_are_of_other_classes_and_reach_all_of_them(self):
+        labels = torch.tensor([2, 0, 1, 1, 0, 2, 2, 0])
+        others = crd.Others(labels)
+        drawn = others.draw(torch.tensor([0, 1, 2]), 500, torch.Generator().manual_seed(0))
+        for row, own in zip(drawn, (0, 1, 2), strict=True):
+            assert set(row.tolist()) == {i for i, label in enumerate(labels.tolist()) if label != own}
+
+    def test_memories_take_up_the_batch_and_nothing_else(self):
+        adapter, batch = self.adapter()
+        before = {name: value.clone() for name, value in adapter.named_buffers()}
+        adapter(batch).backward()
+        seen = batch.index.tolist()
+        for name in ("memory_student", "memory_teacher"):
+            memory = adapter.get_buffer(name)
+            changed = (memory != before[name]).any(dim=1).nonzero().flatten().tolist()
+            assert changed == seen
+            torch.testing.assert_close(memory[seen].norm(dim=1), torch.ones(len(seen)))
+        assert before["z_student"].isnan()
+        assert adapter.z_student > 0
+
+    def test_constants_are_set_once(self):
+        adapter, batch = self.adapter()
+        adapter(batch)
+        first = adapter.z_student.clone(), adapter.z_teacher.clone()
+        adapter(batch)
+        assert (adapter.z_student, adapter.z_teacher) == first
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    return digits.fetch(source="embedded", image_size=16, train_per_class=2)
+
+
+@pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS)
+@pytest.mark.parametrize("method", [*catalog.methods(), *SUMS])
+def test_every_method_trains_every_kind_of_pair(dataset, pair, method):
+    """One epoch with the recipe of the digits; every parameter of the student and of the adapters gets a gradient."""
+    logit = catalog.kind(method) == "logit"
+    cell = Cell(pair, method, 0, *((2, True) if logit else (None, None)))
+    recipe = recipes.resolve(cell, dataset="digits", published=PUBLISHED, overrides={}, stand_recipe="paper")
+    train = {"epochs": 1, "batch_size": 10, "lr": 0.02, "momentum": 0.9, "nesterov": False, "weight_decay": 5e-4}
+    card = {"student": cell.student, "method": method, "seed": 0, "train": {**train, "schedule": "cosine"}}
+    card |= {"recipe": {key: value.value for key, value in recipe.items()}}
+    card |= {"levels": [1, 2], "stand": True} if logit else {}
+    teacher = training.create(cell.teacher, 10, 1, CPU)
+    before = {key: value.clone() for key, value in teacher.state_dict().items()}
+    student, goal, history = training.carry_out(card, dataset, teacher, device=CPU)
+    for network in (student, goal):
+        unmoved = [key for key, p in network.named_parameters() if p.requires_grad and p.grad is None]
+        assert unmoved == []
+    assert all(p.grad.abs().sum() > 0 for p in student.parameters())
+    assert list(history[0]) == ["epoch", "lr", "loss", "ce", *method.split("+"), "train_top1", "test_top1"]
+    assert all(torch.equal(value, teacher.state_dict()[key]) for key, value in before.items())
+    assert {name for name, _ in goal.named_children()} == {"by_name"}
+
+
+def test_adapters_are_not_part_of_the_student(dataset):
+    teacher, student = (training.create(name, 10, 0, CPU) for name in ("wrn_16_2", "resnet8"))
+    recipe = {"embedding": 8, "ce_weight": 1.0, "kd_weight": 1.0, "warmup": 0}
+    labels = torch.from_numpy(dataset.train.labels)
+    count = sum(p.numel() for p in student.parameters())
+    goal = objective.build("cc", recipe, student=student, teacher=teacher, labels=labels, image_size=16)
+    assert sum(p.numel() for p in student.parameters()) == count
+    assert sum(p.numel() for p in goal.parameters()) == (64 + 1) * 8 + (128 + 1) * 8
