@@ -123,7 +123,7 @@ class Term(nn.Module):
         elif self.stand:
             logits = [standardize(of_view) for of_view in logits]
         if self.entry.across == "batch":
-            by_region = [of_view.transpose(0, 1) for of_view in logits]
+            by_region = [of_view.transpose(0, 1).contiguous() for of_view in logits]
             return self.method.loss(*by_region, target.T, **keywords).mean()
         if self.adapter is not None:
             per_region = self.adapter(*logits, target, epoch=batch.epoch)
@@ -174,6 +174,10 @@ class Objective(nn.Module):
         """How many views of each image it needs: 1 weak, or 2, weak and strong."""
         return max((len(term.entry.views) for _, term in self.terms), default=1)
 
+    def losses(self, student: Sequence[Output], teacher: Sequence[Output], batch: Batch) -> dict[str, Tensor]:
+        """Each method's loss, unweighted. Arguments as of `forward`."""
+        return {name: term(student, teacher, batch) for name, term in self.terms}
+
     def forward(self, student: Sequence[Output], teacher: Sequence[Output], batch: Batch) -> Parts:
         """The loss of a batch.
 
@@ -183,7 +187,7 @@ class Objective(nn.Module):
             batch: classes, indices and epoch.
         """
         ce = torch.stack([F.cross_entropy(widen(output.logits), batch.target) for output in student]).sum()
-        losses = {name: term(student, teacher, batch) for name, term in self.terms}
+        losses = self.losses(student, teacher, batch)
         weighted = [term.weight(batch.epoch) * losses[name] for name, term in self.terms]
         return Parts(self.ce_weight * ce, torch.stack(weighted).sum() if weighted else None, ce, losses)
 

@@ -4,6 +4,8 @@ A network whose head is linear gives logits for any region of its last feature m
 region's average. A *scale* of the matrix names the pyramid levels in use; level m cuts the map into m x m regions.
 """
 
+from functools import cache
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -30,16 +32,19 @@ def pyramid_logits(final_map: Tensor, classifier: nn.Module, levels: tuple[int, 
         (B, N, C), N the sum of the squared levels.
     """
     finest = max(levels)
-    grid = F.adaptive_avg_pool2d(F.adaptive_avg_pool2d(final_map, GRID), finest)
-    cells = classifier(grid.permute(0, 2, 3, 1))
-    batch, classes = cells.shape[0], cells.shape[-1]
+    grid = F.adaptive_avg_pool2d(final_map, GRID)
+    if finest < GRID:
+        grid = F.adaptive_avg_pool2d(grid, finest)
+    cells = classifier(grid.flatten(2).mT)
+    return _averages(levels, cells.dtype, cells.device) @ cells
 
-    def at_level(level: int) -> Tensor:
-        block = finest // level
-        blocks = cells.reshape(batch, level, block, level, block, classes)
-        return blocks.mean(dim=(2, 4)).reshape(batch, level * level, classes)
 
-    return torch.cat([at_level(level) for level in levels], dim=1)
+@cache
+def _averages(levels: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Which cells of the finest level each region averages: (N, finest^2), rows adding up to 1."""
+    finest = max(levels)
+    cells = torch.eye(finest**2, dtype=dtype, device=device).view(-1, finest, finest)
+    return torch.cat([F.adaptive_avg_pool2d(cells, level).flatten(1) for level in levels], dim=1).T.contiguous()
 
 
 def decouple(

@@ -5,6 +5,7 @@ that StreamLined compares with.
 import torch.nn.functional as F
 from torch import Tensor
 
+from kdcore.methods._gram import gram_difference, safe_root
 from kdcore.precision import at_least_float32
 
 KIND = "logit"
@@ -25,11 +26,9 @@ def terms(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         (F.normalize(student, dim=axis) - F.normalize(teacher, dim=axis)).square().mean(dim=(-2, -1))
         for axis in (-1, -2)
     )
-    student, teacher = (logits - logits.mean(dim=-2, keepdim=True) for logits in (student, teacher))
-    # S'S - T'T is the symmetric part of (S - T)'(S + T): one product instead of two, and no cancellation.
-    product = (student - teacher).mT @ (student + teacher)
-    difference = (product + product.mT) / 2
-    return by_instance, by_class, difference.norm(dim=(-2, -1)) / ((classes - 1) * classes**2)
+    student, teacher = ((logits - logits.mean(dim=-2, keepdim=True)).mT for logits in (student, teacher))
+    square = gram_difference(student, teacher).square().sum(dim=(-2, -1))
+    return by_instance, by_class, safe_root(square) / ((classes - 1) * classes**2)
 
 
 def loss(

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from kdcore.methods import kd
 from kdcore.methods._confidence import unsure
+from kdcore.methods._gram import gram_difference
 from kdcore.precision import at_least_float32
 from kdcore.standardize import standardize as standardized
 
@@ -43,23 +44,26 @@ def terms(
     variant: str = "as_published",
 ) -> Terms:
     """The four terms, each summed over five temperatures. Arguments as in `loss`."""
-    samples, classes = (mask.to(student_weak.dtype) for mask in unsure(teacher_weak))
     weak, strong = (student_weak, teacher_weak), (student_strong, teacher_strong)
-    kl_weak, kl_strong = ((standardized(s), standardized(t)) if standardize else (s, t) for s, t in (weak, strong))
+    samples, classes = (mask.to(student_weak.dtype) for mask in unsure(teacher_weak))
+    if variant == "as_published":
+        samples, classes = (mask.mean(dim=-1, keepdim=True).expand_as(mask) for mask in (samples, classes))
+    kl_weak, kl_strong = (tuple(map(standardized, view)) if standardize else view for view in (weak, strong))
+    temperatures = (temperature, *FIXED_TEMPERATURES)
     found = []
-    for i, t in enumerate((temperature, *FIXED_TEMPERATURES)):
-        divergence = kd.loss(*kl_weak, temperature=t)
-        mixed_up = variant == "as_published" and i > 0 and t in WEAK_IN_PUBLISHED_STRONG_TERM
-        kd_strong = (divergence if mixed_up else kd.loss(*kl_strong, temperature=t)).mean(dim=-1)
-        cc, bc = _correlations(*weak, t)
-        if variant == "as_published":
-            share = samples.mean(dim=-1)
-            kd_weak = divergence.mean(dim=-1) * share
-            cc, bc = cc.sum(dim=(-2, -1)) * classes.mean(dim=-1), bc.sum(dim=(-2, -1)) * share
-        else:
-            kd_weak = (divergence * samples).mean(dim=-1)
-            cc, bc = (cc.sum(dim=-1) * classes).sum(dim=-1), (bc.sum(dim=-1) * samples).sum(dim=-1)
-        found.append(Terms(kd_weak, kd_strong, cc / student_weak.shape[-1], bc / student_weak.shape[-2]))
+    for t in dict.fromkeys(temperatures):
+        times = temperatures.count(t)
+        mixed_up = variant == "as_published" and t in WEAK_IN_PUBLISHED_STRONG_TERM
+        predictions = [(logits / t).log_softmax(dim=-1) for logits in weak]
+        divergence = kd.loss(*kl_weak, temperature=t) if standardize else t**2 * kd.divergence(*predictions)
+        of_strong = mixed_up * divergence
+        if times > mixed_up:
+            of_strong = of_strong + (times - mixed_up) * kd.loss(*kl_strong, temperature=t)
+        student, teacher = (prediction.exp() for prediction in predictions)
+        by_class = _weighted_square(gram_difference(student.mT, teacher.mT), times * classes) / student.shape[-1]
+        by_sample = _weighted_square(gram_difference(student, teacher), times * samples) / student.shape[-2]
+        of_weak = (divergence * times * samples).mean(dim=-1)
+        found.append(Terms(of_weak, of_strong.mean(dim=-1), by_class, by_sample))
     return Terms(*(torch.stack(parts).sum(dim=0) for parts in zip(*found, strict=True)))
 
 
@@ -98,9 +102,6 @@ def loss(
     return kd_weight * (found.kd_weak + found.kd_strong + found.cc + found.bc)
 
 
-def _correlations(student: Tensor, teacher: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Squared differences of the predictions' correlations between classes (..., C, C) and samples (..., B, B)."""
-    student, teacher = (student / temperature).softmax(dim=-1), (teacher / temperature).softmax(dim=-1)
-    difference, total = student - teacher, student + teacher
-    between_classes, between_samples = difference.mT @ total, difference @ total.mT  # as in kdcore.methods.clkd
-    return ((between_classes + between_classes.mT) / 2).square(), ((between_samples + between_samples.mT) / 2).square()
+def _weighted_square(difference: Tensor, weights: Tensor) -> Tensor:
+    """Sum of the squares of (..., K, K), rows weighted by (..., K)."""
+    return (difference.square().sum(dim=-1) * weights).sum(dim=-1)

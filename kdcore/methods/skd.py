@@ -1,16 +1,39 @@
 """SKD, streamlined knowledge distillation: KD and a Mahalanobis term between the samples of a batch (StreamLined)."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from kdcore.methods import kd
 from kdcore.methods._confidence import unsure
+from kdcore.methods._gram import gram_difference, safe_root
 from kdcore.precision import at_least_float32
 
 KIND = "logit"
 ACROSS = "batch"
 PARAMETERS = {"temperature": "> 0", "tikhonov": "> 0"}
+
+
+class _QuadraticForms(torch.autograd.Function):
+    """x' A^-1 x of every row x (..., K, D) and a positive definite A (..., D, D): (..., K).
+
+    Its gradient needs products alone; autograd's would solve twice more.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, matrix: Tensor) -> Tensor:
+        root, _ = torch.linalg.cholesky_ex(matrix)
+        solved = torch.cholesky_solve(rows.mT, root).mT
+        ctx.save_for_backward(solved)
+        return (rows * solved).sum(dim=-1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        (solved,) = ctx.saved_tensors
+        weighted = gradient[..., None] * solved
+        return 2 * weighted, -weighted.mT @ solved
 
 
 def mahalanobis(student: Tensor, teacher: Tensor, *, tikhonov: float) -> Tensor:
@@ -20,16 +43,11 @@ def mahalanobis(student: Tensor, teacher: Tensor, *, tikhonov: float) -> Tensor:
     Its gradient is finite where student and teacher point the same way, and with a batch of one.
     """
     samples, classes = student.shape[-2:]
-    student, teacher = F.normalize(student, dim=-1), F.normalize(teacher, dim=-1)
-    product = (student - teacher) @ (student + teacher).mT
-    rows = (product + product.mT) / (2 * classes)  # as in kdcore.methods.clkd
+    rows = gram_difference(F.normalize(student, dim=-1), F.normalize(teacher, dim=-1)) / classes
     centred = rows - rows.mean(dim=-2, keepdim=True)
     identity = torch.eye(samples, dtype=rows.dtype, device=rows.device)
     covariance = centred.mT @ centred / max(samples - 1, 1) + tikhonov * identity
-    root, _ = torch.linalg.cholesky_ex(covariance)
-    square = torch.linalg.solve_triangular(root, rows.mT, upper=False).square().sum(dim=-2)
-    nothing = square == 0
-    return square.masked_fill(nothing, 1.0).sqrt().masked_fill(nothing, 0.0).mean(dim=-1)
+    return safe_root(_QuadraticForms.apply(rows, covariance)).mean(dim=-1)
 
 
 @at_least_float32

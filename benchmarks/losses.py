@@ -1,0 +1,104 @@
+"""What every logit method's loss costs beside the student's own forward and backward pass.
+
+Run by hand: python -m benchmarks.losses [LEVELS] [BATCH] [CLASSES], e.g. 4 64 100 for M=[1,2,4].
+"""
+
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kdcore import catalog, device, recipes, training, yamlfile
+from kdcore.cell import Cell
+from kdcore.data.augment import device_generator
+from kdcore.fingerprint import ROOT
+from kdcore.levels import levels
+from kdcore.networks.contract import Output
+from kdcore.objective import Batch, Objective, build
+
+STUDENT, TEACHER = "resnet20", "resnet56"
+SHARE = 0.1
+"""Of the student's time that a loss may take."""
+
+
+def seconds(runs: list[Callable[[], object]], where: torch.device, repetitions: int = 25) -> list[float]:
+    """Median time of each call, the calls in turn, so that all see the machine in the same states."""
+    times: list[list[float]] = [[] for _ in runs]
+    for _ in range(repetitions):
+        for found, run in zip(times, runs, strict=True):
+            start = time.perf_counter()
+            run()
+            if where.type == "cuda":
+                torch.cuda.synchronize()
+            found.append(time.perf_counter() - start)
+    return [statistics.median(found[repetitions // 5 :]) for found in times]
+
+
+def main(scale: str = "4", batch_size: str = "64", classes: str = "100") -> None:
+    """Print a line per method: milliseconds of loss and backward, of the student's own passes, and their ratio."""
+    where = device.choose()
+    torch.manual_seed(0)
+    student, teacher = (training.create(name, int(classes), 0, where) for name in (STUDENT, TEACHER))
+    target = torch.randint(int(classes), (int(batch_size),), device=where)
+    images = torch.randn(int(batch_size), 3, 32, 32, device=where).to(memory_format=torch.channels_last)
+
+    def own(views: int) -> None:
+        student.zero_grad()
+        outputs = [student(images) for _ in range(views)]
+        torch.stack([F.cross_entropy(output.logits, target) for output in outputs]).sum().backward()
+
+    with torch.no_grad():
+        # Not in evaluation mode: without running statistics an untrained network's logits reach thousands.
+        taught = [teacher.train()(images)] * 2
+    batch = Batch((images,), target, torch.arange(len(target), device=where), 1, device_generator(0, 1, where))
+    published = yamlfile.read(ROOT / "data/recipes.yaml")
+    for name in catalog.logit_methods():
+        recipe = recipes.resolve(
+            Cell(f"{TEACHER}-{STUDENT}", name, 0, int(scale), True),
+            dataset="cifar100",
+            published=published,
+            overrides={},
+            stand_recipe="paper",
+        )
+        for stand in (False, True):
+            goal = build(
+                name,
+                {key: value.value for key, value in recipe.items()},
+                student=student,
+                teacher=teacher,
+                labels=target,
+                image_size=32,
+                levels=levels(int(scale)),
+                stand=stand,
+            )
+            outputs = [leaves(student(images)) for _ in range(goal.views)]
+            loss = partial(loss_and_backward, goal, outputs, taught, batch)
+            found, whole = seconds([loss, partial(own, goal.views)], where)
+            verdict = "" if found < SHARE * whole else f"  more than {SHARE:.0%}"
+            label = f"{name} + stand" if stand else name
+            print(
+                f"{label:14} {1e3 * found:6.2f} ms of {1e3 * whole:6.1f} ms  {found / whole:5.1%}{verdict}", flush=True
+            )
+
+
+def loss_and_backward(goal: Objective, student: list[Output], teacher: list[Output], batch: Batch) -> None:
+    """From the networks' outputs to the gradient of what the classifier and the last map gave."""
+    torch.stack(list(goal.losses(student, teacher, batch).values())).sum().backward()
+
+
+def leaves(output: Output) -> Output:
+    """The outputs that a loss of logits reads, as leaves of a new graph."""
+
+    def leaf(x: Tensor) -> Tensor:
+        return x.detach().requires_grad_()
+
+    return output._replace(logits=leaf(output.logits), final_map=leaf(output.final_map))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
