@@ -97,6 +97,11 @@ class Term(nn.Module):
                 raise ValueError(f"{name} needs a setting to build its adapter from")
             self.adapter = self.method.Adapter(setting, **self.keywords)
 
+    @property
+    def teacher_in_training_mode(self) -> bool:
+        """Whether the method wants the teacher to normalise by each batch."""
+        return getattr(self.adapter, "teacher_in_training_mode", False)
+
     def weight(self, epoch: int) -> float:
         """Weight of the method's loss in an epoch, counted from 1."""
         warmup = self.recipe["warmup"]
@@ -173,6 +178,11 @@ class Objective(nn.Module):
     def views(self) -> int:
         """How many views of each image it needs: 1 weak, or 2, weak and strong."""
         return max((len(term.entry.views) for _, term in self.terms), default=1)
+
+    @property
+    def teacher_in_training_mode(self) -> bool:
+        """Whether a method wants the teacher to normalise by each batch; its weights are frozen in any case."""
+        return any(term.teacher_in_training_mode for _, term in self.terms)
 
     def losses(self, student: Sequence[Output], teacher: Sequence[Output], batch: Batch) -> dict[str, Tensor]:
         """Each method's loss, unweighted. Arguments as of `forward`."""

@@ -182,6 +182,7 @@ def _tables_card(params: Params, cells: list[Cell], resolved: dict[Cell, recipes
         "stand_recipe": params.stand_recipe,
         "accuracy": params.tables.accuracy,
         "epochs": params.train.epochs,
+        "optimizer": params.train.optimizer,
         "teachers": {
             name: f"trained here, {teacher.epochs or params.train.epochs} epochs"
             if teacher.source == "train"

@@ -189,33 +189,11 @@ def caption(card: Card, evaluations: list[Evaluation]) -> str:
 
 def notes(card: Card, evaluations: list[Evaluation], entries: list[Entry], published: Published) -> list[str]:
     """What a reader must know to compare: costs, what stand changes, inherited values, published protocols."""
-    found = [
+    costs = [
         f"{evaluation['pair']}: teacher {_cost(evaluation['teacher'])}; student {_cost(evaluation['student'])}."
         for evaluation in evaluations
     ]
-    for method in card["methods"]:
-        changes: dict[str, list[str]] = {}
-        for pair in card["pairs"]:
-            changes.setdefault(_stand_changes(card, method, pair), []).append(pair)
-        for change, pairs in changes.items():
-            where = "" if len(pairs) == len(card["pairs"]) else f" ({', '.join(pairs)})"
-            if change:
-                found.append(f"{method.upper()}{where}: stand changes the z-score and {change}.")
-    if card["stand_recipe"] == "matched" and True in card["stand"]:
-        found.append("stand changes the z-score alone (stand_recipe: matched), unlike publications.")
-    inherited = sorted(
-        {
-            name.split("-")[2]
-            for name, recipe in card["recipes"].items()
-            if any("inherited" in s for _, s in recipe.values())
-        }
-    )
-    if inherited:
-        found.append(f"Hyper-parameters inherited from another data set or method: {', '.join(inherited)}.")
-    for source in dict.fromkeys(entry.source for entry in entries if entry.source):
-        about = published.sources[source]
-        found.append(f"Published figures from {about['title']} ({about['file']}); protocol: {about['protocol']}.")
-    return found
+    return [*costs, *_of_stand(card), *_of_training(card), *_of_publications(entries, published)]
 
 
 def markdown(frame: pd.DataFrame, title: str, remarks: list[str]) -> str:
@@ -299,6 +277,47 @@ def _gain(entry: Entry, entries: list[Entry]) -> float | None:
         if other.pair == entry.pair and other.row.method == entry.row.method and other.row.is_plain:
             return entry.mean - other.mean
     return None
+
+
+def _of_stand(card: Card) -> Iterator[str]:
+    for method in card["methods"]:
+        changes: dict[str, list[str]] = {}
+        for pair in card["pairs"]:
+            changes.setdefault(_stand_changes(card, method, pair), []).append(pair)
+        for change, pairs in changes.items():
+            where = "" if len(pairs) == len(card["pairs"]) else f" ({', '.join(pairs)})"
+            if change:
+                yield f"{method.upper()}{where}: stand changes the z-score and {change}."
+    if card["stand_recipe"] == "matched" and True in card["stand"]:
+        yield "stand changes the z-score alone (stand_recipe: matched), unlike publications."
+
+
+def _of_training(card: Card) -> Iterator[str]:
+    inherited = _inherited(card)
+    if inherited:
+        yield f"Hyper-parameters inherited from another data set or method: {', '.join(inherited)}."
+    for method in (*card["baselines"], *card["methods"]):
+        views = max((entry.views for entry in catalog.terms(method)), key=len, default=())
+        if len(views) > 1:
+            yield f"{method.upper()}: trained on {len(views)} views of each image, {' and '.join(views)}."
+    if card["optimizer"] == "dot":
+        yield "Optimizer: dot (apart momenta for task and distillation), unlike the published figures."
+
+
+def _of_publications(entries: list[Entry], published: Published) -> Iterator[str]:
+    for source in dict.fromkeys(entry.source for entry in entries if entry.source):
+        about = published.sources[source]
+        yield f"Published figures from {about['title']} ({about['file']}); protocol: {about['protocol']}."
+
+
+def _inherited(card: Card) -> list[str]:
+    """Methods whose rows hold inherited values, with the rows' stand where the other ones do not."""
+    marked: dict[str, set[bool]] = {}
+    for name, recipe in card["recipes"].items():
+        parts = name.split("-")
+        if any("inherited" in source for _, source in recipe.values()):
+            marked.setdefault(parts[2], set()).add("True" in parts)
+    return [f"{method} with stand" if stands == {True} else method for method, stands in sorted(marked.items())]
 
 
 def _stand_changes(card: Card, method: str, pair: str) -> str:

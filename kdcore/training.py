@@ -156,7 +156,8 @@ def train(
 
     Args:
         student: on `device`, from `create`.
-        teacher: on `device`; frozen and in evaluation mode throughout. None for a network trained alone.
+        teacher: on `device`; frozen, and in evaluation mode unless the goal asks otherwise. None for a network
+            trained alone.
         goal: the loss.
         dataset: its training images are learnt, its test images measured after every epoch.
         settings: optimiser and schedule.
@@ -175,7 +176,7 @@ def train(
     # Filling memory costs a third of the time of small networks; nothing here reads what it has not written.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     if teacher is not None:
-        teacher.eval().requires_grad_(False)
+        teacher.train(goal.teacher_in_training_mode).requires_grad_(False)
     watcher = watcher or Watcher()
     optimizer = settings.make_optimizer([*student.parameters(), *goal.parameters()])
     images = torch.from_numpy(dataset.train.images).to(device)

@@ -2,11 +2,11 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from kdcore import yamlfile
+from tests.project import ROOT, TINY, Project, copy_of_project
 
 
 @pytest.fixture
@@ -17,3 +17,18 @@ def python():
         return subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True).stdout
 
     return run
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """A clone in which the tiny matrix has been run."""
+    folder = tmp_path_factory.mktemp("pipeline") / "project"
+    copy_of_project(folder)
+    project = Project(folder)
+    project.run("git", "init", "-q")
+    project.set(**TINY)
+    project.set(train={**yamlfile.read(folder / "params.yaml")["train"], "epochs": 6, "schedule": "cosine"})
+    project.commit()
+    project.dvc("repro")
+    project.commit()
+    return project

@@ -227,6 +227,19 @@ class TestOFD:
         teacher = [torch.zeros(1, 1, 1, 1)] * 3
         torch.testing.assert_close(ofd.loss(student, teacher, [torch.zeros(1)] * 3), torch.tensor(1.75))
 
+    @pytest.mark.parametrize(("variant", "moves"), [("frozen", False), ("as_published", True)])
+    def test_mode_of_the_teacher(self, dataset, variant, moves):
+        """Published code leaves it in training mode, so that its running statistics move; its weights never do."""
+        teacher = training.create("resnet14", 10, 1, CPU)
+        before = {key: value.clone() for key, value in teacher.state_dict().items()}
+        train = {"epochs": 1, "batch_size": 10, "lr": 0.02, "momentum": 0.9, "nesterov": False, "weight_decay": 0.0}
+        recipe = {"variant": variant, "ce_weight": 1.0, "kd_weight": 0.001, "warmup": 0}
+        card = {"student": "resnet8", "method": "ofd", "seed": 0, "train": {**train, "schedule": "cosine"}}
+        training.carry_out({**card, "recipe": recipe}, dataset, teacher, device=CPU)
+        moved = {key for key, value in teacher.state_dict().items() if not torch.equal(value, before[key])}
+        assert bool(moved) == moves
+        assert all("running" in key or "num_batches" in key for key in moved)
+
 
 class TestReviewKD:
     def test_levels_below_the_size_count(self):

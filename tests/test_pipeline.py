@@ -1,101 +1,21 @@
 """The pipeline itself: DVC on a tiny matrix in a temporary clone."""
 
-import hashlib
 import json
-import os
 import shutil
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
 from kdcore import params, yamlfile
-from tests.conftest import ROOT
+from tests.project import ROOT, Project
 
 pytestmark = pytest.mark.pipeline
 
-TINY = {
-    "pairs": ["resnet14-resnet8"],
-    "methods": ["kd", "dkd"],
-    "scales": [1, 2],
-    "stand": [False],
-    "seeds": [0],
-    "baselines": ["vanilla"],
-    "teachers": {"resnet14": {"source": "train"}},
-    "data": {"name": "digits", "source": "embedded", "image_size": 16, "train_per_class": 2},
-}
 KD, DKD = ({f"train@resnet14-resnet8-{method}-{scale}-False-0" for scale in (1, 2)} for method in ("kd", "dkd"))
 CELLS = KD | DKD | {"baseline@resnet14-resnet8-vanilla-0"}
 RESULTS = {"evaluate@resnet14-resnet8", "tables"}
-
-
-class Project:
-    """A clone of this project, with a matrix of its own."""
-
-    def __init__(self, folder):
-        self.folder = folder
-
-    def run(self, *command, code=0):
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        done = subprocess.run(
-            command, cwd=self.folder, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == code, done.stdout + done.stderr
-        return done.stdout + done.stderr
-
-    def dvc(self, *command, code=0):
-        return self.run("dvc", *command, code=code)
-
-    def commit(self):
-        self.run("git", "add", "-A")
-        self.run("git", "-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "-qm", "test")
-
-    def set(self, **changes):
-        path = self.folder / "params.yaml"
-        yamlfile.write(path, {**yamlfile.read(path), **changes})
-
-    def edit(self, file, old, new):
-        text = (self.folder / file).read_text()
-        assert old in text
-        (self.folder / file).write_text(text.replace(old, new, 1))
-
-    def stale(self):
-        """What DVC would run after the plan and pairs are up to date."""
-        self.dvc("repro", "plan", "pairs")
-        return set(json.loads(self.dvc("status", "--json").splitlines()[-1]))
-
-    def ran(self, output):
-        return {line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")}
-
-    def digest(self, path):
-        return hashlib.sha256((self.folder / path).read_bytes()).hexdigest()
-
-
-@pytest.fixture(scope="session")
-def finished(tmp_path_factory):
-    """A clone in which the tiny matrix has been run."""
-    folder = tmp_path_factory.mktemp("pipeline") / "project"
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    for name in listed.stdout.splitlines():
-        if (ROOT / name).is_file() and name != "dvc.lock" and not name.startswith("tables/"):
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, folder / name)
-    project = Project(folder)
-    project.run("git", "init", "-q")
-    project.set(**TINY)
-    project.set(train={**yamlfile.read(folder / "params.yaml")["train"], "epochs": 6, "schedule": "cosine"})
-    project.commit()
-    project.dvc("repro")
-    project.commit()
-    return project
 
 
 @pytest.fixture
@@ -118,6 +38,27 @@ def test_shipped_matrix_expands_as_declared(project):
     listed = project.dvc("stage", "list", "--name-only").split()
     declared = [f"{cell.stage}@{cell.name}" for cell in params.load(ROOT / "params.yaml").cells()]
     assert sorted(name for name in listed if name.startswith(("train@", "baseline@"))) == sorted(declared)
+
+
+def test_sums_adapters_views_and_dot(project):
+    """What a method trains beside the student is kept apart from it; other optimisers retrain everything."""
+    project.set(methods=["crd+kd", "mlkd"], scales=[1], baselines=["vanilla", "cc", "at+sp"])
+    output = project.dvc("repro")
+    new = {f"train@resnet14-resnet8-{method}-1-False-0" for method in ("crd+kd", "mlkd")}
+    new |= {f"baseline@resnet14-resnet8-{method}-0" for method in ("cc", "at+sp")}
+    assert project.ran(output) == {"plan", *new, *RESULTS}
+    runs = project.folder / "runs/resnet14-resnet8"
+    adapted = {path.parent.name for path in runs.glob("*/adapters.safetensors")}
+    assert adapted == {"resnet14-resnet8-crd+kd-1-False-0", "resnet14-resnet8-cc-0"}
+    sizes = {path.parent.name: path.stat().st_size for path in runs.glob("*/weights.safetensors")}
+    assert len(set(sizes.values())) == 1
+    history = (runs / "resnet14-resnet8-crd+kd-1-False-0/history.csv").read_text()
+    assert history.startswith("epoch,lr,loss,ce,crd,kd,train_top1,test_top1\n")
+    table = (project.folder / "tables/digits.md").read_text()
+    assert all(f"| {label} " in table for label in ("CRD+KD", "MLKD", "CC", "AT+SP"))
+    train = yamlfile.read(project.folder / "params.yaml")["train"]
+    project.set(train={**train, "optimizer": "dot", "dot_delta": 0.075})
+    assert {name for name in project.stale() if "@" in name} >= new | {"teacher@resnet14"}
 
 
 def test_second_run_does_nothing(project):

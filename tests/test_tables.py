@@ -18,6 +18,7 @@ CARD = {
     "stand_recipe": "paper",
     "accuracy": "top1",
     "epochs": 240,
+    "optimizer": "sgd",
     "teachers": {"resnet56": "published checkpoint"},
     "recipes": {
         "resnet56-resnet20-kd-1-False-0": {"temperature": [4.0, "a"], "kd_weight": [0.9, "a"]},
@@ -123,8 +124,18 @@ def test_notes(published):
     costs = "teacher 0.86 M parameters, 125.5 M multiply-adds; student 0.28 M parameters, 40.8 M multiply-adds"
     assert f"resnet56-resnet20: {costs}." in remarks
     assert "KD: stand changes the z-score and temperature (4 to 2), kd_weight (0.9 to 9)." in remarks
-    assert "Hyper-parameters inherited from another data set or method: kd." in remarks
+    assert "Hyper-parameters inherited from another data set or method: kd with stand." in remarks
+    assert not any("views" in remark or "Optimizer" in remark for remark in remarks)
     assert any("arXiv:2403.01427" in remark and "protocol: best epoch" in remark for remark in remarks)
+
+
+def test_notes_of_views_and_optimizer():
+    card = {**CARD, "methods": ["kd", "mlkd", "at+mlkd"], "optimizer": "dot"}
+    remarks = list(tables._of_training(card))
+    assert "MLKD: trained on 2 views of each image, weak and strong." in remarks
+    assert "AT+MLKD: trained on 2 views of each image, weak and strong." in remarks
+    assert any(remark.startswith("Optimizer: dot") for remark in remarks)
+    assert not any(remark.startswith("KD:") for remark in remarks)
 
 
 def test_stand_that_changes_a_choice():

@@ -11,7 +11,7 @@ from kdcore.methods.contract import Setting, Step
 from kdcore.precision import at_least_float32
 
 KIND = "feature"
-PARAMETERS: dict[str, str] = {}
+PARAMETERS = {"variant": ["frozen", "as_published"]}
 RARE = 0.001
 """Below this probability of a negative value, the margin is three deviations below zero."""
 
@@ -63,10 +63,13 @@ class Adapter(nn.Module):
 
     Args:
         setting: the shapes, and the teacher's batch norms, which give the margins.
+        variant: "frozen" is a teacher as it was trained. "as_published" leaves its batch norms in training mode, as
+            mdistiller does, so that they normalise by each batch.
     """
 
-    def __init__(self, setting: Setting) -> None:
+    def __init__(self, setting: Setting, *, variant: str) -> None:
         super().__init__()
+        self.teacher_in_training_mode = variant == "as_published"
         pairs = list(zip(*matched(setting.student.preacts, setting.teacher.preacts), strict=True))
         self.connectors = nn.ModuleList(_connector(student.shape[1], teacher.shape[1]) for student, teacher in pairs)
         for i, norm in enumerate(setting.teacher_norms[-len(pairs) :]):

@@ -1,0 +1,80 @@
+"""Copies of the project in which tests run DVC."""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from kdcore import yamlfile
+
+ROOT = Path(__file__).parents[1]
+TINY = {
+    "pairs": ["resnet14-resnet8"],
+    "methods": ["kd", "dkd"],
+    "scales": [1, 2],
+    "stand": [False],
+    "seeds": [0],
+    "baselines": ["vanilla"],
+    "teachers": {"resnet14": {"source": "train"}},
+    "data": {"name": "digits", "source": "embedded", "image_size": 16, "train_per_class": 2},
+}
+
+
+class Project:
+    """A clone of this project, with a matrix of its own."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def run(self, *command, code=0):
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        done = subprocess.run(
+            command, cwd=self.folder, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    def dvc(self, *command, code=0):
+        return self.run("dvc", *command, code=code)
+
+    def commit(self):
+        self.run("git", "add", "-A")
+        self.run("git", "-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "-qm", "test")
+
+    def set(self, **changes):
+        path = self.folder / "params.yaml"
+        yamlfile.write(path, {**yamlfile.read(path), **changes})
+
+    def edit(self, file, old, new):
+        text = (self.folder / file).read_text()
+        assert old in text
+        (self.folder / file).write_text(text.replace(old, new, 1))
+
+    def stale(self):
+        """What DVC would run after the plan and pairs are up to date."""
+        self.dvc("repro", "plan", "pairs")
+        return set(json.loads(self.dvc("status", "--json").splitlines()[-1]))
+
+    def ran(self, output):
+        return {line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")}
+
+    def digest(self, path):
+        return hashlib.sha256((self.folder / path).read_bytes()).hexdigest()
+
+
+def copy_of_project(folder):
+    """Its files as they are now, without results."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for name in listed.stdout.splitlines():
+        if (ROOT / name).is_file() and name != "dvc.lock" and not name.startswith("tables/"):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
