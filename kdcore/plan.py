@@ -165,7 +165,7 @@ def _cell_card(cell: Cell, recipe: recipes.Recipe, params: Params, code: Code) -
         **teacher,
         "data": params.data.name,
         "recipe": {key: value.value for key, value in recipe.items()},
-        "train": _settings(params),
+        "train": _settings(params, distils=cell.method != catalog.VANILLA),
         "code": used,
     }
 
@@ -209,17 +209,19 @@ def _identity(cell: Cell) -> Card:
     return identity
 
 
-def _settings(params: Params) -> Card:
-    """The training settings that take effect."""
+def _settings(params: Params, *, distils: bool) -> Card:
+    """The training settings that take effect: DOT is plain SGD where there is nothing but the task."""
     unused = {"milestones", "lr_decay"} if params.train.schedule == "cosine" else set()
-    if params.train.optimizer != "dot":
-        unused.add("dot_delta")
-    return params.train.model_dump(exclude=unused)
+    settings = params.train.model_dump(exclude=unused)
+    if params.train.optimizer == "sgd" or not distils:
+        settings["optimizer"] = "sgd"
+        del settings["dot_delta"]
+    return settings
 
 
 def _teacher_settings(name: str, teacher: Teacher, params: Params) -> Card:
     """Those of `train`; a teacher's own epochs stretch the milestones with them."""
-    settings, epochs = _settings(params), teacher.epochs or params.train.epochs
+    settings, epochs = _settings(params, distils=False), teacher.epochs or params.train.epochs
     if "milestones" in settings:
         milestones = [round(milestone * epochs / params.train.epochs) for milestone in settings["milestones"]]
         if milestones != sorted(set(milestones)) or not 0 < milestones[0] <= milestones[-1] < epochs:
