@@ -15,10 +15,11 @@ from kdcore.errors import UserError
 
 PACKAGE = Path(__file__).parent
 KINDS = ("logit", "feature")
-DOMAINS = ("> 0", ">= 0", "[0, 1)", "integer >= 1")
+DOMAINS = ("> 0", ">= 0", ">= 1", "[0, 1)", "integer >= 1")
 ACROSS = ("samples", "batch")
 VIEWS = (["weak"], ["weak", "strong"])
-LITERALS = ("KIND", "PARAMETERS", "ACROSS", "VIEWS", "NETWORKS")
+DECOUPLINGS = (["sdd"], ["sdd", "fusion_as_published"])
+LITERALS = ("KIND", "PARAMETERS", "ACROSS", "VIEWS", "DECOUPLINGS", "NETWORKS")
 VANILLA = "vanilla"
 """The baseline that distils nothing: the student trained alone."""
 PLUS = "+"
@@ -38,6 +39,8 @@ class MethodEntry:
     """ "samples": one loss per sample. "batch": its loss relates the samples of a batch."""
     views: tuple[str, ...]
     """How each image is shown to both networks: "weak" is the usual augmentation."""
+    decouplings: tuple[str, ...]
+    """How a loss per sample may be decoupled over regions: SDD's way, and published mistakes (see `kdcore.scales`)."""
     title: str
     """First line of the file: name, authors, paper."""
 
@@ -143,15 +146,17 @@ def _method(path: Path) -> MethodEntry:
     literals = _literals(path)
     parameters = literals.get("PARAMETERS")
     across, views = literals.get("ACROSS", ACROSS[0]), literals.get("VIEWS", VIEWS[0])
+    decouplings = literals.get("DECOUPLINGS", DECOUPLINGS[0])
     if literals.get("KIND") not in KINDS or not isinstance(parameters, dict):
         raise UserError(f"{path}: a method needs KIND, one of {', '.join(KINDS)}, and PARAMETERS, a dictionary")
     for name, domain in parameters.items():
         if domain not in DOMAINS and not isinstance(domain, list):
             raise UserError(f"{path}: PARAMETERS[{name!r}] is {domain!r}. Allowed: {DOMAINS} or a list of choices")
-    if across not in ACROSS or views not in VIEWS:
-        raise UserError(f"{path}: ACROSS must be one of {ACROSS}, and VIEWS one of {VIEWS}")
+    if across not in ACROSS or views not in VIEWS or decouplings not in DECOUPLINGS:
+        raise UserError(f"{path}: ACROSS must be one of {ACROSS}, VIEWS of {VIEWS}, and DECOUPLINGS of {DECOUPLINGS}")
     title = (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or path.stem).split("\n\n")[0]
-    return MethodEntry(path.stem, literals["KIND"], parameters, across, tuple(views), " ".join(title.split()))
+    title = " ".join(title.split())
+    return MethodEntry(path.stem, literals["KIND"], parameters, across, tuple(views), tuple(decouplings), title)
 
 
 def _literals(path: Path) -> dict[str, Any]:

@@ -131,7 +131,8 @@ class Train(Section):
     dot_delta: Annotated[float, Field(gt=0, lt=1)] | None = None
     """dot alone: by how much distillation's momentum is above `momentum`, and the task's below."""
     epochs: Count
-    batch_size: Count
+    batch_size: Annotated[int, Field(ge=2, le=10**6)]
+    """At least two, for batch norm."""
     lr: Positive
     momentum: Annotated[float, Field(ge=0, lt=1)]
     nesterov: bool

@@ -17,10 +17,7 @@ T = TypeVar("T")
 
 COMMON = {"ce_weight": ">= 0", "kd_weight": ">= 0", "warmup": ">= 0"}
 """Of every method: the weights of cross-entropy and of its loss, and the epochs over which the latter rises."""
-DECOUPLED: dict[str, str | list[Any]] = {
-    "complementary_weight": ">= 0",
-    "decoupling": ["sdd", "fusion_as_published"],
-}
+DECOUPLED = ("complementary_weight", "decoupling")
 """Of logit methods of single samples, with more than the global region (see `kdcore.scales`)."""
 
 LARGEST = 1e30
@@ -71,6 +68,11 @@ def resolve(
                 f"data/recipes.yaml: {dataset}.methods.{cell.method} gives no {key}, and params.yaml does not "
                 f"either; add methods_config.{cell.method}.{key}"
             )
+        if recipe[key].value == "fusion_as_published" and levels(cell.scale)[0] != 1:
+            raise UserError(
+                f"params.yaml: scales: {cell.scale!r}: {key} fusion_as_published needs the whole image among the "
+                f"levels, as its publication has it; use 2, 4 or L1_4, or methods_config.{cell.method}.{key}: sdd"
+            )
     return {key: recipe[key] for key in needed}
 
 
@@ -79,8 +81,9 @@ def domains(method: str) -> Domains:
     entries = catalog.terms(method)
     allowed: Domains = {"ce_weight": COMMON["ce_weight"]}
     for entry in entries:
-        decoupled = DECOUPLED if (entry.kind, entry.across) == ("logit", "samples") else {}
-        own: Domains = {**entry.parameters, **COMMON, **decoupled}
+        own: Domains = {**entry.parameters, **COMMON}
+        if (entry.kind, entry.across) == ("logit", "samples"):
+            own |= {"complementary_weight": ">= 0", "decoupling": list(entry.decouplings)}
         allowed |= own if len(entries) == 1 else _in_sum(own, entry.name, first=False)
     return allowed
 
@@ -133,7 +136,8 @@ def check_published(content: dict[str, Any]) -> None:
         if parent is not None and (parent == "sources" or "inherits" in content.get(parent, {"inherits": None})):
             raise UserError(f"{where}.inherits: {parent!r} must be a data set here that inherits nothing itself")
         if "scales" in section:
-            _check_values(section["scales"], DECOUPLED, f"{where}.scales", source=True)
+            allowed: Domains = {"complementary_weight": ">= 0", "decoupling": ["sdd"]}
+            _check_values(section["scales"], allowed, f"{where}.scales", source=True)
         for method, of_method in _mapping(section.get("methods", {}), f"{where}.methods").items():
             _check_published_method(method, of_method, f"{where}.methods.{method}")
 
@@ -288,6 +292,8 @@ def _check(where: str, value: Any, domain: str | list[Any]) -> None:
         wanted = " or ".join(str(choice).lower() if isinstance(choice, bool) else str(choice) for choice in domain)
     elif domain == "integer >= 1":
         right, wanted = isinstance(value, int) and number and 1 <= value <= MOST, f"an integer from 1 to {MOST:,}"
+    elif domain == ">= 1":
+        right, wanted = number and 1 <= value < LARGEST, f"a number >= 1 and below {LARGEST:g}"
     elif domain == "[0, 1)":
         right, wanted = number and 0 <= value < 1, "a number from 0 to below 1"
     else:

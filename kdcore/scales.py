@@ -97,7 +97,8 @@ def decouple_as_fusion_published(per_region_loss: Tensor, teacher_logits: Tensor
 
     Its rows are ordered region by region, but it reads them as if sample by sample: row r is compared with the global
     prediction for sample r // N. The loss is the mean over the rows that agree plus the mean over those that do not,
-    and changes when the samples of a batch are permuted. For comparisons; `decouple` is the right one.
+    and changes when the samples of a batch are permuted. It knows no complementary weight. For comparisons; `decouple`
+    is the right one.
 
     Args:
         per_region_loss: (B, N).

@@ -16,10 +16,10 @@ def standardize(logits: Tensor) -> Tensor:
 
     Returns:
         (..., C). Unchanged when a row of logits is shifted, or scaled by a positive factor (up to `EPSILON`,
-        which is added to the deviation). A constant row becomes zeros, with a finite gradient.
+        which is added to the deviation). A constant row becomes zeros and gets no gradient.
     """
     centred = logits - logits.mean(dim=-1, keepdim=True)
     variance = centred.square().sum(dim=-1, keepdim=True) / (logits.shape[-1] - 1)
     constant = variance == 0
     deviation = variance.masked_fill(constant, 1.0).sqrt().masked_fill(constant, 0.0)
-    return centred / (deviation + EPSILON)
+    return (centred / (deviation + EPSILON)).masked_fill(constant, 0.0)

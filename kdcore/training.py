@@ -209,7 +209,9 @@ def _resume(checkpoint: Checkpoint | None, parts: dict[str, Any]) -> list[Row]:
 def _batches(
     images: Tensor, labels: Tensor, dataset: Dataset, size: int, *, views: int, seed: int, epoch: int
 ) -> Iterator[Batch]:
-    """The epoch's batches, of normalised images; the last may be smaller."""
+    """The epoch's batches, of normalised images; the last may be smaller, but a lone image joins the batch before it:
+    batch norm needs more than one.
+    """
     count, padding, device = len(labels), dataset.padding, images.device
     generator = device_generator(seed, epoch, device)
     normalize = Normalize(dataset.mean, dataset.std, device)
@@ -219,7 +221,10 @@ def _batches(
     ]
     strong = epoch_strong_views(seed, epoch, count) if views > 1 else None
     order = epoch_order(seed, epoch, count)
-    for drawn, index in zip(order.split(size), order.to(device).split(size), strict=True):
+    sizes = [len(batch) for batch in order.split(size)]
+    if len(sizes) > 1 and sizes[-1] == 1:
+        sizes[-2:] = [size + 1]
+    for drawn, index in zip(order.split(sizes), order.to(device).split(sizes), strict=True):
         seen = [apply_views(images[index], crop.of(index), padding=padding) for crop in crops]
         if strong is not None:
             seen[1] = apply_strong_views(seen[1], strong.of(drawn))

@@ -98,6 +98,23 @@ def test_a_gradient_step_lowers_the_loss(method, options):
     assert value(moved) < start
 
 
+@pytest.mark.parametrize(
+    "adapter", [(vid, {"initial_variance": 5.0, "variant": "trained"}), (ofd, {"variant": "frozen"})]
+)
+def test_a_gradient_step_lowers_the_loss_behind_adapters(adapter):
+    torch.manual_seed(0)
+    method, options = adapter
+    student, teacher = output(maps(2, 3, 4)), output(maps(5, 6, 7))
+    built = method.Adapter(setting(student, teacher), **options)
+    start = built(step(student, teacher))
+    parameters = [p for p in built.parameters() if p.requires_grad]
+    gradients = torch.autograd.grad(start, parameters)
+    rate = 0.01 * start.detach() / sum(g.square().sum() for g in gradients)
+    with torch.no_grad():
+        torch._foreach_sub_(parameters, [rate * gradient for gradient in gradients])
+    assert built(step(student, teacher)) < start
+
+
 @pytest.mark.parametrize(("method", "options"), MAPS, ids=lambda x: getattr(x, "__name__", ""))
 @pytest.mark.parametrize("batch", [1, 4])
 def test_dead_maps_stay_finite(method, options, batch):
@@ -122,6 +139,46 @@ def test_dead_features_stay_finite(method, options, batch):
         assert torch.isfinite(torch.autograd.grad(value, own)[0]).all()
 
 
+class TestDistill:
+    """Which maps a method compares: every stage and network here has another one."""
+
+    student, teacher = output(maps(2, 3, 4)), output(maps(5, 6, 7, 8))
+    later = student.stages[1:], teacher.stages[-2:]
+
+    @pytest.mark.parametrize(("method", "options"), [(at, {"p": 2}), (nst, {}), (kdsvd, {"k": 1})])
+    def test_every_stage_after_the_stem(self, method, options):
+        expected = method.loss(*self.later, **options)
+        torch.testing.assert_close(method.distill(self.student, self.teacher, **options), expected)
+
+    def test_last_stage(self):
+        expected = sp.loss([self.student.stages[2]], [self.teacher.stages[3]])
+        torch.testing.assert_close(sp.distill(self.student, self.teacher), expected)
+
+    @pytest.mark.parametrize(("method", "options"), [(pkt, {}), (rkd, {"distance_weight": 2.0, "angle_weight": 3.0})])
+    def test_pooled_features(self, method, options):
+        expected = method.loss(self.student.pooled, self.teacher.pooled, **options)
+        torch.testing.assert_close(method.distill(self.student, self.teacher, **options), expected)
+
+
+def test_weights_of_rkd():
+    student, teacher = torch.randn(2, 5, 4)
+    by_distance, by_angle = rkd.terms(student, teacher)
+    expected = 2 * by_distance + 3 * by_angle
+    torch.testing.assert_close(rkd.loss(student, teacher, distance_weight=2.0, angle_weight=3.0), expected)
+
+
+def test_an_image_with_dead_maps_gets_no_gradient():
+    """Instead of one of 1e10, which the usual normalisation of a zero vector gives."""
+    teacher = maps(3, 5, 7)
+    for method, options in MAPS:
+        student = [m.clone() for m in maps(3, 5, 7)]
+        for m in student:
+            m[0] = 0
+        own = [m.requires_grad_() for m in student]
+        gradients = torch.autograd.grad(method.loss(own, teacher, **options), own, allow_unused=True)
+        assert max(g.abs().max() for g in gradients if g is not None) < 10, method.__name__
+
+
 class TestAT:
     def test_scale_of_the_maps_does_not_matter(self):
         features = maps(3, 5)
@@ -142,6 +199,13 @@ class TestFitNet:
         student, teacher = (output([torch.rand(2, 3, n, n)] * 3) for n in (own, other))
         adapter = fitnet.Adapter(setting(student, teacher), hint_layer=2)
         assert adapter(step(student, teacher)) > 0
+
+    def test_value(self):
+        student, teacher = output(maps(2, 3, 4)), output(maps(5, 6, 7))
+        adapter = fitnet.Adapter(setting(student, teacher), hint_layer=1)
+        convolution, norm = adapter.regressor[0], adapter.regressor[1]
+        regressed = F.relu(norm(F.conv2d(student.stages[1], convolution.weight, convolution.bias)))
+        torch.testing.assert_close(adapter(step(student, teacher)), F.mse_loss(regressed, teacher.stages[1]))
 
     def test_a_network_with_fewer_stages_gives_its_last(self):
         student, teacher = output(maps(1, 2)), output(maps(3, 4, 5, 6))
@@ -196,6 +260,30 @@ class TestVID:
         got = vid.loss(torch.zeros(2, 3, 4, 4), torch.full((2, 3, 4, 4), 2.0), log_scale)
         assert got.item() == pytest.approx(0.5 * (4 / spread + math.log(spread)), rel=1e-6)
 
+    def test_best_variance_is_the_squared_error(self):
+        """There the loss is least and its gradient zero: 0.5 (1 + log v)."""
+        best = torch.tensor([2.0]).expm1().log().requires_grad_()
+        error = torch.full((1, 1, 2, 2), math.sqrt(2.0))
+        value = vid.loss(torch.zeros_like(error), error, best, eps=0.0)
+        assert value.item() == pytest.approx(0.5 * (1 + math.log(2)), rel=1e-5)
+        torch.testing.assert_close(torch.autograd.grad(value, best)[0], torch.zeros(1), atol=1e-6, rtol=0)
+
+    def test_value(self):
+        student, teacher = output(maps(2, 3)), output(maps(4, 5))
+        adapter = vid.Adapter(setting(student, teacher), initial_variance=5.0, variant="trained")
+        mean = student.stages[1]
+        for i in (0, 2, 4):
+            mean = F.conv2d(mean if i == 0 else F.relu(mean), adapter.regressors[0][i].weight)
+        expected = vid.loss(mean, teacher.stages[1], adapter.log_scales[0])
+        torch.testing.assert_close(adapter(step(student, teacher)), expected)
+
+    @pytest.mark.parametrize("initial", [1e-6, 1e-5, 1e-3, 5.0, 800.0, 1e6])
+    def test_any_initial_variance(self, initial):
+        student, teacher = output(maps(2, 3)), output(maps(4, 5))
+        adapter = vid.Adapter(setting(student, teacher), initial_variance=initial, variant="trained")
+        wanted = torch.full((5,), max(initial, vid.EPSILON))
+        torch.testing.assert_close(vid.variance(adapter.log_scales[0], vid.EPSILON), wanted, rtol=1e-4, atol=1e-9)
+
     @pytest.mark.parametrize(("variant", "trained"), [("trained", True), ("as_published", False)])
     def test_variances(self, variant, trained):
         student, teacher = output(maps(2, 3)), output(maps(4, 5))
@@ -221,6 +309,25 @@ class TestOFD:
         student, teacher = torch.tensor([-9.0, -0.5, 1.0]).view(1, 3, 1, 1), torch.full((1, 3, 1, 1), -7.0)
         margins = torch.full((3,), -1.0)
         torch.testing.assert_close(ofd.stage_loss(student, teacher, margins), torch.tensor(0.5**2 + 2.0**2))
+
+    def test_student_equal_to_what_is_wanted_costs_nothing(self):
+        teacher, margins = torch.randn(2, 3, 4, 4), torch.full((3,), -1.0)
+        student = torch.maximum(teacher, margins[:, None, None]).requires_grad_()
+        value = ofd.stage_loss(student, teacher, margins)
+        assert value == 0
+        assert not torch.autograd.grad(value, student)[0].any()
+
+    def test_value(self):
+        """The connectors' outputs of the student's pre-activations against the teacher's, and its norms' margins."""
+        student, teacher = output(maps(2, 3, 4)), output(maps(5, 6, 7, 8))
+        context = setting(student, teacher)
+        for i, norm in enumerate(context.teacher_norms):
+            nn.init.constant_(norm.bias, i / 10)
+        adapter = ofd.Adapter(context, variant="frozen")
+        connected = [connector(x) for connector, x in zip(adapter.connectors, student.preacts[1:], strict=True)]
+        margins = [ofd.margin(norm.weight, norm.bias) for norm in context.teacher_norms[-2:]]
+        expected = ofd.loss(connected, teacher.preacts[-2:], margins)
+        torch.testing.assert_close(adapter(step(student, teacher)), expected)
 
     def test_earlier_stages_weigh_less(self):
         student = [torch.ones(1, 1, 1, 1)] * 3
@@ -253,6 +360,26 @@ class TestReviewKD:
         expected = torch.tensor(1 / (1 + 1 / 2 + 1 / 4 + 1 / 8))
         torch.testing.assert_close(reviewkd.loss([board], [torch.zeros(1, 1, 8, 8)]), expected)
 
+    @pytest.mark.parametrize("preact", [False, True])
+    def test_value(self, preact):
+        """Two stages and the pooled features, fused by hand from deep to shallow."""
+        torch.manual_seed(0)
+        student, teacher = output(maps(2, 3, 4)), output(maps(5, 6, 7))
+        adapter = reviewkd.Adapter(setting(student, teacher), mid_channels=3, student_preact=preact)
+        inputs = [*(student.preacts if preact else student.stages)[1:], student.pooled[:, :, None, None]]
+        wanted = [*teacher.preacts[1:], teacher.pooled[:, :, None, None]]
+        fused, deeper = [], None
+        for fusion, own, other in reversed(list(zip(adapter.fusions, inputs, wanted, strict=True))):
+            here = fusion.reduce(own)
+            if deeper is not None:
+                deeper = F.interpolate(deeper, here.shape[2:], mode="nearest")
+                first, second = fusion.attend(torch.cat([here, deeper], dim=1)).split(1, dim=1)
+                here = here * first + deeper * second
+            deeper = F.interpolate(here, other.shape[2:], mode="nearest")
+            fused.insert(0, fusion.expand(deeper))
+        expected = reviewkd.loss(fused, wanted)
+        torch.testing.assert_close(adapter(step(student, teacher)), expected)
+
     def test_fused_maps_have_the_teachers_shapes(self):
         student, teacher = output(maps(2, 3, 4, size=8)), output(maps(5, 6, 7, 8, size=16))
         adapter = reviewkd.Adapter(setting(student, teacher), mid_channels=3, student_preact=True)
@@ -279,6 +406,12 @@ class TestKDSVD:
 
         assert torch.autograd.gradcheck(projections, (matrices,))
 
+    def test_more_vectors_than_a_stage_has(self):
+        """As many as the smallest stage has, here 2."""
+        student, teacher = maps(3, 5, size=4), maps(4, 6, size=4)
+        expected = kdsvd.loss(student, teacher, k=2)
+        torch.testing.assert_close(kdsvd.loss(student, teacher, k=9), expected)
+
     def test_equal_singular_values_have_a_finite_gradient(self):
         matrices = torch.eye(4)[None].clone().requires_grad_()
         kdsvd._RightVectors.apply(matrices, 2).square().sum().backward()
@@ -289,6 +422,12 @@ class TestCC:
     def test_three_samples(self):
         student, teacher = torch.tensor([[1.0, 0.0], [2.0, 1.0], [0.0, -3.0]]), torch.zeros(3, 2)
         torch.testing.assert_close(cc.loss(student, teacher), torch.tensor((2.0 + 3.0) / 2))
+
+    def test_value(self):
+        student, teacher = output(maps(2, 3)), output(maps(4, 5))
+        adapter = cc.Adapter(setting(student, teacher), embedding=4)
+        expected = cc.loss(adapter.student(student.pooled), adapter.teacher(teacher.pooled))
+        torch.testing.assert_close(adapter(step(student, teacher)), expected)
 
 
 class TestCRD:
@@ -333,6 +472,37 @@ class TestCRD:
             torch.testing.assert_close(memory[seen].norm(dim=1), torch.ones(len(seen)))
         assert before["z_student"].isnan()
         assert adapter.z_student > 0
+
+    def test_values_of_two_steps(self):
+        """Against `loss` and `remembered`, each network scored against the other's memory."""
+        adapter, batch = self.adapter()
+        memories = [adapter.memory_student.clone(), adapter.memory_teacher.clone()]
+        z = tuple(torch.tensor(math.nan) for _ in range(2))
+        embedded = [
+            F.normalize(layer(out.pooled))
+            for layer, out in ((adapter.student, batch.student), (adapter.teacher, batch.teacher))
+        ]
+        generator = torch.Generator().manual_seed(0)
+        for _ in range(2):
+            negatives = adapter.others.draw(batch.target, 8, generator)
+            drawn = torch.cat([batch.index[:, None], negatives], dim=1)
+            expected = crd.loss(*embedded, tuple(memories), drawn, z, temperature=0.07)
+            torch.testing.assert_close(adapter(batch), expected)
+            z = adapter.z_student.clone(), adapter.z_teacher.clone()
+            for memory, features in zip(memories, embedded, strict=True):
+                memory[batch.index] = crd.remembered(memory[batch.index], features.detach(), 0.5)
+            torch.testing.assert_close(adapter.memory_student, memories[0])
+            torch.testing.assert_close(adapter.memory_teacher, memories[1])
+
+    def test_a_gradient_step_lowers_the_loss(self):
+        torch.manual_seed(0)
+        student, teacher = F.normalize(torch.randn(4, 6)), F.normalize(torch.randn(4, 6))
+        memories = F.normalize(torch.randn(20, 6)), F.normalize(torch.randn(20, 6))
+        drawn, z = torch.randint(20, (4, 9)), (torch.tensor(10.0), torch.tensor(10.0))
+        own = student.clone().requires_grad_()
+        value = crd.loss(own, teacher, memories, drawn, z, temperature=0.5)
+        moved = own - 0.01 * torch.autograd.grad(value, own)[0]
+        assert crd.loss(moved, teacher, memories, drawn, z, temperature=0.5) < value
 
     def test_constants_are_set_once(self):
         adapter, batch = self.adapter()

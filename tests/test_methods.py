@@ -42,17 +42,80 @@ def test_every_logit_method_is_tested_here():
     assert {name.split("-")[0] for name in ALL} == set(methods.names()["logit"])
 
 
+def test_methods_are_attributes_of_their_package(python):
+    assert python("import kdcore.methods; print(kdcore.methods.kd.KIND)") == "logit\n"
+    with pytest.raises(AttributeError, match="no attribute 'kdd'"):
+        methods.kdd  # noqa: B018
+
+
 def test_unknown_method_is_refused():
     with pytest.raises(KeyError, match="unknown method 'kdd'; known: at, cc, clkd"):
         methods.get("kdd")
 
 
+def two_classes(temperature):
+    """T^2 KL of a teacher with logits (2, 0) to a uniform student, by hand."""
+    p = 1 / (1 + math.exp(-2 / temperature))
+    return temperature**2 * (p * math.log(2 * p) + (1 - p) * math.log(2 - 2 * p))
+
+
+UNIFORM, SURE = torch.zeros(3, 2), torch.tensor([[2.0, 0.0]] * 3)
+FIRST = torch.zeros(3, dtype=torch.long)
+
+
 @pytest.mark.parametrize("temperature", [1.0, 2.0, 4.0])
 def test_kd_of_two_classes(temperature):
-    p = 1 / (1 + math.exp(-2 / temperature))  # teacher (2, 0), student uniform
-    expected = temperature**2 * (p * math.log(2 * p) + (1 - p) * math.log(2 - 2 * p))
-    got = kd.loss(torch.zeros(3, 2), torch.tensor([[2.0, 0.0]] * 3), temperature=temperature)
-    torch.testing.assert_close(got, torch.full((3,), expected))
+    got = kd.loss(UNIFORM, SURE, temperature=temperature)
+    torch.testing.assert_close(got, torch.full((3,), two_classes(temperature)))
+
+
+def test_dkd_of_two_classes_is_the_binary_divergence():
+    """The one other class has probability 1 among the others, so NCKD is 0."""
+    got = dkd.loss(UNIFORM, SURE, FIRST, alpha=3.0, beta=8.0, temperature=4.0)
+    torch.testing.assert_close(got, torch.full((3,), 3 * two_classes(4.0)))
+
+
+def test_rld_of_two_classes_is_the_binary_divergence():
+    """Where the teacher is right: the largest probability is the target's, and one class is left for MCD."""
+    got = rld.loss(UNIFORM, SURE, FIRST, alpha=3.0, beta=8.0, temperature=4.0, alpha_temperature=2.0)
+    torch.testing.assert_close(got, torch.full((3,), 3 * two_classes(2.0)))
+
+
+def test_rld_compares_the_targets_probability_with_the_teachers_largest():
+    """Where the teacher is wrong, too: its largest is the first class's, the target is the second."""
+    got = rld.sample_confidence(UNIFORM, SURE, FIRST + 1, temperature=2.0)
+    torch.testing.assert_close(got, torch.full((3,), two_classes(2.0)))
+
+
+def test_ctkd_of_two_classes():
+    got = ctkd.loss(UNIFORM, SURE, temperature=torch.tensor([1.0, 2.0, 4.0]))
+    torch.testing.assert_close(got, torch.tensor([two_classes(t) for t in (1.0, 2.0, 4.0)]))
+
+
+def test_mlkd_of_two_classes():
+    found = mlkd.terms(UNIFORM, UNIFORM, SURE, SURE, temperature=4.0, variant="as_written")
+    expected = torch.tensor(sum(two_classes(t) for t in (4.0, *mlkd.FIXED_TEMPERATURES)))
+    torch.testing.assert_close(found.kd_weak, expected)
+    torch.testing.assert_close(found.kd_strong, expected)
+
+
+def test_nkd_has_its_least_non_target_term_at_the_teachers_predictions():
+    """There it is the entropy of the teacher's softmax over the other classes."""
+    teacher = torch.randn(4, 5, dtype=torch.float64)
+    student = teacher.clone().requires_grad_()
+    _, of_others = nkd.terms(student, teacher, torch.zeros(4, dtype=torch.long), gamma=1.5, temperature=2.0)
+    others = (teacher[:, 1:] / 2).softmax(dim=1)
+    torch.testing.assert_close(of_others, -1.5 * 4 * (others * others.log()).sum(dim=1))
+    gradient = torch.autograd.grad(of_others.sum(), student)[0]
+    torch.testing.assert_close(gradient, torch.zeros_like(gradient))
+
+
+def test_rld_of_a_student_equal_to_a_right_teacher_is_zero():
+    teacher = torch.randn(8, 10, dtype=torch.float64)
+    student = teacher.clone().requires_grad_()
+    value = loss("rld", student, teacher, teacher.argmax(dim=1))
+    torch.testing.assert_close(value, torch.zeros_like(value))
+    torch.testing.assert_close(torch.autograd.grad(value.sum(), student)[0], torch.zeros_like(teacher))
 
 
 def test_dkd_with_equal_weights_of_kd():
@@ -261,6 +324,19 @@ def test_extreme_logits_stay_finite(name, dtype, size):
         assert value.dtype == torch.float32
         assert torch.isfinite(value).all()
         assert torch.isfinite(torch.autograd.grad(value.sum(), own)[0]).all()
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("stand", [False, True])
+def test_a_constant_row_gets_no_huge_gradient(name, stand):
+    """Normalising a zero vector, or standardising a constant one, the usual way gives it gradients of 1e7 to 1e17."""
+    torch.manual_seed(0)
+    student, teacher = torch.randn(2, 8, 10)
+    student[0] = 0.0
+    own = student.requires_grad_()
+    views = (standardize(own), standardize(teacher)) if stand else (own, teacher)
+    gradient = torch.autograd.grad(loss(name, *views, torch.arange(8)).sum(), own)[0]
+    assert gradient.abs().max() < 100
 
 
 @pytest.mark.parametrize("name", ALL)

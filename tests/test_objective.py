@@ -186,5 +186,5 @@ def test_warm_up(warmup, epoch, share):
 
 def test_no_method_calls_a_parameter_as_recipes_call_theirs():
     for entry in catalog.methods().values():
-        assert not entry.parameters.keys() & (COMMON.keys() | DECOUPLED.keys()), entry.name
+        assert not entry.parameters.keys() & {*COMMON, *DECOUPLED}, entry.name
     assert {*COMMON, *DECOUPLED} == set(objective.COMMON)

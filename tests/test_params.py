@@ -110,6 +110,7 @@ BAD = [
     ({"scales": [None]}, "scales[0]: None is no scale"),
     ({"data.image_size": 17}, "data.image_size: 17: Input should be 16 or 32"),
     ({"data.train_per_class": 81}, "data.train_per_class: 81"),
+    ({"train.batch_size": 1}, "train.batch_size: 1: Input should be greater than or equal to 2"),
     ({"train.batch_size": 10**30}, "train.batch_size: 1000000000000000000000000000000"),
     ({"train.optimizer": "adam"}, "train.optimizer: 'adam': Input should be 'sgd' or 'dot'"),
     ({"train.optimizer": "dot"}, "train: optimizer dot needs dot_delta; its paper has 0.075"),

@@ -100,6 +100,13 @@ SUM = {
 }
 
 
+def test_the_published_fusion_needs_the_whole_image():
+    assert recipe("kd", scale="L1_4", decoupling="fusion_as_published")["decoupling"] == "fusion_as_published"
+    assert "decoupling" not in recipe("kd", scale=1, decoupling="fusion_as_published")
+    with pytest.raises(UserError, match="scales: 'L4': decoupling fusion_as_published needs the whole image"):
+        recipe("kd", scale="L4", decoupling="fusion_as_published")
+
+
 class TestSums:
     def test_a_published_sum(self):
         assert recipe("crd+kd") == SUM
@@ -165,6 +172,8 @@ def test_values_without_a_publication_are_marked():
     ({"mlkd": {"variant": "right"}}, "mlkd.variant: 'right' must be as_published or as_written"),
     ({"kd": {"decoupling": "lskd"}}, "kd.decoupling: 'lskd' must be sdd or fusion_as_published"),
     ({"clkd": {"decoupling": "sdd"}}, "methods_config.clkd.decoupling: unknown parameter"),
+    ({"dkd": {"decoupling": "fusion_as_published"}}, "dkd.decoupling: 'fusion_as_published' must be sdd"),
+    ({"at": {"p": 0.5}}, "methods_config.at.p: 0.5 must be a number >= 1"),
     ({"kd": {"temperature": 0}}, "methods_config.kd.temperature: 0 must be a number > 0"),
     ({"kd": {"temperature": -1.0}}, "must be a number > 0"),
     ({"kd": {"temperature": "4"}}, "must be a number > 0"),

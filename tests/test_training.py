@@ -74,6 +74,31 @@ def test_one_step_is_sgd_with_momentum_and_decay(dataset):
         torch.testing.assert_close(got, start - 0.1 * (start.grad + 0.01 * start), msg=key)
 
 
+@pytest.mark.parametrize(("size", "expected"), [(16, [16, 16, 8]), (13, [13, 13, 14]), (39, [40]), (40, [40])])
+def test_a_lone_image_joins_the_batch_before_it(dataset, size, expected):
+    images, labels = torch.from_numpy(dataset.train.images), torch.from_numpy(dataset.train.labels)
+    batches = list(training._batches(images, labels, dataset, size, views=2, seed=0, epoch=1))
+    assert [len(batch.target) for batch in batches] == expected
+    assert sorted(torch.cat([batch.index for batch in batches]).tolist()) == list(range(40))
+    for batch in batches:
+        assert torch.equal(batch.target, labels[batch.index])
+        assert all(view.shape == (len(batch.target), 3, 16, 16) for view in batch.views)
+
+
+def test_the_strong_view_has_a_crop_of_its_own(dataset, monkeypatch):
+    """Both views of an image are drawn apart, from the seed and the epoch; other draws are others'."""
+    monkeypatch.setattr(training, "apply_strong_views", lambda images, views: images)
+    images, labels = torch.from_numpy(dataset.train.images), torch.from_numpy(dataset.train.labels)
+
+    def views(count):
+        return next(training._batches(images, labels, dataset, 40, views=count, seed=0, epoch=1)).views
+
+    (weak, strong), (alone,) = views(2), views(1)
+    assert torch.equal(weak, alone)
+    same = sum(torch.equal(a, b) for a, b in zip(weak, strong, strict=True))
+    assert same < 5  # of 40; one in 81 by chance
+
+
 def test_equal_seeds_give_equal_bits_and_others_do_not(dataset):
     (first, history), (second, again), (other, _) = (distil(dataset, seed=seed) for seed in (0, 0, 1))
     assert history == again

@@ -20,3 +20,10 @@ def get(name: str) -> ModuleType:
     if name not in catalog.methods():
         raise KeyError(f"unknown method {name!r}; known: {', '.join(catalog.methods())}")
     return importlib.import_module(catalog.methods()[name].module)
+
+
+def __getattr__(name: str) -> ModuleType:
+    """`kdcore.methods.kd`, without importing it by name first."""
+    if name in catalog.methods():
+        return get(name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -3,15 +3,15 @@
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from kdcore.methods._stages import matched, same_size
+from kdcore.methods._unit import unit
 from kdcore.networks.contract import Output
 from kdcore.precision import at_least_float32
 
 KIND = "feature"
-PARAMETERS = {"p": "> 0"}
+PARAMETERS = {"p": ">= 1"}
 
 
 def attention(feature_map: Tensor, p: float) -> Tensor:
@@ -24,7 +24,7 @@ def attention(feature_map: Tensor, p: float) -> Tensor:
     Returns:
         (B, H * W).
     """
-    return F.normalize(feature_map.abs().pow(p).mean(dim=1).flatten(1))
+    return unit(feature_map.abs().pow(p).mean(dim=1).flatten(1))
 
 
 @at_least_float32

@@ -2,10 +2,10 @@
 that StreamLined compares with.
 """
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from kdcore.methods._gram import gram_difference, safe_root
+from kdcore.methods._unit import unit
 from kdcore.precision import at_least_float32
 
 KIND = "logit"
@@ -23,8 +23,7 @@ def terms(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """
     classes = student.shape[-1]
     by_instance, by_class = (
-        (F.normalize(student, dim=axis) - F.normalize(teacher, dim=axis)).square().mean(dim=(-2, -1))
-        for axis in (-1, -2)
+        (unit(student, axis) - unit(teacher, axis)).square().mean(dim=(-2, -1)) for axis in (-1, -2)
     )
     student, teacher = ((logits - logits.mean(dim=-2, keepdim=True)).mT for logits in (student, teacher))
     square = gram_difference(student, teacher).square().sum(dim=(-2, -1))

@@ -4,9 +4,9 @@ import math
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kdcore.methods._unit import unit
 from kdcore.methods.contract import Setting, Step
 from kdcore.precision import at_least_float32
 
@@ -45,7 +45,7 @@ def contrast(
 
     Args:
         embedded: (B, E), unit rows.
-        memory: (N, E), unit rows, of the other network; it gets no gradient.
+        memory: (N, E), of the other network, its rows of unit length once their image was seen; it gets no gradient.
         drawn: (B, K + 1) rows of the memory, the sample's own first.
         z: the normalising constant, scalar; NaN until the first batch sets it, to N times the mean exponential.
         temperature: of the dot products.
@@ -99,7 +99,7 @@ def loss(
 
 def remembered(rows: Tensor, embedded: Tensor, momentum: float) -> Tensor:
     """The memory's rows (B, E) of a batch after it was scored: moving averages, unit length again."""
-    return F.normalize(momentum * rows + (1 - momentum) * embedded)
+    return unit(momentum * rows + (1 - momentum) * embedded)
 
 
 class Others:
@@ -155,8 +155,8 @@ class Adapter(nn.Module):
     def forward(self, step: Step) -> Tensor:
         """`loss` of this batch; then the memories take the batch up."""
         drawn = torch.cat([step.index[:, None], self.others.draw(step.target, self.negatives, step.generator)], dim=1)
-        student = F.normalize(self.student(step.student.pooled).float())
-        teacher = F.normalize(self.teacher(step.teacher.pooled).float())
+        student = unit(self.student(step.student.pooled).float())
+        teacher = unit(self.teacher(step.teacher.pooled).float())
         of_student = contrast(student, self.memory_teacher, drawn, self.z_student, temperature=self.temperature)
         of_teacher = contrast(teacher, self.memory_student, drawn, self.z_teacher, temperature=self.temperature)
         self.z_student.copy_(of_student.z)

@@ -21,8 +21,8 @@ def loss(student: Tensor, teacher: Tensor) -> Tensor:
 class Adapter(nn.Module):
     """Regresses the student's hint map to the shape of the teacher's: a convolution, batch norm and ReLU.
 
-    The convolution halves or doubles the map where the sizes are so related, as published. Between other sizes, which
-    no publication has, the larger map is pooled to the smaller before a 1 x 1 convolution.
+    The convolution halves or doubles the map where the sizes are so related, as published. Between other sizes the
+    larger map is pooled to the smaller before a 1 x 1 convolution (docs/differences.md).
 
     Args:
         setting: the shapes.

@@ -7,10 +7,11 @@ from kdcore.precision import at_least_float32
 
 KIND = "logit"
 PARAMETERS = {"temperature": "> 0"}
+DECOUPLINGS = ["sdd", "fusion_as_published"]
 
 
 def divergence(student: Tensor, teacher: Tensor) -> Tensor:
-    """KL(teacher || student) of log-probabilities, (..., C), (..., C) -> (...); the teacher's get no gradient."""
+    """KL(teacher || student) of log-probabilities, (..., C), (..., C) -> (...)."""
     # The same as F.kl_div, which takes an exponential more in its backward pass.
     return (teacher.exp() * (teacher - student)).sum(dim=-1)
 

@@ -54,7 +54,7 @@ def stage_vectors(student_map: Tensor, teacher_map: Tensor, k: int) -> tuple[Ten
     Args:
         student_map: (B, Ch, H, W).
         teacher_map: (B, Ck, H, W).
-        k: how many; at most W.
+        k: how many; at most Ch * H and W, of either map.
 
     Returns:
         (B, W, k) of the student and of the teacher. The signs of the teacher's vectors are those that LAPACK gives.
@@ -68,6 +68,11 @@ def stage_vectors(student_map: Tensor, teacher_map: Tensor, k: int) -> tuple[Ten
     chosen = offered.gather(2, nearest.expand(-1, offered.shape[1], -1)) * likeness.gather(1, nearest).sign().detach()
     weights = F.normalize(values[:, :k], dim=1)[:, None]
     return chosen * weights, vectors * weights
+
+
+def _shape(feature_map: Tensor) -> tuple[int, int]:
+    """Rows and columns of the matrices whose vectors are taken."""
+    return feature_map.shape[1] * feature_map.shape[2], feature_map.shape[3]
 
 
 def relation(shallow: Tensor, deep: Tensor) -> Tensor:
@@ -91,12 +96,13 @@ def loss(student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor], *, k: i
     Args:
         student_maps: one (B, Ch, H, W) per stage, at least two stages.
         teacher_maps: as many, with any channels and sizes.
-        k: singular vectors per stage.
+        k: singular vectors per stage; fewer where the smallest stage has fewer.
 
     Returns:
         Scalar.
     """
-    pairs = zip(student_maps, teacher_maps, strict=True)
+    pairs = [same_size(own, other) for own, other in zip(student_maps, teacher_maps, strict=True)]
+    k = min(k, *(min(side) for pair in pairs for side in map(_shape, pair)))
     student, teacher = zip(*(stage_vectors(own, other, k) for own, other in pairs), strict=True)
     return relation_loss(student, teacher)
 

@@ -5,10 +5,10 @@ arXiv:1707.01219.
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from kdcore.methods._stages import matched, same_size
+from kdcore.methods._unit import unit
 from kdcore.networks.contract import Output
 from kdcore.precision import at_least_float32
 
@@ -31,9 +31,7 @@ def stage_loss(student_map: Tensor, teacher_map: Tensor) -> Tensor:
 
     The larger map is pooled to the smaller. Scalar.
     """
-    student, teacher = (
-        F.normalize(feature_map.flatten(2), dim=2) for feature_map in same_size(student_map, teacher_map)
-    )
+    student, teacher = (unit(feature_map.flatten(2)) for feature_map in same_size(student_map, teacher_map))
     return kernel_mean(teacher, teacher) + kernel_mean(student, student) - 2 * kernel_mean(student, teacher)
 
 

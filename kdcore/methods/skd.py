@@ -3,12 +3,12 @@
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from kdcore.methods import kd
 from kdcore.methods._confidence import unsure
 from kdcore.methods._gram import gram_difference, safe_root
+from kdcore.methods._unit import unit
 from kdcore.precision import at_least_float32
 
 KIND = "logit"
@@ -19,13 +19,13 @@ PARAMETERS = {"temperature": "> 0", "tikhonov": "> 0"}
 class _QuadraticForms(torch.autograd.Function):
     """x' A^-1 x of every row x (..., K, D) and a positive definite A (..., D, D): (..., K).
 
-    Its gradient needs products alone; autograd's would solve twice more.
+    Its gradient needs products alone; autograd's would solve twice more. In float64, for A may be near to singular.
     """
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, matrix: Tensor) -> Tensor:
-        root, _ = torch.linalg.cholesky_ex(matrix)
-        solved = torch.cholesky_solve(rows.mT, root).mT
+        root, _ = torch.linalg.cholesky_ex(matrix.double())
+        solved = torch.cholesky_solve(rows.mT.double(), root).mT.to(rows.dtype)
         ctx.save_for_backward(solved)
         return (rows * solved).sum(dim=-1)
 
@@ -43,7 +43,7 @@ def mahalanobis(student: Tensor, teacher: Tensor, *, tikhonov: float) -> Tensor:
     Its gradient is finite where student and teacher point the same way, and with a batch of one.
     """
     samples, classes = student.shape[-2:]
-    rows = gram_difference(F.normalize(student, dim=-1), F.normalize(teacher, dim=-1)) / classes
+    rows = gram_difference(unit(student), unit(teacher)) / classes
     centred = rows - rows.mean(dim=-2, keepdim=True)
     identity = torch.eye(samples, dtype=rows.dtype, device=rows.device)
     covariance = centred.mT @ centred / max(samples - 1, 1) + tikhonov * identity

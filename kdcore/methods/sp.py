@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kdcore.methods._unit import unit
 from kdcore.networks.contract import Output
 from kdcore.precision import at_least_float32
 
@@ -16,7 +17,7 @@ PARAMETERS: dict[str, str] = {}
 def similarity(feature_map: Tensor) -> Tensor:
     """Dot products of all samples' maps, each row L2-normalised: (B, Ch, H, W) -> (B, B)."""
     flat = feature_map.flatten(1)
-    return F.normalize(flat @ flat.T)
+    return unit(flat @ flat.T)
 
 
 @at_least_float32

@@ -14,6 +14,7 @@ from kdcore.precision import at_least_float32
 KIND = "feature"
 PARAMETERS = {"initial_variance": "> 0", "variant": ["trained", "as_published"]}
 EPSILON = 1e-5
+TINY = 1e-12
 
 
 def variance(log_scale: Tensor, eps: float) -> Tensor:
@@ -44,7 +45,7 @@ class Adapter(nn.Module):
 
     Args:
         setting: the shapes.
-        initial_variance: of every channel.
+        initial_variance: of every channel; `EPSILON` is the least.
         variant: "trained" learns the variances (the paper); "as_published" leaves them as they are, as mdistiller's
             optimiser does, which never sees them.
     """
@@ -53,7 +54,8 @@ class Adapter(nn.Module):
         super().__init__()
         pairs = list(zip(*matched(setting.student.stages, setting.teacher.stages), strict=True))
         self.regressors = nn.ModuleList(_regressor(student.shape[1], teacher.shape[1]) for student, teacher in pairs)
-        start = math.log(math.expm1(initial_variance - EPSILON))
+        spare = max(initial_variance - EPSILON, TINY)
+        start = spare + math.log(-math.expm1(-spare))  # the inverse of softplus, for large values too
         self.log_scales = nn.ParameterList(
             nn.Parameter(torch.full((teacher.shape[1],), start), requires_grad=variant == "trained")
             for _, teacher in pairs
