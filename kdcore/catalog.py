@@ -16,10 +16,21 @@ from kdcore.errors import UserError
 PACKAGE = Path(__file__).parent
 KINDS = ("logit", "feature")
 DOMAINS = ("> 0", ">= 0", ">= 1", "[0, 1)", "integer >= 1")
-ACROSS = ("samples", "batch")
-VIEWS = (["weak"], ["weak", "strong"])
-DECOUPLINGS = (["sdd"], ["sdd", "fusion_as_published"])
-LITERALS = ("KIND", "PARAMETERS", "ACROSS", "VIEWS", "DECOUPLINGS", "NETWORKS")
+CHOICES: dict[str, list[Any]] = {
+    "ACROSS": ["samples", "batch"],
+    "VIEWS": [["weak"], ["weak", "strong"]],
+    "DECOUPLINGS": [["sdd"], ["sdd", "fusion_as_published"]],
+}
+"""What else a logit method's file may say of itself; the first is meant where it says nothing."""
+LITERALS = ("KIND", "PARAMETERS", *CHOICES, "NETWORKS")
+COMMON = {"ce_weight": ">= 0", "kd_weight": ">= 0", "warmup": ">= 0"}
+"""Hyper-parameters of every method: the weights of cross-entropy and of its loss, and the epochs over which the latter
+rises.
+"""
+DECOUPLED = ("complementary_weight", "decoupling")
+"""Of logit methods of single samples, with more than the global region (see `kdcore.scales`)."""
+COLUMNS = ("epoch", "lr", "loss", "ce", "train_top1", "test_top1")
+"""Of every history, beside one column per method."""
 VANILLA = "vanilla"
 """The baseline that distils nothing: the student trained alone."""
 PLUS = "+"
@@ -91,7 +102,9 @@ def terms(name: str) -> list[MethodEntry]:
     known = methods()
     names = name.split(PLUS)
     for part in names:
-        check_known(part, [VANILLA, *known] if len(names) == 1 else list(known), "method")
+        if part not in known and len(names) > 1:
+            check_known(part, list(known), f"method in {name!r}:")
+        check_known(part, [VANILLA, *known], "method")
     in_order = sorted(set(names), key=lambda part: (known[part].kind == "logit", part))
     if names != in_order:
         raise ValueError(f"{name!r} must be written {PLUS.join(in_order)}: feature methods first, each method once")
@@ -105,6 +118,8 @@ def kind(name: str) -> str:
 
 def check_method(name: str, wanted: str) -> None:
     """Raise a ValueError unless the name is of this kind, "logit" or "feature"; vanilla counts as a feature method."""
+    if PLUS not in name and name not in (VANILLA, *methods()):
+        check_known(name, logit_methods() if wanted == "logit" else baselines(), "method")
     if kind(name) != wanted:
         if wanted == "logit":
             raise ValueError(f"{name!r} is no logit method and takes no scales and no stand; name it in baselines")
@@ -114,7 +129,7 @@ def check_method(name: str, wanted: str) -> None:
 def check_known(name: object, known: list[str], what: str) -> None:
     """Raise a ValueError that suggests the nearest known name and lists all, unless the name is known."""
     if name not in known:
-        near = difflib.get_close_matches(str(name), known, n=1)
+        near = difflib.get_close_matches(str(name).casefold(), known, n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
         raise ValueError(f"unknown {what} {name!r}.{hint} Allowed: {', '.join(known)}")
 
@@ -145,24 +160,68 @@ def _sources(package: str) -> list[Path]:
 def _method(path: Path) -> MethodEntry:
     literals = _literals(path)
     parameters = literals.get("PARAMETERS")
-    across, views = literals.get("ACROSS", ACROSS[0]), literals.get("VIEWS", VIEWS[0])
-    decouplings = literals.get("DECOUPLINGS", DECOUPLINGS[0])
     if literals.get("KIND") not in KINDS or not isinstance(parameters, dict):
         raise UserError(f"{path}: a method needs KIND, one of {', '.join(KINDS)}, and PARAMETERS, a dictionary")
     for name, domain in parameters.items():
         if domain not in DOMAINS and not isinstance(domain, list):
             raise UserError(f"{path}: PARAMETERS[{name!r}] is {domain!r}. Allowed: {DOMAINS} or a list of choices")
-    if across not in ACROSS or views not in VIEWS or decouplings not in DECOUPLINGS:
-        raise UserError(f"{path}: ACROSS must be one of {ACROSS}, VIEWS of {VIEWS}, and DECOUPLINGS of {DECOUPLINGS}")
-    title = (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or path.stem).split("\n\n")[0]
-    title = " ".join(title.split())
+    for name, allowed in CHOICES.items():
+        if literals.get(name, allowed[0]) not in allowed[: 1 if literals["KIND"] == "feature" else None]:
+            raise UserError(f"{path}: {name} is {literals[name]!r}. Allowed: {allowed}; feature methods have none")
+    reserved = [name for name in parameters if name in (*COMMON, *DECOUPLED)]
+    if reserved or path.stem in (*COLUMNS, VANILLA):
+        raise UserError(f"{path}: the name {reserved[0] if reserved else path.stem} means something else; take another")
+    across, views, decouplings = (literals.get(name, allowed[0]) for name, allowed in CHOICES.items())
+    tree = _parsed(path)
+    _check_code(path, tree, literals["KIND"], set(parameters), across)
+    title = " ".join((ast.get_docstring(tree) or path.stem).split("\n\n")[0].split())
     return MethodEntry(path.stem, literals["KIND"], parameters, across, tuple(views), tuple(decouplings), title)
+
+
+def _check_code(path: Path, tree: ast.Module, kind: str, parameters: set[str], across: str) -> None:
+    """Refuse a method's file that lacks what it must define, or whose keywords are not its PARAMETERS."""
+    defined = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    adapter = defined.get("Adapter")
+    wanted = ["loss"] if kind == "logit" or adapter else ["loss", "distill"]
+    for name in wanted:
+        if name not in defined:
+            instead = " (or a class Adapter)" if name == "distill" else ""
+            raise UserError(f"{path}: a {kind} method needs a function {name}{instead}; see kdcore/methods/contract.py")
+    called: ast.AST = defined[wanted[-1]]
+    if isinstance(adapter, ast.ClassDef):
+        called = next((node for node in adapter.body if getattr(node, "name", "") == "__init__"), adapter)
+        if kind == "logit" and (across == "batch" or "standardize" in _keywords(defined["loss"])[0]):
+            raise UserError(f"{path}: an Adapter goes with a logit loss of single samples that leaves stand to others")
+    known, needed = _keywords(called)
+    owner = getattr(called, "name", path.stem)
+    wrong = sorted((parameters - known) | (needed - parameters - {"standardize"}))
+    if wrong:
+        raise UserError(
+            f"{path}: PARAMETERS and the keyword arguments of {owner} must be the same, but "
+            f"{', '.join(wrong)} is in one of them alone"
+        )
+
+
+def _keywords(node: Any) -> tuple[set[str], set[str]]:
+    """The keyword-only arguments of a function, and those of them without a default."""
+    if not isinstance(node, ast.FunctionDef):
+        return set(), set()
+    names = [argument.arg for argument in node.args.kwonlyargs]
+    defaults = dict(zip(names, node.args.kw_defaults, strict=True))
+    return set(names), {name for name, default in defaults.items() if default is None}
+
+
+def _parsed(path: Path) -> ast.Module:
+    try:
+        return ast.parse(path.read_text(encoding="utf-8"))
+    except SyntaxError as error:
+        raise UserError(f"{path}, line {error.lineno}: {error.msg}") from error
 
 
 def _literals(path: Path) -> dict[str, Any]:
     """What a file binds to the names in `LITERALS` at its top level."""
     found = {}
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+    for node in _parsed(path).body:
         if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
             target = node.targets[0] if isinstance(node, ast.Assign) else node.target
             if isinstance(target, ast.Name) and target.id in LITERALS:

@@ -10,7 +10,7 @@ Gradients = Sequence[Tensor | None]
 
 
 class DOT(torch.optim.Optimizer):
-    """SGD with apart momenta for the gradients of the task and of distillation.
+    """SGD with separate momenta for the gradients of the task and of distillation.
 
     The task's gradient (with weight decay) has momentum - delta, distillation's momentum + delta; a step goes along
     the sum of both buffers. A parameter that only one of the two losses reaches has the plain momentum.

@@ -20,7 +20,6 @@ from kdcore.precision import widen
 from kdcore.scales import decouple, decouple_as_fusion_published, pyramid_logits
 from kdcore.standardize import standardize
 
-COMMON = ("ce_weight", "kd_weight", "warmup", "complementary_weight", "decoupling")
 PLAIN = (1,)
 
 
@@ -50,8 +49,8 @@ class Parts:
     """The weighted sum of the methods' losses; None for the student trained alone."""
     ce: Tensor
     """Cross-entropy, unweighted; the sum over views."""
-    methods: dict[str, Tensor]
-    """Each method's loss, unweighted."""
+    losses: dict[str, Tensor]
+    """Each method's, unweighted."""
 
     @property
     def loss(self) -> Tensor:
@@ -88,7 +87,9 @@ class Term(nn.Module):
         self.entry = catalog.methods()[name]
         self.method = methods.get(name)
         self.recipe = recipe
-        self.keywords = {key: value for key, value in recipe.items() if key not in COMMON}
+        self.keywords = {
+            key: value for key, value in recipe.items() if key not in (*catalog.COMMON, *catalog.DECOUPLED)
+        }
         self.levels, self.stand, self.heads = levels, stand, heads
         self.standardizes_itself = "standardize" in inspect.signature(self.method.loss).parameters
         self.adapter: nn.Module | None = None

@@ -127,7 +127,7 @@ class Train(Section):
     """How every network is trained."""
 
     optimizer: Literal["sgd", "dot"]
-    """sgd: with momentum. dot: the distillation-oriented optimiser, with apart momenta for task and distillation."""
+    """sgd: with momentum. dot: the distillation-oriented optimiser, with separate momenta for task and distillation."""
     dot_delta: Annotated[float, Field(gt=0, lt=1)] | None = None
     """dot alone: by how much distillation's momentum is above `momentum`, and the task's below."""
     epochs: Count
@@ -163,10 +163,11 @@ class Train(Section):
     def _check_dot(self) -> None:
         if self.dot_delta is None:
             raise ValueError("optimizer dot needs dot_delta; its paper has 0.075 (0.09 on ImageNet)")
-        if self.nesterov or not 0 <= self.momentum - self.dot_delta < self.momentum + self.dot_delta < 1:
+        if self.nesterov:
+            raise ValueError("optimizer dot has no nesterov; set nesterov: false")
+        if not 0 <= self.momentum - self.dot_delta < self.momentum + self.dot_delta < 1:
             raise ValueError(
-                f"optimizer dot needs momentum ± dot_delta ({self.momentum} ± {self.dot_delta}) within 0 and 1, and no "
-                "nesterov"
+                f"optimizer dot needs momentum ± dot_delta ({self.momentum} ± {self.dot_delta}) within 0 and 1"
             )
 
 

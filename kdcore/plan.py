@@ -78,16 +78,21 @@ def make(
     return cards
 
 
-def resolve_recipes(params: Params, published: dict[str, Any]) -> dict[Cell, recipes.Recipe]:
+def resolve_recipes(params: Params, published: dict[str, Any], file: str = "params.yaml") -> dict[Cell, recipes.Recipe]:
     """The recipe of every cell.
+
+    Args:
+        params: the matrix.
+        published: content of data/recipes.yaml.
+        file: what the matrix was read from, for messages.
 
     Raises:
         UserError: a recipe is incomplete or an override wrong.
     """
     recipes.check_published(published)
-    recipes.check_overrides(params.methods_config)
+    recipes.check_overrides(params.methods_config, file)
     if params.stand_recipe == "matched":
-        recipes.check_no_stand(params.methods_config)
+        recipes.check_no_stand(params.methods_config, file)
     return {
         cell: recipes.resolve(
             cell,

@@ -9,16 +9,12 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from kdcore import catalog
+from kdcore.catalog import COMMON, DECOUPLED
 from kdcore.cell import Cell
 from kdcore.errors import UserError
 from kdcore.levels import levels
 
 T = TypeVar("T")
-
-COMMON = {"ce_weight": ">= 0", "kd_weight": ">= 0", "warmup": ">= 0"}
-"""Of every method: the weights of cross-entropy and of its loss, and the epochs over which the latter rises."""
-DECOUPLED = ("complementary_weight", "decoupling")
-"""Of logit methods of single samples, with more than the global region (see `kdcore.scales`)."""
 
 LARGEST = 1e30
 """Beyond every sensible hyper-parameter, and inside float32."""
@@ -88,25 +84,30 @@ def domains(method: str) -> Domains:
     return allowed
 
 
-def check_overrides(overrides: dict[str, Any]) -> None:
+def check_overrides(overrides: dict[str, Any], file: str = "params.yaml") -> None:
     """Refuse overrides of what does not exist and values outside their domain, whether or not the matrix uses them.
+
+    Args:
+        overrides: `methods_config`.
+        file: where it stands, for messages.
 
     Raises:
         UserError: names the key and what is allowed.
     """
     for method, layer in overrides.items():
-        _check_method(method, f"params.yaml: methods_config.{method}")
-        _check_layer(method, layer, f"params.yaml: methods_config.{method}")
-        for pair, of_pair in _mapping(layer.get("pairs", {}), f"params.yaml: methods_config.{method}.pairs").items():
-            where = f"params.yaml: methods_config.{method}.pairs.{pair}"
+        of_method = f"{file}: methods_config.{method}"
+        _check_method(method, of_method)
+        _check_layer(method, layer, of_method)
+        for pair, of_pair in _mapping(layer.get("pairs", {}), f"{of_method}.pairs").items():
+            where = f"{of_method}.pairs.{pair}"
             _check_pair(pair, where)
             _check_layer(method, of_pair, where)
             if "pairs" in of_pair:
                 raise UserError(f"{where}.pairs: unknown parameter. A pair's values stand directly below it")
 
 
-def check_no_stand(overrides: dict[str, Any]) -> None:
-    """Refuse overrides of standardised cells, for `stand_recipe: matched`.
+def check_no_stand(overrides: dict[str, Any], file: str = "params.yaml") -> None:
+    """Refuse overrides of standardised cells, for `stand_recipe: matched`. Arguments as of `check_overrides`.
 
     Raises:
         UserError: names the key.
@@ -116,7 +117,7 @@ def check_no_stand(overrides: dict[str, Any]) -> None:
         for where, values in layers.items():
             if "stand" in values:
                 raise UserError(
-                    f"params.yaml: methods_config.{where}.stand: stand_recipe matched changes the z-score alone; "
+                    f"{file}: methods_config.{where}.stand: stand_recipe matched changes the z-score alone; "
                     "remove it, or set stand_recipe: paper"
                 )
 
@@ -132,8 +133,10 @@ def check_published(content: dict[str, Any]) -> None:
             continue
         where = f"data/recipes.yaml: {dataset}"
         _only(_mapping(section, where), ("inherits", "scales", "methods"), where)
+        others = {name: other for name, other in content.items() if name != "sources" and isinstance(other, dict)}
+        parents = [name for name, other in others.items() if "inherits" not in other]
         parent = section.get("inherits")
-        if parent is not None and (parent == "sources" or "inherits" in content.get(parent, {"inherits": None})):
+        if "inherits" in section and parent not in parents:
             raise UserError(f"{where}.inherits: {parent!r} must be a data set here that inherits nothing itself")
         if "scales" in section:
             allowed: Domains = {"complementary_weight": ">= 0", "decoupling": ["sdd"]}
@@ -150,7 +153,8 @@ def _check_published_method(method: str, section: Any, where: str) -> None:
         for kind in ("default", "stand"):
             if kind in _mapping(layers, f"{where}{key}"):
                 values = _flat(method, layers[kind], f"{where}{key}.{kind}")
-                _check_values(values, domains(method), f"{where}{key}.{kind}", source=True)
+                allowed = domains(method) if kind == "default" else _of_logits(method)
+                _check_values(values, allowed, f"{where}{key}.{kind}", source=True)
         if key:
             _check_pair(key.removeprefix(".pairs."), f"{where}{key}")
             _only(layers, ("default", *_stand(method)), f"{where}{key}")
@@ -177,12 +181,18 @@ def _check_layer(method: str, layer: Any, where: str) -> None:
     _only([*values, *(layer.keys() & {"pairs", "stand"})], (*domains(method), *_stand(method), "pairs"), where)
     _check_values(values, domains(method), where)
     stand = _flat(method, layer.get("stand", {}), f"{where}.stand")
-    _check_values(stand, domains(method), f"{where}.stand")
+    _check_values(stand, _of_logits(method), f"{where}.stand")
 
 
 def _stand(method: str) -> tuple[str, ...]:
     """Only logit methods know standardised logits."""
     return ("stand",) if catalog.kind(method) == "logit" else ()
+
+
+def _of_logits(method: str) -> Domains:
+    """What stand may change: of a sum, what belongs to its logit terms, and the weight of cross-entropy."""
+    terms = {entry.name: entry.kind for entry in catalog.terms(method)}
+    return {key: allowed for key, allowed in domains(method).items() if terms.get(key.split(".")[0]) != "feature"}
 
 
 def _check_values(
@@ -211,49 +221,49 @@ def _only(values: Iterable[str], allowed: Iterable[str], where: str) -> None:
 def _layers(
     cell: Cell, dataset: str, published: dict[str, Any], overrides: dict[str, Any], stand: bool
 ) -> Iterator[tuple[Layer, str]]:
-    """All layers, weakest first, each with the source of its values; those of a sum's terms come before its own."""
+    """All layers, weakest first, each with the source of its values: published ones, then those of params.yaml; of each
+    the plain ones, then those of stand; of these a sum's terms', then its own.
+    """
     names = cell.method.split(catalog.PLUS) if catalog.PLUS in cell.method else []
-    for name in names:
-        for layer, source in _published_layers(name, cell, dataset, published, stand):
-            yield _in_sum(layer, name, first=name == names[0]), f"inherited from {name}: {source}"
-    yield from _published_layers(cell.method, cell, dataset, published, stand)
-    for name in names:
-        for layer in _override_layers(name, cell, overrides):
-            yield _in_sum(layer, name, first=name == names[0]), "params.yaml"
-    for layer in _override_layers(cell.method, cell, overrides):
-        yield layer, "params.yaml"
+    for kind in ("default", "stand") if stand else ("default",):
+        for name in names:
+            for layer, source in _published_layers(name, kind, cell, dataset, published):
+                yield _in_sum(layer, name, first=name == names[0]), f"inherited from {name}: {source}"
+        yield from _published_layers(cell.method, kind, cell, dataset, published)
+    for of_stand in (False, True) if cell.stand else (False,):
+        for name in names:
+            for layer in _override_layers(name, cell, overrides, of_stand):
+                yield _in_sum(layer, name, first=name == names[0]), "params.yaml"
+        for layer in _override_layers(cell.method, cell, overrides, of_stand):
+            yield layer, "params.yaml"
 
 
 def _published_layers(
-    name: str, cell: Cell, dataset: str, published: dict[str, Any], stand: bool
+    name: str, kind: str, cell: Cell, dataset: str, published: dict[str, Any]
 ) -> Iterator[tuple[Layer, str]]:
-    """A method's layers in a data set, weakest first, each with its source; what it inherits comes before its own."""
+    """A method's layers of one kind, weakest first, each with its source; what the data set inherits comes before its
+    own.
+    """
     section = published.get(dataset)
     if section is None:
         raise UserError(f"data/recipes.yaml: knows no data set {dataset!r}; add one, if only 'inherits: cifar100'")
     if "inherits" in section:
-        for layer, source in _published_layers(name, cell, section["inherits"], published, stand):
+        for layer, source in _published_layers(name, kind, cell, section["inherits"], published):
             yield layer, f"inherited from {section['inherits']}: {source.removeprefix('inherited from ')}"
-    layers: list[Layer | None] = [
-        section.get("scales") if cell.scale is not None and catalog.PLUS not in name else None
-    ]
+    of_regions = kind == "default" and cell.scale is not None and catalog.PLUS not in name
     method = section.get("methods", {}).get(name, {})
     of_pair = method.get("pairs", {}).get(cell.pair, {})
-    kinds = ("default", "stand") if stand else ("default",)
-    layers += [of.get(kind) for kind in kinds for of in (method, of_pair)]
+    layers = (section.get("scales") if of_regions else None, method.get(kind), of_pair.get(kind))
     for layer in filter(None, layers):
         yield _flat(name, {key: layer[key] for key in layer if key != "source"}, ""), layer["source"]
 
 
-def _override_layers(name: str, cell: Cell, overrides: dict[str, Any]) -> Iterator[Layer]:
-    """A method's layers in params.yaml, weakest first: of the method, of the pair; each plain, then with stand."""
+def _override_layers(name: str, cell: Cell, overrides: dict[str, Any], of_stand: bool) -> Iterator[Layer]:
+    """A method's layers in params.yaml, plain or of stand, weakest first: of the method, of the pair."""
     of_method = overrides.get(name, {})
-    layers = (of_method, of_method.get("pairs", {}).get(cell.pair, {}))
-    for values in layers:
-        yield _flat(name, {key: values[key] for key in values if key not in ("pairs", "stand")}, "")
-    if cell.stand:
-        for values in layers:
-            yield _flat(name, values.get("stand", {}), "")
+    for layer in (of_method, of_method.get("pairs", {}).get(cell.pair, {})):
+        plain = {key: layer[key] for key in layer if key not in ("pairs", "stand")}
+        yield _flat(name, layer.get("stand", {}) if of_stand else plain, "")
 
 
 def _flat(method: str, layer: Any, where: str) -> Layer:
@@ -263,6 +273,8 @@ def _flat(method: str, layer: Any, where: str) -> Layer:
     names = method.split(catalog.PLUS)
     flat: Layer = {}
     for key, value in _mapping(layer, where).items():
+        if catalog.PLUS in method and "." in str(key):
+            raise UserError(f"{where}.{key}: unknown parameter. A term's values stand below its name: {{kd: {{...}}}}")
         if key in names:
             flat |= {f"{key}.{part}": of_part for part, of_part in _mapping(value, f"{where}.{key}").items()}
         else:

@@ -181,8 +181,8 @@ def caption(card: Card, evaluations: list[Evaluation]) -> str:
         if name in {pair.split("-")[0] for pair in card["pairs"]}
     )
     return (
-        f"Top-1 accuracy (%) on {card['data']} {PROTOCOLS[card['accuracy']]}; {over}; {card['epochs']} epochs of "
-        f"{images} training images. "
+        f"Top-1 accuracy (%) on {card['data']} {PROTOCOLS[card['accuracy']]}; {over}; "
+        f"{_count(card['epochs'], 'epoch')} of {images} training images. "
         f"In parentheses, the gain over the method's plain row. Teachers: {teachers}."
     )
 
@@ -287,7 +287,7 @@ def _of_stand(card: Card) -> Iterator[str]:
         for change, pairs in changes.items():
             where = "" if len(pairs) == len(card["pairs"]) else f" ({', '.join(pairs)})"
             if change:
-                yield f"{method.upper()}{where}: stand changes the z-score and {change}."
+                yield f"{method.upper()}{where}: stand changes the z-score {change}."
     if card["stand_recipe"] == "matched" and True in card["stand"]:
         yield "stand changes the z-score alone (stand_recipe: matched), unlike publications."
 
@@ -295,13 +295,16 @@ def _of_stand(card: Card) -> Iterator[str]:
 def _of_training(card: Card) -> Iterator[str]:
     inherited = _inherited(card)
     if inherited:
-        yield f"Hyper-parameters inherited from another data set or method: {', '.join(inherited)}."
+        which = (
+            "of every row" if len(inherited) == len(card["baselines"]) + len(card["methods"]) else ", ".join(inherited)
+        )
+        yield f"Hyper-parameters inherited from another data set or method: {which}."
     for method in (*card["baselines"], *card["methods"]):
         views = max((entry.views for entry in catalog.terms(method)), key=len, default=())
         if len(views) > 1:
-            yield f"{method.upper()}: trained on {len(views)} views of each image, {' and '.join(views)}."
+            yield f"{method.upper()}: trained on {' and '.join(views)} views of each image, with cross-entropy on both."
     if card["optimizer"] == "dot":
-        yield "Optimizer: dot (apart momenta for task and distillation), unlike the published figures."
+        yield "Optimizer: DOT, with separate momenta for the gradients of cross-entropy and of distillation."
 
 
 def _of_publications(entries: list[Entry], published: Published) -> Iterator[str]:
@@ -321,7 +324,7 @@ def _inherited(card: Card) -> list[str]:
 
 
 def _stand_changes(card: Card, method: str, pair: str) -> str:
-    """ "temperature 4 to 2, kd_weight 0.9 to 9", or "" where nothing changes or one of the two is not in the matrix."""
+    """ "and temperature (4 to 2)", "alone", or "" where the matrix does not hold both or all methods have it alone."""
     of_stand: dict[bool, dict[str, Any]] = {}
     for name, recipe in card["recipes"].items():
         parts = name.removeprefix(f"{pair}-").split("-")
@@ -329,14 +332,20 @@ def _stand_changes(card: Card, method: str, pair: str) -> str:
             of_stand.setdefault(parts[2] == "True", recipe)
     if len(of_stand) < 2:
         return ""
-    plain, standardised = of_stand[False], of_stand[True]
-    return ", ".join(_changes(plain, standardised))
+    changes = ", ".join(_changes(of_stand[False], of_stand[True]))
+    if card["stand_recipe"] == "matched":
+        return ""
+    return f"and {changes}" if changes else "alone"
 
 
 def _changes(before: dict[str, Any], after: dict[str, Any]) -> Iterator[str]:
     for key, (value, _) in after.items():
         if key in before and before[key][0] != value:
             yield f"{key} ({_short(before[key][0])} to {_short(value)})"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _short(value: float | str) -> str:

@@ -254,7 +254,7 @@ def _train_epoch(
         outputs = [student(view) for view in batch.views]
         parts = goal(outputs, taught, batch)
         _minimise(optimizer, parts)
-        for name, value in {"loss": parts.loss, "ce": parts.ce, **parts.methods}.items():
+        for name, value in {"loss": parts.loss, "ce": parts.ce, **parts.losses}.items():
             losses.setdefault(name, []).append(value.detach())
         correct.append((outputs[0].logits.detach().argmax(dim=1) == batch.target).sum())
         seen += len(batch.target)

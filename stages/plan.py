@@ -10,7 +10,7 @@ def check(*paths: str) -> None:
     """Validate params files, whether or not their data and checkpoints are on this machine."""
     published = yamlfile.read("data/recipes.yaml")
     for path in paths:
-        print(f"{path}: {len(plan.resolve_recipes(params.load(path), published))} cells")
+        print(f"{path}: {len(plan.resolve_recipes(params.load(path), published, path))} cells")
 
 
 def main(*arguments: str) -> None:

@@ -43,7 +43,7 @@ def test_its_tests_and_style_pass(followed):
 def test_it_is_listed_with_its_values(followed):
     listed = followed.run(sys.executable, "-m", "kdcore.methods")
     assert "pearson" in listed
-    assert "temperature 1.0 (> 0)" in listed
+    assert "temperature = 1.0 (> 0)" in listed
     assert "arXiv:2205.10536" in listed
 
 
@@ -64,9 +64,24 @@ def test_it_trains_in_every_form(followed, finished):
     assert "| AT+PEARSON " in table
 
 
+def listing(*names):
+    return subprocess.run(
+        [sys.executable, "-m", "kdcore.methods", *names], cwd=ROOT, check=False, capture_output=True, text=True
+    )
+
+
 def test_every_method_is_in_the_list():
-    listed = subprocess.run(
-        [sys.executable, "-m", "kdcore.methods"], cwd=ROOT, check=True, capture_output=True, text=True
-    ).stdout
+    listed = listing().stdout
     for entry in catalog.methods().values():
         assert re.search(rf"^│ {entry.name} +│ {entry.kind}", listed, re.MULTILINE), entry.name
+    assert "…" not in listed
+
+
+def test_list_of_some():
+    listed = listing("crd+kd").stdout
+    assert re.search(r"^│ crd +│", listed, re.MULTILINE)
+    assert "negatives = 16384 (integer >= 1)" in listed
+    assert "reviewkd" not in listed
+    unknown = listing("kdd")
+    assert unknown.returncode == 2
+    assert unknown.stderr.startswith("error: unknown method 'kdd'. Did you mean kd?")

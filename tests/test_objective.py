@@ -6,11 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from kdcore import catalog, methods, networks, objective
+from kdcore import methods, networks, objective
 from kdcore.data.augment import device_generator
 from kdcore.methods import kd, mlkd
 from kdcore.objective import Batch, Objective, Term
-from kdcore.recipes import COMMON, DECOUPLED
 from kdcore.scales import decouple_as_fusion_published, pyramid_logits
 from kdcore.standardize import standardize
 from tests.test_methods import BATCH, SAMPLES
@@ -61,7 +60,7 @@ def test_global_scale_without_stand_is_the_plain_method(case, name):
     out, taught = case.out[0].logits, case.taught[0].logits
     plain = methods.get(name).loss(out, taught, case.batch.target, **LOGIT[name]).mean()
     ce = F.cross_entropy(out, case.batch.target)
-    torch.testing.assert_close(parts.methods[name], plain)
+    torch.testing.assert_close(parts.losses[name], plain)
     torch.testing.assert_close(parts.loss, 0.3 * ce + 2.0 * plain)
 
 
@@ -97,7 +96,7 @@ def test_regions_and_standardisation_by_hand(case):
     right_region = t.argmax(-1) == case.batch.target[:, None]
     expected = ((1 + (right_global != right_region).float()) * per_region).mean()
     parts = case.parts("kd", {"temperature": 4.0, **WEIGHTS, **REGIONS}, levels=(1, 2), stand=True)
-    torch.testing.assert_close(parts.methods["kd"], expected)
+    torch.testing.assert_close(parts.losses["kd"], expected)
 
 
 def test_levels_without_the_whole_image_weigh_by_the_networks_own_prediction(case):
@@ -107,7 +106,7 @@ def test_levels_without_the_whole_image_weigh_by_the_networks_own_prediction(cas
     disagree = (case.taught[0].logits.argmax(-1) == target)[:, None] != (t.argmax(-1) == target[:, None])
     expected = ((1 + disagree.float()) * kd.loss(s, t, temperature=4.0)).mean()
     parts = case.parts("kd", {"temperature": 4.0, **WEIGHTS, **REGIONS}, levels=(2,))
-    torch.testing.assert_close(parts.methods["kd"], expected)
+    torch.testing.assert_close(parts.losses["kd"], expected)
 
 
 def test_losses_across_a_batch_apply_to_each_region_and_are_averaged(case):
@@ -116,7 +115,7 @@ def test_losses_across_a_batch_apply_to_each_region_and_are_averaged(case):
     heads = [case.student.classifier] * 2 + [case.teacher.classifier] * 2
     regions = [pyramid_logits(o.final_map, h, (1, 2)) for o, h in zip((*case.out, *case.taught), heads, strict=True)]
     apart = [mlkd.loss(*(r[:, n] for r in regions), temperature=4.0, standardize=True) for n in range(5)]
-    torch.testing.assert_close(parts.methods["mlkd"], torch.stack(apart).mean())
+    torch.testing.assert_close(parts.losses["mlkd"], torch.stack(apart).mean())
 
 
 def test_two_views_have_two_cross_entropies(case):
@@ -141,8 +140,8 @@ def test_terms_of_a_sum_keep_their_own_weights_and_warm_up(case):
         **{f"kd.{key}": value for key, value in {"temperature": 3.0, "kd_weight": 2.0, "warmup": 4, **REGIONS}.items()},
     }
     parts = case.parts("at+kd", recipe, levels=(1, 2), stand=True)
-    at_alone = case.parts("at", {"p": 2, **WEIGHTS}).methods["at"]
-    kd_alone = case.parts("kd", {"temperature": 3.0, **WEIGHTS, **REGIONS}, levels=(1, 2), stand=True).methods["kd"]
+    at_alone = case.parts("at", {"p": 2, **WEIGHTS}).losses["at"]
+    kd_alone = case.parts("kd", {"temperature": 3.0, **WEIGHTS, **REGIONS}, levels=(1, 2), stand=True).losses["kd"]
     torch.testing.assert_close(parts.loss, 0.5 * parts.ce + 7.0 * at_alone + 2.0 / 4 * kd_alone)
 
 
@@ -161,8 +160,8 @@ def test_fusion_as_published_reads_region_major_rows_as_sample_major_ones():
 
 def test_fusion_as_published_can_be_chosen(case):
     recipe = {"temperature": 4.0, **WEIGHTS, **REGIONS, "decoupling": "fusion_as_published"}
-    published = case.parts("kd", recipe, levels=(1, 2), stand=True).methods["kd"]
-    ours = case.parts("kd", {**recipe, "decoupling": "sdd"}, levels=(1, 2), stand=True).methods["kd"]
+    published = case.parts("kd", recipe, levels=(1, 2), stand=True).losses["kd"]
+    ours = case.parts("kd", {**recipe, "decoupling": "sdd"}, levels=(1, 2), stand=True).losses["kd"]
     assert not torch.isclose(published, ours)
 
 
@@ -182,9 +181,3 @@ def test_adapters_need_a_setting():
 def test_warm_up(warmup, epoch, share):
     term = Term("kd", {"temperature": 4.0, **WEIGHTS, "warmup": warmup})
     assert term.weight(epoch) == pytest.approx(2.0 * share)
-
-
-def test_no_method_calls_a_parameter_as_recipes_call_theirs():
-    for entry in catalog.methods().values():
-        assert not entry.parameters.keys() & {*COMMON, *DECOUPLED}, entry.name
-    assert {*COMMON, *DECOUPLED} == set(objective.COMMON)

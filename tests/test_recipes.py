@@ -128,6 +128,14 @@ class TestSums:
         changed = {key for key in plain if plain[key] != standardised[key]}
         assert changed == {"dkd.temperature", "dkd.kd_weight"}
 
+    def test_stand_of_a_term_beats_what_its_sum_has_without_stand(self):
+        """The sum's published T = 4 and weight 1 are KD's; with standardised logits KD's are LSKD's."""
+        standardised = resolved("crd+kd", stand=True)
+        assert standardised["kd.temperature"].value == 2.0
+        assert standardised["kd.kd_weight"].value == 9.0
+        assert standardised["kd.kd_weight"].source == "inherited from kd: logit-standardization-KD:tools/train.py"
+        assert recipe("crd+kd", stand=True, stand_recipe="matched") == SUM
+
     def test_a_sum_of_feature_methods_has_no_scales(self):
         assert set(recipe("at+sp")) == {"ce_weight", "at.p", "at.kd_weight", "at.warmup", "sp.kd_weight", "sp.warmup"}
 
@@ -160,6 +168,8 @@ def test_values_without_a_publication_are_marked():
     ({"kdd": {}}, "methods_config.kdd: unknown method 'kdd'. Did you mean kd?"),
     ({"kd+crd": {}}, "methods_config.kd+crd: 'kd+crd' must be written crd+kd"),
     ({"crd+kd": {"kd": {"temprature": 2}}}, "crd+kd.kd.temprature: unknown parameter. Did you mean kd.temperature?"),
+    ({"crd+kd": {"kd.temperature": 3}}, "kd.temperature: unknown parameter. A term's values stand below its name"),
+    ({"crd+kd": {"stand": {"crd": {"temperature": 2}}}}, "crd+kd.stand.crd.temperature: unknown parameter"),
     ({"crd+kd": {"kd": 3}}, "methods_config.crd+kd.kd: 3 must be keys and values"),
     ({"crd+kd": {"dkd": {"beta": 3}}}, "methods_config.crd+kd.dkd: unknown parameter"),
     ({"crd+kd": {"kd": {"ce_weight": 3}}}, "methods_config.crd+kd.kd.ce_weight: unknown parameter"),
@@ -217,6 +227,8 @@ def test_shipped_recipes_are_well_formed():
     ({"inherits": "sources"}, "must be a data set here"),
     ({"inherits": "x"}, "x.inherits: 'x' must be a data set here that inherits nothing itself"),
     ({"inherits": "y"}, "x.inherits: 'y' must be"),
+    ({"inherits": ["cifar100"]}, "x.inherits: ['cifar100'] must be"),
+    ({"inherits": None}, "x.inherits: None must be"),
 ])  # fmt: skip
 def test_malformed_recipes(section, message):
     with pytest.raises(UserError) as caught:

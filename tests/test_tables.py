@@ -132,10 +132,25 @@ def test_notes(published):
 def test_notes_of_views_and_optimizer():
     card = {**CARD, "methods": ["kd", "mlkd", "at+mlkd"], "optimizer": "dot"}
     remarks = list(tables._of_training(card))
-    assert "MLKD: trained on 2 views of each image, weak and strong." in remarks
-    assert "AT+MLKD: trained on 2 views of each image, weak and strong." in remarks
-    assert any(remark.startswith("Optimizer: dot") for remark in remarks)
+    assert "MLKD: trained on weak and strong views of each image, with cross-entropy on both." in remarks
+    assert "AT+MLKD: trained on weak and strong views of each image, with cross-entropy on both." in remarks
+    assert any(remark.startswith("Optimizer: DOT") for remark in remarks)
     assert not any(remark.startswith("KD:") for remark in remarks)
+
+
+def test_stand_that_changes_nothing_else():
+    recipes = {f"resnet56-resnet20-clkd-1-{stand}-0": {"mu": [0.5, "a"]} for stand in (False, True)}
+    remarks = list(tables._of_stand({**CARD, "methods": ["clkd"], "recipes": recipes}))
+    assert remarks == ["CLKD: stand changes the z-score alone."]
+
+
+def test_inherited_values_of_every_row():
+    recipes = {
+        f"resnet56-resnet20-{name}": {"ce_weight": [1, "inherited from x: a"]}
+        for name in ("kd-1-False-0", "kd-1-True-0", "at-0", "vanilla-0")
+    }
+    remarks = list(tables._of_training({**CARD, "recipes": recipes}))
+    assert remarks == ["Hyper-parameters inherited from another data set or method: of every row."]
 
 
 def test_stand_that_changes_a_choice():

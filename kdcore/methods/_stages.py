@@ -1,7 +1,8 @@
 """How the maps of two networks are compared that have other numbers of stages or other sizes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -23,6 +24,11 @@ def same_size(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     """Two maps (B, Ch, H, W) with the larger one pooled (adaptively) to the height and width of the smaller."""
     size = min(first.shape[-2], second.shape[-2]), min(first.shape[-1], second.shape[-1])
     return _pooled(first, size), _pooled(second, size)
+
+
+def summed(stage_loss: Callable[..., Tensor], *of_stages: Sequence[Tensor]) -> Tensor:
+    """The sum over stages of a loss; each further argument holds one tensor per stage. Scalar."""
+    return torch.stack([stage_loss(*of_stage) for of_stage in zip(*of_stages, strict=True)]).sum()
 
 
 def _pooled(feature_map: Tensor, size: tuple[int, int]) -> Tensor:

@@ -1,11 +1,11 @@
 """AT: Zagoruyko and Komodakis, Paying More Attention to Attention, ICLR 2017, arXiv:1612.03928."""
 
 from collections.abc import Sequence
+from functools import partial
 
-import torch
 from torch import Tensor
 
-from kdcore.methods._stages import matched, same_size
+from kdcore.methods._stages import matched, same_size, summed
 from kdcore.methods._unit import unit
 from kdcore.networks.contract import Output
 from kdcore.precision import at_least_float32
@@ -45,8 +45,7 @@ def loss(student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor], *, p: f
     Returns:
         Scalar.
     """
-    pairs = zip(student_maps, teacher_maps, strict=True)
-    return torch.stack([stage_loss(student, teacher, p) for student, teacher in pairs]).sum()
+    return summed(partial(stage_loss, p=p), student_maps, teacher_maps)
 
 
 def distill(student: Output, teacher: Output, *, p: float) -> Tensor:

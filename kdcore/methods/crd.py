@@ -68,6 +68,23 @@ def contrast(
     return Scores(-(own.sum() + others.sum()) / len(embedded), likeness, z)
 
 
+def both(
+    student: Tensor,
+    teacher: Tensor,
+    memories: tuple[Tensor, Tensor],
+    drawn: Tensor,
+    z: tuple[Tensor, Tensor],
+    *,
+    temperature: float,
+    eps: float = EPSILON,
+) -> tuple[Scores, Scores]:
+    """The student scored against the teacher's memory, and the teacher against the student's. Arguments of `loss`."""
+    return (
+        contrast(student, memories[1], drawn, z[0], temperature=temperature, eps=eps),
+        contrast(teacher, memories[0], drawn, z[1], temperature=temperature, eps=eps),
+    )
+
+
 def loss(
     student: Tensor,
     teacher: Tensor,
@@ -78,7 +95,7 @@ def loss(
     temperature: float,
     eps: float = EPSILON,
 ) -> Tensor:
-    """`contrast` of the student against the teacher's memory plus that of the teacher against the student's.
+    """The losses of `both`, added.
 
     Args:
         student: (B, E), unit rows.
@@ -92,8 +109,7 @@ def loss(
     Returns:
         Scalar.
     """
-    of_student = contrast(student, memories[1], drawn, z[0], temperature=temperature, eps=eps)
-    of_teacher = contrast(teacher, memories[0], drawn, z[1], temperature=temperature, eps=eps)
+    of_student, of_teacher = both(student, teacher, memories, drawn, z, temperature=temperature, eps=eps)
     return of_student.loss + of_teacher.loss
 
 
@@ -157,11 +173,11 @@ class Adapter(nn.Module):
         drawn = torch.cat([step.index[:, None], self.others.draw(step.target, self.negatives, step.generator)], dim=1)
         student = unit(self.student(step.student.pooled).float())
         teacher = unit(self.teacher(step.teacher.pooled).float())
-        of_student = contrast(student, self.memory_teacher, drawn, self.z_student, temperature=self.temperature)
-        of_teacher = contrast(teacher, self.memory_student, drawn, self.z_teacher, temperature=self.temperature)
+        memories, z = (self.memory_student, self.memory_teacher), (self.z_student, self.z_teacher)
+        of_student, of_teacher = both(student, teacher, memories, drawn, z, temperature=self.temperature)
         self.z_student.copy_(of_student.z)
         self.z_teacher.copy_(of_teacher.z)
         with torch.no_grad():
-            for memory, embedded in ((self.memory_student, student), (self.memory_teacher, teacher)):
+            for memory, embedded in zip(memories, (student, teacher), strict=True):
                 memory[step.index] = remembered(memory[step.index], embedded, self.momentum)
         return of_student.loss + of_teacher.loss

@@ -44,8 +44,8 @@ class Adapter(nn.Module):
         return loss(self.regressor(student), teacher)
 
     def _hints(self, student: Output, teacher: Output) -> tuple[Tensor, Tensor]:
-        layers = (min(self.hint_layer, len(output.stages) - 1) for output in (student, teacher))
-        return student.stages[next(layers)], teacher.stages[next(layers)]
+        of_student, of_teacher = (output.stages[: self.hint_layer + 1] for output in (student, teacher))
+        return of_student[-1], of_teacher[-1]
 
 
 def _resizing(channels: tuple[int, int], student: Tensor, teacher: Tensor) -> nn.Module:

@@ -53,7 +53,7 @@ def terms(
     found = []
     for t in dict.fromkeys(temperatures):
         times = temperatures.count(t)
-        mixed_up = variant == "as_published" and t in WEAK_IN_PUBLISHED_STRONG_TERM
+        mixed_up = 1 if variant == "as_published" and t in WEAK_IN_PUBLISHED_STRONG_TERM else 0
         predictions = [(logits / t).log_softmax(dim=-1) for logits in weak]
         divergence = kd.loss(*kl_weak, temperature=t) if standardize else t**2 * kd.divergence(*predictions)
         of_strong = mixed_up * divergence

@@ -4,10 +4,9 @@ arXiv:1707.01219.
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
-from kdcore.methods._stages import matched, same_size
+from kdcore.methods._stages import matched, same_size, summed
 from kdcore.methods._unit import unit
 from kdcore.networks.contract import Output
 from kdcore.precision import at_least_float32
@@ -46,8 +45,7 @@ def loss(student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> Tens
     Returns:
         Scalar.
     """
-    pairs = zip(student_maps, teacher_maps, strict=True)
-    return torch.stack([stage_loss(student, teacher) for student, teacher in pairs]).sum()
+    return summed(stage_loss, student_maps, teacher_maps)
 
 
 def distill(student: Output, teacher: Output) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdcore.methods._stages import matched
+from kdcore.methods._stages import matched, summed
 from kdcore.methods.contract import Setting, Step
 from kdcore.networks.contract import Output
 from kdcore.precision import at_least_float32
@@ -41,8 +41,7 @@ def loss(student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> Tens
     Returns:
         Scalar.
     """
-    pairs = zip(student_maps, teacher_maps, strict=True)
-    return torch.stack([stage_loss(student, teacher) for student, teacher in pairs]).sum()
+    return summed(stage_loss, student_maps, teacher_maps)
 
 
 class Fusion(nn.Module):

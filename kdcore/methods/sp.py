@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kdcore.methods._stages import summed
 from kdcore.methods._unit import unit
 from kdcore.networks.contract import Output
 from kdcore.precision import at_least_float32
@@ -20,9 +20,14 @@ def similarity(feature_map: Tensor) -> Tensor:
     return unit(flat @ flat.T)
 
 
+def stage_loss(student_map: Tensor, teacher_map: Tensor) -> Tensor:
+    """Mean (over B^2 entries) squared difference of `similarity`. Scalar."""
+    return F.mse_loss(similarity(student_map), similarity(teacher_map))
+
+
 @at_least_float32
 def loss(student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> Tensor:
-    """Sum over stages of the mean (over B^2 entries) squared difference of `similarity`.
+    """Sum over stages of `stage_loss`.
 
     Args:
         student_maps: one (B, Ch, H, W) per stage.
@@ -31,8 +36,7 @@ def loss(student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> Tens
     Returns:
         Scalar.
     """
-    pairs = zip(student_maps, teacher_maps, strict=True)
-    return torch.stack([F.mse_loss(similarity(student), similarity(teacher)) for student, teacher in pairs]).sum()
+    return summed(stage_loss, student_maps, teacher_maps)
 
 
 def distill(student: Output, teacher: Output) -> Tensor:
