@@ -87,9 +87,8 @@ class Term(nn.Module):
         self.entry = catalog.methods()[name]
         self.method = methods.get(name)
         self.recipe = recipe
-        self.keywords = {
-            key: value for key, value in recipe.items() if key not in (*catalog.COMMON, *catalog.DECOUPLED)
-        }
+        applied_here = {*catalog.COMMON, *catalog.DECOUPLED}
+        self.keywords = {key: value for key, value in recipe.items() if key not in applied_here}
         self.levels, self.stand, self.heads = levels, stand, heads
         self.standardizes_itself = "standardize" in inspect.signature(self.method.loss).parameters
         self.adapter: nn.Module | None = None
@@ -118,9 +117,8 @@ class Term(nn.Module):
 
     def _of_logits(self, student: Sequence[Output], teacher: Sequence[Output], batch: Batch) -> Tensor:
         views = range(len(self.entry.views))
-        logits = [self._regions(student[view], 0) for view in views] + [
-            self._regions(teacher[view], 1) for view in views
-        ]
+        logits = [self._regions(student[view], 0) for view in views]
+        logits += [self._regions(teacher[view], 1) for view in views]
         predictions = logits[len(views)]
         target = batch.target[:, None].expand(predictions.shape[:2])
         keywords = self.keywords
@@ -135,9 +133,9 @@ class Term(nn.Module):
             per_region = self.adapter(*logits, target, epoch=batch.epoch)
         else:
             per_region = self.method.loss(*logits, target, **keywords)
-        return (
-            per_region.mean() if self.levels == PLAIN else self._decoupled(per_region, predictions, teacher[0], batch)
-        )
+        if self.levels == PLAIN:
+            return per_region.mean()
+        return self._decoupled(per_region, predictions, teacher[0], batch)
 
     def _decoupled(self, per_region: Tensor, predictions: Tensor, teacher: Output, batch: Batch) -> Tensor:
         if self.recipe["decoupling"] == "fusion_as_published":
