@@ -14,6 +14,7 @@ from kdcore.networks.contract import Output
 from tests.reference import DATA, FOLDER, needs_data, needs_reference
 
 NAMES = networks.names()
+MOBILE = ["mobilenetv2"]
 
 
 @cache
@@ -67,15 +68,19 @@ def test_output_contract(name, size):
     assert [norm.num_features for norm in network.norms] == [preact.shape[1] for preact in out.preacts[1:]]
 
 
-@pytest.mark.parametrize("name", ["resnet8", "resnet18", "resnet50", "vgg8"])
-def test_stages_are_their_preacts_rectified(name):
+@pytest.mark.parametrize(("name", "rectified"), [
+    *((name, range(9)) for name in ("resnet8", "resnet18", "resnet50", "vgg8")),
+    ("mobilenetv2", [0]),
+])  # fmt: skip
+def test_stages_are_their_preacts_rectified(name, rectified):
+    """Or, behind the linear bottlenecks of MobileNetV2, as they are."""
     with torch.no_grad():
         out = networks.create(name, 7).eval()(torch.randn(2, 3, 16, 16))
-    for stage, preact in zip(out.stages, out.preacts, strict=True):
-        assert torch.equal(stage, preact.relu())
+    for i, (stage, preact) in enumerate(zip(out.stages, out.preacts, strict=True)):
+        assert torch.equal(stage, preact.relu() if i in rectified else preact)
 
 
-@pytest.mark.parametrize("name", ["resnet8", "resnet18", "resnet50", "wrn_16_1", "vgg8"])
+@pytest.mark.parametrize("name", ["resnet8", "resnet18", "resnet50", "wrn_16_1", "vgg8", "mobilenetv2"])
 def test_norms_are_the_last_that_the_preacts_passed(name):
     """Shifting a norm by one shifts its preact, before any later nonlinearity, by one."""
     network = networks.create(name, 7).eval()
@@ -89,7 +94,7 @@ def test_norms_are_the_last_that_the_preacts_passed(name):
         torch.testing.assert_close(after, before + 1)
 
 
-@pytest.mark.parametrize("name", ["resnet8", "wrn_16_1", "resnet18", "resnet50", "vgg8"])
+@pytest.mark.parametrize("name", ["resnet8", "wrn_16_1", "resnet18", "resnet50", "vgg8", *MOBILE])
 def test_every_parameter_learns(name):
     network = networks.create(name, 5)
     if name == "vgg8":  # while it trains, its biases before norms get rounding errors alone
@@ -98,7 +103,7 @@ def test_every_parameter_learns(name):
     assert [key for key, p in network.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
-@pytest.mark.parametrize("name", ["resnet8", "wrn_16_1", "vgg8"])
+@pytest.mark.parametrize("name", ["resnet8", "wrn_16_1", "vgg8", *MOBILE])
 def test_statistics_are_updated_once_per_step(name):
     network = networks.create(name, 5)
     network(torch.randn(4, 3, 16, 16))
@@ -186,7 +191,7 @@ class TestCheckpoints:
             checkpoints.load(tmp_path / "weights.safetensors", network)
 
     @needs_data
-    @pytest.mark.parametrize("name", ["resnet20", "resnet32", "resnet56", "wrn_40_1"])
+    @pytest.mark.parametrize("name", ["resnet20", "resnet32", "resnet56", "wrn_40_1", "mobilenetv2"])
     def test_published_checkpoints_load(self, name):
         network = networks.create(name, 100)
         before = network.classifier.weight.clone()
