@@ -14,7 +14,7 @@ from kdcore.networks.contract import Output
 from tests.reference import DATA, FOLDER, needs_data, needs_reference
 
 NAMES = networks.names()
-MOBILE = ["mobilenetv2"]
+MOBILE = ["mobilenetv2", "shufflenetv1"]
 
 
 @cache
@@ -69,7 +69,7 @@ def test_output_contract(name, size):
 
 
 @pytest.mark.parametrize(("name", "rectified"), [
-    *((name, range(9)) for name in ("resnet8", "resnet18", "resnet50", "vgg8")),
+    *((name, range(9)) for name in ("resnet8", "resnet18", "resnet50", "vgg8", "shufflenetv1")),
     ("mobilenetv2", [0]),
 ])  # fmt: skip
 def test_stages_are_their_preacts_rectified(name, rectified):
@@ -80,7 +80,7 @@ def test_stages_are_their_preacts_rectified(name, rectified):
         assert torch.equal(stage, preact.relu() if i in rectified else preact)
 
 
-@pytest.mark.parametrize("name", ["resnet8", "resnet18", "resnet50", "wrn_16_1", "vgg8", "mobilenetv2"])
+@pytest.mark.parametrize("name", ["resnet8", "resnet18", "resnet50", "wrn_16_1", "vgg8", "mobilenetv2", "shufflenetv1"])
 def test_norms_are_the_last_that_the_preacts_passed(name):
     """Shifting a norm by one shifts its preact, before any later nonlinearity, by one."""
     network = networks.create(name, 7).eval()
