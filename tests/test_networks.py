@@ -10,11 +10,12 @@ import yaml
 
 from kdcore import checkpoints, networks
 from kdcore.errors import UserError
+from kdcore.methods import ofd
 from kdcore.networks.contract import Output
 from tests.reference import DATA, FOLDER, needs_data, needs_reference
 
 NAMES = networks.names()
-MOBILE = ["mobilenetv2", "shufflenetv1"]
+MOBILE = ["mobilenetv2", "shufflenetv1", "shufflenetv2"]
 
 
 @cache
@@ -69,7 +70,7 @@ def test_output_contract(name, size):
 
 
 @pytest.mark.parametrize(("name", "rectified"), [
-    *((name, range(9)) for name in ("resnet8", "resnet18", "resnet50", "vgg8", "shufflenetv1")),
+    *((name, range(9)) for name in ("resnet8", "resnet18", "resnet50", "vgg8", "shufflenetv1", "shufflenetv2")),
     ("mobilenetv2", [0]),
 ])  # fmt: skip
 def test_stages_are_their_preacts_rectified(name, rectified):
@@ -92,6 +93,25 @@ def test_norms_are_the_last_that_the_preacts_passed(name):
             after = network(images).preacts[i + 1]
             norm.bias -= 1
         torch.testing.assert_close(after, before + 1)
+
+
+def test_norms_of_blocks_that_keep_half_of_their_channels():
+    """The last block of a ShuffleNetV2's stage normalises every other channel; the others get norms of 0, whose margin
+    in OFD changes nothing where no value is negative.
+    """
+    network = networks.create("shufflenetv2", 7).eval()
+    images = torch.randn(2, 3, 16, 16)
+    for i, stage in enumerate((network.layer1, network.layer2, network.layer3)):
+        own = stage[-1].bn3
+        with torch.no_grad():
+            own.weight.uniform_(0.5, 1.5)
+            before, norm = network(images).preacts[i + 1], network.norms[i]
+            own.bias += 1
+            after, shifted = network(images).preacts[i + 1], network.norms[i]
+        assert torch.equal(norm.weight[1::2], own.weight)
+        torch.testing.assert_close(after - before, (shifted.bias - norm.bias)[:, None, None].expand_as(after))
+        assert before[:, 0::2].min() >= 0
+        assert (ofd.margin(norm.weight, norm.bias)[0::2] == 0).all()
 
 
 @pytest.mark.parametrize("name", ["resnet8", "wrn_16_1", "resnet18", "resnet50", "vgg8", *MOBILE])
