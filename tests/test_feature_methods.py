@@ -22,6 +22,7 @@ PAIRS = {
     "same family": "resnet14-resnet8",
     "wider teacher": "wrn_16_2-wrn_16_1",
     "different family, other number of stages": "resnet18-wrn_16_1",
+    "maps of one pixel": "vgg8-mobilenetv2",
 }
 SUMS = ["crd+kd", "reviewkd+dkd", "at+sp", "vid+mlkd"]
 MAPS = [(at, {"p": 2}), (sp, {}), (nst, {}), (reviewkd, {}), (kdsvd, {"k": 1})]
