@@ -2,10 +2,12 @@
 
 DVC compares a cell's card, data set and teacher with those of its last run, so a cell is stale exactly when one of
 them differs, and the difference of two cards says why. Cards hold values, not where they come from: a corrected
-source in data/recipes.yaml retrains nothing. Sources go to the tables' card, which prints them.
+source in data/recipes.yaml retrains nothing. Sources go to a file of their own per cell, on which no stage depends, and
+to the tables' card, which prints them.
 """
 
 import hashlib
+from dataclasses import asdict
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -67,6 +69,7 @@ def make(
     cards["pairs"] = {"pairs": params.pairs}
     for cell in cells:
         cards[f"{cell.stage}/{cell.name}"] = _cell_card(cell, resolved[cell], params, code)
+        cards[f"sources/{cell.name}"] = {key: asdict(value) for key, value in resolved[cell].items()}
     for pair in params.pairs:
         cards[f"evaluate/{pair}"] = {
             "pair": pair,

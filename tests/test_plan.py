@@ -27,7 +27,9 @@ def cards(root=ROOT, recipes=RECIPES, **changes):
 
 
 def changed(before, after):
-    return {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+    """Cards that differ; no stage depends on sources."""
+    names = {name for name in before.keys() | after.keys() if not name.startswith("sources/")}
+    return {name for name in names if before.get(name) != after.get(name)}
 
 
 def edit(path, old, new):
@@ -46,10 +48,19 @@ def all_runs():
 
 def test_one_card_per_cell_and_stage():
     matrix = params.load(ROOT / "params.yaml")
-    expected = {f"{cell.stage}/{cell.name}" for cell in matrix.cells()}
+    expected = {f"{folder}/{cell.name}" for cell in matrix.cells() for folder in (cell.stage, "sources")}
     expected |= {"data", "pairs", "tables"} | {f"teacher/{name}" for name in matrix.teachers}
     expected |= {f"evaluate/{pair}" for pair in matrix.pairs}
     assert set(cards()) == expected
+
+
+def test_sources_of_a_cells_values():
+    after = cards(methods_config={"kd": {"temperature": 3}})
+    name = "resnet20-resnet8-kd-1-False-0"
+    sources = after[f"sources/{name}"]
+    assert {key: found["value"] for key, found in sources.items()} == after[f"train/{name}"]["recipe"]
+    assert sources["temperature"] == {"value": 3, "source": "params.yaml"}
+    assert sources["kd_weight"]["source"] == "inherited from cifar100: mdistiller:mdistiller/engine/cfg.py"
 
 
 def test_plan_does_not_import_torch(python):
@@ -149,7 +160,8 @@ class TestParams:
     def test_new_pair(self):
         pairs = ["resnet20-resnet8", "wrn_16_2-wrn_16_1", "resnet20-wrn_16_1"]
         before, after = cards(), cards(pairs=pairs)
-        assert changed(before, after) - {"pairs", "tables"} == {name for name in after if "resnet20-wrn_16_1" in name}
+        new = {name for name in after if "resnet20-wrn_16_1" in name and not name.startswith("sources/")}
+        assert changed(before, after) - {"pairs", "tables"} == new
 
     def test_epochs_of_one_teacher(self):
         teachers = {"resnet20": {"source": "train", "epochs": 9}, "wrn_16_2": {"source": "train", "epochs": 36}}
