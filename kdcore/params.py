@@ -5,18 +5,15 @@ from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
 from kdcore import catalog, yamlfile
 from kdcore.cell import Cell
+from kdcore.data_params import KNOWN, OWN, Data
 from kdcore.errors import UserError
 from kdcore.levels import levels
-
-
-class Section(BaseModel):
-    """A part of params.yaml: unknown keys, wrong types, NaN and infinity are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+from kdcore.section import Count, Section
+from kdcore.train_params import Train
 
 
 def one_of(known: Callable[[], list[str]], what: str) -> AfterValidator:
@@ -68,31 +65,8 @@ def _check_scales(scales: list[int | str]) -> list[int | str]:
 
 
 Axis = AfterValidator(_check_axis)
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=1, le=10**6)]
 Percent = Annotated[float, Field(ge=0, le=100)]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-
-
-class Digits(Section):
-    """Scikit-learn's handwritten digits; needs no network."""
-
-    name: Literal["digits"]
-    source: Literal["embedded"]
-    image_size: Literal[16, 32]
-    train_per_class: Annotated[int, Field(ge=1, le=80)]
-    """Training images of each class; few, so that networks differ."""
-
-
-class Cifar100(Section):
-    """CIFAR-100, 32 x 32, 100 classes."""
-
-    name: Literal["cifar100"]
-    source: Annotated[str, Field(min_length=1)]
-    """ "download", or the path of an extracted official archive or of a folder of parquet files."""
-    train_per_class: Annotated[int, Field(ge=1, le=500)] | None = None
-    """Training images of each class; all 500 when absent."""
 
 
 class Teacher(Section):
@@ -123,54 +97,6 @@ class Teacher(Section):
         return self
 
 
-class Train(Section):
-    """How every network is trained."""
-
-    optimizer: Literal["sgd", "dot"]
-    """sgd: with momentum. dot: the distillation-oriented optimiser, with separate momenta for task and distillation."""
-    dot_delta: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """dot alone: by how much distillation's momentum is above `momentum`, and the task's below."""
-    epochs: Count
-    batch_size: Annotated[int, Field(ge=2, le=10**6)]
-    """At least two, for batch norm."""
-    lr: Positive
-    momentum: Annotated[float, Field(ge=0, lt=1)]
-    nesterov: bool
-    weight_decay: NonNegative
-    schedule: Literal["step", "cosine"]
-    milestones: list[Count] = []
-    """Step schedule: epochs, counted from 1, after which the rate is multiplied by `lr_decay`."""
-    lr_decay: Annotated[float, Field(gt=0, le=1)] | None = None
-
-    @model_validator(mode="after")
-    def _complete(self) -> "Train":
-        if self.optimizer == "dot":
-            self._check_dot()
-        elif self.dot_delta is not None:
-            raise ValueError("dot_delta is for optimizer dot; remove it, or set optimizer: dot")
-        if self.nesterov and self.momentum == 0:
-            raise ValueError("nesterov needs a momentum above 0")
-        if self.schedule == "step":
-            if not self.milestones or self.lr_decay is None:
-                raise ValueError("schedule step needs milestones and lr_decay")
-            if self.milestones != sorted(set(self.milestones)) or self.milestones[-1] >= self.epochs:
-                raise ValueError(
-                    f"milestones {self.milestones} must rise and stay below epochs ({self.epochs}); "
-                    "change them together, or use schedule cosine"
-                )
-        return self
-
-    def _check_dot(self) -> None:
-        if self.dot_delta is None:
-            raise ValueError("optimizer dot needs dot_delta; its paper has 0.075 (0.09 on ImageNet)")
-        if self.nesterov:
-            raise ValueError("optimizer dot has no nesterov; set nesterov: false")
-        if not 0 <= self.momentum - self.dot_delta < self.momentum + self.dot_delta < 1:
-            raise ValueError(
-                f"optimizer dot needs momentum ± dot_delta ({self.momentum} ± {self.dot_delta}) within 0 and 1"
-            )
-
-
 class TableOptions(Section):
     """What the tables show."""
 
@@ -188,7 +114,7 @@ class Params(Section):
     baselines: Annotated[list[Annotated[str, of_kind("feature")]], Axis]
     seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Axis]
     teachers: dict[Annotated[str, one_of(lambda: list(catalog.networks()), "network")], Teacher]
-    data: Annotated[Digits | Cifar100, Field(discriminator="name")]
+    data: Data
     train: Train
     stand_recipe: Literal["paper", "matched"]
     """What stand changes. paper: z-score, temperature and weight, as published. matched: the z-score alone."""
@@ -205,6 +131,16 @@ class Params(Section):
                     f"pairs: {pair} needs the teacher {teacher}, which teachers does not list; "
                     f"add for example 'teachers: {{{teacher}: {{source: train}}}}'"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _exceptions_fit(self) -> "Params":
+        for pair, method in product(self.pairs, [*self.methods, *self.baselines]):
+            try:
+                self.train.of(student=pair.split("-")[1], method=method, pair=pair)
+            except ValidationError as error:
+                message = error.errors()[0]["msg"].removeprefix("Value error, ")
+                raise ValueError(f"train.exceptions: of {method} for {pair}: {message}") from error
         return self
 
     def cells(self) -> Iterator[Cell]:
@@ -231,13 +167,11 @@ def load(path: Path | str = "params.yaml") -> Params:
 def _describe(problem: Any) -> str:
     key = ""
     for part in problem["loc"]:
-        if part not in ("int", "str", "digits", "cifar100") or not key:
+        if part not in ("int", "str", OWN, *KNOWN) or not key:
             key += f"[{part}]" if isinstance(part, int) else f".{part}" if key else str(part)
     key = key.removesuffix(".[key]")
     message = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] in ("union_tag_invalid", "union_tag_not_found"):
-        key, message = f"{key}.name", f"{problem['input'].get('name')!r} is no data set. Allowed: digits, cifar100"
-    elif problem["type"] == "extra_forbidden":
+    if problem["type"] == "extra_forbidden":
         message = "unknown key; remove it or correct its name"
     elif problem["type"] == "missing":
         message = "is missing; give it a value"

@@ -12,12 +12,13 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from kdcore import catalog, recipes
+from kdcore import catalog, data_params, recipes
 from kdcore.cell import Cell
 from kdcore.errors import UserError
 from kdcore.fingerprint import ROOT, fingerprint
 from kdcore.levels import levels
 from kdcore.params import Params, Teacher
+from kdcore.train_params import Train
 
 FOLDER = Path("cards")
 TEACHER_SEED = 0
@@ -109,12 +110,10 @@ def resolve_recipes(params: Params, published: dict[str, Any], file: str = "para
 
 
 def _data_card(params: Params, code: Code) -> Card:
-    name, source = params.data.name, params.data.source
-    if source not in ("embedded", "download") and not Path(source).is_dir():
-        raise UserError(
-            f"params.yaml: data.source: {source!r} is no folder. Allowed: download, or the path of a folder"
-        )
-    return {**params.data.model_dump(), "code": {"data": code.of(f"kdcore.data.{name}")}}
+    kind, path = data_params.module(params.data.name), data_params.path(str(params.data.source))
+    if path is not None and not path.exists():
+        raise UserError(f"params.yaml: data.source: there is no {path}. Allowed: {data_params.SOURCES[kind]}")
+    return {**params.data.model_dump(), "code": {"data": code.of(f"kdcore.data.{kind}")}}
 
 
 def _teacher_card(name: str, teacher: Teacher, params: Params, known: dict[str, Any], code: Code) -> Card:
@@ -173,7 +172,7 @@ def _cell_card(cell: Cell, recipe: recipes.Recipe, params: Params, code: Code) -
         **teacher,
         "data": params.data.name,
         "recipe": {key: value.value for key, value in recipe.items()},
-        "train": _settings(params, distils=cell.method != catalog.VANILLA),
+        "train": _settings(params.train.of(student=cell.student, method=cell.method, pair=cell.pair), cell.method),
         "code": used,
     }
 
@@ -217,21 +216,24 @@ def _identity(cell: Cell) -> Card:
     return identity
 
 
-def _settings(params: Params, *, distils: bool) -> Card:
+def _settings(train: Train, method: str) -> Card:
     """The training settings that take effect: DOT is plain SGD where there is nothing but the task."""
-    unused = {"milestones", "lr_decay"} if params.train.schedule == "cosine" else set()
-    settings = params.train.model_dump(exclude=unused)
-    if params.train.optimizer == "sgd" or not distils:
+    unused = {"milestones", "lr_decay"} if train.schedule == "cosine" else set()
+    settings = train.model_dump(exclude={*unused, "exceptions"})
+    if train.optimizer == "sgd" or method == catalog.VANILLA:
         settings["optimizer"] = "sgd"
         del settings["dot_delta"]
+    if train.grad_clip_norm is None:
+        del settings["grad_clip_norm"]
     return settings
 
 
 def _teacher_settings(name: str, teacher: Teacher, params: Params) -> Card:
-    """Those of `train`; a teacher's own epochs stretch the milestones with them."""
-    settings, epochs = _settings(params, distils=False), teacher.epochs or params.train.epochs
+    """Those of the network trained alone; a teacher's own epochs stretch the milestones with them."""
+    train = params.train.of(student=name, method=catalog.VANILLA)
+    settings, epochs = _settings(train, catalog.VANILLA), teacher.epochs or train.epochs
     if "milestones" in settings:
-        milestones = [round(milestone * epochs / params.train.epochs) for milestone in settings["milestones"]]
+        milestones = [round(milestone * epochs / train.epochs) for milestone in settings["milestones"]]
         if milestones != sorted(set(milestones)) or not 0 < milestones[0] <= milestones[-1] < epochs:
             raise UserError(
                 f"params.yaml: teachers.{name}.epochs: {epochs} leaves no room for train.milestones, which become "

@@ -104,8 +104,27 @@ BAD = [
     ({"train.milestones": []}, "train: schedule step needs milestones and lr_decay"),
     ({"train.schedule": "linear"}, "train.schedule: 'linear'"),
     ({"train.momentum": 1.0}, "train.momentum: 1.0"),
-    ({"data.name": "cifar"}, "data.name: 'cifar' is no data set. Allowed: digits, cifar100"),
-    ({"data": {"source": "embedded"}}, "data.name: None is no data set"),
+    (
+        {"data.name": "cifar"},
+        "data: 'cifar' is none of cifar100, cub200, digits, imagenet, tiny_imagenet; a data set of",
+    ),
+    ({"data": {"source": "folder:x"}}, "data.name: is missing"),
+    ({"data": {"name": "mine", "source": "folder:"}}, "needs source folder:<path> or parquet:<path>, not 'folder:'"),
+    ({"data": {"name": "Mine-1", "source": "folder:x", "image_size": 32}}, "data.name: 'Mine-1'"),
+    ({"data": {"name": "mine", "source": "folder:x"}}, "data.image_size: is missing"),
+    ({"data": {"name": "imagenet", "source": "x", "image_size": 64}}, "data.image_size: unknown key"),
+    ({"train.exceptions": [{"lr": 0.01}]}, "train.exceptions[0]: needs a selector (students, methods, pairs) and a"),
+    ({"train.exceptions": [{"methods": ["kd"]}]}, "train.exceptions[0]: needs a selector"),
+    ({"train.exceptions": [{"methods": ["kdd"], "lr": 1.0}]}, "train.exceptions[0]: unknown method 'kdd'"),
+    ({"train.exceptions": [{"students": ["resnet9"], "lr": 1.0}]}, "train.exceptions[0]: unknown network 'resnet9'"),
+    (
+        {"train.exceptions": [{"pairs": ["resnet8"], "lr": 1.0}]},
+        "train.exceptions[0]: 'resnet8' must be teacher-student",
+    ),
+    (
+        {"train.exceptions": [{"methods": ["kd"], "epochs": 9}]},
+        "train.exceptions: of kd for resnet20-resnet8: milestones [11, 14, 16] must rise and stay below epochs (9)",
+    ),
     ({"scales": [1.5]}, "scales[0]: 1.5 is no scale. Allowed: 1 for M=[1]"),
     ({"scales": [[1, 2]]}, "scales[0]: [1, 2] is no scale"),
     ({"scales": [None]}, "scales[0]: None is no scale"),
@@ -182,3 +201,22 @@ def test_presets_are_valid(preset):
     matrix = params.load(preset)
     published = yamlfile.read(ROOT / "data/recipes.yaml")
     assert len(plan.resolve_recipes(matrix, published)) == len(list(matrix.cells()))
+
+
+def test_exceptions_of_training():
+    exceptions = [
+        {"methods": ["dkd"], "lr": 0.5, "epochs": 30},
+        {"students": ["wrn_16_1"], "lr": 0.25},
+        {"pairs": ["resnet20-resnet8"], "methods": ["at", "vanilla"], "batch_size": 8},
+    ]
+    train = load({"train.exceptions": exceptions}).train
+
+    def settings(student, method, pair=None):
+        of = train.of(student=student, method=method, pair=pair)
+        return of.lr, of.epochs, of.batch_size
+
+    assert settings("resnet8", "kd", "resnet20-resnet8") == (0.02, 18, 16)
+    assert settings("resnet8", "dkd", "resnet20-resnet8") == (0.5, 30, 16)
+    assert settings("wrn_16_1", "dkd", "wrn_16_2-wrn_16_1") == (0.25, 30, 16)
+    assert settings("resnet8", "at", "resnet20-resnet8") == (0.02, 18, 8)
+    assert settings("resnet8", "vanilla") == (0.02, 18, 16)
