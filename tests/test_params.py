@@ -203,7 +203,7 @@ def test_presets_are_valid(preset):
     assert len(plan.resolve_recipes(matrix, published)) == len(list(matrix.cells()))
 
 
-def test_exceptions_of_training():
+def test_exceptions_of_training(load):
     exceptions = [
         {"methods": ["dkd"], "lr": 0.5, "epochs": 30},
         {"students": ["wrn_16_1"], "lr": 0.25},
