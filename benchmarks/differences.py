@@ -138,14 +138,14 @@ def main() -> None:
     teacher = checkpoints.restore("resnet20", 10, TEACHER, CPU)
     student = checkpoints.restore("resnet8", 10, STUDENT, CPU)
     normalize = Normalize(dataset.mean, dataset.std, CPU)
-    pixels = torch.from_numpy(dataset.test.images)
+    pixels = torch.from_numpy(dataset.test.images)  # type: ignore[union-attr]
     target = torch.from_numpy(dataset.test.labels)[:BATCH]
     images = normalize(pixels.permute(0, 3, 1, 2))
     with torch.no_grad():
         logits = student(images[:BATCH]).logits, teacher(images[:BATCH]).logits
-    crops = epoch_views(0, 1, BATCH, padding=dataset.padding, flip=dataset.flip)
+    crops = epoch_views(0, 1, BATCH, offsets=2 * dataset.padding + 1, flip=dataset.flip)
     index = torch.arange(BATCH)
-    cropped = apply_views(pixels[:BATCH], crops, padding=dataset.padding)
+    cropped = apply_views(pixels[:BATCH], crops, size=dataset.image_size, padding=dataset.padding)
     strongly = normalize(strong.apply_strong_views(cropped, strong.epoch_strong_views(0, 1, BATCH).of(index)))
     fusion(student, teacher, images[:BATCH], target)
     nkd_classes(*logits, target)

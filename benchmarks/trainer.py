@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from statistics import median
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,7 +32,8 @@ def noise(count: int) -> Dataset:
         return Split(images, generator.integers(0, 100, size))
 
     classes = [str(label) for label in range(100)]
-    return Dataset("noise", classes, split(count), split(1), (0.5,) * 3, (0.25,) * 3, padding=4, flip=True)
+    look: dict[str, Any] = {"mean": (0.5,) * 3, "std": (0.25,) * 3, "image_size": 32, "flip": True, "padding": 4}
+    return Dataset("noise", classes, split(count), split(1), **look)
 
 
 def seconds(work: Callable[[], object], where: torch.device) -> float:

@@ -58,9 +58,9 @@ def load(path: Path | str, network: nn.Module) -> None:
     network.load_state_dict({**expected, **weights})
 
 
-def restore(name: str, num_classes: int, path: Path, device: torch.device) -> Network:
+def restore(name: str, num_classes: int, path: Path, device: torch.device, *, stem: str = "small") -> Network:
     """A trained network: its weights those of a file, frozen, in evaluation mode. Errors as of `load`."""
-    network = networks.create(name, num_classes)
+    network = networks.create(name, num_classes, stem=stem)
     load(path, network)
     return network.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload]
 

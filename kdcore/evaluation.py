@@ -38,17 +38,17 @@ def evaluate_pair(
     Raises:
         UserError: a cell has no finished run, or its weights are not finite.
     """
-    classes, image_size = len(dataset.classes), dataset.test.images.shape[1]
+    classes, image_size, stem = len(dataset.classes), dataset.image_size, dataset.stem
     labels = torch.from_numpy(dataset.test.labels).to(device)
     teacher_name, student_name = card["pair"].split("-")
-    teacher = checkpoints.restore(teacher_name, classes, teacher_weights, device)
+    teacher = checkpoints.restore(teacher_name, classes, teacher_weights, device, stem=stem)
     teacher_logits = predict(teacher, dataset.test, dataset, device)
     cells, histories = [], []
     for identity in card["cells"]:
         folder = RUNS / card["pair"] / identity["name"]
         meta = runs.read_meta(folder)
         history = pd.read_csv(folder / runs.HISTORY)
-        student = checkpoints.restore(student_name, classes, folder / runs.WEIGHTS, device)
+        student = checkpoints.restore(student_name, classes, folder / runs.WEIGHTS, device, stem=stem)
         metrics = measure(predict(student, dataset.test, dataset, device), labels, teacher_logits)
         provenance = {key: meta[key] for key in PROVENANCE}
         cells.append({**identity, **metrics, "top1_best": best_top1(history), "recipe": meta["recipe"], **provenance})

@@ -30,7 +30,8 @@ def run(card_file: Path, out: Path, *, teacher_weights: Path | None = None) -> N
     teacher: Network | None = None
     if teacher_weights is not None and card.get("teacher"):
         inputs.append(teacher_weights)
-        teacher = checkpoints.restore(card["teacher"], len(dataset.classes), teacher_weights, where)
+        classes = len(dataset.classes)
+        teacher = checkpoints.restore(card["teacher"], classes, teacher_weights, where, stem=dataset.stem)
     state = ResumeState.of(*inputs, device=where)
     with state.locked():
         with TrainingProgress(card["name"], card["train"]["epochs"], len(dataset.train.labels)) as progress:

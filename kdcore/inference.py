@@ -3,19 +3,17 @@
 import torch
 from torch import Tensor, nn
 
-from kdcore.data.augment import Normalize
-from kdcore.data.store import Dataset, Split
-
-BATCH = 500
+from kdcore.data.feed import unaugmented
+from kdcore.data.store import Dataset, Encoded, Split
 
 
-def predict(network: nn.Module, split: Split, dataset: Dataset, device: torch.device) -> Tensor:
+def predict(network: nn.Module, split: Split | Encoded, dataset: Dataset, device: torch.device) -> Tensor:
     """Logits of unaugmented images, in evaluation mode.
 
     Args:
         network: on `device`; its mode is restored afterwards.
         split: N images.
-        dataset: whose mean and deviation the network was trained with.
+        dataset: whose image size, mean and deviation the network was trained with.
         device: where to compute.
 
     Returns:
@@ -23,10 +21,8 @@ def predict(network: nn.Module, split: Split, dataset: Dataset, device: torch.de
     """
     was_training = network.training
     network.eval()
-    images = torch.from_numpy(split.images)
-    normalize = Normalize(dataset.mean, dataset.std, device)
     with torch.no_grad():
-        logits = [network(normalize(batch.to(device).permute(0, 3, 1, 2))).logits for batch in images.split(BATCH)]
+        logits = [network(batch).logits for batch in unaugmented(split, dataset, device)]
     network.train(was_training)
     return torch.cat(logits)
 

@@ -33,7 +33,7 @@ def adopt(card: dict[str, Any], dataset: Dataset, out: Path, device: torch.devic
     """
     with tempfile.TemporaryDirectory() as downloads:
         file = fetch(card["source"], card["sha256"], Path(downloads))
-        network = checkpoints.restore(card["student"], len(dataset.classes), file, device)
+        network = checkpoints.restore(card["student"], len(dataset.classes), file, device, stem=dataset.stem)
     labels = torch.from_numpy(dataset.test.labels).to(device)
     top1 = inference.top1(inference.predict(network, dataset.test, dataset, device), labels).item()
     check_accuracy(card, top1)

@@ -107,6 +107,8 @@ class Train(Section):
             raise ValueError("optimizer dot needs dot_delta; its paper has 0.075 (0.09 on ImageNet)")
         if self.nesterov:
             raise ValueError("optimizer dot has no nesterov; set nesterov: false")
+        if self.grad_clip_norm is not None:
+            raise ValueError("optimizer dot has no grad_clip_norm; remove it")
         if not 0 <= self.momentum - self.dot_delta < self.momentum + self.dot_delta < 1:
             raise ValueError(
                 f"optimizer dot needs momentum ± dot_delta ({self.momentum} ± {self.dot_delta}) within 0 and 1"

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from kdcore import networks, objective
-from kdcore.data.augment import STRONG_CROP, VIEWS, Normalize, apply_views, device_generator, epoch_order, epoch_views
+from kdcore.data.augment import device_generator
+from kdcore.data.feed import Feed
 from kdcore.data.store import Dataset
-from kdcore.data.strong import apply_strong_views, epoch_strong_views
 from kdcore.dot import DOT
 from kdcore.errors import RunError
 from kdcore.inference import predict, top1
@@ -50,6 +50,8 @@ class Settings:
     """ "sgd" or "dot"."""
     dot_delta: float = 0.0
     """See `kdcore.dot`."""
+    grad_clip_norm: float | None = None
+    """Longest gradient of all parameters together; longer ones are scaled down to it."""
 
     def lr_at(self, epoch: int) -> float:
         """The learning rate of an epoch, counted from 1."""
@@ -85,10 +87,11 @@ class Watcher:
     """Called after every epoch, before its state is saved."""
 
 
-def create(name: str, num_classes: int, seed: int, device: torch.device) -> Network:
+def create(name: str, num_classes: int, seed: int, device: torch.device, *, stem: str = "small") -> Network:
     """A network whose initial weights depend on the seed alone."""
     torch.manual_seed(seed)
-    return networks.create(name, num_classes).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = networks.create(name, num_classes, stem=stem)
+    return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def carry_out(
@@ -113,7 +116,7 @@ def carry_out(
     Returns:
         The trained student, its objective (whose adapters were trained too) and its history.
     """
-    student = create(card["student"], len(dataset.classes), card["seed"], device)
+    student = create(card["student"], len(dataset.classes), card["seed"], device, stem=dataset.stem)
     goal = Objective(card["recipe"]["ce_weight"])
     if teacher is not None:
         goal = objective.build(
@@ -122,7 +125,7 @@ def carry_out(
             student=student,
             teacher=teacher,
             labels=torch.from_numpy(dataset.train.labels).to(device),
-            image_size=dataset.train.images.shape[1],
+            image_size=dataset.image_size,
             levels=tuple(card.get("levels", PLAIN)),
             stand=card.get("stand", False),
         )
@@ -179,16 +182,19 @@ def train(
         teacher.train(goal.teacher_in_training_mode).requires_grad_(False)
     watcher = watcher or Watcher()
     optimizer = settings.make_optimizer([*student.parameters(), *goal.parameters()])
-    images = torch.from_numpy(dataset.train.images).to(device)
-    labels = torch.from_numpy(dataset.train.labels).to(device)
+    feed = Feed(dataset, device)
     test_labels = torch.from_numpy(dataset.test.labels).to(device)
     parts: dict[str, Any] = {"student": student, "objective": goal, "optimizer": optimizer}
     history = _resume(checkpoint, parts)
     for epoch in range(len(history) + 1, settings.epochs + 1):
         for group in optimizer.param_groups:
             group["lr"] = settings.lr_at(epoch)
-        batches = _batches(images, labels, dataset, settings.batch_size, views=goal.views, seed=seed, epoch=epoch)
-        row = _train_epoch(student, teacher, goal, optimizer, batches, epoch=epoch, watcher=watcher)
+        generator = device_generator(seed, epoch, device)
+        batches = (
+            Batch(views, feed.labels[index], index, epoch, generator)
+            for views, index in feed.batches(settings.batch_size, views=goal.views, seed=seed, epoch=epoch)
+        )
+        row = _train_epoch(student, teacher, goal, optimizer, batches, settings=settings, watcher=watcher)
         row["test_top1"] = top1(predict(student, dataset.test, dataset, device), test_labels).item()
         history.append({"epoch": epoch, "lr": settings.lr_at(epoch), **row})
         watcher.on_epoch(history[-1])
@@ -206,31 +212,6 @@ def _resume(checkpoint: Checkpoint | None, parts: dict[str, Any]) -> list[Row]:
     return state["history"]
 
 
-def _batches(
-    images: Tensor, labels: Tensor, dataset: Dataset, size: int, *, views: int, seed: int, epoch: int
-) -> Iterator[Batch]:
-    """The epoch's batches, of normalised images; the last may be smaller, but a lone image joins the batch before it:
-    batch norm needs more than one.
-    """
-    count, padding, device = len(labels), dataset.padding, images.device
-    generator = device_generator(seed, epoch, device)
-    normalize = Normalize(dataset.mean, dataset.std, device)
-    crops = [
-        epoch_views(seed, epoch, count, padding=padding, flip=dataset.flip, purpose=purpose).to(device)
-        for purpose in (VIEWS, STRONG_CROP)[:views]
-    ]
-    strong = epoch_strong_views(seed, epoch, count) if views > 1 else None
-    order = epoch_order(seed, epoch, count)
-    sizes = [len(batch) for batch in order.split(size)]
-    if len(sizes) > 1 and sizes[-1] == 1:
-        sizes[-2:] = [size + 1]
-    for drawn, index in zip(order.split(sizes), order.to(device).split(sizes), strict=True):
-        seen = [apply_views(images[index], crop.of(index), padding=padding) for crop in crops]
-        if strong is not None:
-            seen[1] = apply_strong_views(seen[1], strong.of(drawn))
-        yield Batch(tuple(normalize(view) for view in seen), labels[index], index, epoch, generator)
-
-
 def _train_epoch(
     student: Network,
     teacher: Network | None,
@@ -238,7 +219,7 @@ def _train_epoch(
     optimizer: torch.optim.Optimizer,
     batches: Iterator[Batch],
     *,
-    epoch: int,
+    settings: Settings,
     watcher: Watcher,
 ) -> Row:
     """One pass over the training images. Sums stay on the device until its end."""
@@ -253,24 +234,26 @@ def _train_epoch(
                 taught = [teacher(view) for view in batch.views]
         outputs = [student(view) for view in batch.views]
         parts = goal(outputs, taught, batch)
-        _minimise(optimizer, parts)
+        _minimise(optimizer, parts, settings.grad_clip_norm)
         for name, value in {"loss": parts.loss, "ce": parts.ce, **parts.losses}.items():
             losses.setdefault(name, []).append(value.detach())
         correct.append((outputs[0].logits.detach().argmax(dim=1) == batch.target).sum())
         seen += len(batch.target)
         watcher.on_step(len(batch.target))
     values = torch.stack([torch.stack(of_steps) for of_steps in losses.values()]).double().cpu()
-    _check_finite(values, list(losses), epoch)
+    _check_finite(values, list(losses), batch.epoch)
     means = dict(zip(losses, values.mean(dim=1).tolist(), strict=True))
     return {**means, "train_top1": 100 * torch.stack(correct).sum().item() / seen}
 
 
-def _minimise(optimizer: torch.optim.Optimizer, parts: Parts) -> None:
+def _minimise(optimizer: torch.optim.Optimizer, parts: Parts, clip: float | None) -> None:
     if isinstance(optimizer, DOT):
         optimizer.minimise(parts.task, parts.distillation)
         return
     optimizer.zero_grad(set_to_none=True)
     parts.loss.backward()
+    if clip is not None:
+        nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], clip)
     optimizer.step()
 
 

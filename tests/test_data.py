@@ -9,7 +9,7 @@ import pyarrow.parquet
 import pytest
 import torch
 
-from kdcore.data import cifar100, digits, store
+from kdcore.data import cifar100, digits, parquet, store, tree
 from kdcore.data.augment import Normalize, Views, apply_views, epoch_order, epoch_views
 from kdcore.errors import UserError
 from tests.reference import DATA, needs_data
@@ -19,7 +19,7 @@ def small(**changes):
     images = np.random.default_rng(0).integers(0, 256, (6, 4, 4, 3)).astype(np.uint8)
     split = store.Split(images, np.array([0, 1, 2, 0, 1, 2]))
     fields = {"name": "x", "classes": ["a", "b", "c"], "train": split, "test": split,
-              "mean": (0.5,) * 3, "std": (0.2,) * 3, "padding": 1, "flip": True}  # fmt: skip
+              "mean": (0.5,) * 3, "std": (0.2,) * 3, "image_size": 4, "padding": 1, "flip": True}  # fmt: skip
     return store.Dataset(**{**fields, **changes})
 
 
@@ -47,9 +47,11 @@ class TestStore:
         (np.zeros((0, 4, 4, 3), np.uint8), np.zeros(0, np.int64), "holds no images"),
         (np.zeros((2, 4, 5, 3), np.uint8), np.zeros(2, np.int64), "not square uint8 RGB"),
         (np.zeros((2, 4, 4, 3), np.float32), np.zeros(2, np.int64), "not square uint8 RGB"),
-        (np.zeros((2, 4, 4, 3), np.uint8), np.zeros(3, np.int64), "not int64"),
+        (np.zeros((2, 4, 4, 3), np.uint8), np.zeros(3, np.int64), r"labels are of shape \(3,\), not \(2,\)"),
         (np.zeros((2, 4, 4, 3), np.uint8), np.array([0, 3]), "labels from 0 to 3, but there are 3 classes"),
         (np.zeros((2, 4, 4, 3), np.uint8), np.array([-1, 0]), "labels from -1"),
+        (np.zeros((2, 4, 4, 3), np.uint8), np.zeros(2), "labels are float64"),
+        (np.zeros((2, 3, 3, 3), np.uint8), np.zeros(2, np.int64), "images of 3 pixels are smaller than image_size 4"),
     ])  # fmt: skip
     def test_wrong_arrays_are_refused(self, tmp_path, images, labels, message):
         with pytest.raises(UserError, match=message):
@@ -83,7 +85,7 @@ class TestStore:
 class TestAugmentation:
     def test_views_depend_on_seed_and_epoch_alone(self):
         def views(seed, epoch, count=50):
-            v = epoch_views(seed, epoch, count, padding=4, flip=True)
+            v = epoch_views(seed, epoch, count, offsets=9, flip=True)
             return torch.stack([v.top, v.left, v.mirrored.long()])
 
         assert torch.equal(views(0, 1), views(0, 1))
@@ -92,28 +94,34 @@ class TestAugmentation:
         assert not torch.equal(views(0, 1), views(0, 2))
 
     def test_every_view_occurs_equally_often(self):
-        views = epoch_views(0, 1, 162_000, padding=4, flip=True)
+        views = epoch_views(0, 1, 162_000, offsets=9, flip=True)
         counts = torch.bincount((views.top * 9 + views.left) * 2 + views.mirrored.long(), minlength=162)
         assert counts.shape == (162,)
         assert (counts - 1000).abs().max() < 6 * 1000**0.5
 
     def test_no_mirroring_of_digits(self):
-        assert not epoch_views(0, 1, 1000, padding=4, flip=False).mirrored.any()
+        assert not epoch_views(0, 1, 1000, offsets=9, flip=False).mirrored.any()
 
     def test_crop_and_mirror_by_hand(self):
         image = torch.arange(1, 13, dtype=torch.uint8).reshape(1, 2, 2, 3)
-        middle = apply_views(image, Views(torch.tensor([1]), torch.tensor([1]), torch.tensor([False])), padding=1)
+        middle = apply_views(
+            image, Views(torch.tensor([1]), torch.tensor([1]), torch.tensor([False])), size=2, padding=1
+        )
         assert torch.equal(middle, image.permute(0, 3, 1, 2))
-        mirrored = apply_views(image, Views(torch.tensor([1]), torch.tensor([1]), torch.tensor([True])), padding=1)
+        mirrored = apply_views(
+            image, Views(torch.tensor([1]), torch.tensor([1]), torch.tensor([True])), size=2, padding=1
+        )
         assert torch.equal(mirrored, image.permute(0, 3, 1, 2).flip(-1))
-        corner = apply_views(image, Views(torch.tensor([0]), torch.tensor([0]), torch.tensor([False])), padding=1)
+        corner = apply_views(
+            image, Views(torch.tensor([0]), torch.tensor([0]), torch.tensor([False])), size=2, padding=1
+        )
         assert corner[0, 0].tolist() == [[0, 0], [0, 1]]
 
     def test_batch_equals_image_by_image(self):
         images = torch.from_numpy(small().train.images)
-        views = epoch_views(3, 1, 6, padding=2, flip=True)
-        together = apply_views(images, views, padding=2)
-        one = [apply_views(images[i : i + 1], views.of(torch.tensor([i])), padding=2) for i in range(6)]
+        views = epoch_views(3, 1, 6, offsets=5, flip=True)
+        together = apply_views(images, views, size=4, padding=2)
+        one = [apply_views(images[i : i + 1], views.of(torch.tensor([i])), size=4, padding=2) for i in range(6)]
         assert torch.equal(together, torch.cat(one))
 
     def test_order_is_a_permutation_of_its_own(self):
@@ -175,12 +183,12 @@ class TestCifar100:
 
     def test_broken_image(self, tmp_path, counts):
         self.write(tmp_path, content=b"no image")
-        with pytest.raises(UserError, match=r"'a\.png' cannot be decoded"):
+        with pytest.raises(UserError, match=r"image 0 of train-0\.parquet: cannot be decoded"):
             cifar100.fetch(source=str(tmp_path), train_per_class=None)
 
     def test_no_test_file(self, tmp_path):
         (tmp_path / "train-0.parquet").write_bytes(b"")
-        with pytest.raises(UserError, match="is not a parquet file"):
+        with pytest.raises(UserError, match="is not a whole parquet file"):
             cifar100.fetch(source=str(tmp_path), train_per_class=None)
 
     def test_empty_folder(self, tmp_path):
@@ -216,7 +224,8 @@ class TestCifar100:
 
     @needs_data
     def test_the_real_test_images(self):
-        images, labels = cifar100._parquet_file(DATA / "cifar100/test-00000-of-00001.parquet")
+        rows = parquet.read(DATA / "cifar100", ("test",))
+        images = tree.decode(rows.images, 32, resize=False)
         assert images.shape == (10_000, 32, 32, 3)
-        assert np.bincount(labels).tolist() == [100] * 100
+        assert np.bincount(rows.labels).tolist() == [100] * 100
         assert np.abs(images.mean(axis=(0, 1, 2)) / 255 - cifar100.MEAN).max() < 0.005

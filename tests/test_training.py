@@ -9,6 +9,7 @@ import torch
 
 from kdcore import training
 from kdcore.data import digits
+from kdcore.data.feed import Feed
 from kdcore.errors import UserError
 from kdcore.objective import Objective, Term
 from kdcore.resume import ResumeState
@@ -67,36 +68,11 @@ def test_one_step_is_sgd_with_momentum_and_decay(dataset):
     student, reference = (training.create("resnet8", 10, 0, CPU) for _ in range(2))
     settings = Settings(1, 1000, 0.1, 0.9, False, 0.01, "cosine")
     training.train(student, None, Objective(1.0), dataset, settings, seed=5, device=CPU)
-    images, labels = torch.from_numpy(dataset.train.images), torch.from_numpy(dataset.train.labels)
-    batch = next(training._batches(images, labels, dataset, 1000, views=1, seed=5, epoch=1))
-    torch.nn.functional.cross_entropy(reference.train()(batch.views[0]).logits, batch.target).backward()
+    feed = Feed(dataset, CPU)
+    (images,), index = next(feed.batches(1000, views=1, seed=5, epoch=1))
+    torch.nn.functional.cross_entropy(reference.train()(images).logits, feed.labels[index]).backward()
     for (key, got), start in zip(student.named_parameters(), reference.parameters(), strict=True):
         torch.testing.assert_close(got, start - 0.1 * (start.grad + 0.01 * start), msg=key)
-
-
-@pytest.mark.parametrize(("size", "expected"), [(16, [16, 16, 8]), (13, [13, 13, 14]), (39, [40]), (40, [40])])
-def test_a_lone_image_joins_the_batch_before_it(dataset, size, expected):
-    images, labels = torch.from_numpy(dataset.train.images), torch.from_numpy(dataset.train.labels)
-    batches = list(training._batches(images, labels, dataset, size, views=2, seed=0, epoch=1))
-    assert [len(batch.target) for batch in batches] == expected
-    assert sorted(torch.cat([batch.index for batch in batches]).tolist()) == list(range(40))
-    for batch in batches:
-        assert torch.equal(batch.target, labels[batch.index])
-        assert all(view.shape == (len(batch.target), 3, 16, 16) for view in batch.views)
-
-
-def test_the_strong_view_has_a_crop_of_its_own(dataset, monkeypatch):
-    """Both views of an image are drawn apart, from the seed and the epoch; other draws are others'."""
-    monkeypatch.setattr(training, "apply_strong_views", lambda images, views: images)
-    images, labels = torch.from_numpy(dataset.train.images), torch.from_numpy(dataset.train.labels)
-
-    def views(count):
-        return next(training._batches(images, labels, dataset, 40, views=count, seed=0, epoch=1)).views
-
-    (weak, strong), (alone,) = views(2), views(1)
-    assert torch.equal(weak, alone)
-    same = sum(torch.equal(a, b) for a, b in zip(weak, strong, strict=True))
-    assert same < 5  # of 40; one in 81 by chance
 
 
 def test_equal_seeds_give_equal_bits_and_others_do_not(dataset):

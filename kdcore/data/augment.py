@@ -4,6 +4,7 @@ No generator state is carried from step to step: the images of any epoch can be 
 runs with one seed see the same ones, whatever their method.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-ORDER, VIEWS, STRONG, STRONG_CROP, METHODS = range(5)
+from kdcore.data.affine import rotate
+
+ORDER, VIEWS, STRONG, STRONG_CROP, METHODS, ROTATION, STRONG_ROTATION = range(7)
 """What is drawn from (seed, epoch)."""
 
 
@@ -20,19 +23,25 @@ class Views:
     """How each of N training images is seen in one epoch."""
 
     top: Tensor
-    """(N,) int64, row of the padded image at which the crop begins, 0 to 2 * padding."""
+    """(N,) int64, row of the padded image at which the crop begins."""
     left: Tensor
     """(N,) int64, column likewise."""
     mirrored: Tensor
     """(N,) bool."""
+    angle: Tensor | None = None
+    """(N,) float64, degrees by which it is turned first; None where none is."""
 
     def of(self, index: Tensor) -> "Views":
         """The views of some of the images."""
-        return Views(self.top[index], self.left[index], self.mirrored[index])
+        return self._each(lambda values: values[index])
 
     def to(self, device: torch.device) -> "Views":
         """The same on another device."""
-        return Views(self.top.to(device), self.left.to(device), self.mirrored.to(device))
+        return self._each(lambda values: values.to(device))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Views":
+        angle = None if self.angle is None else change(self.angle)
+        return Views(change(self.top), change(self.left), change(self.mirrored), angle)
 
 
 def epoch_order(seed: int, epoch: int, count: int) -> Tensor:
@@ -40,30 +49,54 @@ def epoch_order(seed: int, epoch: int, count: int) -> Tensor:
     return torch.from_numpy(generator(seed, epoch, ORDER).permutation(count))
 
 
-def epoch_views(seed: int, epoch: int, count: int, *, padding: int, flip: bool, purpose: int = VIEWS) -> Views:
-    """One random crop offset and mirroring for each of `count` images; image i's do not depend on `count`."""
-    draws = generator(seed, epoch, purpose).random((count, 3))
-    top, left = torch.from_numpy((draws[:, :2] * (2 * padding + 1)).astype(np.int64)).unbind(dim=1)
-    mirrored = torch.from_numpy(draws[:, 2] < 0.5) if flip else torch.zeros(count, dtype=torch.bool)
-    return Views(top, left, mirrored)
-
-
-def apply_views(images: Tensor, views: Views, *, padding: int) -> Tensor:
-    """Crop and mirror a batch.
+def epoch_views(
+    seed: int, epoch: int, count: int, *, offsets: int, flip: bool, rotation: float = 0.0, strong: bool = False
+) -> Views:
+    """One random crop, mirroring and turn for each of `count` images; image i's do not depend on `count`.
 
     Args:
-        images: (B, H, W, 3) uint8.
+        seed: of the run.
+        epoch: counted from 1.
+        count: of images.
+        offsets: how many rows, and columns, a crop may begin at.
+        flip: whether half of the images are mirrored.
+        rotation: largest angle in degrees.
+        strong: those that strong views begin with, which are others.
+    """
+    draws = generator(seed, epoch, STRONG_CROP if strong else VIEWS).random((count, 3))
+    top, left = torch.from_numpy((draws[:, :2] * offsets).astype(np.int64)).unbind(dim=1)
+    mirrored = torch.from_numpy(draws[:, 2] < 0.5) if flip else torch.zeros(count, dtype=torch.bool)
+    angle = None
+    if rotation:
+        turns = generator(seed, epoch, STRONG_ROTATION if strong else ROTATION).uniform(-rotation, rotation, count)
+        angle = torch.from_numpy(turns)
+    return Views(top, left, mirrored, angle)
+
+
+def apply_views(images: Tensor, views: Views, *, size: int, padding: int) -> Tensor:
+    """Turn, crop and mirror a batch.
+
+    Args:
+        images: (B, P, P, 3) uint8.
         views: of these B images.
-        padding: width of the black border from which crops are taken.
+        size: S, side of the crops.
+        padding: width of the black border around the images from which crops are taken.
 
     Returns:
-        (B, 3, H, W) uint8.
+        (B, 3, S, S) uint8.
     """
-    batch, height, width, _ = images.shape
+    if views.angle is not None:
+        images = rotate(images.permute(0, 3, 1, 2).contiguous(), views.angle).permute(0, 2, 3, 1)
     padded = F.pad(images, (0, 0, padding, padding, padding, padding))
-    windows = padded.unfold(1, height, 1).unfold(2, width, 1)
-    cropped = windows[torch.arange(batch, device=images.device), views.top, views.left]
+    windows = padded.unfold(1, size, 1).unfold(2, size, 1)
+    cropped = windows[torch.arange(len(images), device=images.device), views.top, views.left]
     return torch.where(views.mirrored[:, None, None, None], cropped.flip(-1), cropped)
+
+
+def middle(images: Tensor, size: int) -> Tensor:
+    """The middle of a batch, unaugmented. (B, P, P, 3) -> (B, 3, size, size)."""
+    first = (images.shape[1] - size) // 2
+    return images[:, first : first + size, first : first + size].permute(0, 3, 1, 2)
 
 
 class Normalize:

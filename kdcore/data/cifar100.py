@@ -4,21 +4,19 @@ Read from torchvision's download, from an extracted official archive (`cifar-100
 encoded images and fine labels, the layout of the common hubs.
 """
 
-import io
 import json
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyarrow.parquet
-from PIL import Image
 
+from kdcore.data import parquet
 from kdcore.data.store import Dataset, Split, first_of_each_class
 from kdcore.errors import UserError
 
 COUNTS = {"train": 50_000, "test": 10_000}
 CLASSES = 100
+SIDE = 32
 ARCHIVE = "cifar-100-python"
 MEAN = (0.5071, 0.4867, 0.4408)
 STD = (0.2675, 0.2565, 0.2761)
@@ -47,7 +45,7 @@ def fetch(*, source: str, train_per_class: int | None) -> Dataset:
     train = splits["train"]
     if train_per_class is not None:
         train = first_of_each_class(train, train_per_class)
-    return Dataset("cifar100", classes, train, splits["test"], MEAN, STD, padding=4, flip=True)
+    return Dataset("cifar100", classes, train, splits["test"], MEAN, STD, image_size=SIDE, flip=True, padding=4)
 
 
 def _read(source: str) -> tuple[dict[str, Split], list[str]]:
@@ -80,29 +78,11 @@ def _from_archive(root: Path, *, download: bool) -> tuple[dict[str, Split], list
 
 
 def _from_parquet(folder: Path) -> tuple[dict[str, Split], list[str]]:
-    splits = {}
-    for name in COUNTS:
-        files = sorted(folder.glob(f"{name}*.parquet"))
-        if not files:
-            raise UserError(f"data.source {folder}: has no {name}*.parquet")
-        parts = [_parquet_file(path) for path in files]
-        splits[name] = Split(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+    rows = {name: parquet.read(folder, (name,)) for name in COUNTS}
+    classes, labels = parquet.common_classes(*rows.values())
     names = folder / "classes.json"
-    classes = json.loads(names.read_text()) if names.is_file() else [str(label) for label in range(CLASSES)]
-    return splits, classes
-
-
-def _parquet_file(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    try:
-        table = pyarrow.parquet.read_table(path, columns=["img", "fine_label"])
-    except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(f"{path}: is not a parquet file with columns img and fine_label ({error})") from error
-    images = np.stack([_decode(row, path) for row in table["img"].to_pylist()])
-    return images, table["fine_label"].to_numpy().astype(np.int64)
-
-
-def _decode(row: dict[str, Any], path: Path) -> np.ndarray:
-    try:
-        return np.asarray(Image.open(io.BytesIO(row["bytes"])).convert("RGB"))
-    except OSError as error:
-        raise UserError(f"{path}: image {row.get('path')!r} cannot be decoded ({error})") from error
+    splits = {
+        name: of_split.decode(of_rows, SIDE, resize=False)
+        for (name, of_split), of_rows in zip(rows.items(), labels, strict=True)
+    }
+    return splits, json.loads(names.read_text()) if names.is_file() else classes

@@ -40,6 +40,7 @@ def fetch(*, source: str, image_size: int, train_per_class: int) -> Dataset:
         test=Split(images[in_test], labels[in_test]),
         mean=(mean,) * 3,
         std=(std,) * 3,
-        padding=4,
+        image_size=image_size,
         flip=False,
+        padding=4,
     )

@@ -16,7 +16,7 @@ def names() -> list[str]:
     return list(catalog.networks())
 
 
-def create(name: str, num_classes: int) -> Network:
+def create(name: str, num_classes: int, *, stem: str = "small") -> Network:
     """A freshly initialised network.
 
     Args:
