@@ -27,7 +27,7 @@ class Cifar100(Section):
 
     name: Literal["cifar100"]
     source: Text
-    """ "download", or the path of an extracted official archive or of a folder of parquet files."""
+    """ "download", or the path of the archive, of the folder extracted from it, or of a folder of parquet files."""
     train_per_class: Annotated[int, Field(ge=1, le=500)] | None = None
     """Training images of each class; all 500 when absent."""
 
@@ -105,7 +105,7 @@ KNOWN = {
 OWN = "own"
 _COPY = "download, or the path of the archive or of the folder extracted from it"
 SOURCES = {
-    "cifar100": "download, or the path of an extracted cifar-100-python or of a folder of parquet files",
+    "cifar100": f"{_COPY}, or of a folder of parquet files",
     "cub200": _COPY,
     "digits": "embedded",
     "imagenet": "the path of a folder with train/<class>/ and val/<class>/",

@@ -1,23 +1,26 @@
 """CIFAR-100: Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009. 32 x 32, 100 classes.
 
-Read from torchvision's download, from an extracted official archive (`cifar-100-python`), or from parquet files with
-encoded images and fine labels, the layout of the common hubs.
+Read from the official archive, or from parquet files with encoded images and fine labels, the layout of the common hubs.
 """
 
 import json
-import tempfile
 from pathlib import Path
 
 import numpy as np
 
 from kdcore.data import parquet
+from kdcore.data.archives import Archive, opened
 from kdcore.data.store import Dataset, Split, first_of_each_class
 from kdcore.errors import UserError
 
 COUNTS = {"train": 50_000, "test": 10_000}
 CLASSES = 100
 SIDE = 32
-ARCHIVE = "cifar-100-python"
+ARCHIVE = Archive(
+    urls=("https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",),
+    checksum="sha256:85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7",
+    folder="cifar-100-python",
+)
 MEAN = (0.5071, 0.4867, 0.4408)
 STD = (0.2675, 0.2565, 0.2761)
 """As in all published distillation code, from mdistiller:mdistiller/dataset/cifar100.py."""
@@ -27,7 +30,7 @@ def fetch(*, source: str, train_per_class: int | None) -> Dataset:
     """CIFAR-100 with its fine labels.
 
     Args:
-        source: "download"; a folder that is, or holds, an extracted `cifar-100-python`; or a folder of parquet
+        source: "download"; the path of the archive, or of the folder extracted from it; or of a folder of parquet
             files, `train*.parquet` and `test*.parquet`.
         train_per_class: the first so many training images of each class; None for all 500.
 
@@ -49,29 +52,22 @@ def fetch(*, source: str, train_per_class: int | None) -> Dataset:
 
 
 def _read(source: str) -> tuple[dict[str, Split], list[str]]:
-    if source == "download":
-        with tempfile.TemporaryDirectory() as downloads:
-            return _from_archive(Path(downloads), download=True)
-    folder = Path(source)
-    if folder.name == ARCHIVE:
-        folder = folder.parent
-    if (folder / ARCHIVE).is_dir():
-        return _from_archive(folder, download=False)
-    if list(folder.glob("*.parquet")):
-        return _from_parquet(folder)
-    raise UserError(f"data.source {source}: holds neither a folder {ARCHIVE} nor parquet files")
+    if source != "download" and list(Path(source).glob("*.parquet")):
+        return _from_parquet(Path(source))
+    with opened(source, ARCHIVE) as folder:
+        return _from_archive(folder)
 
 
-def _from_archive(root: Path, *, download: bool) -> tuple[dict[str, Split], list[str]]:
+def _from_archive(folder: Path) -> tuple[dict[str, Split], list[str]]:
     from torchvision.datasets import CIFAR100  # a second to import, and only this source needs it
 
     splits = {}
     classes: list[str] = []
     for name in COUNTS:
         try:
-            content = CIFAR100(root, train=name == "train", download=download)
+            content = CIFAR100(folder.parent, train=name == "train")
         except (RuntimeError, OSError) as error:
-            raise UserError(f"CIFAR-100 could not be read from {root} ({error}); give data.source a path") from error
+            raise UserError(f"{folder}: is not CIFAR-100 as published ({error})") from error
         splits[name] = Split(content.data, np.asarray(content.targets, dtype=np.int64))
         classes = content.classes
     return splits, classes

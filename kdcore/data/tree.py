@@ -56,10 +56,10 @@ def index(files: Files, root: Path) -> Encoded:
     return Encoded(pa.table({"path": paths, "label": _labels(files)}), root)
 
 
-def read(files: Files, side: int) -> Split:
-    """A split whose images are decoded now, and resized to `side` x `side`. Errors as of `decode`."""
+def read(files: Files, side: int, *, resize: bool = True) -> Split:
+    """A split whose images are decoded now. Arguments and errors as of `decode`."""
     paths = [path for of_class in files.values() for path in of_class]
-    return Split(decode(paths, side), _labels(files))
+    return Split(decode(paths, side, resize=resize), _labels(files))
 
 
 def decode(

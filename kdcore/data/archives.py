@@ -1,0 +1,54 @@
+"""Published archives of data sets: downloaded whole and verified, extracted for as long as they are read."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from kdcore import archives, download
+from kdcore.errors import UserError
+
+
+@dataclass(frozen=True)
+class Archive:
+    """Where a data set is published, and what its archive holds."""
+
+    urls: tuple[str, ...]
+    checksum: str
+    """ "sha256:<hex>" or "md5:<hex>"."""
+    folder: str
+    """The folder inside that is wanted."""
+
+
+@contextmanager
+def opened(source: str, archive: Archive) -> Iterator[Path]:
+    """The extracted folder of an archive, while the block lasts.
+
+    Args:
+        source: "download"; the path of the archive, whose checksum is verified; or of the folder extracted from it, or
+            of one that holds it.
+        archive: what is published.
+
+    Raises:
+        UserError: there is no such folder, or the archive cannot be had whole or is another one.
+    """
+    path = Path(source)
+    if source == "download":
+        path = download.cached(archive.urls[0])
+        download.fetch(archive.urls, path, checksum=archive.checksum)
+    if path.is_dir():
+        yield _folder(path, archive)
+        return
+    download.verify(path, archive.checksum)
+    with tempfile.TemporaryDirectory(dir=download.FOLDER) as extracted:
+        archives.extract(path, Path(extracted), members=[archive.folder])
+        yield _folder(Path(extracted), archive)
+
+
+def _folder(path: Path, archive: Archive) -> Path:
+    if path.name == archive.folder:
+        return path
+    if not (path / archive.folder).is_dir():
+        raise UserError(f"data.source {path}: holds no folder {archive.folder}")
+    return path / archive.folder
