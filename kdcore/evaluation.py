@@ -56,6 +56,7 @@ def evaluate_pair(
     summary = {
         "pair": card["pair"],
         "train_images": len(dataset.train.labels),
+        "classes": classes,
         "teacher": {**measure(teacher_logits, labels, teacher_logits), **cost(teacher, image_size)},
         "student": cost(student, image_size),
         "cells": cells,
@@ -63,13 +64,38 @@ def evaluate_pair(
     return summary, pd.concat(histories, ignore_index=True)
 
 
-def measure(logits: Tensor, labels: Tensor, teacher_logits: Tensor) -> dict[str, float]:
+def evaluate_checkpoint(
+    network: str, weights: Path, dataset: Dataset, device: torch.device
+) -> tuple[dict[str, float], pd.Series]:
+    """Measure one network.
+
+    Args:
+        network: its name.
+        weights: its checkpoint, ours or a published one.
+        dataset: on whose test images it is measured.
+        device: where to compute.
+
+    Returns:
+        Metrics (see `measure`), the number of test images and the cost; and top-1 in percent by class.
+
+    Raises:
+        UserError: the checkpoint cannot be read or does not fit the network.
+    """
+    restored = checkpoints.restore(network, len(dataset.classes), weights, device, stem=dataset.stem)
+    labels = torch.from_numpy(dataset.test.labels).to(device)
+    logits = predict(restored, dataset.test, dataset, device)
+    metrics = {**measure(logits, labels), "test_images": len(labels), **cost(restored, dataset.image_size)}
+    of_classes = _accuracy(logits, labels, 1, average="none").cpu() * 100
+    return metrics, pd.Series(of_classes.tolist(), index=dataset.classes, name="top1").round(DIGITS)
+
+
+def measure(logits: Tensor, labels: Tensor, teacher_logits: Tensor | None = None) -> dict[str, float]:
     """Metrics of predictions on N test images.
 
     Args:
         logits: (N, C) of the network measured.
         labels: (N,).
-        teacher_logits: (N, C) of its teacher.
+        teacher_logits: (N, C) of its teacher, if any.
 
     Returns:
         top1, top5 and agreement (share of images with the teacher's prediction) in percent; nll, the negative
@@ -85,8 +111,9 @@ def measure(logits: Tensor, labels: Tensor, teacher_logits: Tensor) -> dict[str,
         * multiclass_calibration_error(
             logits.softmax(dim=1), labels, num_classes=classes, n_bins=CALIBRATION_BINS, norm="l1"
         ),
-        "agreement": 100 * _accuracy(logits, teacher_logits.argmax(dim=1), 1),
     }
+    if teacher_logits is not None:
+        values["agreement"] = 100 * _accuracy(logits, teacher_logits.argmax(dim=1), 1)
     return {name: round(float(value), DIGITS) for name, value in values.items()}
 
 
@@ -106,5 +133,5 @@ def best_top1(history: pd.DataFrame) -> float:
     return round(float(history["test_top1"].max()), DIGITS)
 
 
-def _accuracy(logits: Tensor, labels: Tensor, k: int) -> Tensor:
-    return multiclass_accuracy(logits, labels, num_classes=logits.shape[1], top_k=k, average="micro")
+def _accuracy(logits: Tensor, labels: Tensor, k: int, average: str = "micro") -> Tensor:
+    return multiclass_accuracy(logits, labels, num_classes=logits.shape[1], top_k=k, average=average)

@@ -1,11 +1,12 @@
 """params.yaml as typed, validated objects. Nothing else reads that file."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError, model_validator
 
 from kdcore import catalog, yamlfile
 from kdcore.cell import Cell
@@ -151,17 +152,35 @@ class Params(Section):
             yield Cell(pair, baseline, seed)
 
 
-def load(path: Path | str = "params.yaml") -> Params:
+def load(path: Path | str = "params.yaml", **changes: Any) -> Params:
     """Read and validate a params file.
+
+    Args:
+        path: of the file.
+        changes: sections that replace the file's.
 
     Raises:
         UserError: lists every problem with its key, its value and what is allowed.
     """
+    content = {**yamlfile.read(path), **changes}
+    with _explained(str(path)):
+        return Params.model_validate(content)
+
+
+def data_section(**values: Any) -> dict[str, Any]:
+    """Section `data` of params.yaml, of values from a command line. Errors as of `load`."""
+    with _explained("data set"):
+        return TypeAdapter(Data).validate_python(values).model_dump()
+
+
+@contextmanager
+def _explained(where: str) -> Iterator[None]:
+    """Problems of validation in words of ours."""
     try:
-        return Params.model_validate(yamlfile.read(path))
+        yield
     except ValidationError as error:
         problems = [_describe(problem) for problem in error.errors()]
-        raise UserError("\n".join(f"{path}: {problem}" for problem in dict.fromkeys(problems))) from error
+        raise UserError("\n".join(f"{where}: {problem}" for problem in dict.fromkeys(problems))) from error
 
 
 def _describe(problem: Any) -> str:

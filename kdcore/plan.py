@@ -69,7 +69,7 @@ def make(
         cards[f"teacher/{name}"] = _teacher_card(name, teacher, params, known_teachers, code)
     cards["pairs"] = {"pairs": params.pairs}
     for cell in cells:
-        cards[f"{cell.stage}/{cell.name}"] = _cell_card(cell, resolved[cell], params, code)
+        cards[f"{cell.stage}/{cell.name}"] = cell_card(cell, resolved[cell], params, code)
         cards[f"sources/{cell.name}"] = {key: asdict(value) for key, value in resolved[cell].items()}
     for pair in params.pairs:
         cards[f"evaluate/{pair}"] = {
@@ -159,7 +159,8 @@ def _checkpoint_sha256(name: str, teacher: Teacher) -> str:
     return found
 
 
-def _cell_card(cell: Cell, recipe: recipes.Recipe, params: Params, code: Code) -> Card:
+def cell_card(cell: Cell, recipe: recipes.Recipe, params: Params, code: Code) -> Card:
+    """All that determines a cell besides its data set and its teacher."""
     used: Card = {"trainer": code.trainer(), "student": code.network(cell.student)}
     teacher: Card = {}
     if cell.method != catalog.VANILLA:
@@ -190,6 +191,8 @@ def _tables_card(params: Params, cells: list[Cell], resolved: dict[Cell, recipes
         "accuracy": params.tables.accuracy,
         "epochs": params.train.epochs,
         "optimizer": params.train.optimizer,
+        "exceptions": [exception.model_dump(exclude_none=True) for exception in params.train.exceptions],
+        "subset": getattr(params.data, "subset", False),
         "teachers": {
             name: f"trained here, {teacher.epochs or params.train.epochs} epochs"
             if teacher.source == "train"
@@ -229,15 +232,22 @@ def _settings(train: Train, method: str) -> Card:
 
 
 def _teacher_settings(name: str, teacher: Teacher, params: Params) -> Card:
-    """Those of the network trained alone; a teacher's own epochs stretch the milestones with them."""
-    train = params.train.of(student=name, method=catalog.VANILLA)
-    settings, epochs = _settings(train, catalog.VANILLA), teacher.epochs or train.epochs
-    if "milestones" in settings:
-        milestones = [round(milestone * epochs / train.epochs) for milestone in settings["milestones"]]
-        if milestones != sorted(set(milestones)) or not 0 < milestones[0] <= milestones[-1] < epochs:
-            raise UserError(
-                f"params.yaml: teachers.{name}.epochs: {epochs} leaves no room for train.milestones, which become "
-                f"{milestones}; give it more"
-            )
-        settings["milestones"] = milestones
-    return {**settings, "epochs": epochs}
+    """Those of the network trained alone, for the teacher's own epochs."""
+    settings = _settings(params.train.of(student=name, method=catalog.VANILLA), catalog.VANILLA)
+    return stretched(settings, teacher.epochs or settings["epochs"], f"params.yaml: teachers.{name}.epochs")
+
+
+def stretched(settings: Card, epochs: int, where: str) -> Card:
+    """Training settings for another number of epochs, milestones with them.
+
+    Raises:
+        UserError: there is no room for the milestones; `where` names the number.
+    """
+    if "milestones" not in settings:
+        return {**settings, "epochs": epochs}
+    milestones = [round(milestone * epochs / settings["epochs"]) for milestone in settings["milestones"]]
+    if milestones != sorted(set(milestones)) or not 0 < milestones[0] <= milestones[-1] < epochs:
+        raise UserError(
+            f"{where}: {epochs} leaves no room for train.milestones, which become {milestones}; give it more"
+        )
+    return {**settings, "milestones": milestones, "epochs": epochs}

@@ -10,6 +10,7 @@ from kdcore import catalog
 from kdcore.errors import UserError
 from kdcore.levels import levels
 from kdcore.published import Figure, Published
+from kdcore.train_params import SELECTORS
 
 PROTOCOLS = {
     "top1": "of the last epoch",
@@ -181,7 +182,7 @@ def caption(card: Card, evaluations: list[Evaluation]) -> str:
         if name in {pair.split("-")[0] for pair in card["pairs"]}
     )
     return (
-        f"Top-1 accuracy (%) on {card['data']} {PROTOCOLS[card['accuracy']]}; {over}; "
+        f"Top-1 accuracy (%) on {_data(card, evaluations)} {PROTOCOLS[card['accuracy']]}; {over}; "
         f"{_count(card['epochs'], 'epoch')} of {images} training images. "
         f"In parentheses, the gain over the method's plain row. Teachers: {teachers}."
     )
@@ -303,6 +304,8 @@ def _of_training(card: Card) -> Iterator[str]:
         views = max((entry.views for entry in catalog.terms(method)), key=len, default=())
         if len(views) > 1:
             yield f"{method.upper()}: trained on {' and '.join(views)} views of each image, with cross-entropy on both."
+    if card["exceptions"]:
+        yield f"Trained otherwise: {'; '.join(_exception(exception) for exception in card['exceptions'])}."
     if card["optimizer"] == "dot":
         yield "Optimizer: DOT, with separate momenta for the gradients of cross-entropy and of distillation."
 
@@ -342,6 +345,18 @@ def _changes(before: dict[str, Any], after: dict[str, Any]) -> Iterator[str]:
     for key, (value, _) in after.items():
         if key in before and before[key][0] != value:
             yield f"{key} ({_short(before[key][0])} to {_short(value)})"
+
+
+def _exception(exception: dict[str, Any]) -> str:
+    """ "students mobilenetv2, vgg8: lr 0.01"."""
+    which = " and ".join(f"{key} {', '.join(exception[key])}" for key in SELECTORS if key in exception)
+    return f"{which}: {', '.join(f'{key} {value}' for key, value in exception.items() if key not in SELECTORS)}"
+
+
+def _data(card: Card, evaluations: list[Evaluation]) -> str:
+    if not card["subset"]:
+        return card["data"]
+    return f"a part of {card['data']} ({' or '.join(sorted({str(found['classes']) for found in evaluations}))} classes)"
 
 
 def _count(number: int, what: str) -> str:

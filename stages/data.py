@@ -1,21 +1,19 @@
-"""Stage data: fetch the data set and store it as arrays with a manifest."""
+"""Stage data: fetch the data set and store it with a manifest."""
 
-import importlib
 from pathlib import Path
 
 from kdcore import plan, yamlfile
-from kdcore.data import store
+from kdcore.data import sets, store
 from kdcore.folders import whole
 from stages import run
 
 
 def main() -> None:
     """Fetch what the card names."""
-    card = yamlfile.read(plan.FOLDER / "data.yaml")
-    del card["code"]
-    name = card.pop("name")
-    dataset = importlib.import_module(f"kdcore.data.{name}").fetch(**card)
-    with whole(Path("data") / name) as folder:
+    section = yamlfile.read(plan.FOLDER / "data.yaml")
+    del section["code"]
+    dataset = sets.fetch(section)
+    with whole(Path("data") / dataset.name) as folder:
         store.save(dataset, folder)
 
 

@@ -2,6 +2,7 @@
 
 import tarfile
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from kdcore.data import archives, cub200, imagenet, own, store, tiny_imagenet
+from kdcore import checksum
+from kdcore.data import cub200, imagenet, own, store, tiny_imagenet, tree
 from kdcore.data.feed import Feed
 from kdcore.errors import UserError
 from tests.pictures import encoded, picture, write_tree
@@ -174,10 +176,7 @@ class TestArchives:
     """The user's archive, verified and extracted; downloads are in test_download.py."""
 
     def published(self, monkeypatch, module, path):
-        from kdcore.checksum import sha256
-
-        changed = archives.Archive(module.ARCHIVE.urls, f"sha256:{sha256(path)}", module.ARCHIVE.folder)
-        monkeypatch.setattr(module, "ARCHIVE", changed)
+        monkeypatch.setattr(module, "ARCHIVE", replace(module.ARCHIVE, sha256=checksum.sha256(path)))
 
     def test_tar(self, tmp_path, monkeypatch):
         write_cub(tmp_path)
@@ -265,8 +264,6 @@ class TestOwnFolder:
             fetch_own(f"folder:{tmp_path}", test_share=0.2)
 
     def test_too_many_for_memory(self, tmp_path, monkeypatch):
-        from kdcore.data import tree
-
         write_tree(tmp_path, ["cat", "dog"], 2)
         monkeypatch.setattr(tree, "LARGEST", 2000)
         with pytest.raises(UserError, match=r"2 images of 32 x 32 pixels are too many.*random_resized_crop"):

@@ -19,6 +19,8 @@ CARD = {
     "accuracy": "top1",
     "epochs": 240,
     "optimizer": "sgd",
+    "exceptions": [],
+    "subset": False,
     "teachers": {"resnet56": "published checkpoint"},
     "recipes": {
         "resnet56-resnet20-kd-1-False-0": {"temperature": [4.0, "a"], "kd_weight": [0.9, "a"]},
@@ -37,6 +39,7 @@ def cell(method, seed, top1, scale=None, stand=None):
 EVALUATION = {
     "pair": "resnet56-resnet20",
     "train_images": 50_000,
+    "classes": 100,
     "teacher": {"top1": 72.0, "parameters": 861_620, "multiply_adds": 125_490_000},
     "student": {"parameters": 278_324, "multiply_adds": 40_810_000},
     "cells": [
@@ -212,3 +215,16 @@ def test_curves_are_means_over_seeds():
     history = pd.DataFrame({"cell": names, "epoch": [1, 1], "test_top1": [50.0, 52.0]})
     curves = tables.curves(CARD, [EVALUATION], {"resnet56-resnet20": history})
     assert curves.to_dict("records") == [{"pair": "resnet56-resnet20", "row": "AT", "epoch": 1, "test_top1": 51.0}]
+
+
+def test_parts_of_data_sets_are_called_so():
+    assert "on cifar100 of the last epoch" in tables.caption(CARD, [EVALUATION])
+    assert "on a part of cifar100 (100 classes) of the" in tables.caption({**CARD, "subset": True}, [EVALUATION])
+
+
+def test_other_training_settings_are_noted():
+    exceptions = [{"students": ["vgg8", "resnet20"], "lr": 0.01}, {"methods": ["kd"], "pairs": ["a-b"], "epochs": 480}]
+    notes = tables.notes({**CARD, "exceptions": exceptions}, [EVALUATION], entries(), NOTHING)
+    expected = "Trained otherwise: students vgg8, resnet20: lr 0.01; methods kd and pairs a-b: epochs 480."
+    assert expected in notes
+    assert not any("Trained otherwise" in note for note in tables.notes(CARD, [EVALUATION], entries(), NOTHING))

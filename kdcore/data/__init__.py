@@ -1,1 +1,1 @@
-"""Data sets: one file per set with a `fetch`; stored once as arrays, augmented in batches."""
+"""Data sets: one file per set with a `fetch`; stored once, augmented in batches."""

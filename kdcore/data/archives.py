@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from kdcore import archives, download
+from kdcore import archives, checksum, download
 from kdcore.errors import UserError
 
 
@@ -15,8 +15,7 @@ class Archive:
     """Where a data set is published, and what its archive holds."""
 
     urls: tuple[str, ...]
-    checksum: str
-    """ "sha256:<hex>" or "md5:<hex>"."""
+    sha256: str
     folder: str
     """The folder inside that is wanted."""
 
@@ -36,14 +35,18 @@ def opened(source: str, archive: Archive) -> Iterator[Path]:
     path = Path(source)
     if source == "download":
         path = download.cached(archive.urls[0])
-        download.fetch(archive.urls, path, checksum=archive.checksum)
+        download.fetch(archive.urls, path, checksum=f"sha256:{archive.sha256}")
     if path.is_dir():
         yield _folder(path, archive)
         return
-    download.verify(path, archive.checksum)
-    with tempfile.TemporaryDirectory(dir=download.FOLDER) as extracted:
-        archives.extract(path, Path(extracted), members=[archive.folder])
-        yield _folder(Path(extracted), archive)
+    found = checksum.sha256(path)
+    if found != archive.sha256:
+        raise UserError(f"data.source {source}: has sha256 {found}, the published archive {archive.sha256}")
+    download.FOLDER.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=download.FOLDER) as temporary:
+        extracted = Path(temporary) / "extracted"
+        archives.extract(path, extracted, members=[archive.folder])
+        yield _folder(extracted, archive)
 
 
 def _folder(path: Path, archive: Archive) -> Path:

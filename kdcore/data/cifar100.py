@@ -1,6 +1,6 @@
 """CIFAR-100: Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009. 32 x 32, 100 classes.
 
-Read from the official archive, or from parquet files with encoded images and fine labels, the layout of the common hubs.
+Read from the official archive, or from parquet files of encoded images and fine labels, the layout of the common hubs.
 """
 
 import json
@@ -18,7 +18,7 @@ CLASSES = 100
 SIDE = 32
 ARCHIVE = Archive(
     urls=("https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",),
-    checksum="sha256:85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7",
+    sha256="85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7",
     folder="cifar-100-python",
 )
 MEAN = (0.5071, 0.4867, 0.4408)

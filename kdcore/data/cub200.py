@@ -16,7 +16,7 @@ from kdcore.errors import UserError
 
 ARCHIVE = Archive(
     urls=("https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz?download=1",),
-    checksum="sha256:0c685df5597a8b24909f6a7c9db6d11e008733779a671760afef78feb49bf081",
+    sha256="0c685df5597a8b24909f6a7c9db6d11e008733779a671760afef78feb49bf081",
     folder="CUB_200_2011",
 )
 CLASSES = 200
@@ -39,8 +39,8 @@ def fetch(*, source: str, subset: bool) -> Dataset:
     counts = {name: len(split.labels) for name, split in splits.items()}
     if not subset and (len(classes), counts) != (CLASSES, COUNTS):
         raise UserError(
-            f"data.source {source}: holds {counts} images of {len(classes)} classes, CUB-200-2011 {COUNTS} of {CLASSES}; "
-            "get it whole, or set data.subset: true to take what is there"
+            f"data.source {source}: holds {counts} images of {len(classes)} classes, CUB-200-2011 {COUNTS} of "
+            f"{CLASSES}; get it whole, or set data.subset: true to take what is there"
         )
     return Dataset(
         name="cub200",

@@ -14,7 +14,7 @@ from kdcore.errors import UserError
 
 ARCHIVE = Archive(
     urls=("https://cs231n.stanford.edu/tiny-imagenet-200.zip", "http://cs231n.stanford.edu/tiny-imagenet-200.zip"),
-    checksum="sha256:6198c8ae015e2b3e007c7841da39ec069199b9aa3bfa943a462022fe5e43c821",
+    sha256="6198c8ae015e2b3e007c7841da39ec069199b9aa3bfa943a462022fe5e43c821",
     folder="tiny-imagenet-200",
 )
 CLASSES = 200

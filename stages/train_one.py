@@ -1,0 +1,39 @@
+"""One cell outside DVC, into scratch/cells: python -m stages.train_one --pair a-b --method dkd --scale 4 --stand."""
+
+import argparse
+
+from kdcore import experiment, single, yamlfile
+from stages import run
+
+
+def _options(arguments: tuple[str, ...]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser("python -m stages.train_one", description=__doc__)
+    parser.add_argument("--pair", required=True, help="teacher-student")
+    parser.add_argument(
+        "--method", required=True, help="a logit method, a baseline or a sum (python -m kdcore.methods)"
+    )
+    parser.add_argument("--scale", help="SDD's M: 1 (default), 2, 4, L2, L1_4")
+    parser.add_argument("--stand", action="store_true", help="standardise the logits")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--epochs", type=int, help="instead of the params file's; milestones are stretched with them")
+    parser.add_argument("--teacher", help="its checkpoint (default: the pipeline's)")
+    parser.add_argument("--params", default="params.yaml", help="data set, training settings and overrides")
+    return parser.parse_args(arguments)
+
+
+def main(*arguments: str) -> None:
+    """Train the cell and write its folder."""
+    options = _options(arguments)
+    scale = int(options.scale) if options.scale and options.scale.isdecimal() else options.scale
+    chosen = {"pair": options.pair, "method": options.method, "seed": options.seed, "epochs": options.epochs}
+    card = single.card(options.params, scale=scale, stand=options.stand, **chosen)
+    single.check_data(card)
+    weights = single.teacher_weights(card, options.teacher)
+    card_file, out = single.FOLDER / f"{card['name']}.yaml", single.FOLDER / card["name"]
+    yamlfile.write(card_file, card)
+    experiment.run(card_file, out, teacher_weights=weights)
+    print(out)
+
+
+if __name__ == "__main__":
+    run(main)
