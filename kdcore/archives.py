@@ -1,0 +1,247 @@
+"""Archives from elsewhere: tar, tar.gz and zip, every member checked before a byte of any is written."""
+
+import difflib
+import stat
+import tarfile
+import unicodedata
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import IO, Any
+
+from kdcore.errors import UserError
+from kdcore.folders import whole
+
+LIMIT = 256 * 2**30
+CHUNK = 1 << 20
+BLOCK = 512
+"""Bytes of a tar header; a block of zeros ends the archive."""
+FILE, FOLDER = "a file", "a folder"
+SHOWN = 3
+
+
+@dataclass(frozen=True)
+class _Member:
+    """What an archive holds under one name."""
+
+    name: str
+    """As the archive spells it."""
+    kind: str
+    """`FILE`, `FOLDER`, or what else it is."""
+    size: int
+    """Declared, in bytes."""
+    entry: Any
+    """The library's own."""
+    open: Callable[[], IO[bytes] | None]
+
+    @property
+    def path(self) -> PurePosixPath:
+        """Without "." parts."""
+        return PurePosixPath(self.name)
+
+
+def extract(archive: Path, folder: Path, *, members: Sequence[str] | None = None, limit: int = LIMIT) -> None:
+    """Write files of an archive below a folder, which is whole or, after an error, as it was.
+
+    Files get the mode that new files have here, whatever the archive says of modes and owners.
+
+    Args:
+        archive: tar, tar.gz or zip, by its content.
+        folder: takes what is wanted, under the archive's paths; what was there is replaced.
+        members: paths in the archive of files, or of folders with all that is in them; None for everything.
+        limit: bytes that all members together may declare.
+
+    Raises:
+        UserError: it is no archive, damaged or truncated; one of its members, wanted or not, is neither file nor
+            folder, has a path that is absolute or leads outside, takes the place of another one, or exceeds the limit;
+            or there is no such member.
+    """
+    with _checked(archive, folder, limit) as found:
+        wanted = found if members is None else _wanted(archive, found, members)
+        with whole(folder) as aside:
+            for member in wanted:
+                target = aside / member.path
+                (target.parent if member.kind == FILE else target).mkdir(parents=True, exist_ok=True)
+                if member.kind == FILE:
+                    _write(archive, member, target)
+
+
+def member(archive: Path, name: str, folder: Path, *, limit: int = LIMIT) -> Path:
+    """Write one file of an archive into a folder, under the last part of its name, whole or not at all.
+
+    Args and errors as of `extract`.
+
+    Returns:
+        The file.
+    """
+    with _checked(archive, folder, limit) as found:
+        path = PurePosixPath(name)
+        files = [entry for entry in found if entry.kind == FILE and entry.path == path]
+        if not files:
+            raise _missing(archive, found, name)
+        folder.mkdir(parents=True, exist_ok=True)
+        aside = folder / f".{path.name}.unfinished"
+        try:
+            _write(archive, files[0], aside)
+            return aside.replace(folder / path.name)
+        finally:
+            aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def _checked(archive: Path, folder: Path, limit: int) -> Iterator[list[_Member]]:
+    """All members of an archive, none of which can do harm in this folder, while it is open."""
+    with _reading(archive):
+        file = archive.open("rb")
+    with file:
+        found: list[_Member] = []
+        places = _Places()
+        declared = 0
+        with _reading(archive):
+            for entry in _members(file):
+                declared += entry.size
+                problem = _problem(entry) or places.take(entry)
+                if declared > limit:
+                    problem = f"makes the archive larger than {limit:,} bytes"
+                if problem:
+                    raise UserError(f"{archive}: its member {entry.name!r} {problem}; nothing was extracted")
+                if isinstance(entry.entry, tarfile.TarInfo) and hasattr(tarfile, "data_filter"):
+                    tarfile.data_filter(entry.entry, str(folder))  # a second lock, which early 3.10 lacks
+                found.append(entry)
+        yield found
+
+
+@contextmanager
+def _reading(archive: Path) -> Iterator[None]:
+    try:
+        yield
+    except UserError:
+        raise
+    except FileNotFoundError as error:
+        raise UserError(f"{archive}: no such archive") from error
+    except Exception as error:  # what the libraries raise depends on where the damage is
+        raise UserError(
+            f"{archive}: is no whole tar, tar.gz or zip archive ({error or type(error).__name__})"
+        ) from error
+
+
+def _members(file: IO[bytes]) -> Iterator[_Member]:
+    start = file.read(4)
+    file.seek(0)
+    if start in (b"PK\3\4", b"PK\5\6"):
+        return _of_zip(zipfile.ZipFile(file))
+    return _of_tar(file, "r:gz" if start[:2] == b"\x1f\x8b" else "r:")
+
+
+def _of_tar(file: IO[bytes], mode: Any) -> Iterator[_Member]:
+    archive: tarfile.TarFile = tarfile.open(fileobj=file, mode=mode)  # noqa: SIM115 - stays open as long as the file
+    for entry in archive:
+        kinds = {
+            FILE: entry.isreg(),
+            FOLDER: entry.isdir(),
+            "a symbolic link": entry.issym(),
+            "a hard link": entry.islnk(),
+            "a device": entry.isdev(),
+            "a special file": True,
+        }
+        kind = next(kind for kind, is_it in kinds.items() if is_it)
+        yield _Member(entry.name, kind, entry.size, entry, partial(archive.extractfile, entry))
+    content: Any = archive.fileobj
+    content.seek(archive.offset)
+    if content.read(BLOCK) != bytes(BLOCK):  # the library takes the end of a file for the end of the archive
+        raise tarfile.ReadError("its end is missing")
+    while content.read(CHUNK):
+        pass  # the checksum of a compressed one comes after its last byte
+
+
+def _of_zip(archive: zipfile.ZipFile) -> Iterator[_Member]:
+    for entry in archive.infolist():
+        mode = stat.S_IFMT(entry.external_attr >> 16)
+        kind = FOLDER if entry.is_dir() else FILE
+        if mode not in (0, stat.S_IFREG, stat.S_IFDIR):
+            kind = "a symbolic link" if mode == stat.S_IFLNK else "a special file"
+        elif entry.flag_bits & 1:
+            kind = "an encrypted file"
+        yield _Member(entry.orig_filename, kind, entry.file_size, entry, partial(archive.open, entry))
+
+
+def _problem(entry: _Member) -> str | None:
+    """Why a member could do harm by itself."""
+    problems = {
+        f"is {entry.kind}": entry.kind not in (FILE, FOLDER),
+        f"declares {entry.size} bytes": entry.size < 0,
+        "has an absolute path": entry.path.is_absolute(),
+        "has a drive letter": bool(PureWindowsPath(entry.name).drive),
+        "leads outside": ".." in entry.path.parts,
+        "has a backslash or a zero byte in its path": "\\" in entry.name or "\0" in entry.name,
+        "is a file without a name": entry.kind == FILE and not entry.path.parts,
+    }
+    return next((problem for problem, is_it in problems.items() if is_it), None)
+
+
+class _Places:
+    """The places that members have taken, on file systems that ignore case and composition too."""
+
+    def __init__(self) -> None:
+        self.taken: dict[str, tuple[PurePosixPath, str]] = {}
+        self.files: set[PurePosixPath] = set()
+
+    def take(self, entry: _Member) -> str | None:
+        """Why a member has no place of its own, or None; folders may be named again."""
+        if entry.path in self.files:
+            return "is there twice"
+        if entry.kind == FILE:
+            self.files.add(entry.path)
+        for path, kind in ((entry.path, entry.kind), *((parent, FOLDER) for parent in entry.path.parents)):
+            key = unicodedata.normalize("NFC", str(path)).casefold()
+            other = self.taken.setdefault(key, (path, kind))
+            if other[0] != path:
+                return f"differs from {str(other[0])!r} by case or composition alone"
+            if other[1] != kind:
+                return "is in the way of another one: one is a file, the other a folder"
+        return None
+
+
+def _wanted(archive: Path, found: list[_Member], names: Sequence[str]) -> list[_Member]:
+    """The members of these names, and those in folders of these names."""
+    wanted = {PurePosixPath(name): name for name in names}
+    chosen, met = [], set()
+    for entry in found:
+        by = wanted.keys() & {entry.path, *entry.path.parents}
+        met |= by
+        if by:
+            chosen.append(entry)
+    for path, name in wanted.items():
+        if path not in met:
+            raise _missing(archive, found, name)
+    return chosen
+
+
+def _missing(archive: Path, found: list[_Member], name: str) -> UserError:
+    files = [str(entry.path) for entry in found if entry.kind == FILE]
+    shown = difflib.get_close_matches(name, files, n=SHOWN, cutoff=0.5) or files[:SHOWN]
+    return UserError(f"{archive}: has no member {name!r}; it holds {len(files)} files, such as {', '.join(shown)}")
+
+
+def _write(archive: Path, entry: _Member, target: Path) -> None:
+    try:
+        with target.open("xb") as file:
+            for chunk in _chunks(archive, entry):
+                file.write(chunk)
+    except OSError as error:
+        raise UserError(f"{target}: cannot be written ({error.strerror or error})") from error
+
+
+def _chunks(archive: Path, entry: _Member) -> Iterator[bytes]:
+    """The bytes of a file, as many as were declared."""
+    left = entry.size
+    with _reading(archive):
+        file = entry.open()
+        while file and (chunk := file.read(CHUNK)):
+            left -= len(chunk)
+            yield chunk
+        if left:
+            raise EOFError(f"{entry.name} has {entry.size - left:,} of {entry.size:,} bytes")
