@@ -169,7 +169,7 @@ def load(path: Path | str = "params.yaml", **changes: Any) -> Params:
 
 def data_section(**values: Any) -> dict[str, Any]:
     """Section `data` of params.yaml, of values from a command line. Errors as of `load`."""
-    with _explained("data set"):
+    with _explained("--dataset, --source"):
         return TypeAdapter(Data).validate_python(values).model_dump()
 
 
@@ -186,7 +186,7 @@ def _explained(where: str) -> Iterator[None]:
 def _describe(problem: Any) -> str:
     key = ""
     for part in problem["loc"]:
-        if part not in ("int", "str", OWN, *KNOWN) or not key:
+        if part not in ("int", "str", OWN, *KNOWN):
             key += f"[{part}]" if isinstance(part, int) else f".{part}" if key else str(part)
     key = key.removesuffix(".[key]")
     message = problem["msg"].removeprefix("Value error, ")

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from kdcore import console, device, evaluation, jsonfile, params
+from kdcore import console, device, evaluation, jsonfile, networks, params
 from kdcore.data import sets, store
 from kdcore.experiment import DATA
 from stages import run
@@ -11,7 +11,7 @@ from stages import run
 
 def _options(arguments: tuple[str, ...]) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m stages.evaluate_checkpoint", description=__doc__)
-    parser.add_argument("--network", required=True, help="its name (python -m kdcore.networks)")
+    parser.add_argument("--network", required=True, choices=networks.names(), metavar="NAME", help="as it was trained")
     parser.add_argument("--checkpoint", required=True, help=".safetensors, or a published .pth")
     parser.add_argument("--dataset", required=True, help="a data set that 'dvc repro data' has fetched, or any with")
     parser.add_argument("--source", help="where it comes from, as data.source of params.yaml: download, or a path")

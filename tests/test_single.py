@@ -71,7 +71,7 @@ class TestEvaluateCheckpoint:
         ({"--network": "resnet9"}, "resnet9"),
         ({"--checkpoint": "nowhere.pth"}, "nowhere.pth: no such checkpoint"),
         ({"--dataset": "cifar100"}, "data/cifar100/manifest.json: cannot be read"),
-        ({"--dataset": "cifar10", "--source": "download"}, "data set: data: 'cifar10' is none of"),
+        ({"--dataset": "cifar10", "--source": "download"}, "--dataset, --source: 'cifar10' is none of"),
         ({"--dataset": "cifar100", "--source": "nowhere"}, "nowhere"),
         ({"--network": "resnet14"}, "does not fit a ResNet"),
     ])  # fmt: skip

@@ -36,6 +36,8 @@ def opened(source: str, archive: Archive) -> Iterator[Path]:
     if source == "download":
         path = download.cached(archive.urls[0])
         download.fetch(archive.urls, path, checksum=f"sha256:{archive.sha256}")
+    if not path.exists():
+        raise UserError(f"data.source {source}: there is no such archive or folder")
     if path.is_dir():
         yield _folder(path, archive)
         return
