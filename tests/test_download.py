@@ -350,7 +350,7 @@ def test_killed_download_is_gone_on_with(site, fetch, tmp_path):
         [sys.executable, "-c", code, url], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}
     )
     part, deadline = tmp_path / "file.part", time.monotonic() + 60
-    while not (part.is_file() and part.stat().st_size) and time.monotonic() < deadline:
+    while process.poll() is None and not (part.is_file() and part.stat().st_size) and time.monotonic() < deadline:
         time.sleep(0.01)
     process.kill()
     assert process.wait() == -9, "the download ended before it could be killed"
