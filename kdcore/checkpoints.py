@@ -1,6 +1,8 @@
 """Weights on disk: our own are safetensors; published ones may be `.pth` pickles, of which only tensors are read."""
 
+import re
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -14,6 +16,30 @@ from kdcore.networks.contract import Network
 COUNTER = "num_batches_tracked"
 WRAPPERS = ("model", "state_dict")
 """Keys under which published checkpoints keep the state dict, beside epoch, accuracy or optimiser."""
+NUMPY = (
+    *(
+        f"{package}.multiarray.{function}"
+        for package in ("numpy.core", "numpy._core")
+        for function in ("scalar", "_reconstruct")
+    ),
+    "numpy.dtype",
+    "numpy.ndarray",
+)
+"""What NumPy 1 and NumPy 2 name in a pickle to make scalars and arrays again."""
+
+
+class _Unread:
+    """Takes the place of a NumPy value beside the weights, such as an accuracy, which nothing here reads.
+
+    NumPy's own functions make no calls to others, but they trust what they are given: of a type that a pickle describes
+    they make objects with addresses of its choice, which the next hash or comparison follows.
+    """
+
+    def __new__(cls, *_: Any) -> "_Unread":
+        return super().__new__(cls)
+
+    def __setstate__(self, _: Any) -> None:
+        pass
 
 
 def save(network: nn.Module, path: Path) -> None:
@@ -21,22 +47,24 @@ def save(network: nn.Module, path: Path) -> None:
     save_file({key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}, path)
 
 
-def load(path: Path | str, network: nn.Module) -> None:
+def load(path: Path | str, network: nn.Module, *, weights_key: str | None = None) -> None:
     """Fill a network with the weights of a file. Never executes code from the file.
 
     Args:
-        path: `.safetensors`, or a published PyTorch checkpoint: a state dict, bare or under "model" or
-            "state_dict", its keys as published, with or without the prefix "module.".
+        path: `.safetensors`, or a published PyTorch checkpoint, in the format of 2020 (torch 1.6) or the one before: a
+            state dict, bare or under "model" or "state_dict", its keys as published, with or without the prefix
+            "module."; beside it plain values, tensors, and NumPy's scalars and arrays.
         network: same architecture and number of classes.
+        weights_key: the key under which a PyTorch checkpoint has the state dict; None searches.
 
     Raises:
-        UserError: the file is missing, is no checkpoint, holds more than tensors and plain values, or does not fit
-            the network.
+        UserError: the file is missing, is no checkpoint, holds anything else, lacks the key, or does not fit the
+            network.
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint")
-    weights = _read(path)
+    weights = _read(path, weights_key)
     expected = network.state_dict()
     counters = {key for key in expected if key.endswith(COUNTER)}
     missing = sorted(set(expected) - set(weights) - counters)
@@ -58,35 +86,64 @@ def load(path: Path | str, network: nn.Module) -> None:
     network.load_state_dict({**expected, **weights})
 
 
-def restore(name: str, num_classes: int, path: Path, device: torch.device, *, stem: str = "small") -> Network:
+def restore(
+    name: str,
+    num_classes: int,
+    path: Path,
+    device: torch.device,
+    *,
+    stem: str = "small",
+    weights_key: str | None = None,
+) -> Network:
     """A trained network: its weights those of a file, frozen, in evaluation mode. Errors as of `load`."""
     network = networks.create(name, num_classes, stem=stem)
-    load(path, network)
+    load(path, network, weights_key=weights_key)
     return network.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload]
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def _read(path: Path, weights_key: str | None) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
+        if weights_key is not None:
+            raise UserError(f"{path}: a safetensors file holds weights alone, nothing under {weights_key!r}")
         try:
             return load_file(path)
         except SafetensorError as error:
             raise UserError(f"{path}: not a safetensors file ({error})") from error
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # what torch raises for a damaged file depends on where the damage is
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(
-            f"{path}: not a checkpoint of tensors alone ({reason}); convert it to safetensors where you trust it"
-        ) from error
-    for wrapper in WRAPPERS:
-        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
-            content = content[wrapper]
-    if not isinstance(content, dict) or not content or not all(_is_weight(*item) for item in content.items()):
-        raise UserError(f"{path}: holds no state dict of tensors, bare or under {' or '.join(map(repr, WRAPPERS))}")
+    content = _unwrap(path, _unpickle(path), weights_key)
     weights = {key.removeprefix("module."): value for key, value in content.items()}
     if len(weights) < len(content):
         raise UserError(f"{path}: holds some weights twice, with and without the prefix 'module.'")
     return weights
+
+
+def _unpickle(path: Path) -> Any:
+    try:
+        with torch.serialization.safe_globals([(_Unread, name) for name in NUMPY]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # what torch raises for a damaged file depends on where the damage is
+        foreign = re.search(r"GLOBAL (\S+)", str(error))
+        if foreign:
+            raise UserError(
+                f"{path}: not a checkpoint of tensors alone: it asks for {foreign[1]}, which could be code. Where you "
+                "trust the file, read it with torch.load(..., weights_only=False) and save its tensors with "
+                "safetensors.torch.save_file"
+            ) from error
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path}: not a checkpoint of tensors alone, or damaged ({reason})") from error
+
+
+def _unwrap(path: Path, content: Any, weights_key: str | None) -> dict[str, Tensor]:
+    """The state dict in what a file holds."""
+    held = ", ".join(map(repr, list(content)[:3])) if isinstance(content, dict) else type(content).__name__
+    where = f"under {weights_key!r}" if weights_key else f"bare or under {' or '.join(map(repr, WRAPPERS))}"
+    if weights_key is not None:
+        content = content.get(weights_key) if isinstance(content, dict) else None
+    for wrapper in WRAPPERS if weights_key is None else ():
+        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
+            content = content[wrapper]
+    if not isinstance(content, dict) or not content or not all(_is_weight(*item) for item in content.items()):
+        raise UserError(f"{path}: holds no state dict of tensors, {where}, but {held or 'nothing'}")
+    return content
 
 
 def _is_weight(key: object, value: object) -> bool:

@@ -1,0 +1,196 @@
+"""Published checkpoints as strangers wrote them: old formats, NumPy's values beside the weights, hostile pickles."""
+
+import argparse
+import os
+import zipfile
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+
+from kdcore import checkpoints, networks
+from kdcore.errors import UserError
+
+NEW_NUMPY, OLD_NUMPY = b"numpy._core.multiarray", b"numpy.core.multiarray"
+
+
+def state_dict():
+    torch.manual_seed(1)
+    return networks.create("resnet8", 10).state_dict()
+
+
+def written(path, content, *, zipped, spelling=None):
+    """A checkpoint, with NumPy's functions spelt as NumPy 1 or NumPy 2 spells them."""
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    if spelling is None:
+        return path
+    if not zipped:
+        path.write_bytes(respelt(path.read_bytes(), spelling))
+        return path
+    with zipfile.ZipFile(path) as file:
+        entries = {name: file.read(name) for name in file.namelist()}
+    with zipfile.ZipFile(path, "w") as file:
+        for name, data in entries.items():
+            file.writestr(name, respelt(data, spelling) if name.endswith("data.pkl") else data)
+    return path
+
+
+def respelt(data, spelling):
+    for other in (NEW_NUMPY, OLD_NUMPY):
+        data = data.replace(b"c" + other + b"\n", b"c" + spelling + b"\n")
+    return data
+
+
+def loaded(path, **options):
+    network = networks.create("resnet8", 10)
+    checkpoints.load(path, network, **options)
+    return network.state_dict()
+
+
+def same(weights):
+    return all(torch.equal(value, weights[key]) for key, value in state_dict().items())
+
+
+@pytest.fixture(params=[True, False], ids=["zip", "legacy"])
+def zipped(request):
+    """The formats of torch since 1.6 and before."""
+    return request.param
+
+
+@pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"model": s, "epoch": 240, "accuracy": torch.tensor(0.7)},
+                                  lambda s: {"state_dict": {f"module.{k}": v for k, v in s.items()}}])  # fmt: skip
+def test_both_formats(tmp_path, zipped, wrap):
+    assert same(loaded(written(tmp_path / "a.pth", wrap(state_dict()), zipped=zipped)))
+
+
+@pytest.mark.parametrize("spelling", [OLD_NUMPY, NEW_NUMPY], ids=["numpy1", "numpy2"])
+@pytest.mark.parametrize("value", [
+    np.float64(0.7), np.float32(0.7), np.int64(240), np.bool_(True), np.str_("a"), np.arange(6.0).reshape(2, 3),
+    np.array(["a", "b"]), np.zeros(2, dtype=[("a", "f4"), ("b", "i8")]), np.dtype("f4"), [np.float64(1), np.arange(2)],
+])  # fmt: skip
+def test_numpy_beside_the_weights(tmp_path, zipped, spelling, value):
+    content = {"accuracy": value, "model": state_dict(), "best": {"deep": value}}
+    path = written(tmp_path / "a.pth", content, zipped=zipped, spelling=spelling)
+    assert spelling in path.read_bytes() or isinstance(value, np.dtype)
+    assert same(loaded(path))
+
+
+def test_nothing_stays_allowed(tmp_path):
+    before = torch.serialization.get_safe_globals()
+    loaded(written(tmp_path / "a.pth", {"model": state_dict(), "accuracy": np.float64(1)}, zipped=True))
+    (tmp_path / "b.pth").write_bytes(b"")
+    with pytest.raises(UserError):
+        loaded(tmp_path / "b.pth")
+    assert torch.serialization.get_safe_globals() == before
+
+
+def test_numpy_as_weights(tmp_path, zipped):
+    weights = {key: value.numpy() for key, value in state_dict().items()}
+    with pytest.raises(UserError, match="holds no state dict of tensors"):
+        loaded(written(tmp_path / "a.pth", {"model": weights}, zipped=zipped))
+
+
+class Call:
+    """Pickles as a call that a reader would make."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.mark.parametrize(("function", "named"), [(os.system, r"(posix|nt)\.system"), (exec, "exec"), (eval, "eval"),
+                                                 (getattr, "getattr"), (np.load, r"numpy\.load")])  # fmt: skip
+def test_code_is_never_executed(tmp_path, zipped, function, named):
+    ran = tmp_path / "ran"
+    order = f"touch {ran}" if function is os.system else f"open({str(ran)!r}, 'w')"
+    path = written(tmp_path / "a.pth", {"model": state_dict(), "accuracy": Call(function, order)}, zipped=zipped)
+    with pytest.raises(
+        UserError, match=rf"a\.pth: not a checkpoint of tensors alone: it asks for {named}, .*safetensors"
+    ):
+        loaded(path)
+    assert not ran.exists()
+
+
+@pytest.mark.parametrize("zipped_too", [True, False])
+def test_the_orders_are_real(tmp_path, zipped_too):
+    """They are carried out by a reader that does not care."""
+    ran = tmp_path / "ran"
+    path = written(tmp_path / "a.pth", {"accuracy": Call(os.system, f"touch {ran}")}, zipped=zipped_too)
+    torch.load(path, weights_only=False)
+    assert ran.exists()
+
+
+@pytest.mark.parametrize(("value", "named"), [
+    (argparse.Namespace(lr=0.1), "argparse.Namespace"), (np.random.default_rng(0), "numpy.random"),
+    (slice(1), "slice"),
+])  # fmt: skip
+def test_what_else_is_not_read(tmp_path, zipped, value, named):
+    path = written(tmp_path / "a.pth", {"model": state_dict(), "opt": value}, zipped=zipped)
+    with pytest.raises(UserError, match=f"it asks for {named}.* Where you trust the file"):
+        loaded(path)
+
+
+class TypeOf(Call):
+    """A NumPy type with the state that a pickle gives it."""
+
+    def __reduce__(self):
+        return np.dtype, ("V8",), (3, "|", None, ("a",), {"a": (np.dtype("O"), 0)}, 8, 1, 0)
+
+
+@pytest.mark.parametrize("reader", [set, Counter])
+def test_numpy_is_given_no_addresses(tmp_path, zipped, reader, python):
+    """NumPy would make an object at the address 0x4141414141414141 of it, and the reader ask for its hash."""
+    scalar = Call(np.zeros(1)[0].__reduce__()[0], TypeOf(None), b"A" * 8)
+    path = written(tmp_path / "a.pth", {"model": state_dict(), "best": Call(reader, scalar)}, zipped=zipped)
+    said = python(
+        "from kdcore import checkpoints, networks; from kdcore.errors import UserError\n"
+        f"try: checkpoints.load({str(path)!r}, networks.create('resnet8', 10))\n"
+        "except UserError as error: print(error)"
+    )
+    assert "not a checkpoint of tensors alone, or damaged ('_Unread' object is not iterable)" in said
+
+
+def test_truncated_at_any_length_before_1_6(tmp_path):
+    content = written(tmp_path / "whole.pth", {"model": state_dict()}, zipped=False).read_bytes()
+    for length in range(0, len(content), len(content) // 40):
+        (tmp_path / "a.pth").write_bytes(content[:length])
+        with pytest.raises(UserError, match="not a checkpoint of tensors"):
+            loaded(tmp_path / "a.pth")
+
+
+class TestKey:
+    def test_named(self, tmp_path, zipped):
+        others = {key: value + 1 for key, value in state_dict().items()}
+        content = {"model": others, "ema": state_dict()}
+        path = written(tmp_path / "a.pth", content, zipped=zipped)
+        assert same(loaded(path, weights_key="ema"))
+        assert not same(loaded(path))
+
+    @pytest.mark.parametrize(
+        "content",
+        [
+            {},
+            {"model": 3},
+            {"state_dict": {"a": torch.zeros(1)}},
+            {"model": {"state_dict": {"a": torch.zeros(1)}}},
+            [],
+            {"a": torch.zeros(1)},
+        ],
+    )
+    def test_must_be_there(self, tmp_path, zipped, content):
+        path = written(tmp_path / "a.pth", content, zipped=zipped)
+        with pytest.raises(UserError, match="holds no state dict of tensors, under 'model', but"):
+            loaded(path, weights_key="model")
+
+    def test_the_search_says_what_is_there(self, tmp_path, zipped):
+        path = written(tmp_path / "a.pth", {"ema": {}, "net": {}}, zipped=zipped)
+        with pytest.raises(UserError, match=r"bare or under 'model' or 'state_dict', but 'ema', 'net'$"):
+            loaded(path)
+
+    def test_not_of_safetensors(self, tmp_path):
+        checkpoints.save(networks.create("resnet8", 10), tmp_path / "a.safetensors")
+        with pytest.raises(UserError, match="holds weights alone, nothing under 'model'"):
+            loaded(tmp_path / "a.safetensors", weights_key="model")
