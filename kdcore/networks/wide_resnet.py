@@ -15,6 +15,9 @@ from kdcore.networks.contract import Network, Output
 NETWORKS = {
     "wrn_16_1": {"depth": 16, "width": 1},
     "wrn_16_2": {"depth": 16, "width": 2},
+    "wrn_16_4": {"depth": 16, "width": 4},
+    "wrn_28_2": {"depth": 28, "width": 2},
+    "wrn_28_4": {"depth": 28, "width": 4},
     "wrn_40_1": {"depth": 40, "width": 1},
     "wrn_40_2": {"depth": 40, "width": 2},
 }
