@@ -1,7 +1,8 @@
 """ResNet-18 and ResNet-50 with a 3 x 3 stem for 32 x 32 images: He et al., CVPR 2016, arXiv:1512.03385.
 
 Four stages, as on ImageNet, without the stem's stride and pooling. State-dict keys are those of RepDistiller's and
-mdistiller's checkpoints ("ResNet50").
+mdistiller's checkpoints ("ResNet50"). SDD's code for CUB-200 gives the large stem to ResNet-50 alone; here ResNet-18
+takes it too.
 """
 
 from typing import cast
@@ -9,6 +10,7 @@ from typing import cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kdcore.networks import _stem
 from kdcore.networks._residual import classify
 from kdcore.networks.contract import Network, Output
 
@@ -85,12 +87,13 @@ class ImageNetStyleResNet(Network):
         return classify(self, self.bn1(self.conv1(images)), stages)
 
 
-def build(num_classes: int, *, blocks: tuple[int, int, int, int], bottleneck: bool) -> Network:
+def build(num_classes: int, *, stem: str, blocks: tuple[int, int, int, int], bottleneck: bool) -> Network:
     """A four-stage ResNet for small images.
 
     Args:
         num_classes: C.
+        stem: see `kdcore.networks.create`.
         blocks: residual blocks per stage.
         bottleneck: three convolutions per block and four times the channels, instead of two.
     """
-    return ImageNetStyleResNet(num_classes, blocks, bottleneck)
+    return _stem.fit(ImageNetStyleResNet(num_classes, blocks, bottleneck), stem)

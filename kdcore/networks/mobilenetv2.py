@@ -6,6 +6,9 @@ checkpoints.
 
 The blocks end in a batch norm without a ReLU (linear bottlenecks). The published distillers take the stages there,
 behind groups 2, 3, 5 and 7, so that each stage but the stem is its own `preact`.
+
+SDD's large stem ends in a max pool of 2, behind which its map is taken. Here the pool comes before the ReLU, where it
+gives the same values, so that `preacts` have the shape of the stages.
 """
 
 from typing import cast
@@ -13,6 +16,7 @@ from typing import cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kdcore.networks import _stem
 from kdcore.networks.contract import Network, Output
 
 NETWORKS = {"mobilenetv2": {"expansion": 6, "width": 0.5}}
@@ -94,12 +98,16 @@ class MobileNetV2(Network):
         return Output(self.classifier(pooled), tuple(maps), tuple(preacts), pooled, final_map)
 
 
-def build(num_classes: int, *, expansion: int, width: float) -> Network:
+def build(num_classes: int, *, stem: str, expansion: int, width: float) -> Network:
     """A MobileNetV2 for small images.
 
     Args:
         num_classes: C.
+        stem: see `kdcore.networks.create`.
         expansion: channels inside a block per channel of its input.
         width: factor of the channels of all stages.
     """
-    return MobileNetV2(num_classes, expansion, width)
+    network = MobileNetV2(num_classes, expansion, width)
+    if stem == _stem.LARGE:
+        network.conv1.append(nn.MaxPool2d(2))
+    return _stem.fit(network, stem, "conv1.0")

@@ -9,6 +9,7 @@ from typing import cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kdcore.networks import _stem
 from kdcore.networks._residual import classify
 from kdcore.networks.contract import Network, Output
 
@@ -81,12 +82,13 @@ class ResNet(Network):
         return classify(self, self.bn1(self.conv1(images)), (self.layer1, self.layer2, self.layer3))
 
 
-def build(num_classes: int, *, depth: int, widths: tuple[int, int, int, int] = (16, 16, 32, 64)) -> Network:
+def build(num_classes: int, *, stem: str, depth: int, widths: tuple[int, int, int, int] = (16, 16, 32, 64)) -> Network:
     """A CIFAR ResNet.
 
     Args:
         num_classes: C.
+        stem: see `kdcore.networks.create`.
         depth: number of weighted layers, 6 n + 2.
         widths: channels of the stem and of the three stages.
     """
-    return ResNet(num_classes, depth, widths)
+    return _stem.fit(ResNet(num_classes, depth, widths), stem)

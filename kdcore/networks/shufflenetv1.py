@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kdcore.networks import _stem
 from kdcore.networks._residual import classify
 from kdcore.networks.contract import Network, Output
 
@@ -80,13 +81,16 @@ class ShuffleNetV1(Network):
         return [cast(nn.ModuleList, self.get_submodule(f"layer{number}")) for number in range(1, 4)]
 
 
-def build(num_classes: int, *, groups: int, widths: tuple[int, int, int], blocks: tuple[int, int, int]) -> Network:
+def build(
+    num_classes: int, *, stem: str, groups: int, widths: tuple[int, int, int], blocks: tuple[int, int, int]
+) -> Network:
     """A ShuffleNet for small images.
 
     Args:
         num_classes: C.
+        stem: see `kdcore.networks.create`.
         groups: into which the 1 x 1 convolutions part the channels.
         widths: channels per stage.
         blocks: per stage.
     """
-    return ShuffleNetV1(num_classes, groups, widths, blocks)
+    return _stem.fit(ShuffleNetV1(num_classes, groups, widths, blocks), stem)

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kdcore.networks import _stem
 from kdcore.networks.contract import Network, Output
 
 NETWORKS = {"shufflenetv2": {"widths": (116, 232, 464), "blocks": (4, 8, 4), "last": 1024}}
@@ -123,13 +124,16 @@ class ShuffleNetV2(Network):
         return [cast(nn.ModuleList, self.get_submodule(f"layer{number}")) for number in range(1, 4)]
 
 
-def build(num_classes: int, *, widths: tuple[int, int, int], blocks: tuple[int, int, int], last: int) -> Network:
+def build(
+    num_classes: int, *, stem: str, widths: tuple[int, int, int], blocks: tuple[int, int, int], last: int
+) -> Network:
     """A ShuffleNetV2 for small images.
 
     Args:
         num_classes: C.
+        stem: see `kdcore.networks.create`.
         widths: channels per stage.
         blocks: per stage, the first one included, two or more.
         last: channels of the map that is averaged.
     """
-    return ShuffleNetV2(num_classes, widths, blocks, last)
+    return _stem.fit(ShuffleNetV2(num_classes, widths, blocks, last), stem)

@@ -1,8 +1,9 @@
 """VGG: Simonyan and Zisserman, ICLR 2015, arXiv:1409.1556, with batch norms and one linear layer, for 32 x 32 images.
 
 As in RepDistiller and mdistiller ("vgg8_bn"; 8 layers are their addition): five blocks, each of the first three halved
-by a max pool, so that the last two stages and the map that is averaged are 4 x 4. The pool that published code adds
-between them for 64 x 64 images is left out. State-dict keys are those of their checkpoints.
+by a max pool, so that the last two stages and the map that is averaged are 4 x 4. For images of 64 pixels, and for no
+others, published code halves the fourth too, and so does this: 4 x 4 at the end again, but 28 x 28 for images of 224.
+SDD trains the same network on CUB-200, so that both stems are one. State-dict keys are those of their checkpoints.
 """
 
 from typing import cast
@@ -21,6 +22,8 @@ NETWORKS = {
 }
 WIDTHS = (64, 128, 256, 512, 512)
 HALVINGS = 3
+HALVED_ONCE_MORE = 64
+"""Height in pixels of the images for which there is one more."""
 
 
 class VGG(Network):
@@ -54,9 +57,10 @@ class VGG(Network):
     def forward(self, images: Tensor) -> Output:
         """(B, 3, H, W) -> Output; the first block is the stem, and maps are taken before they are halved."""
         x = images
+        halvings = HALVINGS + (images.shape[2] == HALVED_ONCE_MORE)
         maps, preacts = [], []
         for i, block in enumerate(self._blocks()):
-            preact = block(F.max_pool2d(x, 2) if 1 <= i <= HALVINGS else x)
+            preact = block(F.max_pool2d(x, 2) if 1 <= i <= halvings else x)
             x = F.relu(preact)
             maps.append(x)
             preacts.append(preact)
@@ -78,11 +82,12 @@ def _block(count: int, inputs: int, outputs: int) -> nn.Sequential:
     return block
 
 
-def build(num_classes: int, *, layers: tuple[int, int, int, int, int]) -> Network:
+def build(num_classes: int, *, stem: str, layers: tuple[int, int, int, int, int]) -> Network:
     """A VGG for small images.
 
     Args:
         num_classes: C.
+        stem: not looked at.
         layers: convolutions per block.
     """
     return VGG(num_classes, layers)

@@ -10,6 +10,7 @@ from typing import cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kdcore.networks import _stem
 from kdcore.networks.contract import Network, Output
 
 NETWORKS = {
@@ -102,12 +103,13 @@ class WideResNet(Network):
         return Output(self.fc(pooled), stages, preacts, pooled, final_map)
 
 
-def build(num_classes: int, *, depth: int, width: int) -> Network:
+def build(num_classes: int, *, stem: str, depth: int, width: int) -> Network:
     """WRN-depth-width.
 
     Args:
         num_classes: C.
+        stem: see `kdcore.networks.create`.
         depth: number of weighted layers, 6 n + 4.
         width: widening factor.
     """
-    return WideResNet(num_classes, depth, width)
+    return _stem.fit(WideResNet(num_classes, depth, width), stem)
