@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from torch import nn
 
 from kdcore import checkpoints, networks
 from kdcore.errors import UserError
@@ -21,7 +22,27 @@ PUBLISHED = [
     "mobilenetv2", "shufflenetv1", "shufflenetv2",
 ]  # fmt: skip
 """Those whose published code the reference material has run."""
+IMAGENET = [name for name in NAMES if name.startswith("imagenet_")]
 MOBILE = ["mobilenetv2", "shufflenetv1", "shufflenetv2"]
+FAMILIES = ["resnet8", "wrn_16_1", "resnet18", "resnet50", "vgg8", *MOBILE]
+STEMMED = {"resnet8x4": 32, "resnet20": 16, "resnet18": 64, "wrn_16_2": 16, "shufflenetv1": 24, "shufflenetv2": 24}
+"""Channels of the stems."""
+LARGE_STAGES = {
+    "resnet8x4": [(32, 112), (64, 112), (128, 56), (256, 28)],
+    "resnet50": [(64, 112), (256, 112), (512, 56), (1024, 28), (2048, 14)],
+    "wrn_16_2": [(16, 112), (32, 112), (64, 56), (128, 28)],
+    "shufflenetv1": [(24, 112), (240, 56), (480, 28), (960, 14)],
+    "shufflenetv2": [(24, 112), (116, 56), (232, 28), (464, 14)],
+    "mobilenetv2": [(16, 56), (12, 56), (16, 28), (48, 14), (160, 7)],
+    "vgg8": [(64, 224), (128, 112), (256, 56), (512, 28), (512, 28)],
+    "imagenet_resnet18": [(64, 112), (64, 56), (128, 28), (256, 14), (512, 7)],
+    "imagenet_resnet50": [(64, 112), (256, 56), (512, 28), (1024, 14), (2048, 7)],
+    "imagenet_mobilenetv1": [(32, 112), (128, 56), (256, 28), (512, 14), (1024, 7)],
+    "imagenet_mobilenetv2": [(32, 112), (24, 56), (32, 28), (96, 14), (320, 7)],
+}
+"""Channels and sides for images of 224 pixels. The last sides are what SDD's code averages over for CUB-200, and those
+of the ResNets and MobileNetV1 for ImageNet are what mdistiller's recipes of ReviewKD list.
+"""
 
 
 @cache
@@ -66,14 +87,21 @@ def test_equals_published_network(name):
             assert error <= tolerance * np.abs(want).max()
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("size", [16, 32])
-def test_output_contract(name, size):
-    network = networks.create(name, 7).eval()
+@pytest.mark.parametrize(("name", "size", "stem"), [
+    *((name, 16, "small") for name in NAMES),
+    *((name, 32, "small") for name in NAMES),
+    *((name, 64, "large") for name in NAMES),
+    *((name, 64, "small") for name in (*FAMILIES, *IMAGENET)),
+    *((name, 16, "large") for name in FAMILIES),
+    *((name, 224, "large") for name in LARGE_STAGES),
+])  # fmt: skip
+def test_output_contract(name, size, stem):
+    network = networks.create(name, 7, stem=stem).eval()
     with torch.no_grad():
-        out = network(torch.randn(2, 3, size, size))
+        out = network(torch.randn(1 if size == 224 else 2, 3, size, size))
     assert isinstance(out, Output)
-    assert out.logits.shape == (2, 7)
+    assert out.logits.shape == (len(out.pooled), 7)
+    assert all((preact < 0).any() for preact in out.preacts)  # no ReLU has gone over them, as one in place would
     assert [s.shape for s in out.stages] == [p.shape for p in out.preacts]
     torch.testing.assert_close(out.final_map.mean(dim=(2, 3)), out.pooled)
     torch.testing.assert_close(network.classifier(out.pooled), out.logits)
@@ -82,17 +110,21 @@ def test_output_contract(name, size):
 
 @pytest.mark.parametrize(("name", "rectified"), [
     *((name, range(9)) for name in ("resnet8", "resnet18", "resnet50", "vgg8", "shufflenetv1", "shufflenetv2")),
+    *((name, range(9)) for name in IMAGENET if name != "imagenet_mobilenetv2"),
     ("mobilenetv2", [0]),
+    ("imagenet_mobilenetv2", [0]),
 ])  # fmt: skip
-def test_stages_are_their_preacts_rectified(name, rectified):
+@pytest.mark.parametrize("stem", networks.STEMS)
+def test_stages_are_their_preacts_rectified(name, rectified, stem):
     """Or, behind the linear bottlenecks of MobileNetV2, as they are."""
     with torch.no_grad():
-        out = networks.create(name, 7).eval()(torch.randn(2, 3, 16, 16))
+        out = networks.create(name, 7, stem=stem).eval()(torch.randn(2, 3, 16, 16))
+    highest = 6 if name == "imagenet_mobilenetv2" else float("inf")
     for i, (stage, preact) in enumerate(zip(out.stages, out.preacts, strict=True)):
-        assert torch.equal(stage, preact.relu() if i in rectified else preact)
+        assert torch.equal(stage, preact.clamp(0, highest) if i in rectified else preact)
 
 
-@pytest.mark.parametrize("name", ["resnet8", "resnet18", "resnet50", "wrn_16_1", "vgg8", "mobilenetv2", "shufflenetv1"])
+@pytest.mark.parametrize("name", [name for name in (*FAMILIES, *IMAGENET) if name != "shufflenetv2"])
 def test_norms_are_the_last_that_the_preacts_passed(name):
     """Shifting a norm by one shifts its preact, before any later nonlinearity, by one."""
     network = networks.create(name, 7).eval()
@@ -125,19 +157,22 @@ def test_norms_of_blocks_that_keep_half_of_their_channels():
         assert (ofd.margin(norm.weight, norm.bias)[0::2] == 0).all()
 
 
-@pytest.mark.parametrize("name", ["resnet8", "wrn_16_1", "resnet18", "resnet50", "vgg8", *MOBILE])
-def test_every_parameter_learns(name):
-    network = networks.create(name, 5)
+@pytest.mark.parametrize(("name", "size", "stem"), [
+    *((name, 16, "small") for name in FAMILIES),
+    *((name, 64, "large") for name in (*FAMILIES, *IMAGENET)),
+])  # fmt: skip
+def test_every_parameter_learns(name, size, stem):
+    network = networks.create(name, 5, stem=stem)
     if name == "vgg8":  # while it trains, its biases before norms get rounding errors alone
         network.eval()
-    network(torch.randn(4, 3, 16, 16)).logits.logsumexp(dim=1).sum().backward()
+    network(torch.randn(4, 3, size, size)).logits.logsumexp(dim=1).sum().backward()
     assert [key for key, p in network.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
-@pytest.mark.parametrize("name", ["resnet8", "wrn_16_1", "vgg8", *MOBILE])
+@pytest.mark.parametrize("name", ["resnet8", "wrn_16_1", "vgg8", *MOBILE, *IMAGENET])
 def test_statistics_are_updated_once_per_step(name):
     network = networks.create(name, 5)
-    network(torch.randn(4, 3, 16, 16))
+    network(torch.randn(4, 3, 32, 32))
     counts = {int(v) for k, v in network.state_dict().items() if k.endswith("num_batches_tracked")}
     assert counts == {1}
 
@@ -145,6 +180,79 @@ def test_statistics_are_updated_once_per_step(name):
 def test_unknown_network_is_refused():
     with pytest.raises(KeyError, match="resnet20"):
         networks.create("resnet21", 10)
+
+
+@pytest.mark.parametrize("name", [*FAMILIES, *IMAGENET])
+@pytest.mark.parametrize("stem", networks.STEMS)
+def test_initial_weights_are_those_of_the_seed(name, stem):
+    def weights(seed):
+        torch.manual_seed(seed)
+        return networks.create(name, 5, stem=stem).state_dict()
+
+    first, second, other = weights(0), weights(0), weights(1)
+    assert all(torch.equal(value, second[key]) for key, value in first.items())
+    assert not torch.equal(next(iter(first.values())), next(iter(other.values())))
+
+
+class TestStems:
+    @pytest.mark.parametrize("name", NAMES)
+    def test_state_dicts_differ_in_the_first_layer_alone(self, name):
+        """So that what is published for either stem fits, and in its initial weights: as SDD replaces a layer of a
+        network that exists already.
+        """
+        torch.manual_seed(0)
+        small = networks.create(name, 5).state_dict()
+        torch.manual_seed(0)
+        large = networks.create(name, 5, stem="large").state_dict()
+        assert list(small) == list(large)
+        changed = [key for key in small if not torch.equal(small[key], large[key])]
+        if name.startswith(("imagenet_", "vgg")):
+            assert changed == []
+        else:
+            assert changed == ["conv1.0.weight" if name == "mobilenetv2" else "conv1.weight"]
+            assert large[changed[0]].shape == (small[changed[0]].shape[0], 3, 7, 7)
+            assert 0.99 < large[changed[0]].abs().max() * (3 * 7 * 7) ** 0.5 <= 1  # of PyTorch's uniform distribution
+
+    @pytest.mark.parametrize("name", STEMMED)
+    def test_large_is_sdds_change_of_the_small_one(self, name):
+        """The first layer replaced in place."""
+        large, changed = (networks.create(name, 5, stem=stem).eval() for stem in ("large", "small"))
+        changed.conv1 = nn.Conv2d(3, STEMMED[name], kernel_size=7, stride=2, padding=3, bias=False)
+        changed.load_state_dict(large.state_dict())
+        images = torch.randn(2, 3, 32, 32)
+        with torch.no_grad():
+            assert all(torch.equal(a, b) for a, b in zip(large(images).stages, changed(images).stages, strict=True))
+            assert torch.equal(large(images).logits, changed(images).logits)
+
+    def test_large_is_sdds_change_of_mobilenetv2(self):
+        """Its first module replaced, which has a batch norm, a ReLU and a max pool."""
+        large, changed = (networks.create("mobilenetv2", 5, stem=stem).eval() for stem in ("large", "small"))
+        convolution = nn.Conv2d(3, 16, 7, stride=2, padding=3, bias=False)
+        changed.conv1 = nn.Sequential(convolution, nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2)).eval()
+        changed.load_state_dict(large.state_dict())
+        images = torch.randn(2, 3, 64, 64)
+        with torch.no_grad():
+            assert torch.equal(large(images).stages[0], changed.conv1(images))
+            assert torch.equal(large(images).logits, changed(images).logits)
+
+    @pytest.mark.parametrize("name", LARGE_STAGES)
+    def test_stages_of_large_images(self, name):
+        with torch.device("meta"):
+            out = networks.create(name, 200, stem="large").eval()(torch.empty(1, 3, 224, 224))
+        assert [stage.shape[1:] for stage in out.stages] == [(width, side, side) for width, side in LARGE_STAGES[name]]
+        assert out.final_map.shape[2:] == out.stages[-1].shape[2:]
+
+    @pytest.mark.parametrize(("size", "sides"), [(32, [32, 16, 8, 4, 4]), (64, [64, 32, 16, 8, 4]),
+                                                 (96, [96, 48, 24, 12, 12])])  # fmt: skip
+    def test_vgg_halves_once_more_at_64(self, size, sides):
+        with torch.no_grad():
+            out = networks.create("vgg8", 5).eval()(torch.randn(1, 3, size, size))
+        assert [stage.shape[2] for stage in out.stages] == sides
+
+    @pytest.mark.parametrize("name", ["resnet8", "vgg8", "imagenet_resnet18"])
+    def test_unknown(self, name):
+        with pytest.raises(ValueError, match=r"unknown stem 'larg'\. Did you mean large\? Allowed: small, large"):
+            networks.create(name, 5, stem="larg")
 
 
 def test_names_do_not_import_torch(python):

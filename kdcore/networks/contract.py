@@ -17,7 +17,7 @@ class Output(NamedTuple):
     preacts: tuple[Tensor, ...]
     """As many maps of the same shapes, normalised and before the ReLU."""
     pooled: Tensor
-    """(B, D), the classifier's input."""
+    """(B, D), the classifier's input, before a dropout where there is one."""
     final_map: Tensor
     """(B, D, h, w), what is averaged to `pooled`."""
 
