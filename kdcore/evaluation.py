@@ -7,13 +7,13 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
 
 from kdcore import checkpoints, runs
 from kdcore.cell import RUNS
 from kdcore.data.store import Dataset
 from kdcore.inference import predict
+from kdcore.networks.cost import multiply_adds, parameters
 
 CALIBRATION_BINS = 15
 DIGITS = 4
@@ -119,13 +119,7 @@ def measure(logits: Tensor, labels: Tensor, teacher_logits: Tensor | None = None
 
 def cost(network: nn.Module, image_size: int) -> dict[str, int]:
     """Parameters, and multiply-adds of convolutions and matrix products for one image."""
-    device = next(network.parameters()).device
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        network.eval()(torch.zeros(1, 3, image_size, image_size, device=device))
-    return {
-        "parameters": sum(parameter.numel() for parameter in network.parameters()),
-        "multiply_adds": counter.get_total_flops() // 2,
-    }
+    return {"parameters": parameters(network), "multiply_adds": multiply_adds(network, image_size)}
 
 
 def best_top1(history: pd.DataFrame) -> float:
