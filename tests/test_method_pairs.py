@@ -47,6 +47,30 @@ def test_every_method_trains_every_kind_of_pair(dataset, pair, method):
     assert {name for name, _ in goal.named_children()} == {"by_name"}
 
 
+@pytest.mark.parametrize("pair", ["imagenet_resnet34-imagenet_resnet18", "imagenet_resnet50-imagenet_mobilenetv1"])
+@pytest.mark.parametrize("method", [name for name in catalog.methods() if catalog.kind(name) == "feature"])
+def test_every_feature_method_takes_networks_for_imagenet(pair, method):
+    """One step on images of 64 pixels; every parameter of the student and of the adapters gets a gradient."""
+    recipe = recipes.resolve(
+        Cell(pair, method, 0), dataset="digits", published=PUBLISHED, overrides={}, stand_recipe="paper"
+    )
+    teacher, student = (training.create(name, 10, 0, CPU) for name in pair.split("-"))
+    labels = torch.arange(10).repeat(2)
+    values = {key: value.value for key, value in recipe.items()}
+    goal = objective.build(method, values, student=student, teacher=teacher, labels=labels, image_size=64)
+    index, generator = torch.arange(4), torch.Generator().manual_seed(0)
+    images = torch.randn(4, 3, 64, 64, generator=generator)
+    with torch.no_grad():
+        taught = teacher.train(goal.teacher_in_training_mode)(images)
+    parts = goal.train()([student(images)], [taught], objective.Batch((images,), labels[index], index, 1, generator))
+    parts.loss.backward()
+    assert torch.isfinite(parts.loss)
+    for network in (student, goal):
+        unmoved = [key for key, p in network.named_parameters() if p.requires_grad and p.grad is None]
+        assert unmoved == []
+    assert all(p.grad.abs().sum() > 0 for p in student.parameters())
+
+
 def test_adapters_are_not_part_of_the_student(dataset):
     teacher, student = (training.create(name, 10, 0, CPU) for name in ("wrn_16_2", "resnet8"))
     recipe = {"embedding": 8, "ce_weight": 1.0, "kd_weight": 1.0, "warmup": 0}
