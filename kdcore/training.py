@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from kdcore import networks, objective
-from kdcore.data.augment import device_generator
+from kdcore.data.augment import device_generator, seed_dropout
 from kdcore.data.feed import Feed
 from kdcore.data.store import Dataset
 from kdcore.dot import DOT
@@ -189,6 +189,7 @@ def train(
     for epoch in range(len(history) + 1, settings.epochs + 1):
         for group in optimizer.param_groups:
             group["lr"] = settings.lr_at(epoch)
+        seed_dropout(seed, epoch)
         generator = device_generator(seed, epoch, device)
         batches = (
             Batch(views, feed.labels[index], index, epoch, generator)

@@ -163,6 +163,39 @@ def test_interrupted_run_ends_with_the_bits_of_an_uninterrupted_one(
     assert same_bits(student, expected)
 
 
+def test_dropout_is_drawn_from_seed_and_epoch(dataset, tmp_path):
+    """So that an interrupted run of a network with dropout goes on with the draws of an uninterrupted one."""
+
+    def run(settings, seed=0, state=None):
+        torch.rand(torch.randint(9, ()))  # whatever was drawn before
+        student = training.create("imagenet_mobilenetv2", 10, 0, CPU)
+        training.train(student, None, Objective(1.0), dataset, settings, seed=seed, device=CPU, checkpoint=state)
+        return student
+
+    settings = Settings(2, 20, 0.05, 0.9, False, 5e-4, "step", (1,), 0.1)
+    expected = run(settings)
+    assert same_bits(run(settings), expected)
+    assert not same_bits(run(settings, seed=1), expected)
+    state = ResumeState(tmp_path / "state.pt")
+    run(replace(settings, epochs=1, milestones=()), state=state)
+    assert same_bits(run(settings, state=state), expected)
+
+
+def test_long_gradients_are_scaled_down(dataset):
+    """One step of plain gradient descent is as long as the gradient, or as the longest allowed."""
+
+    def length_of_step(clip):
+        student, start = (training.create("resnet8", 10, 0, CPU) for _ in range(2))
+        settings = Settings(1, 40, 1.0, 0.0, False, 0.0, "cosine", grad_clip_norm=clip)
+        training.train(student, None, Objective(1.0), dataset, settings, seed=0, device=CPU)
+        moved = zip(student.parameters(), start.parameters(), strict=True)
+        return torch.stack([(a - b).norm() for a, b in moved]).norm().item()
+
+    free = length_of_step(None)
+    assert length_of_step(2 * free) == pytest.approx(free)
+    assert length_of_step(0.5 * free) == pytest.approx(0.5 * free, rel=1e-3)
+
+
 def test_state_belongs_to_its_inputs(tmp_path):
     card, weights = tmp_path / "card.yaml", tmp_path / "weights"
     card.write_text("a: 1")

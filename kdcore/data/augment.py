@@ -14,7 +14,7 @@ from torch import Tensor
 
 from kdcore.data.affine import rotate
 
-ORDER, VIEWS, STRONG, STRONG_CROP, METHODS, ROTATION, STRONG_ROTATION = range(7)
+ORDER, VIEWS, STRONG, STRONG_CROP, METHODS, ROTATION, STRONG_ROTATION, DROPOUT = range(8)
 """What is drawn from (seed, epoch)."""
 
 
@@ -119,10 +119,18 @@ class Normalize:
 
 def device_generator(seed: int, epoch: int, device: torch.device) -> torch.Generator:
     """For what methods draw on the device while they train."""
-    state = np.random.SeedSequence([seed, epoch, METHODS]).generate_state(1, np.uint64)
-    return torch.Generator(device).manual_seed(int(state[0] >> np.uint64(1)))
+    return torch.Generator(device).manual_seed(_torch_seed(seed, epoch, METHODS))
+
+
+def seed_dropout(seed: int, epoch: int) -> None:
+    """Seed what networks draw while they train: torch's own generators."""
+    torch.manual_seed(_torch_seed(seed, epoch, DROPOUT))
 
 
 def generator(seed: int, epoch: int, purpose: int) -> np.random.Generator:
     """What one purpose draws in one epoch; see `ORDER` and its neighbours."""
     return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch, purpose])))
+
+
+def _torch_seed(seed: int, epoch: int, purpose: int) -> int:
+    return int(np.random.SeedSequence([seed, epoch, purpose]).generate_state(1, np.uint64)[0] >> np.uint64(1))
