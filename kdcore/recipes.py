@@ -20,6 +20,12 @@ LARGEST = 1e30
 """Beyond every sensible hyper-parameter, and inside float32."""
 MOST = 10**6
 """Of anything counted."""
+CHANGES = ("scales", "stand")
+"""What publications change a logit method's values with, weakest first: more regions than the whole image, and
+standardised logits.
+"""
+BASE = "cifar100"
+"""Whose recipes a data set takes that data/recipes.yaml does not list, as if it stood there with `inherits` alone."""
 
 
 @dataclass(frozen=True)
@@ -43,20 +49,21 @@ def resolve(
 
     Args:
         cell: method, pair, scale and stand decide.
-        dataset: name of the data set.
+        dataset: name of the data set; one that is not listed has the recipes of `BASE`, marked as inherited.
         published: content of data/recipes.yaml, as `check_published` accepts it.
         overrides: `methods_config` of params.yaml, as `check_overrides` accepts it.
         stand_recipe: "paper" or "matched"; matched takes no published value for standardised logits, so that stand
             changes the z-score alone.
 
     Raises:
-        UserError: a value is missing, or there are no recipes for the data set.
+        UserError: a value is missing.
     """
     recipe: Recipe = {}
-    standardised = bool(cell.stand) and stand_recipe == "paper"
-    for layer, source in _layers(cell, dataset, published, overrides, standardised):
-        recipe |= {key: Value(value, source) for key, value in layer.items()}
     decoupled = cell.scale is not None and levels(cell.scale) != (1,)
+    changed = {"scales": decoupled, "stand": bool(cell.stand) and stand_recipe == "paper"}
+    kinds = ("default", *(kind for kind in CHANGES if changed[kind]))
+    for layer, source in _layers(cell, dataset, published, overrides, kinds):
+        recipe |= {key: Value(value, source) for key, value in layer.items()}
     needed = sorted(key for key in domains(cell.method) if decoupled or key.rpartition(".")[2] not in DECOUPLED)
     for key in needed:
         if key not in recipe:
@@ -147,17 +154,18 @@ def check_published(content: dict[str, Any]) -> None:
 
 def _check_published_method(method: str, section: Any, where: str) -> None:
     _check_method(method, where)
-    _only(_mapping(section, where), ("default", *_stand(method), "pairs"), where)
+    kinds = ("default", *(CHANGES if catalog.kind(method) == "logit" else ()))
+    _only(_mapping(section, where), (*kinds, "pairs"), where)
     pairs = _mapping(section.get("pairs", {}), f"{where}.pairs")
     for key, layers in [("", section), *((f".pairs.{pair}", layers) for pair, layers in pairs.items())]:
-        for kind in ("default", "stand"):
+        for kind in kinds:
             if kind in _mapping(layers, f"{where}{key}"):
                 values = _flat(method, layers[kind], f"{where}{key}.{kind}")
                 allowed = domains(method) if kind == "default" else _of_logits(method)
                 _check_values(values, allowed, f"{where}{key}.{kind}", source=True)
         if key:
             _check_pair(key.removeprefix(".pairs."), f"{where}{key}")
-            _only(layers, ("default", *_stand(method)), f"{where}{key}")
+            _only(layers, kinds, f"{where}{key}")
 
 
 def _check_method(method: object, where: str) -> None:
@@ -219,13 +227,13 @@ def _only(values: Iterable[str], allowed: Iterable[str], where: str) -> None:
 
 
 def _layers(
-    cell: Cell, dataset: str, published: dict[str, Any], overrides: dict[str, Any], stand: bool
+    cell: Cell, dataset: str, published: dict[str, Any], overrides: dict[str, Any], kinds: tuple[str, ...]
 ) -> Iterator[tuple[Layer, str]]:
     """All layers, weakest first, each with the source of its values: published ones, then those of params.yaml; of each
-    the plain ones, then those of stand; of these a sum's terms', then its own.
+    the plain ones, then those of `CHANGES`; of these a sum's terms', then its own.
     """
     names = cell.method.split(catalog.PLUS) if catalog.PLUS in cell.method else []
-    for kind in ("default", "stand") if stand else ("default",):
+    for kind in kinds:
         for name in names:
             for layer, source in _published_layers(name, kind, cell, dataset, published):
                 yield _in_sum(layer, name, first=name == names[0]), f"inherited from {name}: {source}"
@@ -244,9 +252,7 @@ def _published_layers(
     """A method's layers of one kind, weakest first, each with its source; what the data set inherits comes before its
     own.
     """
-    section = published.get(dataset)
-    if section is None:
-        raise UserError(f"data/recipes.yaml: knows no data set {dataset!r}; add one, if only 'inherits: cifar100'")
+    section = _section(dataset, published)
     if "inherits" in section:
         for layer, source in _published_layers(name, kind, cell, section["inherits"], published):
             yield layer, f"inherited from {section['inherits']}: {source.removeprefix('inherited from ')}"
@@ -256,6 +262,11 @@ def _published_layers(
     layers = (section.get("scales") if of_regions else None, method.get(kind), of_pair.get(kind))
     for layer in filter(None, layers):
         yield _flat(name, {key: layer[key] for key in layer if key != "source"}, ""), layer["source"]
+
+
+def _section(dataset: str, published: dict[str, Any]) -> dict[str, Any]:
+    listed = published if dataset != "sources" else {}
+    return listed.get(dataset, {} if dataset == BASE else {"inherits": BASE})
 
 
 def _override_layers(name: str, cell: Cell, overrides: dict[str, Any], of_stand: bool) -> Iterator[Layer]:

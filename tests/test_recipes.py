@@ -1,5 +1,7 @@
 """Recipes: the paper's values, the user's on top, and where each came from."""
 
+import re
+
 import pytest
 
 from kdcore import catalog, yamlfile
@@ -7,6 +9,7 @@ from kdcore.cell import Cell
 from kdcore.errors import UserError
 from kdcore.recipes import check_overrides, check_published, resolve
 from tests.conftest import ROOT
+from tests.reference import FOLDER, needs_reference
 
 PUBLISHED = yamlfile.read(ROOT / "data/recipes.yaml")
 PAIR = "resnet56-resnet20"
@@ -67,6 +70,47 @@ def test_overrides_of_stand_alone():
             stand_recipe="paper",
         )
         assert found["temperature"].value == expected
+
+
+REFERENCE = {"feat_weight": "kd_weight", "alpha_t": "alpha_temperature", "base_temperature": "temperature"}
+REFERENCE |= {"beta_before": "beta", "nce_k": "negatives", "nce_momentum": "momentum", "feat_dim": "embedding"}
+REFERENCE |= {"nce_temperature": "temperature", "warmup_cli": "warmup"}
+
+
+def transcribed(section):
+    """Every mapping of a part of the reference that names a source: its numbers under our names, source and pair."""
+    for part in section.values() if isinstance(section, dict) else section if isinstance(section, list) else ():
+        yield from transcribed(part)
+    if isinstance(section, dict) and "source" in section:
+        about = {key: section.get(key) for key in ("source", "teacher", "student")}
+        yield about | {REFERENCE.get(k, k): v for k, v in section.items() if isinstance(v, int | float)}
+
+
+def layers(published):
+    """Of every method of every data set."""
+    for dataset, section in published.items():
+        for method, of_method in section.get("methods", {}).items():
+            for pair, of_pair in {"": of_method, **of_method.get("pairs", {})}.items():
+                for kind in {"default", "scales", "stand"} & of_pair.keys():
+                    yield (dataset, method, pair, kind), of_pair[kind]
+
+
+@needs_reference
+def test_values_are_those_of_the_files_they_name():
+    """Wherever the reference has transcribed the file that a layer of ours names as its source."""
+    records = yamlfile.read(FOLDER / "recipes.yaml")["methods"]
+    checked = []
+    for (dataset, method, pair, kind), layer in layers(PUBLISHED):
+        source = layer["source"].rpartition(": ")[2]
+        known = [record for record in transcribed(records.get(method, {})) if record["source"] == source]
+        if pair and any(record["teacher"] for record in known):
+            names = pair.replace("imagenet_", "").split("-")
+            known = [record for record in known if [record["teacher"], record["student"]] == names]
+        values = {key: value for key, value in layer.items() if key != "source"}
+        same = [record for record in known if all(record.get(key, value) == value for key, value in values.items())]
+        assert same or not known, (dataset, method, pair, kind)
+        checked += [dataset] * bool(known)
+    assert {dataset for dataset in checked if checked.count(dataset) >= 15} == {"cifar100", "imagenet", "cub200"}
 
 
 def test_sources_are_kept():
@@ -152,11 +196,123 @@ class TestSums:
         assert {key: value.value for key, value in found.items()} == {**SUM, "kd.temperature": 2, "kd.kd_weight": 3}
 
 
-def test_every_method_has_a_recipe_for_the_shipped_data_sets():
+@pytest.mark.parametrize("dataset", [*(name for name in PUBLISHED if name != "sources"), "birds_of_ours"])
+def test_every_method_has_a_recipe_for_every_data_set(dataset):
     for method in [*catalog.methods(), catalog.VANILLA]:
-        for dataset in ("cifar100", "digits"):
-            for stand in (False, True):
-                assert recipe(method, dataset=dataset, stand=stand, scale=2)
+        for stand in (False, True):
+            assert recipe(method, dataset=dataset, stand=stand, scale=2)
+
+
+def test_every_source_is_listed():
+    def sources(section):
+        if isinstance(section, dict):
+            for key, value in section.items():
+                yield from [value] if key == "source" else sources(value)
+
+    named = {re.sub(r"^inherited from [\w-]+: ", "", source).split(":")[0] for source in sources(PUBLISHED)}
+    assert named - {"this project", "inherited from clkd without standardisation"} == set(PUBLISHED["sources"])
+
+
+R34_R18, R50_MV1 = "imagenet_resnet34-imagenet_resnet18", "imagenet_resnet50-imagenet_mobilenetv1"
+
+
+@pytest.mark.parametrize(("dataset", "row", "values"), [
+    ("imagenet", (R34_R18, "kd", 1, False), {"temperature": 1.0, "ce_weight": 0.5, "kd_weight": 0.5}),
+    ("imagenet", (R34_R18, "kd", 2, False), {"temperature": 4.0, "ce_weight": 0.1, "kd_weight": 0.9}),
+    ("imagenet", (R34_R18, "kd", 1, True), {"temperature": 2.0, "ce_weight": 1.0, "kd_weight": 9.0}),
+    ("imagenet", (R34_R18, "kd", 2, True), {"temperature": 2.0, "ce_weight": 1.0, "kd_weight": 9.0}),
+    ("imagenet", (R50_MV1, "kd", 4, True), {"temperature": 2.0, "ce_weight": 0.5, "kd_weight": 9.0}),
+    ("imagenet", (R34_R18, "dkd", 2, False), {"beta": 0.5, "temperature": 1.0, "warmup": 1}),
+    ("imagenet", (R50_MV1, "dkd", 1, True), {"beta": 2.0, "temperature": 2.0, "kd_weight": 9.0}),
+    ("imagenet", (R34_R18, "nkd", 1, False), {"gamma": 1.5, "temperature": 1.0, "warmup": 1}),
+    ("imagenet", (R34_R18, "nkd", 2, False), {"gamma": 0.5, "temperature": 1.0, "warmup": 1}),
+    ("imagenet", (R50_MV1, "nkd", 4, False), {"gamma": 2.0, "temperature": 1.0, "warmup": 1}),
+    ("imagenet", (R50_MV1, "rld", 1, False), {"beta": 2.0, "temperature": 1.0, "alpha_temperature": 1.0, "warmup": 1}),
+    ("imagenet", (R50_MV1, "mlkd", 1, False), {"temperature": 1.0, "ce_weight": 0.5, "kd_weight": 0.5}),
+    ("imagenet", (R34_R18, "ctkd", 1, False), {"curriculum": 5, "ce_weight": 1.0, "kd_weight": 1.0}),
+    ("imagenet", (R50_MV1, "ofd", None, None), {"kd_weight": 0.0001}),
+    ("imagenet", (R50_MV1, "reviewkd", None, None), {"kd_weight": 8.0, "student_preact": True, "warmup": 1}),
+    ("imagenet", (R34_R18, "reviewkd", None, None), {"kd_weight": 1.0, "student_preact": True, "mid_channels": 512}),
+    ("cub200", ("vgg13-vgg8", "dkd", 4, False), {"beta": 6.0, "temperature": 4.0, "warmup": 20}),
+    ("cub200", ("resnet32x4-mobilenetv2", "dkd", 1, False), {"beta": 8.0}),
+    ("cub200", ("resnet32x4-mobilenetv2", "nkd", 1, False), {"gamma": 8.0, "temperature": 4.0}),
+    ("cub200", ("vgg13-vgg8", "kd", 1, True), {"temperature": 2.0, "ce_weight": 1.0, "kd_weight": 9.0}),
+    ("tiny_imagenet", ("resnet18-mobilenetv2", "kd", 1, False), {"temperature": 4.0, "kd_weight": 0.9}),
+    ("cifar100", ("resnet32x4-mobilenetv2", "dkd", 1, False), {"beta": 6.0}),
+    ("cifar100", ("resnet32x4-mobilenetv2", "dkd", 4, False), {"beta": 8.0}),
+    ("cifar100", ("wrn_40_2-vgg8", "dkd", 4, False), {"beta": 8.0}),
+    ("cifar100", ("vgg13-vgg8", "rld", 2, True), {"temperature": 5.0, "alpha_temperature": 5.0, "kd_weight": 6.0}),
+    ("cifar100", ("vgg13-mobilenetv2", "rld", 4, True), {"temperature": 2.0, "kd_weight": 9.0}),
+])  # fmt: skip
+def test_published_values(dataset, row, values):
+    pair, method, scale, stand = row
+    found = resolved(method, dataset=dataset, pair=pair, scale=scale, stand=stand)
+    assert {key: found[key].value for key in values} == values
+    assert not any("inherited" in found[key].source for key in values)
+
+
+class TestDataSetsThatAreNotListed:
+    def test_take_everything_from_cifar100_and_say_so(self):
+        for method, scale, stand in (("dkd", 2, True), ("kd", 1, False), ("crd+kd", 4, True)):
+            known, found = (resolved(method, dataset=name, scale=scale, stand=stand) for name in ("cifar100", "ours"))
+            assert {key: value.value for key, value in found.items()} == {k: v.value for k, v in known.items()}
+            for key, value in found.items():
+                assert "inherited from cifar100: " in value.source
+                assert value.source.endswith(known[key].source.rpartition(": ")[2])
+
+    def test_are_as_if_listed_with_nothing_of_their_own(self):
+        cell = Cell(PAIR, "dkd", 0, 2, True)
+        options = {"dataset": "ours", "overrides": {}, "stand_recipe": "paper"}
+        listed = {**PUBLISHED, "ours": {"inherits": "cifar100"}}
+        assert resolve(cell, published=PUBLISHED, **options) == resolve(cell, published=listed, **options)
+
+    def test_may_have_the_name_of_another_part_of_the_file(self):
+        assert recipe("kd", dataset="sources") == recipe("kd")
+
+
+REGIONS = {
+    "cifar100": {
+        "scales": {"complementary_weight": 2.0, "decoupling": "sdd", "source": "s"},
+        "methods": {
+            "kd": {
+                "default": {"temperature": 1, "ce_weight": 1, "kd_weight": 1, "warmup": 0, "source": "plain"},
+                "scales": {"temperature": 2, "source": "regions"},
+                "stand": {"kd_weight": 3, "source": "stand"},
+                "pairs": {
+                    PAIR: {"scales": {"warmup": 4, "source": "pair"}, "stand": {"temperature": 5, "source": "pair"}},
+                },
+            },
+        },
+    },
+}
+
+
+class TestValuesForRegions:
+    def values(self, scale, stand, pair=PAIR, **options):
+        defaults = {"published": REGIONS, "dataset": "cifar100", "overrides": {}, "stand_recipe": "paper"}
+        found = resolve(Cell(pair, "kd", 0, scale, stand), **{**defaults, **options})
+        return tuple(found[key].value for key in ("temperature", "kd_weight", "warmup"))
+
+    def test_are_well_formed(self):
+        check_published(REGIONS)
+
+    def test_reach_no_plain_row(self):
+        assert self.values(1, False) == (1, 1, 0)
+        assert self.values("L1", False) == (1, 1, 0)
+
+    def test_reach_every_set_of_regions_the_pairs_own_last(self):
+        assert {self.values(scale, False) for scale in (2, 4, "L2", "L1_4")} == {(2, 1, 4)}
+        assert self.values(2, False, pair="a-b") == (2, 1, 0)
+
+    def test_stand_beats_them(self):
+        assert self.values(2, True) == (5, 3, 4)
+        assert self.values(2, True, pair="a-b") == (2, 3, 0)
+
+    def test_matched_stand_leaves_them(self):
+        assert self.values(2, True, stand_recipe="matched") == (2, 1, 4)
+
+    def test_params_beat_them(self):
+        assert self.values(2, False, overrides={"kd": {"temperature": 9}}) == (9, 1, 4)
 
 
 def test_values_without_a_publication_are_marked():
@@ -224,6 +380,9 @@ def test_shipped_recipes_are_well_formed():
     ({"methods": {"kd": {"pairs": {PAIR: {"stand": {"temperature": 0, "source": "a"}}}}}}, "temperature: 0 must be"),
     ({"methods": {"kd": {"pairs": {"resnet56-resnt20": {}}}}}, "unknown network 'resnt20'. Did you mean resnet20?"),
     ({"methods": {"at": {"stand": {"p": 2, "source": "a"}}}}, "x.methods.at.stand: unknown parameter"),
+    ({"methods": {"at": {"scales": {"p": 2, "source": "a"}}}}, "x.methods.at.scales: unknown parameter"),
+    ({"methods": {"kd": {"scales": {"temperature": 2}}}}, "x.methods.kd.scales: needs a source"),
+    ({"methods": {"kd": {"pairs": {PAIR: {"scales": {"beta": 2, "source": "a"}}}}}}, "scales.beta: unknown parameter"),
     ({"inherits": "sources"}, "must be a data set here"),
     ({"inherits": "x"}, "x.inherits: 'x' must be a data set here that inherits nothing itself"),
     ({"inherits": "y"}, "x.inherits: 'y' must be"),
@@ -247,6 +406,6 @@ def test_missing_value():
         )
 
 
-def test_unknown_data_set():
-    with pytest.raises(UserError, match="knows no data set 'x'"):
-        recipe("kd", dataset="x")
+def test_without_recipes_of_cifar100_nothing_is_inherited():
+    with pytest.raises(UserError, match=r"ours\.methods\.kd gives no ce_weight"):
+        resolve(Cell(PAIR, "kd", 0, 1, False), dataset="ours", published={}, overrides={}, stand_recipe="paper")
