@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
+SGD = "sgd"
+"""The optimiser of figures that name none."""
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -26,13 +29,14 @@ class Published:
     def of(cls, content: dict[str, Any], dataset: str) -> "Published":
         """The figures of a data set among the content of data/published.yaml; none for an unpublished one."""
         figures = {}
-        for record in content.get(dataset, []):
+        for record in content.get(dataset, []) if dataset != "sources" else []:
             key = _key(
                 record["teacher"],
                 record["student"],
                 record["method"],
                 record.get("levels"),
                 record.get("stand"),
+                optimizer=record.get("optimizer", SGD),
             )
             figures[key] = Figure(record["top1"], record["source"], record.get("note"))
         return cls(figures, content["sources"])
@@ -44,12 +48,14 @@ class Published:
         method: str,
         levels: list[int] | None = None,
         stand: bool | None = None,
+        *,
+        optimizer: str = SGD,
     ) -> Figure | None:
         """The figure of one experiment; `teacher` is None for a network trained alone."""
-        return self.figures.get(_key(teacher, student, method, levels, stand))
+        return self.figures.get(_key(teacher, student, method, levels, stand, optimizer=optimizer))
 
 
 def _key(
-    teacher: str | None, student: str, method: str, levels: list[int] | None, stand: bool | None
+    teacher: str | None, student: str, method: str, levels: list[int] | None, stand: bool | None, *, optimizer: str
 ) -> tuple[Any, ...]:
-    return teacher, student, method, tuple(levels or ()), stand
+    return teacher, student, method, tuple(levels or ()), stand, optimizer

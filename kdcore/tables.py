@@ -189,12 +189,12 @@ def caption(card: Card, evaluations: list[Evaluation]) -> str:
 
 
 def notes(card: Card, evaluations: list[Evaluation], entries: list[Entry], published: Published) -> list[str]:
-    """What a reader must know to compare: costs, what stand changes, inherited values, published protocols."""
+    """What a reader must know to compare: costs, what stand and SDD change, inherited values, published protocols."""
     costs = [
         f"{evaluation['pair']}: teacher {_cost(evaluation['teacher'])}; student {_cost(evaluation['student'])}."
         for evaluation in evaluations
     ]
-    return [*costs, *_of_stand(card), *_of_training(card), *_of_publications(entries, published)]
+    return [*costs, *_of_stand(card), *_of_scales(card), *_of_training(card), *_of_publications(entries, published)]
 
 
 def markdown(frame: pd.DataFrame, title: str, remarks: list[str]) -> str:
@@ -265,9 +265,9 @@ def _figure(card: Card, pair: str, row: Row, published: Published) -> Figure | N
         return published.find(None, teacher, catalog.VANILLA)
     if row.stand and card["stand_recipe"] == "matched":
         return None  # publications change temperature and weight too
-    return published.find(
-        None if row.method == catalog.VANILLA else teacher, student, row.method, row.levels, row.stand
-    )
+    if row.method == catalog.VANILLA:
+        return published.find(None, student, row.method)
+    return published.find(teacher, student, row.method, row.levels, row.stand, optimizer=card["optimizer"])
 
 
 def _gain(entry: Entry, entries: list[Entry]) -> float | None:
@@ -291,6 +291,22 @@ def _of_stand(card: Card) -> Iterator[str]:
                 yield f"{method.upper()}{where}: stand changes the z-score {change}."
     if card["stand_recipe"] == "matched" and True in card["stand"]:
         yield "stand changes the z-score alone (stand_recipe: matched), unlike publications."
+
+
+def _of_scales(card: Card) -> Iterator[str]:
+    scales = sorted(card["scales"], key=_by_size)
+    for method in card["methods"]:
+        changed: dict[str, list[str]] = {}
+        for pair in card["pairs"]:
+            names = [f"{pair}-{method}-{scale}-False-{card['seeds'][0]}" for scale in scales]
+            first, *others = (card["recipes"].get(name, {}) for name in names)
+            plain = first if levels(scales[0]) == (1,) else {}
+            changes = dict.fromkeys(change for other in others for change in _changes(plain, other))
+            changed.setdefault(", ".join(changes), []).append(pair)
+        for change, pairs in changed.items():
+            where = "" if len(pairs) == len(card["pairs"]) else f" ({', '.join(pairs)})"
+            if change:
+                yield f"{method.upper()}{where}: SDD changes {change}."
 
 
 def _of_training(card: Card) -> Iterator[str]:

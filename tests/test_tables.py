@@ -147,6 +147,43 @@ def test_stand_that_changes_nothing_else():
     assert remarks == ["CLKD: stand changes the z-score alone."]
 
 
+def test_values_that_regions_change():
+    """With stand they are not told again; without a plain row there is nothing to compare with."""
+    temperatures = {"1-False": 1.0, "2-False": 4.0, "4-False": 4.0, "1-True": 2.0, "4-True": 3.0}
+    recipes = {
+        f"resnet56-resnet20-kd-{cell}-0": {"temperature": [value, "a"], "ce_weight": [0.1, "a"]}
+        for cell, value in temperatures.items()
+    }
+    card = {**CARD, "scales": [4, 1, 2], "recipes": recipes}
+    assert list(tables._of_scales(card)) == ["KD: SDD changes temperature (1 to 4)."]
+    assert list(tables._of_scales({**card, "scales": [4, 2]})) == []
+    assert list(tables._of_scales({**card, "pairs": [*CARD["pairs"], "a-b"]})) == [
+        "KD (resnet56-resnet20): SDD changes temperature (1 to 4)."
+    ]
+
+
+def test_figures_of_dot_are_not_those_of_sgd():
+    records = [
+        {"teacher": "a", "student": "b", "method": "kd", "levels": [1], "stand": False, "top1": 1.0, "source": "s"},
+        {"teacher": "a", "student": "b", "method": "at", "top1": 2.0, "source": "s"},
+        {"teacher": None, "student": "b", "method": "vanilla", "top1": 3.0, "source": "s"},
+    ]
+    dot = {**records[0], "optimizer": "dot", "top1": 4.0}
+    published = Published.of({"sources": {}, "x": [*records, dot]}, "x")
+    row = tables.Row("KD", "kd", 1, False)
+    for optimizer, expected in (("sgd", [1.0, 2.0, 3.0]), ("dot", [4.0, None, 3.0])):
+        card = {**CARD, "optimizer": optimizer}
+        found = [
+            tables._figure(card, "a-b", shown, published)
+            for shown in (row, tables.Row("AT", "at"), tables.Row("Student", "vanilla"))
+        ]
+        assert [figure and figure.top1 for figure in found] == expected
+
+
+def test_a_data_set_named_as_the_sources_has_no_figures():
+    assert Published.of({"sources": {"paper": {}}}, "sources").figures == {}
+
+
 def test_inherited_values_of_every_row():
     recipes = {
         f"resnet56-resnet20-{name}": {"ce_weight": [1, "inherited from x: a"]}
