@@ -117,6 +117,12 @@ def cached(url: str) -> Path:
     return FOLDER / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{name or 'file'}"
 
 
+def forget(path: Path) -> None:
+    """Remove a download, so that the next one starts anew."""
+    path.unlink(missing_ok=True)
+    _record(path).unlink(missing_ok=True)
+
+
 def sha256(path: Path) -> str:
     """Of a file's bytes, in hexadecimal digits."""
     return _digests(path, "sha256")["sha256"]
@@ -137,7 +143,7 @@ class _Download:
         self.patience = patience
         self.part = path.with_name(f"{path.name}.part")
         self.announced = path.with_name(f"{path.name}.part.json")
-        self.record = path.with_name(f"{path.name}.sha256")
+        self.record = _record(path)
 
     def run(self, urls: Sequence[str]) -> str:
         """Bring the file to its place from the first address that serves it; returns its sha256."""
@@ -287,6 +293,11 @@ def _validator(response: requests.Response) -> str:
     """What goes into If-Range; "" where the server says nothing by which a file can be known again."""
     tag = response.headers.get("ETag", "")
     return tag if tag.startswith('"') else response.headers.get("Last-Modified", "")
+
+
+def _record(path: Path) -> Path:
+    """What a file's sha256 was when it came."""
+    return path.with_name(f"{path.name}.sha256")
 
 
 def _fits(found: dict[str, str], checksum: str) -> bool:

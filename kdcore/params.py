@@ -74,9 +74,17 @@ class Teacher(Section):
     """Where a teacher's weights come from."""
 
     source: Annotated[str, Field(min_length=1)]
-    """ "train", or the path or http(s) address of a published checkpoint."""
+    """ "train"; "published": what data/teachers.yaml lists; or the path or http(s) address of a checkpoint, or of an
+    archive that holds it.
+    """
+    member: Annotated[str, Field(min_length=1)] | None = None
+    """The checkpoint's path in an archive; None for a checkpoint itself."""
     sha256: Sha256 | None = None
-    """Of the checkpoint file. Required for an address; for a path, recorded when absent."""
+    """Of the file at `source`. Required for an address; for a path, recorded when absent. With "published", of the
+    checkpoint, wherever it comes from.
+    """
+    otherwise: Literal["train"] | None = None
+    """With "published": what to do when no listed source can be had; None stops."""
     epochs: Count | None = None
     """Of the training here; those of `train` when absent."""
     published_top1: Percent | None = None
@@ -84,12 +92,14 @@ class Teacher(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Teacher":
-        if self.source == "train":
-            if self.sha256 or self.published_top1 is not None:
-                raise ValueError("source train takes neither sha256 nor published_top1; they are a checkpoint's")
-            return self
-        if self.epochs is not None:
-            raise ValueError("epochs is for source train; a checkpoint is not trained")
+        if self.source == "train" and (self.sha256 or self.member or self.published_top1 is not None):
+            raise ValueError("source train takes neither sha256, member nor published_top1; they are a checkpoint's")
+        if self.source != "published" and self.otherwise:
+            raise ValueError(f"otherwise is for source published, not for {self.source}")
+        if self.source == "published" and self.member:
+            raise ValueError("member is for the path or address of an archive; source published knows its own")
+        if self.source != "train" and not self.otherwise and self.epochs is not None:
+            raise ValueError("epochs is for source train and for otherwise: train; a checkpoint is not trained")
         if "://" in self.source:
             if not self.source.startswith(("http://", "https://")):
                 raise ValueError(f"source {self.source!r}: only http and https addresses are allowed")

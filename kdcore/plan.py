@@ -16,6 +16,7 @@ from kdcore import catalog, data_params, recipes
 from kdcore.cell import Cell
 from kdcore.errors import UserError
 from kdcore.fingerprint import ROOT, fingerprint
+from kdcore.known_teachers import COPIES, FILE, SUFFIXES, KnownTeachers, Published, own_copy
 from kdcore.levels import levels
 from kdcore.params import Params, Teacher
 from kdcore.train_params import Train
@@ -59,14 +60,16 @@ def make(
         Path inside `FOLDER`, without ".yaml" -> card.
 
     Raises:
-        UserError: a recipe is incomplete, an override wrong, a checkpoint missing or its accuracy unknown.
+        UserError: a recipe is incomplete, an override wrong, a checkpoint missing or not listed, or its accuracy
+            unknown.
     """
+    known = KnownTeachers.of(known_teachers)
     resolved = resolve_recipes(params, published_recipes)
     cells = list(resolved)
     code = Code(root)
     cards: dict[str, Card] = {"data": _data_card(params, code)}
     for name, teacher in params.teachers.items():
-        cards[f"teacher/{name}"] = _teacher_card(name, teacher, params, known_teachers, code)
+        cards[f"teacher/{name}"] = _teacher_card(name, teacher, params, known, code)
     cards["pairs"] = {"pairs": params.pairs}
     for cell in cells:
         cards[f"{cell.stage}/{cell.name}"] = cell_card(cell, resolved[cell], params, code)
@@ -109,6 +112,23 @@ def resolve_recipes(params: Params, published: dict[str, Any], file: str = "para
     }
 
 
+def check_teachers(params: Params, known_teachers: dict[str, Any], file: str) -> None:
+    """Refuse a matrix with published teachers that are not listed, whether or not they are on this machine.
+
+    Args:
+        params: the matrix.
+        known_teachers: content of data/teachers.yaml.
+        file: what the matrix was read from, for messages.
+
+    Raises:
+        UserError: names what is listed.
+    """
+    known = KnownTeachers.of(known_teachers)
+    for name, teacher in params.teachers.items():
+        if teacher.source == "published":
+            _listed(name, params.data.name, known, file)
+
+
 def _data_card(params: Params, code: Code) -> Card:
     kind, path = data_params.module(params.data.name), data_params.path(str(params.data.source))
     if path is not None and not path.exists():
@@ -116,31 +136,77 @@ def _data_card(params: Params, code: Code) -> Card:
     return {**params.data.model_dump(), "code": {"data": code.of(f"kdcore.data.{kind}")}}
 
 
-def _teacher_card(name: str, teacher: Teacher, params: Params, known: dict[str, Any], code: Code) -> Card:
+def _teacher_card(name: str, teacher: Teacher, params: Params, known: KnownTeachers, code: Code) -> Card:
     card: Card = {"name": name, "student": name, "data": params.data.name, "source": teacher.source}
     if teacher.source == "train":
-        return {
-            **card,
-            "method": catalog.VANILLA,
-            "seed": TEACHER_SEED,
-            "recipe": {"ce_weight": 1.0},
-            "train": _teacher_settings(name, teacher, params),
-            "code": {"trainer": code.trainer(), "student": code.network(name)},
-        }
-    listed = known["published_top1"].get(params.data.name, {}).get(name)
-    published = teacher.published_top1 if teacher.published_top1 is not None else listed
+        code_used = {"trainer": code.trainer(), "student": code.network(name)}
+        return {**card, **_teacher_training(name, teacher, params), "code": code_used}
+    code_used = {"student": code.network(name), "adopting": code.of("kdcore.teachers")}
+    if teacher.source == "published":
+        sources = _published_sources(name, teacher, params.data.name, known)
+        card |= _published_accuracy(name, teacher, params.data.name, known) | {"sources": sources}
+    else:
+        accuracy = _published_accuracy(name, teacher, params.data.name, known)
+        card |= {"sha256": _checkpoint_sha256(name, teacher), **accuracy}
+        card |= {"member": teacher.member} if teacher.member else {}
+    if teacher.otherwise == "train":
+        card |= {"otherwise": "train", **_teacher_training(name, teacher, params)}
+        code_used["trainer"] = code.trainer()
+    return {**card, "code": code_used}
+
+
+def _teacher_training(name: str, teacher: Teacher, params: Params) -> Card:
+    return {
+        "method": catalog.VANILLA,
+        "seed": TEACHER_SEED,
+        "recipe": {"ce_weight": 1.0},
+        "train": _teacher_settings(name, teacher, params),
+    }
+
+
+def _published_accuracy(name: str, teacher: Teacher, dataset: str, known: KnownTeachers) -> Card:
+    listed = known.find(dataset, name)
+    published = teacher.published_top1
+    if published is None and listed is not None:
+        published = listed.published_top1
     if published is None:
         raise UserError(
-            f"params.yaml: teachers.{name}: data/teachers.yaml lists no accuracy of {name} on {params.data.name}, "
-            f"so a wrong checkpoint could not be told from a right one; add teachers.{name}.published_top1"
+            f"params.yaml: teachers.{name}: {FILE} lists no accuracy of {name} on {dataset}, so a wrong checkpoint "
+            f"could not be told from a right one; add teachers.{name}.published_top1"
         )
-    return {
-        **card,
-        "sha256": _checkpoint_sha256(name, teacher),
-        "published_top1": published,
-        "tolerance": known["tolerance"],
-        "code": {"student": code.network(name), "adopting": code.of("kdcore.teachers")},
-    }
+    return {"published_top1": published, "tolerance": known.tolerance}
+
+
+def _listed(name: str, dataset: str, known: KnownTeachers, file: str) -> Published:
+    listed = known.find(dataset, name)
+    if listed is None:
+        there = known.teachers.get(dataset)
+        what = (
+            f"of {dataset} it lists {', '.join(there)}" if there else f"it lists those of {', '.join(known.teachers)}"
+        )
+        raise UserError(
+            f"{file}: teachers.{name}.source: {FILE} lists no published {name} of {dataset}; {what}. Set source: "
+            "train, or the path or address of a checkpoint"
+        )
+    return listed
+
+
+def _published_sources(name: str, teacher: Teacher, dataset: str, known: KnownTeachers) -> list[Card]:
+    """The user's own copy alone, where there is one, since its owner means it; else all that are listed."""
+    listed = _listed(name, dataset, known, "params.yaml")
+    own = own_copy(dataset, name)
+    if own is not None:
+        file = own.as_posix()
+        return [{"file": file, "sha256": _checkpoint_sha256(name, teacher.model_copy(update={"source": file}))}]
+    pinned = {"sha256": teacher.sha256} if teacher.sha256 else {}
+    sources = [source.model_dump(exclude_none=True) | pinned for source in listed.sources]
+    if not teacher.otherwise and all("by_hand" in source for source in sources):
+        hints = "; ".join(source["by_hand"] for source in sources) or "no download is listed"
+        raise UserError(
+            f"params.yaml: teachers.{name}.source: no client can download a published {name} of {dataset} ({hints}). "
+            f"Put a copy at {COPIES / dataset / name}{SUFFIXES[1]}, or set source: train, or add otherwise: train"
+        )
+    return sources
 
 
 def _checkpoint_sha256(name: str, teacher: Teacher) -> str:
@@ -152,7 +218,7 @@ def _checkpoint_sha256(name: str, teacher: Teacher) -> str:
     except OSError as error:
         raise UserError(
             f"params.yaml: teachers.{name}.source: {teacher.source!r} cannot be read ({error.strerror}). "
-            "Allowed: train, the path of a checkpoint, or an http(s) address"
+            "Allowed: train, published, the path of a checkpoint or archive, or an http(s) address"
         ) from error
     if teacher.sha256 not in (None, found):
         raise UserError(f"params.yaml: teachers.{name}.sha256: {teacher.source} has sha256 {found}")

@@ -171,6 +171,21 @@ def metrics(card: Card, entries: list[Entry]) -> dict[str, dict[str, dict[str, f
     return found
 
 
+def origins(card: Card, metas: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """Where each teacher's weights came from: as params.yaml has it, or, where it left that open, as it turned out.
+
+    Args:
+        card: of stage tables.
+        metas: what made each teacher.
+    """
+    missed = [name for name, meta in metas.items() if meta["source"] == "published" and "adopted" not in meta]
+    instead = {
+        name: f"trained here, {metas[name]['train']['epochs']} epochs, for no published checkpoint could be had"
+        for name in missed
+    }
+    return {**card["teachers"], **instead}
+
+
 def caption(card: Card, evaluations: list[Evaluation]) -> str:
     """What the numbers are."""
     images = " or ".join(sorted({f"{evaluation['train_images']:,}" for evaluation in evaluations}))

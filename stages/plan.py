@@ -8,9 +8,11 @@ from stages import run
 
 def check(*paths: str) -> None:
     """Validate params files, whether or not their data and checkpoints are on this machine."""
-    published = yamlfile.read("data/recipes.yaml")
+    published, known = yamlfile.read("data/recipes.yaml"), yamlfile.read("data/teachers.yaml")
     for path in paths:
-        print(f"{path}: {len(plan.resolve_recipes(params.load(path), published, path))} cells")
+        matrix = params.load(path)
+        plan.check_teachers(matrix, known, path)
+        print(f"{path}: {len(plan.resolve_recipes(matrix, published, path))} cells")
 
 
 def main(*arguments: str) -> None:

@@ -8,10 +8,13 @@ from kdcore import jsonfile, plan, published, tables, yamlfile
 from kdcore.folders import whole
 from stages import run
 
+TEACHERS, META = Path("teachers"), "meta.json"
+
 
 def main() -> None:
     """Write tables/."""
     card = yamlfile.read(plan.FOLDER / "tables.yaml")
+    card["teachers"] = tables.origins(card, {name: jsonfile.read(TEACHERS / name / META) for name in card["teachers"]})
     folders = {pair: Path("evaluations") / pair for pair in card["pairs"]}
     evaluations = [jsonfile.read(folder / "metrics.json") for folder in folders.values()]
     histories = {pair: pd.read_csv(folder / "curves.csv") for pair, folder in folders.items()}

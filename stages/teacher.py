@@ -14,11 +14,18 @@ def main(name: str) -> None:
     card = yamlfile.read(card_file)
     out = Path("teachers") / name
     if card["source"] == "train":
-        experiment.run(card_file, out)
-    else:
-        dataset = store.load(experiment.DATA / card["data"])
+        return experiment.run(card_file, out)
+    dataset = store.load(experiment.DATA / card["data"])
+    try:
         top1 = teachers.adopt(card, dataset, out, device.choose())
-        print(f"{name}: top-1 {top1:.2f}%, published {card['published_top1']:.2f}%", file=sys.stderr)
+    except teachers.NoSourceError as error:
+        if card.get("otherwise") != "train":
+            raise
+        print(f"{error.reasons}\nteacher {name}: is trained here instead (otherwise: train)", file=sys.stderr)
+        experiment.run(card_file, out)
+        return teachers.record_tried(out, error.tried)
+    print(f"{name}: top-1 {top1:.2f}%, published {card['published_top1']:.2f}%", file=sys.stderr)
+    return None
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from kdcore import checkpoints, evaluation, networks, runs, teachers, training
+from kdcore import evaluation, networks, runs, training
 from kdcore.data import digits
 from kdcore.errors import UserError
 
@@ -86,53 +86,3 @@ class TestPair:
             broken.classifier.bias[0] = float("inf")
         with pytest.raises(UserError, match="not finite"):
             evaluate(broken)
-
-
-class TestTeachers:
-    @pytest.fixture
-    def checkpoint(self, tmp_path):
-        import hashlib
-
-        torch.manual_seed(0)
-        torch.save({"model": networks.create("resnet8", 10).state_dict()}, tmp_path / "resnet8.pth")
-        digest = hashlib.sha256((tmp_path / "resnet8.pth").read_bytes()).hexdigest()
-        return {"name": "resnet8", "student": "resnet8", "source": str(tmp_path / "resnet8.pth"), "sha256": digest,
-                "published_top1": 10.0, "tolerance": 10.0}  # fmt: skip
-
-    @pytest.fixture
-    def dataset(self):
-        return digits.fetch(source="embedded", image_size=16, train_per_class=1)
-
-    def test_adopted_with_its_measured_accuracy(self, checkpoint, dataset, tmp_path):
-        top1 = teachers.adopt(checkpoint, dataset, tmp_path / "out", CPU)
-        assert runs.read_meta(tmp_path / "out")["top1"] == pytest.approx(top1, abs=1e-4)
-        checkpoints.restore("resnet8", 10, tmp_path / "out" / runs.WEIGHTS, CPU)
-
-    def test_far_below_its_published_accuracy(self, checkpoint, dataset, tmp_path):
-        with pytest.raises(UserError, match=r"points below the published 90\.00% \(allowed: 10\.0\)"):
-            teachers.adopt({**checkpoint, "published_top1": 90.0}, dataset, tmp_path / "out", CPU)
-        assert not (tmp_path / "out").exists()
-
-    def test_another_file(self, checkpoint, dataset, tmp_path):
-        with pytest.raises(UserError, match="has sha256"):
-            teachers.adopt({**checkpoint, "sha256": "0" * 64}, dataset, tmp_path / "out", CPU)
-
-    def test_address(self, checkpoint, dataset, tmp_path, server):
-        url = f"{server}/resnet8.pth"
-        teachers.adopt({**checkpoint, "source": url}, dataset, tmp_path / "out", CPU)
-        with pytest.raises(UserError, match="could not be downloaded or is another file"):
-            teachers.adopt({**checkpoint, "source": url, "sha256": "0" * 64}, dataset, tmp_path / "other", CPU)
-        with pytest.raises(UserError, match="could not be downloaded"):
-            teachers.adopt({**checkpoint, "source": f"{server}/none.pth"}, dataset, tmp_path / "other", CPU)
-
-    @pytest.fixture
-    def server(self, tmp_path):
-        import functools
-        import http.server
-        import threading
-
-        handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
-        with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-            threading.Thread(target=server.serve_forever, daemon=True).start()
-            yield f"http://127.0.0.1:{server.server_port}"
-            server.shutdown()

@@ -56,6 +56,16 @@ def test_no_levels(scale):
         levels(scale)
 
 
+@pytest.mark.parametrize("teacher", [
+    {"source": "train", "epochs": 3}, {"source": "published"}, {"source": "a.pth"},
+    {"source": "published", "otherwise": "train", "epochs": 3}, {"source": "a.tar", "member": "b/c.pth"},
+    {"source": "published", "sha256": "0" * 64, "published_top1": 70.0},
+    {"source": "https://a.org/b.tar", "member": "c.pth", "sha256": "0" * 64},
+])  # fmt: skip
+def test_teachers(load, teacher):
+    assert load({"teachers.resnet20": teacher}).teachers["resnet20"].model_dump(exclude_none=True) == teacher
+
+
 BAD = [
     ({"pairs": ["resnet20"]}, "pairs[0]: 'resnet20' must be teacher-student with exactly one '-'"),
     ({"pairs": ["a-b-c"]}, "pairs[0]: 'a-b-c' must be teacher-student"),
@@ -145,6 +155,23 @@ BAD = [
     ({"teachers.resnet20": {"source": "https://a.org/b.pth"}}, "is an address and needs the file's sha256"),
     ({"teachers.resnet20": {"source": "ftp://a.org/b.pth"}}, "only http and https addresses"),
     ({"teachers.resnet20": {"source": "train", "sha256": "0" * 64}}, "source train takes neither sha256"),
+    ({"teachers.resnet20": {"source": "train", "member": "a"}}, "source train takes neither sha256, member nor"),
+    ({"teachers.resnet20": {"source": "published", "member": "a"}}, "source published knows its own"),
+    (
+        {"teachers.resnet20": {"source": "published", "epochs": 1}},
+        "epochs is for source train and for otherwise: train",
+    ),
+    ({"teachers.resnet20": {"source": "a.pth", "epochs": 1}}, "epochs is for source train and for otherwise: train"),
+    (
+        {"teachers.resnet20": {"source": "a.pth", "otherwise": "train"}},
+        "otherwise is for source published, not for a.pth",
+    ),
+    (
+        {"teachers.resnet20": {"source": "train", "otherwise": "train"}},
+        "otherwise is for source published, not for train",
+    ),
+    ({"teachers.resnet20": {"source": "published", "otherwise": "stop"}}, "teachers.resnet20.otherwise: 'stop'"),
+    ({"teachers.resnet20": {"source": "https://a.org/b.tar", "member": "a"}}, "needs the file's sha256"),
     ({"stand_recipe": "none"}, "stand_recipe: 'none': Input should be 'paper' or 'matched'"),
     ({"tables.accuracy": "top5"}, "tables.accuracy: 'top5'"),
     ({"methods_config": {"kd": 4}}, "methods_config.kd: 4"),

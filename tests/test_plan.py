@@ -191,6 +191,36 @@ class TestParams:
 CIFAR = {"name": "cifar100", "source": "download"}
 
 
+class TestPublishedTeachers:
+    """What makes a teacher stale that is listed in data/teachers.yaml."""
+
+    TEACHERS = {
+        "resnet56": {"source": "published"},
+        "resnet20": {"source": "published", "otherwise": "train"},
+        "wrn_16_2": {"source": "train"},
+    }
+
+    @pytest.fixture
+    def made(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+
+        def made(root=ROOT):
+            found = cards(root, teachers=self.TEACHERS, data=CIFAR)
+            return {name: card for name, card in found.items() if name.startswith("teacher/")}
+
+        return made
+
+    @pytest.mark.parametrize(("file", "stale"), [
+        ("download", {"teacher/resnet56", "teacher/resnet20"}), ("archives", {"teacher/resnet56", "teacher/resnet20"}),
+        ("teachers", {"teacher/resnet56", "teacher/resnet20"}), ("objective", {"teacher/resnet20", "teacher/wrn_16_2"}),
+        ("known_teachers", set()),
+    ])  # fmt: skip
+    def test_code(self, sources, made, file, stale):
+        with (sources / f"kdcore/{file}.py").open("a") as stream:
+            stream.write("\nX = 1\n")
+        assert changed(made(), made(sources)) == stale
+
+
 class TestCheckpointTeachers:
     def test_checksum_is_recorded(self, tmp_path):
         (tmp_path / "resnet20.pth").write_bytes(b"weights")
