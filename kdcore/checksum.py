@@ -8,8 +8,14 @@ CHUNK = 1 << 20
 
 def sha256(path: Path) -> str:
     """Of a file of any size, in hexadecimal digits."""
-    digest = hashlib.sha256()
+    return digests(path, "sha256")["sha256"]
+
+
+def digests(path: Path, *kinds: str) -> dict[str, str]:
+    """Several in one pass: kind, as hashlib names it -> hexadecimal digits."""
+    found = {kind: hashlib.new(kind, usedforsecurity=False) for kind in kinds}
     with path.open("rb") as file:
         while chunk := file.read(CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+            for digest in found.values():
+                digest.update(chunk)
+    return {kind: digest.hexdigest() for kind, digest in found.items()}

@@ -23,6 +23,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt
 from urllib3.exceptions import HTTPError
 
+from kdcore.checksum import digests
 from kdcore.errors import UserError
 
 FOLDER = Path("scratch/downloads")
@@ -123,11 +124,6 @@ def forget(path: Path) -> None:
     _record(path).unlink(missing_ok=True)
 
 
-def sha256(path: Path) -> str:
-    """Of a file's bytes, in hexadecimal digits."""
-    return _digests(path, "sha256")["sha256"]
-
-
 class _Download:
     """One file on its way.
 
@@ -164,7 +160,7 @@ class _Download:
         """The sha256 of the file at its place, or None where there is none, another one or a damaged one."""
         if not self.path.is_file():
             return None
-        found = _digests(self.path, "sha256", "md5")
+        found = digests(self.path, "sha256", "md5")
         recorded = f"sha256:{self.record.read_text()}" if self.record.is_file() else None
         wanted = self.checksum or recorded
         return found["sha256"] if wanted and _fits(found, wanted) else None
@@ -259,7 +255,7 @@ class _Download:
             raise _RefusedError(f"sent {received:,} bytes, though the file has {announced.length:,}; it was removed")
 
     def _take_place(self) -> str:
-        found = _digests(self.part, "sha256", "md5")
+        found = digests(self.part, "sha256", "md5")
         if self.checksum is not None and not _fits(found, self.checksum):
             self._forget()
             kind, _, wanted = self.checksum.partition(":")
@@ -303,15 +299,6 @@ def _record(path: Path) -> Path:
 def _fits(found: dict[str, str], checksum: str) -> bool:
     kind, _, wanted = checksum.partition(":")
     return found[kind].startswith(wanted)
-
-
-def _digests(path: Path, *kinds: str) -> dict[str, str]:
-    digests = {kind: hashlib.new(kind, usedforsecurity=False) for kind in kinds}
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            for digest in digests.values():
-                digest.update(chunk)
-    return {kind: digest.hexdigest() for kind, digest in digests.items()}
 
 
 @contextmanager

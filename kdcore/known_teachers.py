@@ -6,7 +6,8 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError, model_validator
 
 from kdcore.errors import UserError
-from kdcore.params import Percent, Positive, Section
+from kdcore.params import Percent
+from kdcore.section import Positive, Section
 
 FILE = "data/teachers.yaml"
 COPIES = Path("checkpoints")

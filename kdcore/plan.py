@@ -6,13 +6,12 @@ source in data/recipes.yaml retrains nothing. Sources go to a file of their own 
 to the tables' card, which prints them.
 """
 
-import hashlib
 from dataclasses import asdict
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from kdcore import catalog, data_params, recipes
+from kdcore import catalog, checksum, data_params, recipes
 from kdcore.cell import Cell
 from kdcore.errors import UserError
 from kdcore.fingerprint import ROOT, fingerprint
@@ -214,7 +213,7 @@ def _checkpoint_sha256(name: str, teacher: Teacher) -> str:
     if "://" in teacher.source and teacher.sha256:
         return teacher.sha256
     try:
-        found = hashlib.sha256(Path(teacher.source).read_bytes()).hexdigest()
+        found = checksum.sha256(Path(teacher.source))
     except OSError as error:
         raise UserError(
             f"params.yaml: teachers.{name}.source: {teacher.source!r} cannot be read ({error.strerror}). "

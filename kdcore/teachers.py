@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from kdcore import archives, checkpoints, download, inference, jsonfile, provenance, runs
+from kdcore import archives, checkpoints, checksum, download, inference, jsonfile, provenance, runs
 from kdcore.data.store import Dataset
 from kdcore.errors import UserError
 from kdcore.networks.contract import Network
@@ -171,7 +171,7 @@ def _fetched(source: Source, folder: Path, patience: download.Patience) -> tuple
     archive, found = _file(place, source.get("archive_sha256"), patience)
     try:
         file = archives.member(archive, source["member"], folder, limit=ARCHIVE_LIMIT)
-        of_member = download.sha256(file)
+        of_member = checksum.sha256(file)
         if sha256 is not None and not of_member.startswith(sha256):
             raise UserError(f"{place}: its member {source['member']} has sha256 {of_member}, not {sha256}")
     except UserError:
@@ -191,7 +191,7 @@ def _file(place: str, sha256: str | None, patience: download.Patience) -> tuple[
     path = Path(place)
     if not path.is_file():
         raise UserError(f"{place}: no such file; run 'dvc repro -f plan'")
-    found = download.sha256(path)
+    found = checksum.sha256(path)
     if sha256 is None or not found.startswith(sha256):
         raise UserError(f"{place}: has sha256 {found}, not {sha256}; run 'dvc repro -f plan' if it is right")
     return path, found

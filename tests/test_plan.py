@@ -191,21 +191,22 @@ class TestParams:
 CIFAR = {"name": "cifar100", "source": "download"}
 
 
+PUBLISHED_TEACHERS = {
+    "resnet56": {"source": "published"},
+    "resnet20": {"source": "published", "otherwise": "train"},
+    "wrn_16_2": {"source": "train"},
+}
+
+
 class TestPublishedTeachers:
     """What makes a teacher stale that is listed in data/teachers.yaml."""
-
-    TEACHERS = {
-        "resnet56": {"source": "published"},
-        "resnet20": {"source": "published", "otherwise": "train"},
-        "wrn_16_2": {"source": "train"},
-    }
 
     @pytest.fixture
     def made(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
 
         def made(root=ROOT):
-            found = cards(root, teachers=self.TEACHERS, data=CIFAR)
+            found = cards(root, teachers=PUBLISHED_TEACHERS, data=CIFAR)
             return {name: card for name, card in found.items() if name.startswith("teacher/")}
 
         return made

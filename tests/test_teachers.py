@@ -8,7 +8,19 @@ import tarfile
 import pytest
 import torch
 
-from kdcore import checkpoints, download, experiment, networks, params, plan, runs, tables, teachers, yamlfile
+from kdcore import (
+    checkpoints,
+    data_params,
+    download,
+    experiment,
+    networks,
+    params,
+    plan,
+    runs,
+    tables,
+    teachers,
+    yamlfile,
+)
 from kdcore.data import digits, store
 from kdcore.errors import UserError
 from kdcore.folders import whole
@@ -243,7 +255,7 @@ class TestCard:
     def test_what_is_not_listed(self, folder, data, message):
         wanted = matrix(source="published")
         if data == "cifar100":
-            wanted = wanted.model_copy(update={"data": params.Cifar100(name="cifar100", source="download")})
+            wanted = wanted.model_copy(update={"data": data_params.Cifar100(name="cifar100", source="download")})
         with pytest.raises(UserError, match=message):
             plan.make(wanted, published_recipes=yamlfile.read(ROOT / "data/recipes.yaml"), known_teachers=LISTED)
         with pytest.raises(UserError, match="^presets/x.yaml: teachers.resnet8.source: .*" + message):
