@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: help setup repro test lint presets clean
+.PHONY: help setup repro test lint presets preset clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -27,8 +27,11 @@ lint: setup  ## ruff (format and rules) and mypy
 	ruff check .
 	mypy
 
-presets: setup  ## check that every file in presets/ is a valid params.yaml
-	python -m stages.plan --check presets/*.yaml
+presets: setup  ## list the files in presets/, check them, and estimate what they cost
+	python -m stages.preset
+
+preset: setup  ## make one of them params.yaml: make preset NAME=cifar100-homogeneous [FORCE=1]
+	python -m stages.preset '$(NAME)' '$(or $(FORCE),0)'
 
 clean:  ## remove what `dvc checkout` can bring back
 	rm -rf cards teachers pairs runs evaluations data/digits data/cifar100
