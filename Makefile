@@ -34,4 +34,4 @@ preset: setup  ## make one of them params.yaml: make preset NAME=cifar100-homoge
 	python -m stages.preset '$(NAME)' '$(or $(FORCE),0)'
 
 clean:  ## remove what `dvc checkout` can bring back
-	rm -rf cards teachers pairs runs evaluations data/digits data/cifar100
+	rm -rf cards teachers pairs runs evaluations data/*/

@@ -126,6 +126,25 @@ def test_temperature_of_kd_makes_its_cells_stale(project):
     assert project.stale() - {"tables"} == KD
 
 
+def test_own_copy_of_a_published_teacher(project):
+    """DVC sees it come and go; a teacher with the same weights makes no cell stale."""
+    listed = yamlfile.read(project.folder / "data/teachers.yaml")
+    listed["teachers"]["digits"] = {"resnet14": {"published_top1": 10.0, "sources": []}}
+    yamlfile.write(project.folder / "data/teachers.yaml", listed)
+    copy = project.folder / "checkpoints/digits/resnet14.safetensors"
+    copy.parent.mkdir()
+    shutil.copy(project.folder / "teachers/resnet14/weights.safetensors", copy)
+    project.set(teachers={"resnet14": {"source": "published"}})
+    assert project.ran(project.dvc("repro")) == {"plan", "teacher@resnet14", "pairs", "tables"}
+    assert "Teachers: resnet14 (published checkpoint)." in (project.folder / "tables/digits.md").read_text()
+    assert project.ran(project.dvc("repro")) == set()
+    copy.unlink()
+    assert "no download is listed" in project.dvc("repro", code=255)
+    project.set(teachers={"resnet14": {"source": "published", "otherwise": "train", "epochs": 6}})
+    assert project.ran(project.dvc("repro")) == {"plan", "teacher@resnet14", "pairs", "tables"}
+    assert "resnet14 (trained here, 6 epochs, for no" in (project.folder / "tables/digits.md").read_text()
+
+
 def test_experiment_with_another_scale(project):
     """dvc exp run trains the new cells alone; dvc metrics diff then shows the headlines and nothing else."""
     output = project.dvc("exp", "run", "-S", "scales=[1,2,4]")
