@@ -102,7 +102,7 @@ def fetch(urls: Sequence[str], path: Path, *, checksum: str | None = None, patie
     if checksum is not None and not CHECKSUM.fullmatch(checksum):
         raise UserError(f"checksum {checksum!r}: must be sha256:<at least 8 hex digits> or md5:<32 hex digits>")
     for url in urls:
-        if urlsplit(url).scheme not in ("http", "https"):
+        if not url.startswith(("http://", "https://")):
             raise UserError(f"{url}: only http and https addresses can be downloaded")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -330,7 +330,11 @@ def _progress() -> Progress:
     )
 
 
-def _brief(error: Exception) -> str:
+def _brief(error: BaseException) -> str:
     """Without the chain of causes that the libraries put into one line."""
-    reason = getattr(error.args[0], "reason", None) if error.args else None
-    return str(reason or error).rpartition(": ")[2] or type(error).__name__
+    while error.args and isinstance(error.args[0], BaseException):
+        error = error.args[0]
+    cause = getattr(error, "reason", None)
+    error = cause if isinstance(cause, BaseException) else error
+    said = str(error.args[0]) if error.args else ""
+    return said.rpartition(": ")[2] or type(error).__name__

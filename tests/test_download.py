@@ -141,7 +141,9 @@ def test_date_is_a_condition_where_there_is_no_tag(site, fetch):
 
 
 def test_truncated_by_a_server_that_cannot_go_on(site, fetch, tmp_path):
-    with pytest.raises(UserError, match=f"/a: .*{len(CONTENT) - HALF} more expected"):
+    with pytest.raises(
+        UserError, match=rf"/a: connection failed \(IncompleteRead\({HALF} .*, {len(CONTENT) - HALF} more expected\)\)$"
+    ):
         fetch(site.add("a", CONTENT, tag=None, cuts=[HALF] * 3))
     assert files(tmp_path) == []
 
@@ -298,6 +300,16 @@ def test_part_that_is_longer_than_the_file(site, fetch, tmp_path):
         fetch(url)
     (tmp_path / "file.part").write_bytes(CONTENT + b"x")
     assert fetch(url) == SHA256
+
+
+@pytest.mark.parametrize(("url", "reason"), [
+    ("http://127.0.0.1:9/a", r"connection failed \(\[Errno \d+\] Connection refused\)"),
+    ("https://127.0.0.1:9/a", r"connection failed \(\[Errno \d+\] Connection refused\)"),
+    ("http:///a", r"cannot be asked \(No host supplied\)"), ("http://[a/b", r"cannot be asked \(.+\)"),
+])  # fmt: skip
+def test_nobody_there(fetch, url, reason):
+    with pytest.raises(UserError, match=rf"^.*: {reason}$"):
+        fetch(url)
 
 
 def test_whole_part_takes_its_place_without_asking(site, fetch, tmp_path):
