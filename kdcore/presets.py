@@ -82,15 +82,17 @@ def names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
-def load(name: str, recipes: dict[str, Any]) -> Params:
+def load(name: str, recipes: dict[str, Any], teachers: dict[str, Any]) -> Params:
     """A preset, with everything checked that needs neither its data nor its teachers' weights.
 
     Args:
         name: one of `names()`.
         recipes: content of data/recipes.yaml.
+        teachers: content of data/teachers.yaml.
 
     Raises:
-        UserError: there is none of this name; or as of `kdcore.params.load` and `kdcore.plan.resolve_recipes`.
+        UserError: there is none of this name; or as of `kdcore.params.load`, `kdcore.plan.check_teachers` and
+            `kdcore.plan.resolve_recipes`.
     """
     if name not in names():
         near = difflib.get_close_matches(name.casefold(), names(), n=3)
@@ -99,36 +101,37 @@ def load(name: str, recipes: dict[str, Any]) -> Params:
             f"there is no preset {name!r}.{hint} Say make preset NAME=<preset>, one of {', '.join(names())}"
         )
     matrix = params.load(_path(name))
+    plan.check_teachers(matrix, teachers, str(_path(name)))
     plan.resolve_recipes(matrix, recipes, str(_path(name)))
     return matrix
 
 
-def summarise(name: str, recipes: dict[str, Any]) -> Summary:
+def summarise(name: str, recipes: dict[str, Any], teachers: dict[str, Any]) -> Summary:
     """What a preset would train. Arguments and errors as of `load`; its header must name a source."""
-    matrix = load(name, recipes)
+    matrix = load(name, recipes, teachers)
     lines = _path(name).read_text(encoding="utf-8").splitlines()
     sources = [line.removeprefix(SOURCE) for line in lines if line.startswith(SOURCE)]
     if len(sources) != 1:
         raise UserError(f"{_path(name)}: needs one line {SOURCE!r} in its header, which says what it follows")
-    cells, teachers = list(of_cells(matrix)), list(of_teachers(matrix))
+    cells, trained = list(of_cells(matrix)), list(of_teachers(matrix))
     epochs = [cell.settings.epochs for cell in cells]
     return Summary(
         name=name,
         pairs=len(matrix.pairs),
         cells=len(cells),
-        teachers=len(teachers),
+        teachers=len(trained),
         epochs=(min(epochs), max(epochs)),
-        hours=hours([*cells, *teachers], matrix.data),
+        hours=hours([*cells, *trained], matrix.data),
         source=sources[0],
     )
 
 
-def summarise_all(recipes: dict[str, Any]) -> tuple[list[Summary], list[str]]:
-    """Of every preset, and what is wrong with those that cannot be used."""
+def summarise_all(recipes: dict[str, Any], teachers: dict[str, Any]) -> tuple[list[Summary], list[str]]:
+    """Of every preset, and what is wrong with those that cannot be used. Arguments as of `load`."""
     summaries, problems = [], []
     for name in names():
         try:
-            summaries.append(summarise(name, recipes))
+            summaries.append(summarise(name, recipes, teachers))
         except UserError as error:
             problems.append(str(error))
     return summaries, problems

@@ -1,5 +1,7 @@
 """`python -m stages.preset [NAME [FORCE]]`: list presets, or show what one changes in params.yaml and install it."""
 
+from typing import Any
+
 from rich.console import Console
 from rich.text import Text
 
@@ -10,10 +12,10 @@ from stages import run
 COLOURS = {"+": "green", "-": "red", "@": "cyan"}
 
 
-def show() -> None:
+def show(known: list[dict[str, Any]]) -> None:
     """List all presets, and check them."""
     console = Console(width=None if Console().is_terminal else 160, highlight=False)
-    summaries, problems = presets.summarise_all(yamlfile.read("data/recipes.yaml"))
+    summaries, problems = presets.summarise_all(*known)
     console.print(presets.table(summaries), presets.FOOTER.replace("\n", " "), sep="\n")
     if problems:
         raise UserError("\n".join(problems))
@@ -21,19 +23,17 @@ def show() -> None:
 
 def main(name: str | None = None, force: str = "0") -> None:
     """Without a name, list all. FORCE is 0 or 1."""
+    known = [yamlfile.read(file) for file in ("data/recipes.yaml", "data/teachers.yaml")]
     if name is None:
-        return show()
+        return show(known)
     if force not in ("0", "1"):
-        raise UserError(
-            f"FORCE: {force!r} must be 0 or 1; with 1, changes of params.yaml that are not committed are lost"
-        )
-    presets.load(name, yamlfile.read("data/recipes.yaml"))
+        raise UserError(f"FORCE: {force!r} must be 0 or 1; 1 replaces even what is not committed")
+    presets.load(name, *known)
     console = Console(soft_wrap=True, highlight=False)
     for line in presets.difference(name):
         console.print(Text(line, style=COLOURS.get(line[:1], "")))
     presets.install(name, force=force == "1")
-    console.print(f"params.yaml is presets/{name}.yaml; 'make repro' runs it")
-    return None
+    return console.print(f"params.yaml is presets/{name}.yaml; 'make repro' runs it")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from tests.reference import FOLDER, needs_reference
 
 RECIPES = yamlfile.read(ROOT / "data/recipes.yaml")
 FIGURES = yamlfile.read(ROOT / "data/published.yaml")
+TEACHERS = yamlfile.read(ROOT / "data/teachers.yaml")
 NAMES = sorted(path.stem for path in (ROOT / "presets").glob("*.yaml"))
 OF_PAPERS = [name for name in NAMES if not name.endswith("quick")]
 SEEDS = 3
@@ -74,6 +75,18 @@ class TestContent:
     def test_it_is_valid_and_holds_as_many_cells_as_its_publication(self, name):
         found = plan.resolve_recipes(matrix(name), RECIPES, name)
         assert len(found) == CELLS[name]
+
+    @pytest.mark.parametrize("name", NAMES)
+    def test_it_is_planned(self, name, tmp_path):
+        """As far as a machine goes that has its data."""
+        of = matrix(name)
+        if of.data.name == "imagenet":
+            of = of.model_copy(update={"data": of.data.model_copy(update={"source": str(tmp_path)})})
+        cards = plan.make(of, published_recipes=RECIPES, known_teachers=TEACHERS)
+        assert {f"{cell.stage}/{cell.name}" for cell in of.cells()} <= cards.keys()
+        assert {card for card in cards if card.startswith("teacher/")} == {
+            f"teacher/{teacher}" for teacher in of.teachers
+        }
 
     @pytest.mark.parametrize("name", NAMES)
     def test_teachers_are_published_ones_or_trained_here(self, name):
@@ -482,11 +495,16 @@ class TestMake:
         project.edit("presets/cub200.yaml", "vgg13-vgg8, resnet50", "vgg13-vgg7, resnet50")
         project.edit("presets/quick.yaml", "# Source: ", "# ")
         project.edit("presets/tiny-imagenet.yaml", "methods_config: {}", "methods_config: {kd: {temprature: 1}}")
+        project.edit("presets/cifar100-dot.yaml", "vgg13: {source: published}", "vgg13: {source: elsewhere}")
+        project.edit("presets/cifar100-crd.yaml", "pairs: [\n", "pairs: [vgg19-vgg8, ")
+        project.edit("presets/cifar100-crd.yaml", "teachers:\n", "teachers:\n  vgg19: {source: published}\n")
         said = project.run("make", "presets", code=2)
         assert "presets/cub200.yaml: pairs[3]: unknown network 'vgg7'. Did you mean vgg8?" in said
         assert "presets/quick.yaml: needs one line '# Source: '" in said
         assert "presets/tiny-imagenet.yaml: methods_config.kd.temprature: unknown parameter" in said
+        assert "presets/cifar100-crd.yaml: teachers.vgg19" in said
         assert "│ imagenet-homogeneous" in said
+        assert "│ cifar100-crd" not in said
 
     def test_preset_shows_the_difference_and_installs(self, project):
         said = project.run("make", "preset", "NAME=cifar100-homogeneous")
