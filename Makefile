@@ -34,4 +34,5 @@ preset: setup  ## make one of them params.yaml: make preset NAME=cifar100-homoge
 	python -m stages.preset '$(NAME)' '$(or $(FORCE),0)'
 
 clean:  ## remove what `dvc checkout` can bring back
-	rm -rf cards teachers pairs runs evaluations data/*/
+	rm -rf cards teachers pairs runs evaluations
+	for folder in data/*/; do if test -f "$$folder/manifest.json"; then rm -rf "$$folder"; fi; done

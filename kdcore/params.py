@@ -1,5 +1,6 @@
 """params.yaml as typed, validated objects. Nothing else reads that file."""
 
+import difflib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import product
@@ -70,10 +71,17 @@ Percent = Annotated[float, Field(ge=0, le=100)]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
+def _check_no_slip(source: str) -> str:
+    near = difflib.get_close_matches(source, ("train", "published"), n=1)
+    if near and near[0] != source and not Path(source).exists():
+        raise ValueError(f"{source!r}: there is no such file. Did you mean {near[0]}?")
+    return source
+
+
 class Teacher(Section):
     """Where a teacher's weights come from."""
 
-    source: Annotated[str, Field(min_length=1)]
+    source: Annotated[str, Field(min_length=1), AfterValidator(_check_no_slip)]
     """ "train"; "published": what data/teachers.yaml lists; or the path or http(s) address of a checkpoint, or of an
     archive that holds it.
     """

@@ -21,6 +21,8 @@ from kdcore.params import Params, Teacher
 from kdcore.train_params import Train
 
 FOLDER = Path("cards")
+OUTPUTS = ("cards", "teachers", "pairs", "runs", "evaluations", "tables")
+"""Folders that stages write, besides the data set's."""
 TEACHER_SEED = 0
 Card = dict[str, Any]
 
@@ -128,10 +130,34 @@ def check_teachers(params: Params, known_teachers: dict[str, Any], file: str) ->
             _listed(name, params.data.name, known, file)
 
 
+def check_source(params: Params, file: str = "params.yaml") -> None:
+    """Refuse a data source that DVC would delete: outputs are removed before their stages run.
+
+    Args:
+        params: the matrix.
+        file: what it was read from, for messages.
+
+    Raises:
+        UserError: names source and output.
+    """
+    path = data_params.path(str(params.data.source))
+    if path is None:
+        return
+    for output in (*OUTPUTS, f"data/{params.data.name}"):
+        source, made = path.resolve(), Path(output).resolve()
+        if source == made or source in made.parents or made in source.parents:
+            raise UserError(
+                f"{file}: data.source: {path} overlaps with {output}, which the pipeline writes, and deletes first; "
+                "move your images elsewhere, or give the data set another name"
+            )
+
+
 def _data_card(params: Params, code: Code) -> Card:
+    check_source(params)
     kind, path = data_params.module(params.data.name), data_params.path(str(params.data.source))
     if path is not None and not path.exists():
-        raise UserError(f"params.yaml: data.source: there is no {path}. Allowed: {data_params.SOURCES[kind]}")
+        hint = " (~ is not expanded)" if str(path).startswith("~") else ""
+        raise UserError(f"params.yaml: data.source: there is no {path}{hint}. Allowed: {data_params.SOURCES[kind]}")
     return {**params.data.model_dump(), "code": {"data": code.of(f"kdcore.data.{kind}")}}
 
 
@@ -308,6 +334,8 @@ def stretched(settings: Card, epochs: int, where: str) -> Card:
     Raises:
         UserError: there is no room for the milestones; `where` names the number.
     """
+    if epochs < 1:
+        raise UserError(f"{where}: {epochs} must be 1 or more")
     if "milestones" not in settings:
         return {**settings, "epochs": epochs}
     milestones = [round(milestone * epochs / settings["epochs"]) for milestone in settings["milestones"]]

@@ -65,8 +65,9 @@ def decouple(
         teacher_logits: (B, N, C), regions coarse to fine.
         target: (B,), class indices.
         complementary_weight: weight of complementary regions.
-        teacher_global: (B, C), the teacher's logits for the whole image. By default region 0, which is the whole
-            image whenever the levels begin with 1; pass it for levels that do not.
+        teacher_global: (B, C), the teacher's logits for the whole image. By default region 0, which is the average of
+            the 4 x 4 grid whenever the levels begin with 1 (the network's own logits only where the map's side is a
+            multiple of 4: on 7 x 7 maps the cells overlap); pass it for levels that do not.
 
     Returns:
         Scalar.

@@ -1,12 +1,14 @@
-"""One cell outside the pipeline, of a matrix that need not hold it."""
+"""Beside the pipeline: one cell of a matrix that need not hold it, and the data set of one measurement."""
 
 from pathlib import Path
 from typing import Any
 
-from kdcore import catalog, params, plan, runs, yamlfile
+from kdcore import catalog, jsonfile, params, plan, runs, yamlfile
 from kdcore.cell import Cell
-from kdcore.data.store import MANIFEST
+from kdcore.data import sets, store
+from kdcore.data.store import MANIFEST, Dataset
 from kdcore.errors import UserError
+from kdcore.params import Params
 
 FOLDER = Path("scratch/cells")
 
@@ -26,7 +28,7 @@ def card(
         epochs: instead of the file's; milestones are stretched with them.
 
     Raises:
-        UserError: an option or the file is wrong, or a hyper-parameter is missing.
+        UserError: an option or the file is wrong, a hyper-parameter is missing, or the data set has not been fetched.
     """
     try:
         logit = catalog.kind(method) == "logit"
@@ -35,15 +37,50 @@ def card(
         raise UserError(str(error)) from error
     if not logit and (scale is not None or stand):
         raise UserError(f"{method} is no logit method and takes neither --scale nor --stand")
-    axes = {"methods": [method], "scales": [scale or 1], "stand": [stand]} if logit else {"baselines": [method]}
+    scale = 1 if scale is None and logit else scale
+    axes = {"methods": [method], "scales": [scale], "stand": [stand]} if logit else {"baselines": [method]}
     teachers = {pair.partition("-")[0]: {"source": "train"}}
     matrix = params.load(file, pairs=[pair], seeds=[seed], teachers=teachers, **axes)
-    cell = Cell(pair, method, seed, scale or 1, stand) if logit else Cell(pair, method, seed)
+    cell = Cell(pair, method, seed, scale, stand) if logit else Cell(pair, method, seed)
     recipe = plan.resolve_recipes(matrix, yamlfile.read("data/recipes.yaml"), file)[cell]
+    _check_data(matrix)
     made = plan.cell_card(cell, recipe, matrix, plan.Code(plan.ROOT))
     if epochs is not None:
         made["train"] = plan.stretched(made["train"], epochs, "--epochs")
     return made
+
+
+def dataset(name: str | None, file: str | None, *, source: str | None, image_size: int | None) -> Dataset:
+    """A data set: as the pipeline stored it, or from elsewhere.
+
+    Args:
+        name: of the data set; None for that of the params file.
+        file: a params file.
+        source: as `data.source` of params.yaml; None for what the pipeline stored.
+        image_size: of a data set of one's own.
+
+    Raises:
+        UserError: the data set cannot be had.
+    """
+    if file is not None:
+        return sets.fetch_once(params.load(file).data.model_dump())
+    if source is None:
+        folder = Path("data") / str(name)
+        if not (folder / MANIFEST).is_file():
+            raise UserError(f"{folder}: no data set is stored here; run 'dvc repro data', or add --source or --params")
+        return store.load(folder)
+    size = {} if image_size is None else {"image_size": image_size}
+    return sets.fetch_once(params.data_section(name=name, source=source, **size))
+
+
+def check_writable(path: Path | None) -> None:
+    """Refuse a file in a folder that does not exist.
+
+    Raises:
+        UserError: names it.
+    """
+    if path is not None and not path.parent.is_dir():
+        raise UserError(f"{path}: there is no folder {path.parent}")
 
 
 def teacher_weights(made: dict[str, Any], given: str | None) -> Path | None:
@@ -53,6 +90,8 @@ def teacher_weights(made: dict[str, Any], given: str | None) -> Path | None:
         UserError: there is none.
     """
     if "teacher" not in made:
+        if given:
+            raise UserError(f"--teacher {given}: {made['method']} trains the student alone and takes no teacher")
         return None
     path = Path(given) if given else Path("teachers") / made["teacher"] / runs.WEIGHTS
     if not path.is_file():
@@ -63,11 +102,15 @@ def teacher_weights(made: dict[str, Any], given: str | None) -> Path | None:
     return path
 
 
-def check_data(made: dict[str, Any]) -> None:
-    """Refuse a data set that has not been fetched.
-
-    Raises:
-        UserError: says how to.
-    """
-    if not (Path("data") / made["data"] / MANIFEST).is_file():
-        raise UserError(f"data set {made['data']} is not here yet; run 'dvc repro data'")
+def _check_data(matrix: Params) -> None:
+    """Refuse a data set that has not been fetched, or not as the params file has it."""
+    wanted = matrix.data.model_dump()
+    folder = Path("data") / matrix.data.name
+    if not (folder / MANIFEST).is_file():
+        raise UserError(f"data set {matrix.data.name} is not here yet; run 'dvc repro data'")
+    found = jsonfile.read(folder / MANIFEST)
+    per_class = wanted.get("train_per_class")
+    if wanted.get("image_size") not in (None, found["image_size"]) or (
+        per_class is not None and per_class * len(found["classes"]) != found["counts"]["train"]
+    ):
+        raise UserError(f"{folder}: is not as section data of the params file has it; run 'dvc repro data'")

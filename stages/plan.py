@@ -12,6 +12,7 @@ def check(*paths: str) -> None:
     for path in paths:
         matrix = params.load(path)
         plan.check_teachers(matrix, known, path)
+        plan.check_source(matrix, path)
         print(f"{path}: {len(plan.resolve_recipes(matrix, published, path))} cells")
 
 

@@ -30,9 +30,9 @@ def main(name: str | None = None, force: str = "0") -> None:
         raise UserError(f"FORCE: {force!r} must be 0 or 1; 1 replaces even what is not committed")
     presets.load(name, *known)
     console = Console(soft_wrap=True, highlight=False)
-    for line in presets.difference(name):
-        console.print(Text(line, style=COLOURS.get(line[:1], "")))
-    presets.install(name, force=force == "1")
+    if lines := presets.difference(name):
+        presets.install(name, force=force == "1")
+    console.print(Text("\n").join(Text(line, style=COLOURS.get(line[:1], "")) for line in lines))
     return console.print(f"params.yaml is presets/{name}.yaml; 'make repro' runs it")
 
 

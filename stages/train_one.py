@@ -1,4 +1,4 @@
-"""One cell outside DVC, into scratch/cells: python -m stages.train_one --pair a-b --method dkd --scale 4 --stand."""
+"""One cell outside DVC, into scratch/cells, anew: python -m stages.train_one --pair a-b --method dkd --scale 4."""
 
 import argparse
 
@@ -24,10 +24,9 @@ def _options(arguments: tuple[str, ...]) -> argparse.Namespace:
 def main(*arguments: str) -> None:
     """Train the cell and write its folder."""
     options = _options(arguments)
-    scale = int(options.scale) if options.scale and options.scale.isdecimal() else options.scale
+    scale = int(options.scale) if (options.scale or "").isdecimal() else options.scale
     chosen = {"pair": options.pair, "method": options.method, "seed": options.seed, "epochs": options.epochs}
     card = single.card(options.params, scale=scale, stand=options.stand, **chosen)
-    single.check_data(card)
     weights = single.teacher_weights(card, options.teacher)
     card_file, out = single.FOLDER / f"{card['name']}.yaml", single.FOLDER / card["name"]
     yamlfile.write(card_file, card)

@@ -252,7 +252,7 @@ class TestCheckpointTeachers:
 
 
 def test_source_of_data_must_exist():
-    with pytest.raises(UserError, match=r"data\.source: '/nowhere' is no folder\. Allowed: download"):
+    with pytest.raises(UserError, match=r"data\.source: there is no /nowhere\. Allowed: download"):
         cards(data={"name": "cifar100", "source": "/nowhere"})
 
 
@@ -283,3 +283,32 @@ def test_fingerprint_is_the_same_in_every_python(tmp_path):
     (tmp_path / "kdcore/one.py").write_text(source + "class C(object, metaclass=type):\n    a: int = 1\n")
     (tmp_path / "kdcore/other.py").write_text('"""Text."""\nX = [i for i in (None, 1.5, b"c") if i]\n')
     assert fingerprint("kdcore.one", root=tmp_path) == "72eaaf82a2109253"
+
+
+@pytest.mark.parametrize("source", ["data/pets", "data/pets/raw", "data", ".", "runs/x", "link"])
+def test_sources_that_dvc_would_delete_are_refused(tmp_path, monkeypatch, source):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data/pets/raw").mkdir(parents=True)
+    (tmp_path / "runs/x").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "data/pets")
+    with pytest.raises(UserError, match=r"overlaps with (data/pets|runs|cards), which the pipeline writes"):
+        cards(data={"name": "pets", "source": f"folder:{source}", "image_size": 16})
+
+
+def test_sources_beside_the_outputs_are_fine(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data/petimages").mkdir(parents=True)
+    assert cards(data={"name": "pets", "source": "folder:data/petimages", "image_size": 16})["data"]["name"] == "pets"
+
+
+def test_exceptions_reach_the_cards_and_the_teachers():
+    train = yamlfile.read(ROOT / "params.yaml")["train"]
+    exceptions = [{"students": ["resnet20", "wrn_16_1"], "lr": 0.5}, {"methods": ["kd"], "grad_clip_norm": 40.0}]
+    made = cards(train={**train, "exceptions": exceptions})
+    assert made["teacher/resnet20"]["train"]["lr"] == 0.5
+    assert made["teacher/wrn_16_2"]["train"]["lr"] == train["lr"]
+    for name, card in made.items():
+        if name.startswith(("train/", "baseline/")):
+            assert card["train"]["lr"] == (0.5 if card["student"] == "wrn_16_1" else train["lr"])
+            assert card["train"].get("grad_clip_norm") == (40.0 if card["method"] == "kd" else None)
+            assert "exceptions" not in card["train"]

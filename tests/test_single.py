@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
-from kdcore import checkpoints, evaluation, networks, params, single, yamlfile
+from kdcore import checkpoints, evaluation, networks, params, plan, single, yamlfile
 from kdcore.data import digits, store
 from kdcore.errors import UserError
 from kdcore.folders import whole
@@ -65,12 +65,31 @@ class TestEvaluateCheckpoint:
         for _ in range(2):
             code, said = call(project, "stages.evaluate_checkpoint", *options)
             assert code == 0, said
-        assert len(list((project / "scratch/data").iterdir())) == 1
+        assert [path.name for path in (project / "scratch/data").iterdir()] == ["pets"]
+
+    def test_changed_sources_are_read_again(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        write_tree(tmp_path / "pets" / "train", ["cat", "dog"], 2)
+        write_tree(tmp_path / "pets" / "test", ["cat", "dog"], 2)
+        options = {"source": "folder:pets", "image_size": 16}
+        first = single.dataset("pets", None, **options)
+        stored = (tmp_path / "scratch/data/pets/manifest.json").stat().st_mtime_ns
+        single.dataset("pets", None, **options)
+        assert (tmp_path / "scratch/data/pets/manifest.json").stat().st_mtime_ns == stored
+        write_tree(tmp_path / "pets" / "test", ["cat", "dog"], 3)
+        assert len(single.dataset("pets", None, **options).test.labels) == len(first.test.labels) + 2
+
+    def test_data_set_of_a_params_file(self, project):
+        checkpoints.save(networks.create("resnet8", 10), project / "weights.safetensors")
+        options = ["--network", "resnet8", "--checkpoint", "weights.safetensors", "--params", "params.yaml"]
+        code, said = call(project, "stages.evaluate_checkpoint", *options)
+        assert (code, "resnet8 on digits" in said) == (0, True), said
 
     @pytest.mark.parametrize(("changes", "message"), [
         ({"--network": "resnet9"}, "resnet9"),
         ({"--checkpoint": "nowhere.pth"}, "nowhere.pth: no such checkpoint"),
-        ({"--dataset": "cifar100"}, "data/cifar100/manifest.json: cannot be read"),
+        ({"--dataset": "cifar100"}, "data/cifar100: no data set is stored here; run 'dvc repro data', or add --source"),
+        ({"--json": "nowhere/figures.json"}, "nowhere/figures.json: there is no folder nowhere"),
         ({"--dataset": "cifar10", "--source": "download"}, "--dataset, --source: 'cifar10' is none of"),
         ({"--dataset": "cifar100", "--source": "nowhere"}, "nowhere"),
         ({"--network": "resnet14"}, "does not fit a ResNet"),
@@ -127,6 +146,10 @@ class TestTrainOne:
         (["--method", "at", "--scale", "2"], "at is no logit method and takes neither --scale nor --stand"),
         (["--method", "kd"], "there is no teachers/resnet14/weights.safetensors; name a checkpoint with --teacher"),
         (["--method", "kd", "--epochs", "2"], "--epochs: 2 leaves no room for train.milestones"),
+        (["--method", "kd", "--epochs", "0"], "--epochs: 0 must be 1 or more"),
+        (["--method", "kd", "--scale", "0"], "scales[0]: 0 is no scale"),
+        (["--method", "kd", "--scale", ""], "is no scale"),
+        (["--method", "vanilla", "--teacher", "x"], "--teacher x: vanilla trains the student alone"),
         (["--method", "kd", "--params", "other.yaml"], "other.yaml: cannot be read"),
     ])  # fmt: skip
     def test_wrong_options(self, project, options, message):
@@ -140,11 +163,17 @@ class TestTrainOne:
         code, said = call(project, "stages.train_one", "--pair", "resnet14-resnet8", "--method", "vanilla")
         assert (code, "run 'dvc repro data'" in said) == (2, True)
 
+    def test_data_must_be_as_the_params_file_has_them(self, project):
+        content = yamlfile.read(project / "params.yaml")
+        for change in ({"image_size": 32}, {"train_per_class": 3}):
+            yamlfile.write(project / "params.yaml", {**content, "data": {**content["data"], **change}})
+            code, said = call(project, "stages.train_one", "--pair", "resnet14-resnet8", "--method", "vanilla")
+            assert (code, "is not as section data of the params file has it" in said) == (2, True)
+
     def test_the_card_is_the_pipelines(self, project, monkeypatch):
         """A cell of the matrix, trained on its own, has the card that stage plan writes."""
-        monkeypatch.chdir(ROOT)
-        from kdcore import plan
-
+        monkeypatch.chdir(project)
+        (project / "data/teachers.yaml").write_text((ROOT / "data/teachers.yaml").read_text())
         cards = plan.make(
             params.load("params.yaml"),
             published_recipes=yamlfile.read("data/recipes.yaml"),

@@ -12,6 +12,7 @@ from kdcore.fingerprint import fingerprint
 from kdcore.folders import whole
 
 SCRATCH = Path("scratch/data")
+KEY = "identity"
 
 
 def fetch(section: dict[str, Any]) -> store.Dataset:
@@ -26,11 +27,18 @@ def fetch(section: dict[str, Any]) -> store.Dataset:
 
 
 def fetch_once(section: dict[str, Any]) -> store.Dataset:
-    """The same, kept below scratch/ for the next time. Errors as of `fetch`."""
+    """The same, kept below scratch/ for as long as the source's files stay as they are. Errors as of `fetch`."""
     code = fingerprint(f"kdcore.data.{data_params.module(section['name'])}")
-    key = hashlib.sha256(json.dumps([section, code], sort_keys=True).encode()).hexdigest()[:16]
-    folder = SCRATCH / f"{section['name']}-{key}"
-    if not folder.exists():
+    identity = json.dumps([section, code, _files(data_params.path(section["source"]))], sort_keys=True)
+    folder = SCRATCH / section["name"]
+    if not (folder / KEY).is_file() or (folder / KEY).read_text() != hashlib.sha256(identity.encode()).hexdigest():
         with whole(folder) as unfinished:
             store.save(fetch(section), unfinished)
+            (unfinished / KEY).write_text(hashlib.sha256(identity.encode()).hexdigest())
     return store.load(folder)
+
+
+def _files(source: Path | None) -> list[tuple[str, int, int]]:
+    """Name, size and time of change of all that a source holds."""
+    found = [] if source is None else [source, *source.rglob("*")]
+    return sorted((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in found if path.is_file())
