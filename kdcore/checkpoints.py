@@ -128,18 +128,19 @@ def _unpickle(path: Path) -> Any:
                 "trust the file, read it with torch.load(..., weights_only=False) and save its tensors with "
                 "safetensors.torch.save_file"
             ) from error
-        raise UserError(f"{path}: not a checkpoint of tensors alone{_what_else(path)}") from error
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path}: not a checkpoint of tensors alone, {_what_else(path, reason)}") from error
 
 
-def _what_else(path: Path) -> str:
-    """What a file looks like. Torch's own words, which recommend to run its code, are not repeated."""
+def _what_else(path: Path, reason: str) -> str:
+    """What a file looks like. Torch's advice to run the code in it is not repeated."""
     with path.open("rb") as file:
         start = file.read(512)
     if start.lstrip()[:1] == b"<":
-        return ", but a web page: the download did not reach the file"
+        return "but a web page: the download did not reach the file"
     if start[257:262] == b"ustar" or start[:2] == b"\x1f\x8b":
-        return ", but an archive: name the file inside with 'member'"
-    return " (damaged, or another kind of file)" if start else " (empty)"
+        return "but an archive: name the file inside with 'member'"
+    return "or damaged" if "weights_only" in reason else f"or damaged ({reason})"
 
 
 def _unwrap(path: Path, content: Any, weights_key: str | None) -> dict[str, Tensor]:

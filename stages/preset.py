@@ -31,8 +31,8 @@ def main(name: str | None = None, force: str = "0") -> None:
     presets.load(name, *known)
     console = Console(soft_wrap=True, highlight=False)
     if lines := presets.difference(name):
+        console.print(Text("\n").join(Text(line, style=COLOURS.get(line[:1], "")) for line in lines))
         presets.install(name, force=force == "1")
-    console.print(Text("\n").join(Text(line, style=COLOURS.get(line[:1], "")) for line in lines))
     return console.print(f"params.yaml is presets/{name}.yaml; 'make repro' runs it")
 
 

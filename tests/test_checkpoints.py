@@ -194,3 +194,16 @@ class TestKey:
         checkpoints.save(networks.create("resnet8", 10), tmp_path / "a.safetensors")
         with pytest.raises(UserError, match="holds weights alone, nothing under 'model'"):
             loaded(tmp_path / "a.safetensors", weights_key="model")
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    (b"\n<!DOCTYPE html><html>", "but a web page: the download did not reach the file"),
+    (b"\x1f\x8b" + bytes(100), "but an archive: name the file inside with 'member'"),
+    (bytes(257) + b"ustar" + bytes(300), "but an archive: name the file inside with 'member'"),
+    (b"weights", "or damaged"),
+])  # fmt: skip
+def test_other_files_are_called_what_they_are(tmp_path, content, message):
+    (tmp_path / "weights.pth").write_bytes(content)
+    with pytest.raises(UserError, match=message) as caught:
+        checkpoints.load(tmp_path / "weights.pth", networks.create("resnet8", 10))
+    assert "weights_only" not in str(caught.value)
