@@ -180,11 +180,27 @@ class TestStream:
 
     def test_broken_bytes_are_named(self):
         broken = store.Encoded(pa.table({"image": [encoded(0, 0), b"no image"], "label": [0, 1]}))
-        with pytest.raises(UserError, match="image 1: cannot be decoded"):
+        with pytest.raises(UserError, match=r"image 1: cannot be decoded \(cannot identify an image in it\)"):
             list(unaugmented(broken, self.dataset(broken), CPU))
+
+    def test_greys_of_16_bits(self, split):
+        """Not black and white alone."""
+        grey = np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16)
+        Image.fromarray(grey).save(split.root / "grey.png")
+        one = store.Encoded(pa.table({"path": ["grey.png"], "label": [0]}), split.root)
+        (image,) = unaugmented(one, self.dataset(one, image_size=56), CPU)
+        torch.testing.assert_close(image[0, 1], torch.from_numpy((grey >> 8).astype(np.float32))[4:60, 4:60])
 
     @pytest.mark.parametrize("value", ["-1", "two", ""])
     def test_number_of_workers(self, monkeypatch, value):
         monkeypatch.setenv(stream.VARIABLE, value)
         with pytest.raises(UserError, match=r"KDCORE_WORKERS=.*must be a number from 0 upwards"):
             stream.workers()
+
+    def test_workers_where_the_system_hides_their_cores(self, monkeypatch):
+        """As macOS does."""
+        monkeypatch.delenv(stream.VARIABLE, raising=False)
+        monkeypatch.delattr(stream.os, "sched_getaffinity", raising=False)
+        for count, expected in ((6, 5), (1, 1), (None, 1), (64, 16)):
+            monkeypatch.setattr(stream.os, "cpu_count", lambda count=count: count)
+            assert stream.workers() == expected

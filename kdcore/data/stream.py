@@ -5,7 +5,6 @@ Training sees random resized crops, evaluation the middle of the resized image, 
 alone, not on the number of workers.
 """
 
-import io
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as Decoded
 
+from kdcore.data import picture
 from kdcore.data.augment import STRONG_CROP, VIEWS
 from kdcore.data.store import Encoded
 from kdcore.errors import UserError
@@ -37,10 +37,17 @@ def workers() -> int:
     """
     given = os.environ.get(VARIABLE)
     if given is None:
-        return max(1, min(MOST_WORKERS, len(os.sched_getaffinity(0)) - 1))
+        return max(1, min(MOST_WORKERS, _cores() - 1))
     if not given.isdecimal():
         raise UserError(f"{VARIABLE}={given}: must be a number from 0 upwards, of processes that decode images")
     return int(given)
+
+
+def _cores() -> int:
+    """Those that this process may use, where the system tells (macOS and Windows do not)."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 @dataclass(frozen=True)
@@ -121,17 +128,18 @@ class _Decoder(Decoded[Any]):
     def __getitem__(self, wanted: Wanted) -> Tensor | Broken:
         """Its views (V, 3, S, S) uint8."""
         try:
-            image = Image.open(self._file(wanted.position)).convert("RGB")
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            image = picture.read(self._file(wanted.position))
+        except picture.UnreadableError as error:
             return Broken(self._name(wanted.position), str(error))
         if not wanted.seeds:
             return self.plain(image)[None]
         return torch.stack([self._view(image, seed) for seed in wanted.seeds])
 
-    def _file(self, position: int) -> Path | io.BytesIO:
+    def _file(self, position: int) -> Path | bytes:
         table = self.split.table
         if "image" in table.column_names:
-            return io.BytesIO(table["image"][position].as_py())
+            content: bytes = table["image"][position].as_py()
+            return content
         return (self.split.root or Path()) / table["path"][position].as_py()
 
     def _name(self, position: int) -> str:
