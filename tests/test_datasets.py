@@ -1,5 +1,6 @@
 """ImageNet, CUB-200 and Tiny-ImageNet in their real layouts, and data sets of one's own."""
 
+import shutil
 import tarfile
 import zipfile
 from dataclasses import replace
@@ -98,6 +99,12 @@ class TestImagenet:
         with pytest.raises(UserError, match=r"in one of them alone: \['n99999999'\]"):
             imagenet.fetch(source=str(tmp_path), subset=True)
 
+    def test_one_class(self, tmp_path):
+        write_tree(tmp_path / "train", WNIDS[:1], 1)
+        write_tree(tmp_path / "val", WNIDS[:1], 1)
+        with pytest.raises(UserError, match="holds one class, n01440764; at least two are needed"):
+            imagenet.fetch(source=str(tmp_path), subset=True)
+
 
 class TestCub200:
     def test_lists_decide(self, tmp_path):
@@ -122,10 +129,17 @@ class TestCub200:
         ("classes.txt", "1 x\n", "is in one of its lists alone"),
         ("image_class_labels.txt", "", "is in one of its lists alone"),
         ("images.txt", None, "cannot be read"),
+        ("images.txt", "1 a.jpg\n2\n", r"images\.txt, line 2: expected <number> <text>, not '2'"),
+        ("classes.txt", "1 Vog\u00e9l".encode("latin-1"), r"classes\.txt: is not text in UTF-8"),
+        ("train_test_split.txt", "1 1\n", "image '2' is in one of its lists alone"),
+        ("train_test_split.txt", "\n".join(f"{i} train" for i in range(1, 13)), r"must say 1 .* not 'train'"),
+        ("image_class_labels.txt", "\n".join(f"{i} 1" for i in range(1, 13)), "holds one class, 1; at least two"),
     ])  # fmt: skip
     def test_broken_lists(self, tmp_path, file, content, message):
         path = write_cub(tmp_path) / file
-        path.write_text(content) if content is not None else path.unlink()
+        path.unlink()
+        if content is not None:
+            path.write_bytes(content if isinstance(content, bytes) else content.encode())
         with pytest.raises(UserError, match=message):
             cub200.fetch(source=str(tmp_path), subset=True)
 
@@ -169,6 +183,32 @@ class TestTinyImagenet:
         folder = write_tiny(tmp_path)
         (folder / "val/images/val_4.JPEG").unlink()
         with pytest.raises(UserError, match=r"val_4\.JPEG: cannot be decoded \(.*No such file"):
+            tiny_imagenet.fetch(source=str(folder), subset=True)
+
+    @pytest.mark.parametrize(("content", "message"), [
+        (b"val_0.JPEG\n", r"val_annotations\.txt, line 1: expected <file> <tab> <class>"),
+        (b"val_0.JPEG\t\xff\n", r"val_annotations\.txt: is not text in UTF-8"),
+    ])  # fmt: skip
+    def test_broken_annotations(self, tmp_path, content, message):
+        folder = write_tiny(tmp_path)
+        (folder / "val/val_annotations.txt").write_bytes(content)
+        with pytest.raises(UserError, match=message):
+            tiny_imagenet.fetch(source=str(folder), subset=True)
+
+    def test_a_blank_line_and_boxes_say_nothing(self, tmp_path, capsys):
+        folder = write_tiny(tmp_path)
+        with (folder / "val/val_annotations.txt").open("a") as file:
+            file.write("\n")
+        (folder / "train" / WNIDS[0] / f"{WNIDS[0]}_boxes.txt").write_text("x")
+        assert len(tiny_imagenet.fetch(source=str(folder), subset=True).test.labels) == 6
+        assert capsys.readouterr().err == ""
+
+    def test_one_class(self, tmp_path):
+        folder = write_tiny(tmp_path)
+        for wnid in WNIDS[1:]:
+            shutil.rmtree(folder / "train" / wnid)
+        (folder / "val/val_annotations.txt").write_text(f"val_0.JPEG\t{WNIDS[0]}\n")
+        with pytest.raises(UserError, match="holds one class, n01440764; at least two are needed"):
             tiny_imagenet.fetch(source=str(folder), subset=True)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kdcore.data import tree
+from kdcore.data import lists, tree
 from kdcore.data.archives import Archive, opened
 from kdcore.data.imagenet import MEAN, STD
 from kdcore.data.store import Dataset, Split
@@ -60,23 +60,30 @@ def _read(root: Path) -> tuple[list[str], dict[str, Split]]:
     images = _listed(root / "images.txt")
     labels = _listed(root / "image_class_labels.txt")
     in_train = _listed(root / "train_test_split.txt")
+    _check_lists(root, labels=labels, images=images, in_train=in_train)
     position = {number: i for i, number in enumerate(classes)}
     splits = {}
     for name, mark in (("train", "1"), ("test", "0")):
-        chosen = [number for number in images if in_train.get(number) == mark]
+        chosen = [number for number in images if in_train[number] == mark]
         try:
             of_split = np.array([position[labels[number]] for number in chosen], dtype=np.int64)
         except KeyError as error:
-            raise UserError(f"{root}: image or class {error} is in one of its lists alone") from error
+            raise UserError(f"{root}: class {error} is in one of its lists alone") from error
         paths = [root / "images" / images[number] for number in chosen]
         splits[name] = Split(tree.decode(paths, STORED), of_split)
     return list(classes.values()), splits
 
 
+def _check_lists(root: Path, *, images: dict[str, str], labels: dict[str, str], in_train: dict[str, str]) -> None:
+    """Refuse images that a list lacks; it may have more."""
+    lacking = [number for number in images if number not in labels or number not in in_train]
+    if lacking:
+        raise UserError(f"{root}: image {lacking[0]!r} is in one of its lists alone")
+    strange = sorted(set(in_train.values()) - {"0", "1"})
+    if strange:
+        raise UserError(f"{root / 'train_test_split.txt'}: must say 1 (training) or 0 (test), not {strange[0]!r}")
+    tree.check_number({labels[number] for number in images}, f"data.source {root}")
+
+
 def _listed(path: Path) -> dict[str, str]:
-    """The lines "<number> <text>" of a list."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); is this CUB-200-2011 as published?") from error
-    return dict(line.split(maxsplit=1) for line in lines if line.strip())
+    return {entry[0]: entry[1] for entry in lists.entries(path, "<number> <text>")}

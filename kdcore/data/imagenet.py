@@ -39,6 +39,7 @@ def fetch(*, source: str, subset: bool) -> Dataset:
         splits[name] = tree.classes_below(root / name)
     train, val = splits.values()
     tree.check_same_classes(train, val, root)
+    tree.check_number(train, f"data.source {source}")
     if not subset:
         _check_whole(splits, root)
     return Dataset(

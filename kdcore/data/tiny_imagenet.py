@@ -7,7 +7,7 @@ left out.
 
 from pathlib import Path
 
-from kdcore.data import tree
+from kdcore.data import lists, tree
 from kdcore.data.archives import Archive, opened
 from kdcore.data.store import Dataset
 from kdcore.errors import UserError
@@ -20,6 +20,8 @@ ARCHIVE = Archive(
 CLASSES = 200
 COUNTS = {"train": 100_000, "val": 10_000}
 SIDE = 64
+BOXES = (".txt",)
+"""Beside each class's training images, as published: where the objects are."""
 MEAN = (0.4802, 0.4481, 0.3975)
 STD = (0.2302, 0.2265, 0.2262)
 
@@ -35,9 +37,11 @@ def fetch(*, source: str, subset: bool) -> Dataset:
         UserError: the source holds no Tiny-ImageNet, or not all of it.
     """
     with opened(source, ARCHIVE) as root:
-        splits = {"train": tree.classes_below(_existing(root / "train")), "val": _validation(_existing(root / "val"))}
+        of_train = tree.classes_below(_existing(root / "train"), beside=BOXES)
+        splits = {"train": of_train, "val": _validation(_existing(root / "val"))}
         train, val = splits.values()
         tree.check_same_classes(train, val, root)
+        tree.check_number(train, f"data.source {source}")
         counts = {name: sum(map(len, files.values())) for name, files in splits.items()}
         if not subset and (len(train), counts) != (CLASSES, COUNTS):
             raise UserError(
@@ -69,7 +73,6 @@ def _validation(folder: Path) -> tree.Files:
     if not annotations.is_file():
         return tree.classes_below(folder)
     files: tree.Files = {}
-    for line in annotations.read_text(encoding="utf-8").splitlines():
-        name, label, *_ = line.split("\t")
+    for name, label, *_ in lists.entries(annotations, "<file> <tab> <class> ...", "\t"):
         files.setdefault(label, []).append(folder / "images" / name)
     return {label: sorted(files[label]) for label in sorted(files)}

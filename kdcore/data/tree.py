@@ -1,18 +1,22 @@
 """Images in folders, one folder per class."""
 
-from collections.abc import Callable, Iterable, Sequence
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Collection, Container, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from io import BytesIO
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
 from PIL import Image
 
+from kdcore.data import picture
 from kdcore.data.store import Encoded, Split
 from kdcore.errors import UserError
 
-SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 LARGEST = 16 * 2**30
 """Bytes of images that may be kept in memory."""
 
@@ -20,23 +24,69 @@ Files = dict[str, list[Path]]
 """Class -> its files, both in alphabetical order."""
 
 
-def classes_below(folder: Path) -> Files:
-    """The images below each of a folder's folders, however deep.
+class Images(Protocol):
+    """Encoded images: files, or their content."""
+
+    def __len__(self) -> int:
+        """How many."""
+
+    def __getitem__(self, position: int, /) -> Path | bytes:
+        """One of them."""
+
+
+def folders(folder: Path) -> list[Path]:
+    """Its folders in alphabetical order, but those that are hidden.
 
     Raises:
-        UserError: no folders, or one without images.
+        UserError: a link leads nowhere.
     """
-    found = {
-        child.name: sorted(path for path in child.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-        for child in sorted(folder.iterdir())
-        if child.is_dir() and not child.name.startswith(".")
-    }
+    visible = sorted(child for child in folder.iterdir() if not child.name.startswith("."))
+    for child in visible:
+        _check_link(child)
+    return [child for child in visible if child.is_dir()]
+
+
+def classes_below(folder: Path, *, beside: Container[str] = ()) -> Files:
+    """The images below each of a folder's folders, however deep, also through links; nothing that is hidden.
+
+    Args:
+        folder: of the classes.
+        beside: suffixes of other files that belong there. How many files have yet others is said on stderr.
+
+    Raises:
+        UserError: no folders, one without images, or a link that leads nowhere.
+    """
+    found: Files = {}
+    left_out: Counter[str] = Counter()
+    for child in folders(folder):
+        paths = list(_visible_files(child))
+        found[child.name] = sorted(path for path in paths if path.suffix.lower() in SUFFIXES)
+        left_out.update(path.suffix for path in paths if path.suffix.lower() not in SUFFIXES)
     if not found:
         raise UserError(f"{folder}: holds no folders; expected one folder of images per class")
     empty = [name for name, files in found.items() if not files]
     if empty:
         raise UserError(f"{folder / empty[0]}: holds no images ({', '.join(sorted(SUFFIXES))})")
+    others = {suffix: count for suffix, count in sorted(left_out.items()) if suffix.lower() not in beside}
+    if others:
+        which = ", ".join(f"{count} {suffix or 'without a suffix'}" for suffix, count in others.items())
+        print(
+            f"{folder}: files left out, for they are not {', '.join(sorted(SUFFIXES))}: {which}",
+            file=sys.stderr,
+        )
     return found
+
+
+def check_number(classes: Collection[object], where: str) -> None:
+    """Refuse a single class.
+
+    Raises:
+        UserError: names it.
+    """
+    if len(classes) < 2:
+        raise UserError(
+            f"{where}: holds one class, {next(iter(classes), 'none')}; at least two are needed to tell apart"
+        )
 
 
 def check_same_classes(train: Iterable[str], test: Iterable[str], where: Path) -> None:
@@ -62,9 +112,7 @@ def read(files: Files, side: int, *, resize: bool = True) -> Split:
     return Split(decode(paths, side, resize=resize), _labels(files))
 
 
-def decode(
-    images: Sequence[Path | bytes], side: int, name: Callable[[int], str] | None = None, *, resize: bool = True
-) -> np.ndarray:
+def decode(images: Images, side: int, name: Callable[[int], str] | None = None, *, resize: bool = True) -> np.ndarray:
     """Decode encoded images.
 
     Args:
@@ -87,22 +135,64 @@ def decode(
     decoded = np.empty((len(images), side, side, 3), np.uint8)
 
     def fill(position: int) -> None:
-        image = images[position]
-        where = name(position) if name else str(image)
+        where = _where(images, position, name)
         try:
-            picture = Image.open(image if isinstance(image, Path) else BytesIO(image)).convert("RGB")
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            image = picture.read(images[position])
+        except picture.UnreadableError as error:
             raise UserError(f"{where}: cannot be decoded ({error}); replace or remove it") from error
-        if picture.size != (side, side):
+        if image.size != (side, side):
             if not resize:
-                raise UserError(f"{where}: is of {picture.size} pixels, not {(side, side)}")
-            picture = picture.resize((side, side), Image.Resampling.BILINEAR)
-        decoded[position] = np.asarray(picture)
+                raise UserError(f"{where}: is of {image.size} pixels, not {(side, side)}")
+            image = image.resize((side, side), Image.Resampling.BILINEAR)
+        decoded[position] = np.asarray(image)
 
-    with ThreadPoolExecutor() as pool:
-        for _ in pool.map(fill, range(len(images))):
-            pass
+    _each(fill, len(images))
     return decoded
+
+
+def check(images: Images, name: Callable[[int], str] | None = None) -> None:
+    """Look at the beginning of every image, without decoding it. Arguments as of `decode`.
+
+    Raises:
+        UserError: one is missing, no image, or of 32 bits per pixel and channel.
+    """
+
+    def look(position: int) -> None:
+        try:
+            picture.check(images[position])
+        except picture.UnreadableError as error:
+            where = _where(images, position, name)
+            raise UserError(f"{where}: cannot be decoded ({error}); replace or remove it") from error
+
+    _each(look, len(images))
+
+
+def _each(do: Callable[[int], None], count: int) -> None:
+    with ThreadPoolExecutor() as pool:
+        for _ in pool.map(do, range(count)):
+            pass
+
+
+def _where(images: Images, position: int, name: Callable[[int], str] | None) -> str:
+    return name(position) if name else str(images[position])
+
+
+def _visible_files(folder: Path) -> Iterator[Path]:
+    for parent, inside, files in os.walk(folder, followlinks=True):
+        inside[:] = [name for name in inside if not name.startswith(".")]
+        for link in (Path(parent, name) for name in inside):
+            if link.is_symlink() and link.resolve() in [Path(parent).resolve(), *Path(parent).resolve().parents]:
+                raise UserError(f"{link}: is a link to a folder that it is in; remove it")
+        for name in files:
+            if not name.startswith("."):
+                path = Path(parent, name)
+                _check_link(path)
+                yield path
+
+
+def _check_link(path: Path) -> None:
+    if path.is_symlink() and not path.exists():
+        raise UserError(f"{path}: is a link to {path.readlink()}, which is missing; mend or remove it")
 
 
 def _labels(files: Files) -> np.ndarray:
