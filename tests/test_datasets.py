@@ -1,7 +1,10 @@
 """ImageNet, CUB-200 and Tiny-ImageNet in their real layouts, and data sets of one's own."""
 
+import io
+import json
 import shutil
 import tarfile
+import tracemalloc
 import zipfile
 from dataclasses import replace
 
@@ -13,7 +16,8 @@ import torch
 from PIL import Image
 
 from kdcore import checksum
-from kdcore.data import cub200, imagenet, own, store, tiny_imagenet, tree
+from kdcore.data import cifar100, cub200, imagenet, own, parquet, store, tiny_imagenet, tree
+from kdcore.data import picture as picture_file
 from kdcore.data.feed import Feed
 from kdcore.errors import UserError
 from tests.pictures import encoded, picture, write_tree
@@ -315,6 +319,134 @@ class TestOwnFolder:
         with pytest.raises(UserError, match=r"dog_1\.jpg: cannot be decoded"):
             fetch_own(f"folder:{tmp_path}", test_share=0.5)
 
+    @pytest.mark.parametrize("folders", [("Train", "Test"), ("TRAIN", "Val"), ("train", "VALID")])
+    def test_splits_in_capitals(self, tmp_path, folders):
+        for folder in folders:
+            write_tree(tmp_path / folder, ["cat", "dog"], 2)
+        assert fetch_own(f"folder:{tmp_path}").classes == ["cat", "dog"]
+        with pytest.raises(UserError, match=rf"is split already, into {folders[0]} and {folders[1]}"):
+            fetch_own(f"folder:{tmp_path}", test_share=0.5)
+
+    def test_train_alone_is_divided(self, tmp_path):
+        write_tree(tmp_path / "Train", ["cat", "dog"], 4)
+        dataset = fetch_own(f"folder:{tmp_path}", test_share=0.25)
+        assert (dataset.classes, len(dataset.train.labels), len(dataset.test.labels)) == (["cat", "dog"], 6, 2)
+
+    @pytest.mark.parametrize("classes", [["bus", "train"], ["invalid", "valid"]])
+    def test_classes_may_have_the_names_of_splits(self, tmp_path, classes):
+        write_tree(tmp_path, classes, 2)
+        assert fetch_own(f"folder:{tmp_path}", test_share=0.5).classes == classes
+
+    @pytest.mark.parametrize(("folders", "message"), [
+        (["test"], "holds test, but no folder train; add it and remove data.test_share"),
+        (["train", "unlabelled"], "holds train, with folders of its own, beside unlabelled; is it a split or a class"),
+        (["train", "Train"], "holds Train and train; keep one of them"),
+    ])  # fmt: skip
+    def test_splits_that_are_no_classes(self, tmp_path, folders, message):
+        for folder in folders:
+            write_tree(tmp_path / folder, ["cat", "dog"], 2)
+        with pytest.raises(UserError, match=message):
+            fetch_own(f"folder:{tmp_path}", test_share=0.5)
+
+    def test_one_class(self, tmp_path):
+        write_tree(tmp_path, ["cat"], 2)
+        with pytest.raises(UserError, match="holds one class, cat; at least two are needed"):
+            fetch_own(f"folder:{tmp_path}", test_share=0.5)
+
+    @pytest.mark.parametrize("kind", ["folder", "parquet"])
+    @pytest.mark.parametrize(("name", "message"), [("file", "is not a folder"), ("nothing", "does not exist")])
+    def test_no_folder(self, tmp_path, kind, name, message):
+        (tmp_path / "file").write_text("")
+        with pytest.raises(UserError, match=rf"data\.source {kind}:.*{name} {message}"):
+            fetch_own(f"{kind}:{tmp_path / name}", test_share=0.5 if kind == "folder" else None)
+
+    def test_what_is_hidden_or_no_image(self, tmp_path, capsys):
+        write_tree(tmp_path, ["cat", "dog"], 2)
+        write_tree(tmp_path / "cat", [".ipynb_checkpoints"], 3)
+        (tmp_path / "cat" / "._cat_0.jpg").write_bytes(b"of a Macintosh")
+        assert len(fetch_own(f"folder:{tmp_path}", test_share=0.5).train.labels) == 2
+        assert capsys.readouterr().err == ""
+        for name in ("cat/a.gif", "dog/b.gif", "dog/c.TXT", "dog/README"):
+            (tmp_path / name).write_text("")
+        picture(1, 1).convert("L").save(tmp_path / "dog" / "d.pgm")
+        dataset = fetch_own(f"folder:{tmp_path}", test_share=0.5)
+        assert len(dataset.train.labels) + len(dataset.test.labels) == 5
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1
+        assert said.endswith("1 without a suffix, 1 .TXT, 2 .gif\n")
+
+    @pytest.mark.parametrize("name", ["cow", "cat/cat_9.jpg", "cat/more"])
+    def test_links(self, tmp_path, name):
+        write_tree(tmp_path / "photos", ["cat", "dog"], 2)
+        write_tree(tmp_path, ["elsewhere"], 2)
+        link = tmp_path / "photos" / name
+        link.symlink_to(tmp_path / "gone")
+        with pytest.raises(UserError, match=rf"{name}: is a link to .*gone, which is missing"):
+            fetch_own(f"folder:{tmp_path / 'photos'}", test_share=0.5)
+        link.unlink()
+        if "." not in name:
+            link.symlink_to(tmp_path / "elsewhere")
+            dataset = fetch_own(f"folder:{tmp_path / 'photos'}", test_share=0.5)
+            assert len(dataset.train.labels) + len(dataset.test.labels) == 6
+
+    def test_a_link_in_circles(self, tmp_path):
+        write_tree(tmp_path, ["cat", "dog"], 2)
+        (tmp_path / "cat" / "again").symlink_to(tmp_path / "cat")
+        with pytest.raises(UserError, match="again: is a link to a folder that it is in"):
+            fetch_own(f"folder:{tmp_path}", test_share=0.5)
+
+    def test_streams_are_looked_at(self, tmp_path):
+        write_tree(tmp_path, ["cat", "dog"], 2)
+        (tmp_path / "dog" / "dog_1.jpg").write_bytes(b"no image")
+        with pytest.raises(UserError, match=r"dog_1\.jpg: cannot be decoded \(cannot identify"):
+            fetch_own(f"folder:{tmp_path}", test_share=0.5, augmentation="random_resized_crop")
+
+
+def saved(image, form):
+    buffer = io.BytesIO()
+    image.save(buffer, form)
+    return buffer.getvalue()
+
+
+class TestPicture:
+    GREY = np.arange(0, 65536, 16).reshape(64, 64)
+
+    @pytest.mark.parametrize("form", ["PNG", "TIFF"])
+    def test_of_16_bits(self, form):
+        content = saved(Image.fromarray(self.GREY.astype(np.uint16)), form)
+        assert np.array_equal(np.asarray(picture_file.read(content))[..., 1], self.GREY >> 8)
+
+    def test_a_16_bit_pgm(self):
+        content = b"P5 64 64 65535\n" + self.GREY.astype(">u2").tobytes()
+        assert np.array_equal(np.asarray(picture_file.read(content))[..., 0], self.GREY >> 8)
+
+    @pytest.mark.parametrize("kind", [np.int32, np.float32])
+    @pytest.mark.parametrize("look", [picture_file.read, picture_file.check])
+    def test_of_32_bits(self, kind, look):
+        with pytest.raises(picture_file.UnreadableError, match=r"of 32 bits per pixel.*convert it"):
+            look(saved(Image.fromarray(self.GREY.astype(kind)), "TIFF"))
+
+    def test_as_torchvisions_loader(self, tmp_path):
+        """An orientation is ignored, transparency dropped."""
+        from torchvision.datasets.folder import pil_loader
+
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        picture(0, 0).save(tmp_path / "turned.jpg", exif=exif)
+        clear = picture(1, 0).convert("RGBA")
+        clear.putalpha(0)
+        clear.save(tmp_path / "clear.png")
+        for name in ("turned.jpg", "clear.png"):
+            image = picture_file.read(tmp_path / name)
+            assert image.size == (48, 40)
+            assert np.array_equal(np.asarray(image), np.asarray(pil_loader(tmp_path / name)))
+
+    def test_the_check_does_not_decode(self):
+        content = encoded(0, 0)[:-200]
+        picture_file.check(content)
+        with pytest.raises(picture_file.UnreadableError, match="truncated"):
+            picture_file.read(content)
+
 
 class TestOwnParquet:
     def write(self, folder, name="train-00000-of-00001", labels=(0, 1, 0, 1), image=None, metadata=None):
@@ -322,7 +454,7 @@ class TestOwnParquet:
         table = pa.table({"image": pictures, "label": list(labels)})
         if metadata:
             table = table.replace_schema_metadata({"huggingface": metadata})
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         pyarrow.parquet.write_table(table, folder / f"{name}.parquet")
 
     def test_layout_of_the_hubs(self, tmp_path):
@@ -373,3 +505,119 @@ class TestOwnParquet:
         self.write(tmp_path)
         with pytest.raises(UserError, match=r"has no test\*\.parquet or val\*\.parquet or validation"):
             fetch_own(f"parquet:{tmp_path}")
+
+    @pytest.mark.parametrize(("train", "test"), [
+        ("train/0000", "test/0000"),
+        ("default/train/0000", "default/validation/0000"),
+    ])  # fmt: skip
+    def test_a_folder_per_split(self, tmp_path, train, test):
+        self.write((tmp_path / train).parent, "0000", labels=(0, 1, 1))
+        self.write((tmp_path / test).parent, "0000", labels=(1, 0))
+        dataset = fetch_own(f"parquet:{tmp_path}")
+        assert (len(dataset.train.labels), dataset.test.labels.tolist()) == (3, [1, 0])
+
+    def test_several_sets_in_a_folder(self, tmp_path):
+        for name in ("large", "small"):
+            self.write(tmp_path / name / "train", "0000")
+        with pytest.raises(UserError, match=r"has train files in several folders, .*large/train, .*small/train; name"):
+            fetch_own(f"parquet:{tmp_path}")
+
+    def test_secret_labels(self, tmp_path):
+        self.write(tmp_path)
+        self.write(tmp_path, "test-0", labels=(-1, -1))
+        with pytest.raises(UserError, match=r"test-0\.parquet: has no labels \(-1 everywhere\)"):
+            fetch_own(f"parquet:{tmp_path}")
+        self.write(tmp_path, "validation-0", labels=(1, 0, 0))
+        assert fetch_own(f"parquet:{tmp_path}").test.labels.tolist() == [1, 0, 0]
+
+    @pytest.mark.parametrize("metadata", [
+        "no JSON", "null", "[]", '{"info": null}', '{"info": {"features": [1]}}',
+        '{"info": {"features": {"label": {"names": "cat"}}}}', '{"info": {"features": {"label": {"names": [1, 2]}}}}',
+    ])  # fmt: skip
+    def test_metadata_of_others(self, tmp_path, metadata):
+        self.write(tmp_path, metadata=metadata)
+        self.write(tmp_path, "test-0")
+        assert fetch_own(f"parquet:{tmp_path}").classes == ["0", "1"]
+
+    @pytest.mark.parametrize(("labels", "message"), [
+        ((0, 1), r"names 3 classes, but no image is of dog; write files"),
+        ((0, 3), r"names 3 classes, labels 0 to 2, but has images with the labels \[3\]"),
+    ])  # fmt: skip
+    def test_names_that_do_not_fit(self, tmp_path, labels, message):
+        names = '{"info": {"features": {"label": {"names": ["cat", "cow", "dog"]}}}}'
+        self.write(tmp_path, labels=labels, metadata=names)
+        self.write(tmp_path, "test-0", labels=labels)
+        with pytest.raises(UserError, match=message):
+            fetch_own(f"parquet:{tmp_path}")
+
+    @pytest.mark.parametrize(("labels", "kind"), [((0.0, 1.0), "double"), (([0], [1]), "list")])
+    def test_labels_of_other_types(self, tmp_path, labels, kind):
+        self.write(tmp_path, labels=labels, image=[encoded(0, 0)] * 2)
+        with pytest.raises(UserError, match=rf"column label is of type {kind}.*whole number or text"):
+            fetch_own(f"parquet:{tmp_path}")
+
+    def test_one_class(self, tmp_path):
+        for name in ("train-0", "test-0"):
+            self.write(tmp_path, name, labels=(0, 0))
+        with pytest.raises(UserError, match="holds one class, 0; at least two are needed"):
+            fetch_own(f"parquet:{tmp_path}")
+
+    @pytest.mark.parametrize("augmentation", ["random_resized_crop", None])
+    def test_broken_image(self, tmp_path, augmentation):
+        self.write(tmp_path)
+        self.write(tmp_path, "test-0", labels=(0, 1), image=[encoded(0, 0), b"no image"])
+        with pytest.raises(
+            UserError, match=r"image 1 of test-0\.parquet: cannot be decoded \(cannot identify"
+        ) as error:
+            fetch_own(f"parquet:{tmp_path}", augmentation=augmentation)
+        assert "BytesIO" not in str(error.value)
+
+    def test_images_are_kept_once(self, tmp_path):
+        """Once by Arrow, and not by Python."""
+        content = [np.random.default_rng(i).bytes(1 << 14) for i in range(512)]
+        table = pa.table({"image": [{"bytes": image} for image in content], "label": [0, 1] * 256})
+        pyarrow.parquet.write_table(table, tmp_path / "train-0.parquet", row_group_size=16)
+        before = pa.total_allocated_bytes()
+        tracemalloc.start()
+        rows = parquet.read(tmp_path, ("train",))
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert pa.total_allocated_bytes() - before < 1.2 * 512 * (1 << 14)
+        assert most < 1 << 20
+        assert [rows.images[i] for i in (0, 511)] == [content[0], content[511]]
+
+    @pytest.mark.parametrize("missing", ["image", "struct"])
+    def test_rows_without_images(self, tmp_path, missing):
+        broken = None if missing == "struct" else {"bytes": None}
+        self.write(tmp_path, labels=(0, 1, 1), image=[{"bytes": encoded(0, 0)}, {"bytes": encoded(0, 0)}, broken])
+        with pytest.raises(UserError, match=r"row 2 of train.*has no image or no label"):
+            fetch_own(f"parquet:{tmp_path}")
+
+
+class TestCifar100Names:
+    @pytest.fixture
+    def folder(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(cifar100, "COUNTS", {"train": 100, "test": 100})
+        images = [{"bytes": encoded(0, 0, (32, 32))}] * 100
+        (tmp_path / "data").mkdir()
+        for name in cifar100.COUNTS:
+            table = pa.table({"img": images, "fine_label": range(100)})
+            pyarrow.parquet.write_table(table, tmp_path / "data" / f"{name}-0.parquet")
+        return tmp_path
+
+    def test_beside_the_parquet_files(self, folder):
+        assert cifar100.fetch(source=str(folder), train_per_class=None).classes[2] == "2"
+        names = [f"class{i}" for i in range(100)]
+        (folder / "classes.json").write_text(json.dumps(names))
+        assert cifar100.fetch(source=str(folder), train_per_class=None).classes == names
+
+    @pytest.mark.parametrize(("content", "message"), [
+        ("[", "is not JSON"),
+        ('["a", "b"]', "must be a list of 100 different names"),
+        (json.dumps(list(range(100))), "must be a list of 100 different names"),
+        (json.dumps(["a"] * 100), "must be a list of 100 different names"),
+    ])  # fmt: skip
+    def test_broken(self, folder, content, message):
+        (folder / "classes.json").write_text(content)
+        with pytest.raises(UserError, match=rf"classes\.json: {message}"):
+            cifar100.fetch(source=str(folder), train_per_class=None)

@@ -31,7 +31,7 @@ def fetch(*, source: str, train_per_class: int | None) -> Dataset:
 
     Args:
         source: "download"; the path of the archive, or of the folder extracted from it; or of a folder of parquet
-            files, `train*.parquet` and `test*.parquet`.
+            files (see `kdcore.data.parquet.LAYOUTS`), with or without the names of the classes in `classes.json`.
         train_per_class: the first so many training images of each class; None for all 500.
 
     Raises:
@@ -52,7 +52,7 @@ def fetch(*, source: str, train_per_class: int | None) -> Dataset:
 
 
 def _read(source: str) -> tuple[dict[str, Split], list[str]]:
-    if source != "download" and list(Path(source).glob("*.parquet")):
+    if source != "download" and any(parquet.find(Path(source), name) for name in COUNTS):
         return _from_parquet(Path(source))
     with opened(source, ARCHIVE) as folder:
         return _from_archive(folder)
@@ -77,8 +77,23 @@ def _from_parquet(folder: Path) -> tuple[dict[str, Split], list[str]]:
     rows = {name: parquet.read(folder, (name,)) for name in COUNTS}
     classes, labels = parquet.common_classes(*rows.values())
     names = folder / "classes.json"
+    if names.is_file():
+        classes = _class_names(names)
     splits = {
         name: of_split.decode(of_rows, SIDE, resize=False)
         for (name, of_split), of_rows in zip(rows.items(), labels, strict=True)
     }
-    return splits, json.loads(names.read_text()) if names.is_file() else classes
+    return splits, classes
+
+
+def _class_names(file: Path) -> list[str]:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{file}: is not JSON ({error}); mend or remove it") from error
+    is_names = isinstance(found, list) and all(isinstance(name, str) for name in found)
+    if not is_names or len(set(found)) != len(found) or len(found) != CLASSES:
+        raise UserError(
+            f"{file}: must be a list of {CLASSES} different names, in the order of the labels; mend or remove it"
+        )
+    return found

@@ -42,7 +42,10 @@ def fetch(
     augmentation = augmentation or ("pad_crop" if image_size <= SMALL else "resize_crop")
     side = {"pad_crop": image_size, "resize_crop": round(image_size * 8 / 7), "random_resized_crop": None}[augmentation]
     read = _from_folders if source.startswith(IMAGE_FOLDER) else _from_parquet
-    classes, train, test = read(Path(source.partition(":")[2]), side, test_share)
+    root = Path(source.partition(":")[2])
+    if not root.is_dir():
+        raise UserError(f"data.source {source}: {root} {'is not a folder' if root.exists() else 'does not exist'}")
+    classes, train, test = read(root, side, test_share)
     mean, std = _statistics(train) if isinstance(train, Split) else (imagenet.MEAN, imagenet.STD)
     return Dataset(
         name=name,
@@ -61,22 +64,53 @@ def fetch(
 def _from_folders(
     root: Path, side: int | None, test_share: float | None
 ) -> tuple[list[str], Split | Encoded, Split | Encoded]:
-    tests = [root / name for name in TESTS if (root / name).is_dir()]
-    if (root / "train").is_dir() and tests:
+    train, test = _split(root, test_share)
+    tree.check_number(train, f"data.source {root}")
+    if side is None:
+        for files in (train, test):
+            tree.check([path for of_class in files.values() for path in of_class])
+        return list(train), tree.index(train, root), tree.index(test, root)
+    return list(train), tree.read(train, side), tree.read(test, side)
+
+
+def _split(root: Path, test_share: float | None) -> tuple[tree.Files, tree.Files]:
+    """The images of training and test: split by the user, or divided here."""
+    folders = tree.folders(root)
+    train = _named(root, folders, "train")
+    test = next((found for name in TESTS if (found := _named(root, folders, name))), None)
+    if train and test:
         if test_share is not None:
-            raise UserError(f"data.test_share: {root} is split already, into train and {tests[0].name}; remove it")
-        train, test = tree.classes_below(root / "train"), tree.classes_below(tests[0])
-        tree.check_same_classes(train, test, root)
-    elif test_share is None:
+            raise UserError(f"data.test_share: {root} is split already, into {train.name} and {test.name}; remove it")
+        of_train, of_test = tree.classes_below(train), tree.classes_below(test)
+        tree.check_same_classes(of_train, of_test, root)
+        return of_train, of_test
+    if test_share is None:
         raise UserError(
             f"data.source: {root} has no folders train and {' or '.join(TESTS)}; add them, or set data.test_share, "
             "for example 0.2, to keep that share of each class for the test"
         )
-    else:
-        train, test = _divide(tree.classes_below(root), test_share, root)
-    if side is None:
-        return list(train), tree.index(train, root), tree.index(test, root)
-    return list(train), tree.read(train, side), tree.read(test, side)
+    if folders and all(folder.name.lower() in TESTS for folder in folders):
+        raise UserError(
+            f"data.source: {root} holds {', '.join(folder.name for folder in folders)}, but no folder train; add it "
+            "and remove data.test_share, or name the folder that holds the classes"
+        )
+    if train and folders == [train]:
+        return _divide(tree.classes_below(train), test_share, train)
+    if train and tree.folders(train):
+        raise UserError(
+            f"data.source: {root} holds {train.name}, with folders of its own, beside "
+            f"{', '.join(folder.name for folder in folders if folder != train)}; is it a split or a class? Name the "
+            "folder that holds the classes, or move the others away"
+        )
+    return _divide(tree.classes_below(root), test_share, root)
+
+
+def _named(root: Path, folders: list[Path], name: str) -> Path | None:
+    """The folder of a split, in capitals or not."""
+    found = [folder for folder in folders if folder.name.lower() == name]
+    if len(found) > 1:
+        raise UserError(f"data.source: {root} holds {' and '.join(folder.name for folder in found)}; keep one of them")
+    return found[0] if found else None
 
 
 def _from_parquet(
@@ -87,8 +121,9 @@ def _from_parquet(
     train = parquet.read(root, ("train",))
     test = parquet.read(root, TESTS)
     classes, labels = parquet.common_classes(train, test)
+    tree.check_number(classes, f"data.source {root}")
     if side is None:
-        return classes, Encoded(train.table(labels[0])), Encoded(test.table(labels[1]))
+        return classes, train.encoded(labels[0]), test.encoded(labels[1])
     return classes, train.decode(labels[0], side), test.decode(labels[1], side)
 
 
