@@ -17,7 +17,7 @@ from kdcore.networks.cost import multiply_adds, parameters
 
 CALIBRATION_BINS = 15
 DIGITS = 4
-PROVENANCE = ("commit", "device", "versions", "seconds", "images_per_second")
+PROVENANCE = ("commit", "device", "computed_in", "versions", "seconds", "images_per_second")
 
 
 def evaluate_pair(

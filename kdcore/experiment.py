@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from kdcore import checkpoints, device, provenance, runs, training, yamlfile
+from kdcore import checkpoints, device, precision, provenance, runs, training, yamlfile
 from kdcore.data import store
 from kdcore.networks.contract import Network
 from kdcore.progress import TrainingProgress
@@ -32,15 +32,20 @@ def run(card_file: Path, out: Path, *, teacher_weights: Path | None = None) -> N
         inputs.append(teacher_weights)
         classes = len(dataset.classes)
         teacher = checkpoints.restore(card["teacher"], classes, teacher_weights, where, stem=dataset.stem)
-    state = ResumeState.of(*inputs, device=where)
+    dtype = precision.resolve(card["train"]["precision"], where)
+    state = ResumeState.of(*inputs, device=where, dtype=dtype)
     with state.locked():
         with TrainingProgress(card["name"], card["train"]["epochs"], len(dataset.train.labels)) as progress:
+            run = training.prepare(card, dataset, teacher, device=where, checkpoint=state, watcher=progress.watcher)
             try:
-                student, objective, history = training.carry_out(
-                    card, dataset, teacher, device=where, checkpoint=state, watcher=progress.watcher
-                )
+                training.train([run], teacher, dataset)
             except training.NotFiniteError as error:
                 raise training.NotFiniteError(f"{card['name']}: {error}") from error
-        meta = {**card, **provenance.describe(where), **progress.timing}
-        runs.write(out, student, history, meta, adapters=objective)
+        meta = {
+            **card,
+            **provenance.describe(where),
+            "computed_in": str(dtype).removeprefix("torch."),
+            **progress.timing,
+        }
+        runs.write(out, run.student, run.history, meta, adapters=run.goal)
         state.remove()

@@ -22,7 +22,7 @@ def predict(network: nn.Module, split: Split | Encoded, dataset: Dataset, device
     was_training = network.training
     network.eval()
     with torch.no_grad():
-        logits = [network(batch).logits for batch in unaugmented(split, dataset, device)]
+        logits = [network(batch).logits.float() for batch in unaugmented(split, dataset, device)]
     network.train(was_training)
     return torch.cat(logits)
 

@@ -17,10 +17,11 @@ from kdcore import catalog, methods
 from kdcore.methods.contract import Setting, Step
 from kdcore.networks.contract import Network, Output
 from kdcore.precision import widen
-from kdcore.scales import decouple, decouple_as_fusion_published, pyramid_logits
+from kdcore.scales import decouple, decouple_as_fusion_published, grid_logits, pyramid_logits, region_logits
 from kdcore.standardize import standardize
 
 PLAIN = (1,)
+STUDENT, TEACHER = range(2)
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,16 @@ class Batch:
     """Counted from 1."""
     generator: torch.Generator
     """For what methods draw, on the device."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a teacher says of B images, as far as logit methods ask."""
+
+    logits: Tensor
+    """(B, C), of the whole image."""
+    grid: Tensor | None
+    """(B, 16, C), of the cells of the 4 x 4 grid; None where no regions are asked for."""
 
 
 @dataclass(frozen=True)
@@ -107,18 +118,19 @@ class Term(nn.Module):
         warmup = self.recipe["warmup"]
         return self.recipe["kd_weight"] * (min(epoch / warmup, 1.0) if warmup else 1.0)
 
-    def forward(self, student: Sequence[Output], teacher: Sequence[Output], batch: Batch) -> Tensor:
+    def forward(self, student: Sequence[Output], teacher: Sequence[Output | Known], batch: Batch) -> Tensor:
         """The method's loss, unweighted; outputs per view."""
         if self.entry.kind == "logit":
             return self._of_logits(student, teacher, batch)
+        taught = cast(Output, teacher[0])
         if self.adapter is None:
-            return self.method.distill(student[0], teacher[0], **self.keywords)
-        return self.adapter(Step(student[0], teacher[0], batch.target, batch.index, batch.epoch, batch.generator))
+            return self.method.distill(student[0], taught, **self.keywords)
+        return self.adapter(Step(student[0], taught, batch.target, batch.index, batch.epoch, batch.generator))
 
-    def _of_logits(self, student: Sequence[Output], teacher: Sequence[Output], batch: Batch) -> Tensor:
+    def _of_logits(self, student: Sequence[Output], teacher: Sequence[Output | Known], batch: Batch) -> Tensor:
         views = range(len(self.entry.views))
-        logits = [self._regions(student[view], 0) for view in views]
-        logits += [self._regions(teacher[view], 1) for view in views]
+        logits = [self._regions(student[view], STUDENT) for view in views]
+        logits += [self._regions(teacher[view], TEACHER) for view in views]
         predictions = logits[len(views)]
         target = batch.target[:, None].expand(predictions.shape[:2])
         keywords = self.keywords
@@ -137,7 +149,7 @@ class Term(nn.Module):
             return per_region.mean()
         return self._decoupled(per_region, predictions, teacher[0], batch)
 
-    def _decoupled(self, per_region: Tensor, predictions: Tensor, teacher: Output, batch: Batch) -> Tensor:
+    def _decoupled(self, per_region: Tensor, predictions: Tensor, teacher: Output | Known, batch: Batch) -> Tensor:
         if self.recipe["decoupling"] == "fusion_as_published":
             return decouple_as_fusion_published(per_region, predictions, batch.target)
         return decouple(
@@ -148,11 +160,16 @@ class Term(nn.Module):
             teacher_global=None if self.levels[0] == 1 else teacher.logits,
         )
 
-    def _regions(self, output: Output, role: int) -> Tensor:
-        """Logits (B, N, C) of the regions that the levels name; role 0 is the student, 1 the teacher."""
+    def _regions(self, output: Output | Known, role: int) -> Tensor:
+        """Logits (B, N, C) of the regions that the levels name."""
         if self.heads is None or self.levels == PLAIN:
             return output.logits[:, None]
-        return pyramid_logits(output.final_map, self.heads[role], self.levels)
+        if role == STUDENT:
+            return pyramid_logits(cast(Output, output).final_map, self.heads[role], self.levels)
+        if isinstance(output, Known):
+            return region_logits(cast(Tensor, output.grid), self.levels)
+        # From the grid, as a table has it, so that a table changes no bit.
+        return region_logits(grid_logits(output.final_map, self.heads[role]), self.levels)
 
 
 class Objective(nn.Module):
@@ -179,15 +196,25 @@ class Objective(nn.Module):
         return max((len(term.entry.views) for _, term in self.terms), default=1)
 
     @property
+    def asks_for_logits_alone(self) -> bool:
+        """Whether all that it wants of a teacher are the logits of weak views."""
+        return self.views == 1 and all(term.entry.kind == "logit" for _, term in self.terms)
+
+    @property
+    def asks_for_regions(self) -> bool:
+        """Whether it wants the logits of other regions than the whole image."""
+        return any(term.entry.kind == "logit" and term.levels != PLAIN for _, term in self.terms)
+
+    @property
     def teacher_in_training_mode(self) -> bool:
         """Whether a method wants the teacher to normalise by each batch; its weights are frozen in any case."""
         return any(term.teacher_in_training_mode for _, term in self.terms)
 
-    def losses(self, student: Sequence[Output], teacher: Sequence[Output], batch: Batch) -> dict[str, Tensor]:
+    def losses(self, student: Sequence[Output], teacher: Sequence[Output | Known], batch: Batch) -> dict[str, Tensor]:
         """Each method's loss, unweighted. Arguments as of `forward`."""
         return {name: term(student, teacher, batch) for name, term in self.terms}
 
-    def forward(self, student: Sequence[Output], teacher: Sequence[Output], batch: Batch) -> Parts:
+    def forward(self, student: Sequence[Output], teacher: Sequence[Output | Known], batch: Batch) -> Parts:
         """The loss of a batch.
 
         Args:

@@ -1,4 +1,4 @@
-"""Numerical precision of losses."""
+"""Numerical precision: of networks while they train, and of losses."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -35,3 +35,27 @@ def _device(value: Any) -> str:
     while not isinstance(value, Tensor):
         value = value[0]
     return value.device.type
+
+
+def resolve(precision: str, device: torch.device) -> torch.dtype:
+    """The type in which convolutions and matrix products are computed while a network trains.
+
+    Args:
+        precision: "float32", "bfloat16", or "auto": bfloat16 where the hardware multiplies it, which is where it is
+            faster, else float32.
+        device: where it trains.
+    """
+    if precision == "auto":
+        return torch.bfloat16 if _multiplies_bfloat16(device) else torch.float32
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
+    """The context in which networks compute in this type; weights, sums and norms keep theirs."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16)
+
+
+def _multiplies_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

@@ -26,11 +26,12 @@ class ResumeState:
         self.path = path
 
     @classmethod
-    def of(cls, *inputs: Path, device: torch.device) -> "ResumeState":
-        """The state of the run that these input files determine on this kind of device, with this torch and as many
-        threads: another input never resumes from it, and what resumes ends with the same bits.
+    def of(cls, *inputs: Path, device: torch.device, dtype: torch.dtype = torch.float32) -> "ResumeState":
+        """The state of the run that these input files determine on this kind of device, computed in this type, with
+        this torch and as many threads: another input never resumes from it, and what resumes ends with the same bits.
         """
-        digest = hashlib.sha256(f"{torch.__version__} {device.type} {torch.get_num_threads()}".encode())
+        computed = f"{torch.__version__} {device.type} {dtype} {torch.get_num_threads()}"
+        digest = hashlib.sha256(computed.encode())
         for path in inputs:
             digest.update(hashlib.sha256(path.read_bytes()).digest())
         return cls(FOLDER / f"{inputs[0].stem}-{digest.hexdigest()[:16]}.pt")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from kdcore.levels import levels
 
-__all__ = ["decouple", "decoupling_weights", "levels", "pyramid_logits"]
+__all__ = ["decouple", "decoupling_weights", "grid_logits", "levels", "pyramid_logits", "region_logits"]
 
 GRID = 4
 
@@ -36,13 +36,30 @@ def pyramid_logits(final_map: Tensor, classifier: nn.Module, levels: tuple[int, 
     if finest < GRID:
         grid = F.adaptive_avg_pool2d(grid, finest)
     cells = classifier(grid.flatten(2).mT)
-    return _averages(levels, cells.dtype, cells.device) @ cells
+    return _averages(levels, cells.dtype, cells.device, finest) @ cells
+
+
+def grid_logits(final_map: Tensor, classifier: nn.Module) -> Tensor:
+    """Logits of the 16 cells of the 4 x 4 grid, from which `region_logits` has those of any levels.
+
+    Args:
+        final_map: (B, D, h, w), what the network pools before its classifier.
+        classifier: a linear head, (..., D) -> (..., C).
+
+    Returns:
+        (B, 16, C), row-major.
+    """
+    return classifier(F.adaptive_avg_pool2d(final_map, GRID).flatten(2).mT)
+
+
+def region_logits(grid: Tensor, levels: tuple[int, ...]) -> Tensor:
+    """What `pyramid_logits` returns, from `grid_logits`. (B, 16, C) -> (B, N, C)."""
+    return _averages(levels, grid.dtype, grid.device, GRID) @ grid
 
 
 @cache
-def _averages(levels: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+def _averages(levels: tuple[int, ...], dtype: torch.dtype, device: torch.device, finest: int) -> Tensor:
     """Which cells of the finest level each region averages: (N, finest^2), rows adding up to 1."""
-    finest = max(levels)
     cells = torch.eye(finest**2, dtype=dtype, device=device).view(-1, finest, finest)
     return torch.cat([F.adaptive_avg_pool2d(cells, level).flatten(1) for level in levels], dim=1).T.contiguous()
 

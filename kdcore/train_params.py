@@ -69,6 +69,9 @@ class Train(Section):
     lr_decay: Annotated[float, Field(gt=0, le=1)] | None = None
     grad_clip_norm: Positive | None = None
     """Longest gradient of all parameters together; longer ones are scaled down to it. Absent: none is."""
+    precision: Literal["auto", "float32", "bfloat16"]
+    """In which convolutions and matrix products are computed while networks train. auto: bfloat16 where the hardware
+    multiplies it, else float32."""
     exceptions: list[SpecialCase] = Field(default_factory=list)
     """Later ones win."""
 

@@ -4,22 +4,22 @@ Deterministic: all randomness comes from (seed, epoch, index). Nothing is read b
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from kdcore import networks, objective
+from kdcore import networks, objective, precision, teaching
 from kdcore.data.augment import device_generator, seed_dropout
-from kdcore.data.feed import Feed
+from kdcore.data.feed import Feed, Seen
 from kdcore.data.store import Dataset
 from kdcore.dot import DOT
 from kdcore.errors import RunError
 from kdcore.inference import predict, top1
 from kdcore.networks.contract import Network, Output
-from kdcore.objective import PLAIN, Batch, Objective, Parts
+from kdcore.objective import PLAIN, Batch, Known, Objective, Parts
 
 Row = dict[str, float]
 """One epoch of a history: epoch, lr, loss, ce, the unweighted loss of each method by its name, train_top1 (of weak
@@ -52,6 +52,8 @@ class Settings:
     """See `kdcore.dot`."""
     grad_clip_norm: float | None = None
     """Longest gradient of all parameters together; longer ones are scaled down to it."""
+    precision: str = "float32"
+    """See `kdcore.precision.resolve`."""
 
     def lr_at(self, epoch: int) -> float:
         """The learning rate of an epoch, counted from 1."""
@@ -94,7 +96,106 @@ def create(name: str, num_classes: int, seed: int, device: torch.device, *, stem
     return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def carry_out(
+class Run:
+    """A network being trained, and what it has been through.
+
+    Args:
+        student: from `create`.
+        goal: the loss; its adapters are trained too.
+        settings: optimiser and schedule.
+        seed: of the order and views of the images.
+        device: of both.
+        checkpoint: continues a run that was interrupted; it ends with the same bits.
+        watcher: is told of the progress.
+    """
+
+    def __init__(
+        self,
+        student: Network,
+        goal: Objective,
+        settings: Settings,
+        *,
+        seed: int,
+        device: torch.device,
+        checkpoint: Checkpoint | None = None,
+        watcher: Watcher | None = None,
+    ) -> None:
+        self.student, self.goal, self.settings = student, goal, settings
+        self.seed, self.device, self.checkpoint, self.watcher = seed, device, checkpoint, watcher or Watcher()
+        self.optimizer = settings.make_optimizer([*student.parameters(), *goal.parameters()])
+        self.dtype = precision.resolve(settings.precision, device)
+        self.parts: dict[str, Any] = {"student": student, "objective": goal, "optimizer": self.optimizer}
+        self.history: list[Row] = self._resume()
+        self.losses: dict[str, list[Tensor]] = {}
+        self.correct: list[Tensor] = []
+        self.images = 0
+
+    @property
+    def epoch(self) -> int:
+        """The one to come, counted from 1."""
+        return len(self.history) + 1
+
+    def begin(self) -> None:
+        """An epoch."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.settings.lr_at(self.epoch)
+        self.generator = device_generator(self.seed, self.epoch, self.device)
+        self.student.train()
+        self.goal.train()
+        self.losses, self.correct, self.images = {}, [], 0
+
+    def step(self, seen: Seen, target: Tensor, taught: Sequence[Output | Known]) -> None:
+        """One of the epoch. Sums stay on the device until its end."""
+        batch = Batch(seen.views[: self.goal.views], target, seen.index, self.epoch, self.generator)
+        with precision.autocast(self.device, self.dtype):
+            outputs = [self.student(view) for view in batch.views]
+            parts = self.goal(outputs, taught, batch)
+        self._minimise(parts)
+        for name, value in {"loss": parts.loss, "ce": parts.ce, **parts.losses}.items():
+            self.losses.setdefault(name, []).append(value.detach())
+        self.correct.append((outputs[0].logits.detach().argmax(dim=1) == target).sum())
+        self.images += len(target)
+        self.watcher.on_step(len(target))
+
+    def end(self, dataset: Dataset, test_labels: Tensor) -> None:
+        """The epoch: measure the student on the test images and save the state."""
+        values = torch.stack([torch.stack(of_steps) for of_steps in self.losses.values()]).double().cpu()
+        _check_finite(values, list(self.losses), self.epoch)
+        with precision.autocast(self.device, self.dtype):
+            logits = predict(self.student, dataset.test, dataset, self.device)
+        row = {
+            "epoch": self.epoch,
+            "lr": self.settings.lr_at(self.epoch),
+            **dict(zip(self.losses, values.mean(dim=1).tolist(), strict=True)),
+            "train_top1": 100 * torch.stack(self.correct).sum().item() / self.images,
+            "test_top1": top1(logits, test_labels).item(),
+        }
+        self.history.append(row)
+        self.watcher.on_epoch(row)
+        if self.checkpoint is not None:
+            state = {name: part.state_dict() for name, part in self.parts.items()}
+            self.checkpoint.save({"history": self.history, **state})
+
+    def _minimise(self, parts: Parts) -> None:
+        if isinstance(self.optimizer, DOT):
+            self.optimizer.minimise(parts.task, parts.distillation)
+            return
+        self.optimizer.zero_grad(set_to_none=True)
+        parts.loss.backward()
+        if self.settings.grad_clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.optimizer.param_groups[0]["params"], self.settings.grad_clip_norm)
+        self.optimizer.step()
+
+    def _resume(self) -> list[Row]:
+        state = self.checkpoint.load() if self.checkpoint is not None else None
+        if state is None:
+            return []
+        for name, part in self.parts.items():
+            part.load_state_dict(state[name])
+        return state["history"]
+
+
+def prepare(
     card: dict[str, Any],
     dataset: Dataset,
     teacher: Network | None,
@@ -102,19 +203,17 @@ def carry_out(
     device: torch.device,
     checkpoint: Checkpoint | None = None,
     watcher: Watcher | None = None,
-) -> tuple[Network, Objective, list[Row]]:
-    """Create and train the student that a card describes. Here, so that its code is part of every cell's card.
+) -> Run:
+    """Create the student that a card describes and what it is trained with. Here, so that its code is part of every
+    cell's card.
 
     Args:
         card: of a teacher to train, a baseline or a cell (see `kdcore.plan`).
         dataset: the one that the card names.
         teacher: the one that the card names, on `device`; None for a network trained alone.
         device: where to compute.
-        checkpoint: see `train`.
-        watcher: see `train`.
-
-    Returns:
-        The trained student, its objective (whose adapters were trained too) and its history.
+        checkpoint: see `Run`.
+        watcher: see `Run`.
     """
     student = create(card["student"], len(dataset.classes), card["seed"], device, stem=dataset.stem)
     goal = Objective(card["recipe"]["ce_weight"])
@@ -129,133 +228,42 @@ def carry_out(
             levels=tuple(card.get("levels", PLAIN)),
             stand=card.get("stand", False),
         )
-    history = train(
-        student,
-        teacher,
-        goal,
-        dataset,
-        Settings(**card["train"]),
-        seed=card["seed"],
-        device=device,
-        checkpoint=checkpoint,
-        watcher=watcher,
-    )
-    return student, goal, history
+    settings = Settings(**card["train"])
+    return Run(student, goal, settings, seed=card["seed"], device=device, checkpoint=checkpoint, watcher=watcher)
 
 
-def train(
-    student: Network,
-    teacher: Network | None,
-    goal: Objective,
-    dataset: Dataset,
-    settings: Settings,
-    *,
-    seed: int,
-    device: torch.device,
-    checkpoint: Checkpoint | None = None,
-    watcher: Watcher | None = None,
-) -> list[Row]:
-    """Train a student in place, and its objective's adapters with it.
+def train(runs: Sequence[Run], teacher: Network | None, dataset: Dataset) -> None:
+    """Carry runs to their ends, in place.
+
+    Several see the same images at the same time and share what the teacher says of them; each ends as it would alone.
 
     Args:
-        student: on `device`, from `create`.
-        teacher: on `device`; frozen, and in evaluation mode unless the goal asks otherwise. None for a network
+        runs: of one seed, device, precision, batch size and number of epochs, with as many epochs behind them.
+        teacher: on their device; frozen, and in evaluation mode unless a goal asks otherwise. None for networks
             trained alone.
-        goal: the loss.
         dataset: its training images are learnt, its test images measured after every epoch.
-        settings: optimiser and schedule.
-        seed: of the order and views of the images.
-        device: of both networks.
-        checkpoint: continues a run that was interrupted; it ends with the same bits.
-        watcher: is told of the progress.
-
-    Returns:
-        One row per epoch.
 
     Raises:
         NotFiniteError: a loss was not finite.
     """
-    torch.use_deterministic_algorithms(True, warn_only=device.type != "cpu")
+    torch.use_deterministic_algorithms(True, warn_only=runs[0].device.type != "cpu")
     # Filling memory costs a third of the time of small networks; nothing here reads what it has not written.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    if teacher is not None:
-        teacher.train(goal.teacher_in_training_mode).requires_grad_(False)
-    watcher = watcher or Watcher()
-    optimizer = settings.make_optimizer([*student.parameters(), *goal.parameters()])
-    feed = Feed(dataset, device)
-    test_labels = torch.from_numpy(dataset.test.labels).to(device)
-    parts: dict[str, Any] = {"student": student, "objective": goal, "optimizer": optimizer}
-    history = _resume(checkpoint, parts)
-    for epoch in range(len(history) + 1, settings.epochs + 1):
-        for group in optimizer.param_groups:
-            group["lr"] = settings.lr_at(epoch)
-        seed_dropout(seed, epoch)
-        generator = device_generator(seed, epoch, device)
-        batches = (
-            Batch(views, feed.labels[index], index, epoch, generator)
-            for views, index in feed.batches(settings.batch_size, views=goal.views, seed=seed, epoch=epoch)
-        )
-        row = _train_epoch(student, teacher, goal, optimizer, batches, settings=settings, watcher=watcher)
-        row["test_top1"] = top1(predict(student, dataset.test, dataset, device), test_labels).item()
-        history.append({"epoch": epoch, "lr": settings.lr_at(epoch), **row})
-        watcher.on_epoch(history[-1])
-        if checkpoint is not None:
-            checkpoint.save({"history": history, **{name: part.state_dict() for name, part in parts.items()}})
-    return history
-
-
-def _resume(checkpoint: Checkpoint | None, parts: dict[str, Any]) -> list[Row]:
-    state = checkpoint.load() if checkpoint is not None else None
-    if state is None:
-        return []
-    for name, part in parts.items():
-        part.load_state_dict(state[name])
-    return state["history"]
-
-
-def _train_epoch(
-    student: Network,
-    teacher: Network | None,
-    goal: Objective,
-    optimizer: torch.optim.Optimizer,
-    batches: Iterator[Batch],
-    *,
-    settings: Settings,
-    watcher: Watcher,
-) -> Row:
-    """One pass over the training images. Sums stay on the device until its end."""
-    student.train()
-    goal.train()
-    losses: dict[str, list[Tensor]] = {}
-    correct, seen = [], 0
-    for batch in batches:
-        taught: list[Output] = []
-        if teacher is not None:
-            with torch.no_grad():
-                taught = [teacher(view) for view in batch.views]
-        outputs = [student(view) for view in batch.views]
-        parts = goal(outputs, taught, batch)
-        _minimise(optimizer, parts, settings.grad_clip_norm)
-        for name, value in {"loss": parts.loss, "ce": parts.ce, **parts.losses}.items():
-            losses.setdefault(name, []).append(value.detach())
-        correct.append((outputs[0].logits.detach().argmax(dim=1) == batch.target).sum())
-        seen += len(batch.target)
-        watcher.on_step(len(batch.target))
-    values = torch.stack([torch.stack(of_steps) for of_steps in losses.values()]).double().cpu()
-    _check_finite(values, list(losses), batch.epoch)
-    means = dict(zip(losses, values.mean(dim=1).tolist(), strict=True))
-    return {**means, "train_top1": 100 * torch.stack(correct).sum().item() / seen}
-
-
-def _minimise(optimizer: torch.optim.Optimizer, parts: Parts, clip: float | None) -> None:
-    if isinstance(optimizer, DOT):
-        optimizer.minimise(parts.task, parts.distillation)
-        return
-    optimizer.zero_grad(set_to_none=True)
-    parts.loss.backward()
-    if clip is not None:
-        nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], clip)
-    optimizer.step()
+    first, views = runs[0], max(run.goal.views for run in runs)
+    feed = Feed(dataset, first.device)
+    test_labels = torch.from_numpy(dataset.test.labels).to(first.device)
+    goals = [run.goal for run in runs]
+    teach = teaching.prepare(teacher, goals, feed, first.dtype, batch_size=first.settings.batch_size)
+    while first.epoch <= first.settings.epochs:
+        seed_dropout(first.seed, first.epoch)
+        for run in runs:
+            run.begin()
+        for seen in feed.batches(first.settings.batch_size, views=views, seed=first.seed, epoch=first.epoch):
+            target, taught = feed.labels[seen.index], teach(seen)
+            for run in runs:
+                run.step(seen, target, taught)
+        for run in runs:
+            run.end(dataset, test_labels)
 
 
 def _check_finite(values: Tensor, names: list[str], epoch: int) -> None:

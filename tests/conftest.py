@@ -9,6 +9,14 @@ from kdcore import yamlfile
 from tests.project import ROOT, TINY, Project, copy_of_project
 
 
+@pytest.fixture(scope="session", autouse=True)
+def teacher_tables(tmp_path_factory):
+    """Nothing is kept in the project itself."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KDCORE_TABLES", str(tmp_path_factory.mktemp("teacher-tables")))
+        yield
+
+
 @pytest.fixture
 def python():
     """Run a line of Python in a fresh interpreter at the project's root."""

@@ -71,7 +71,7 @@ class TestImagenet:
         assert dataset.train.labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
         assert dataset.train.table["path"][4].as_py() == f"train/{WNIDS[1]}/{WNIDS[1]}_0.JPEG"
         assert (dataset.image_size, dataset.stem, len(dataset.test.labels)) == (224, "large", 6)
-        (views,), _ = next(Feed(dataset, CPU).batches(12, views=1, seed=0, epoch=1))
+        (views,) = next(Feed(dataset, CPU).batches(12, views=1, seed=0, epoch=1)).views
         assert views.shape == (12, 3, 224, 224)
 
     def test_only_the_whole(self, tmp_path):
@@ -289,7 +289,7 @@ class TestOwnFolder:
         dataset = fetch_own(f"folder:{tmp_path}", test_share=0.25, augmentation="random_resized_crop", stem="large")
         assert isinstance(dataset.train, store.Encoded)
         assert (dataset.mean, dataset.stem) == (imagenet.MEAN, "large")
-        (views,), _ = next(Feed(dataset, CPU).batches(6, views=1, seed=0, epoch=1))
+        (views,) = next(Feed(dataset, CPU).batches(6, views=1, seed=0, epoch=1)).views
         assert views.shape == (6, 3, 32, 32)
 
     @pytest.mark.parametrize(("changes", "message"), [
@@ -481,7 +481,7 @@ class TestOwnParquet:
         stored = tmp_path / "stored"
         stored.mkdir()
         store.save(dataset, stored)
-        (views,), _ = next(Feed(store.load(stored), CPU).batches(4, views=1, seed=0, epoch=1))
+        (views,) = next(Feed(store.load(stored), CPU).batches(4, views=1, seed=0, epoch=1)).views
         assert views.shape == (4, 3, 32, 32)
 
     @pytest.mark.parametrize(("train", "test", "message"), [

@@ -31,9 +31,9 @@ def resident(count=6, side=12, **changes):
 @pytest.mark.parametrize(("size", "expected"), [(16, [16, 16, 8]), (13, [13, 13, 14]), (39, [40]), (40, [40])])
 def test_a_lone_image_joins_the_batch_before_it(forty, size, expected):
     batches = list(Feed(forty, CPU).batches(size, views=2, seed=0, epoch=1))
-    assert [len(index) for _, index in batches] == expected
-    assert sorted(torch.cat([index for _, index in batches]).tolist()) == list(range(40))
-    assert all(view.shape == (len(index), 3, 16, 16) for views, index in batches for view in views)
+    assert [len(seen.index) for seen in batches] == expected
+    assert sorted(torch.cat([seen.index for seen in batches]).tolist()) == list(range(40))
+    assert all(view.shape == (len(seen.index), 3, 16, 16) for seen in batches for view in seen.views)
 
 
 def test_the_strong_view_has_a_crop_of_its_own(forty, monkeypatch):
@@ -41,7 +41,7 @@ def test_the_strong_view_has_a_crop_of_its_own(forty, monkeypatch):
     monkeypatch.setattr(feed, "apply_strong_views", lambda images, views: images)
 
     def views(count):
-        return next(Feed(forty, CPU).batches(40, views=count, seed=0, epoch=1))[0]
+        return next(Feed(forty, CPU).batches(40, views=count, seed=0, epoch=1)).views
 
     (weak, strong), (alone,) = views(2), views(1)
     assert torch.equal(weak, alone)
@@ -52,7 +52,8 @@ def test_the_strong_view_has_a_crop_of_its_own(forty, monkeypatch):
 def test_crops_of_larger_images():
     """As CUB-200's: any crop of the stored image in training, the middle in evaluation."""
     dataset = resident(side=12, image_size=8)
-    (images,), index = next(Feed(dataset, CPU).batches(6, views=1, seed=0, epoch=1))
+    seen = next(Feed(dataset, CPU).batches(6, views=1, seed=0, epoch=1))
+    (images,), index = seen.views, seen.index
     stored = torch.from_numpy(dataset.train.images).permute(0, 3, 1, 2).float()
     windows = stored.unfold(2, 8, 1).unfold(3, 8, 1)
     places = [(windows[i] == image[:, None, None]).all(dim=(0, 3, 4)).nonzero().tolist() for image, i in
@@ -95,7 +96,7 @@ class TestStream:
 
     def epoch(self, split, *, views=1, seed=0, epoch=1, feeder=None):
         feeder = feeder or Feed(self.dataset(split), CPU)
-        return list(feeder.batches(4, views=views, seed=seed, epoch=epoch))
+        return [(seen.views, seen.index) for seen in feeder.batches(4, views=views, seed=seed, epoch=epoch)]
 
     def test_views_and_order(self, split):
         batches = self.epoch(split, views=2)
@@ -130,7 +131,7 @@ class TestStream:
         gradient = np.broadcast_to(np.linspace(0, 255, 100).astype(np.uint8)[None, :, None], (100, 100, 3))
         Image.fromarray(gradient).save(split.root / "gradient.png")
         one = store.Encoded(pa.table({"path": ["gradient.png"] * 200, "label": [0] * 200}), split.root)
-        (images,), _ = next(Feed(self.dataset(one), CPU).batches(200, views=1, seed=0, epoch=1))
+        (images,) = next(Feed(self.dataset(one), CPU).batches(200, views=1, seed=0, epoch=1)).views
         slopes = images[:, 0, 16, 28] - images[:, 0, 16, 4]
         assert 60 < (slopes < 0).sum() < 140
         widths = slopes.abs() / 24 * 32 / 2.55  # in percent of the picture
@@ -141,7 +142,7 @@ class TestStream:
         gradient = np.broadcast_to(np.linspace(0, 255, 100).astype(np.uint8)[None, :, None], (100, 100, 3))
         Image.fromarray(gradient).save(split.root / "gradient.png")
         one = store.Encoded(pa.table({"path": ["gradient.png"] * 50, "label": [0] * 50}), split.root)
-        (images,), _ = next(Feed(self.dataset(one, flip=False), CPU).batches(50, views=1, seed=0, epoch=1))
+        (images,) = next(Feed(self.dataset(one, flip=False), CPU).batches(50, views=1, seed=0, epoch=1)).views
         assert (images[:, 0, 16, 28] > images[:, 0, 16, 4]).all()
 
     def test_evaluation_sees_the_middle(self, split):
@@ -161,7 +162,7 @@ class TestStream:
         loaded = store.load(folder)
         assert loaded.train.file == folder / "train.arrow"
         (first, _), *_ = self.epoch(split)
-        (second, _), *_ = list(Feed(loaded, CPU).batches(4, views=1, seed=0, epoch=1))
+        second = next(Feed(loaded, CPU).batches(4, views=1, seed=0, epoch=1)).views
         assert torch.equal(first[0], second[0])
 
     @pytest.mark.parametrize(("damage", "reason"), [

@@ -7,6 +7,7 @@ from kdcore import catalog, objective, recipes, training, yamlfile
 from kdcore.cell import Cell
 from kdcore.data import digits
 from tests.conftest import ROOT
+from tests.train import carry_out
 
 PUBLISHED = yamlfile.read(ROOT / "data/recipes.yaml")
 CPU = torch.device("cpu")
@@ -24,20 +25,23 @@ def dataset():
     return digits.fetch(source="embedded", image_size=16, train_per_class=2)
 
 
-@pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS)
+@pytest.mark.parametrize(("pair", "precision"), [
+    *((pair, "float32") for pair in PAIRS.values()), (PAIRS["wider teacher"], "bfloat16"),
+])  # fmt: skip
 @pytest.mark.parametrize("method", [*catalog.methods(), *SUMS])
-def test_every_method_trains_every_kind_of_pair(dataset, pair, method):
+def test_every_method_trains_every_kind_of_pair(dataset, pair, precision, method):
     """One epoch with the recipe of the digits; every parameter of the student and of the adapters gets a gradient."""
     logit = catalog.kind(method) == "logit"
     cell = Cell(pair, method, 0, *((2, True) if logit else (None, None)))
     recipe = recipes.resolve(cell, dataset="digits", published=PUBLISHED, overrides={}, stand_recipe="paper")
     train = {"epochs": 1, "batch_size": 10, "lr": 0.02, "momentum": 0.9, "nesterov": False, "weight_decay": 5e-4}
     card = {"student": cell.student, "method": method, "seed": 0, "train": {**train, "schedule": "cosine"}}
+    card["train"]["precision"] = precision
     card |= {"recipe": {key: value.value for key, value in recipe.items()}}
     card |= {"levels": [1, 2], "stand": True} if logit else {}
     teacher = training.create(cell.teacher, 10, 1, CPU)
     before = {key: value.clone() for key, value in teacher.state_dict().items()}
-    student, goal, history = training.carry_out(card, dataset, teacher, device=CPU)
+    student, goal, history = carry_out(card, dataset, teacher)
     for network in (student, goal):
         unmoved = [key for key, p in network.named_parameters() if p.requires_grad and p.grad is None]
         assert unmoved == []
@@ -89,7 +93,7 @@ def test_mode_of_ofds_teacher(dataset, variant, moves):
     train = {"epochs": 1, "batch_size": 10, "lr": 0.02, "momentum": 0.9, "nesterov": False, "weight_decay": 0.0}
     recipe = {"variant": variant, "ce_weight": 1.0, "kd_weight": 0.001, "warmup": 0}
     card = {"student": "resnet8", "method": "ofd", "seed": 0, "train": {**train, "schedule": "cosine"}}
-    training.carry_out({**card, "recipe": recipe}, dataset, teacher, device=CPU)
+    carry_out({**card, "recipe": recipe}, dataset, teacher)
     moved = {key for key, value in teacher.state_dict().items() if not torch.equal(value, before[key])}
     assert bool(moved) == moves
     assert all("running" in key or "num_batches" in key for key in moved)

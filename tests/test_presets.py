@@ -371,7 +371,9 @@ def settings():
 
     def make(**changes):
         values = {"optimizer": "sgd", "epochs": 2, "batch_size": 10, "lr": 0.1, "momentum": 0.9, "nesterov": False}
-        return Train.model_validate({**values, "weight_decay": 0.0, "schedule": "cosine", **changes})
+        return Train.model_validate(
+            {**values, "weight_decay": 0.0, "schedule": "cosine", "precision": "auto", **changes}
+        )
 
     return make
 

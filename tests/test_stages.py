@@ -21,7 +21,7 @@ CARD = {
     "data": "digits",
     "recipe": {"ce_weight": 1.0},
     "train": {"epochs": 2, "batch_size": 8, "lr": 0.05, "momentum": 0.9, "nesterov": False, "weight_decay": 0.0,
-              "schedule": "cosine"},
+              "schedule": "cosine", "precision": "float32"},
     "code": {},
 }  # fmt: skip
 

@@ -34,7 +34,7 @@ LISTED = yamlfile.read(ROOT / "data/teachers.yaml")
 QUICK = download.Patience(attempts=2, first_wait=0.01, longest_wait=0.01, silence=10)
 MEMBER = "cifar_teachers/resnet8_vanilla/ckpt_epoch_240.pth"
 TRAIN = {"optimizer": "sgd", "epochs": 1, "batch_size": 8, "lr": 0.05, "momentum": 0.9, "nesterov": False,
-         "weight_decay": 0.0, "schedule": "cosine"}  # fmt: skip
+         "weight_decay": 0.0, "schedule": "cosine", "precision": "float32"}  # fmt: skip
 
 
 def matrix(**teacher):

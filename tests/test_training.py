@@ -14,6 +14,7 @@ from kdcore.errors import UserError
 from kdcore.objective import Objective, Term
 from kdcore.resume import ResumeState
 from kdcore.training import NotFiniteError, Settings, Watcher
+from tests.train import carry_out, train
 
 CPU = torch.device("cpu")
 SETTINGS = Settings(3, 16, 0.05, 0.9, False, 5e-4, "step", (2,), 0.1)
@@ -42,7 +43,7 @@ def distil(dataset, method="kd", *, seed=0, settings=SETTINGS, **options):
     teacher = training.create("wrn_16_1", 10, 7, CPU)
     card = {"student": "resnet8", "method": method, "recipe": RECIPES[method], "seed": seed, "levels": [1, 2]}
     card |= {"stand": True, "train": asdict(settings)}
-    student, goal, history = training.carry_out(card, dataset, teacher, device=CPU, **options)
+    student, goal, history = carry_out(card, dataset, teacher, **options)
     return torch.nn.ModuleDict({"student": student, "adapters": goal}), history
 
 
@@ -67,10 +68,10 @@ def test_one_step_is_sgd_with_momentum_and_decay(dataset):
     """Against the update written out, on one batch and one epoch."""
     student, reference = (training.create("resnet8", 10, 0, CPU) for _ in range(2))
     settings = Settings(1, 1000, 0.1, 0.9, False, 0.01, "cosine")
-    training.train(student, None, Objective(1.0), dataset, settings, seed=5, device=CPU)
+    train(student, None, Objective(1.0), dataset, settings, seed=5)
     feed = Feed(dataset, CPU)
-    (images,), index = next(feed.batches(1000, views=1, seed=5, epoch=1))
-    torch.nn.functional.cross_entropy(reference.train()(images).logits, feed.labels[index]).backward()
+    seen = next(feed.batches(1000, views=1, seed=5, epoch=1))
+    torch.nn.functional.cross_entropy(reference.train()(seen.views[0]).logits, feed.labels[seen.index]).backward()
     for (key, got), start in zip(student.named_parameters(), reference.parameters(), strict=True):
         torch.testing.assert_close(got, start - 0.1 * (start.grad + 0.01 * start), msg=key)
 
@@ -93,7 +94,7 @@ def test_teacher_stays_as_it_is(dataset):
     before = {key: value.clone() for key, value in teacher.state_dict().items()}
     student = training.create("resnet8", 10, 0, CPU)
     goal = Objective(0.5, [Term("kd", KD)])
-    training.train(student, teacher, goal, dataset, SETTINGS, seed=0, device=CPU)
+    train(student, teacher, goal, dataset, SETTINGS, seed=0)
     assert all(torch.equal(value, teacher.state_dict()[key]) for key, value in before.items())
     assert not teacher.training
     assert all(parameter.grad is None for parameter in teacher.parameters())
@@ -115,7 +116,7 @@ def test_history(dataset):
 def test_learning(dataset):
     settings = Settings(20, 8, 0.05, 0.9, False, 5e-4, "cosine")
     student = training.create("resnet8", 10, 0, CPU)
-    history = training.train(student, None, Objective(1.0), dataset, settings, seed=0, device=CPU)
+    history = train(student, None, Objective(1.0), dataset, settings, seed=0)
     assert history[-1]["loss"] < 0.6 * history[0]["loss"]
     assert history[-1]["test_top1"] > 30  # chance is 10
 
@@ -169,7 +170,7 @@ def test_dropout_is_drawn_from_seed_and_epoch(dataset, tmp_path):
     def run(settings, seed=0, state=None):
         torch.rand(torch.randint(9, ()))  # whatever was drawn before
         student = training.create("imagenet_mobilenetv2", 10, 0, CPU)
-        training.train(student, None, Objective(1.0), dataset, settings, seed=seed, device=CPU, checkpoint=state)
+        train(student, None, Objective(1.0), dataset, settings, seed=seed, checkpoint=state)
         return student
 
     settings = Settings(2, 20, 0.05, 0.9, False, 5e-4, "step", (1,), 0.1)
@@ -187,7 +188,7 @@ def test_long_gradients_are_scaled_down(dataset):
     def length_of_step(clip):
         student, start = (training.create("resnet8", 10, 0, CPU) for _ in range(2))
         settings = Settings(1, 40, 1.0, 0.0, False, 0.0, "cosine", grad_clip_norm=clip)
-        training.train(student, None, Objective(1.0), dataset, settings, seed=0, device=CPU)
+        train(student, None, Objective(1.0), dataset, settings, seed=0)
         moved = zip(student.parameters(), start.parameters(), strict=True)
         return torch.stack([(a - b).norm() for a, b in moved]).norm().item()
 
@@ -230,4 +231,4 @@ def test_loss_that_is_not_finite_names_epoch_and_step(dataset):
     settings = Settings(3, 16, 1e30, 0.9, False, 0.0, "cosine")
     student = training.create("resnet8", 10, 0, CPU)
     with pytest.raises(NotFiniteError, match=r"epoch 1, step 2 of 3: loss nan, ce nan; the last finite ones: loss 2"):
-        training.train(student, None, Objective(1.0), dataset, settings, seed=0, device=CPU)
+        train(student, None, Objective(1.0), dataset, settings, seed=0)

@@ -1,8 +1,10 @@
 """What training and evaluation see of a data set: batches of normalised images on a device."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,13 +13,34 @@ from kdcore.data.store import Dataset, Encoded, Split
 from kdcore.data.stream import StreamedViews, stream_unaugmented
 from kdcore.data.strong import apply_strong_views, epoch_strong_views
 
+MIRRORINGS = 2
 LARGEST_BATCH = 500
 BATCH_PIXELS = 1 << 22
 """Of an evaluation's batch."""
 
 
+@dataclass(frozen=True)
+class Seen:
+    """B training images as they are seen once."""
+
+    views: tuple[Tensor, ...]
+    """(B, 3, S, S) each, normalised: the weak view, and the strong one where a method needs it."""
+    index: Tensor
+    """(B,) int64, which of the training images they are."""
+    names: np.ndarray | None
+    """(B,) int64, a number for image and weak view, below `Feed.view_count` times the images; None where views are
+    without number."""
+
+
 class WeakViews(Protocol):
     """Random views of training images: crops, mirrorings and turns."""
+
+    @property
+    def view_count(self) -> int | None:
+        """How many views an image has; None where they are without number."""
+
+    def names(self, seed: int, epoch: int) -> np.ndarray | None:
+        """The number (N,) of each image's first view in an epoch, below `view_count`."""
 
     def batches(self, batches: list[Tensor], *, count: int, seed: int, epoch: int) -> Iterator[list[Tensor]]:
         """Per batch (B,) of positions, on the CPU, `count` independent views (B, 3, S, S) uint8 on the device."""
@@ -32,7 +55,7 @@ class Feed:
     """
 
     def __init__(self, dataset: Dataset, device: torch.device) -> None:
-        self.device = device
+        self.dataset, self.device = dataset, device
         self.labels = torch.from_numpy(dataset.train.labels).to(device)
         self.normalize = Normalize(dataset.mean, dataset.std, device)
         self.weak: WeakViews
@@ -41,7 +64,12 @@ class Feed:
         else:
             self.weak = StreamedViews(dataset.train, size=dataset.image_size, flip=dataset.flip, device=device)
 
-    def batches(self, size: int, *, views: int, seed: int, epoch: int) -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:
+    @property
+    def view_count(self) -> int | None:
+        """How many weak views an image has; None where they are without number."""
+        return self.weak.view_count
+
+    def batches(self, size: int, *, views: int, seed: int, epoch: int) -> Iterator[Seen]:
         """One epoch in random order.
 
         The last batch may be smaller, but a lone image joins the batch before it: batch norm needs more than one.
@@ -51,9 +79,6 @@ class Feed:
             views: 1, or 2 for a strong view (see `kdcore.data.strong`) beside the weak one.
             seed: of the run.
             epoch: counted from 1.
-
-        Yields:
-            The views, each (B, 3, S, S), and the positions (B,) of the images in the training set.
         """
         count = len(self.labels)
         order = epoch_order(seed, epoch, count)
@@ -63,10 +88,12 @@ class Feed:
         drawn = list(order.split(sizes))
         strong = epoch_strong_views(seed, epoch, count) if views > 1 else None
         weak = self.weak.batches(drawn, count=views, seed=seed, epoch=epoch)
+        names = self.weak.names(seed, epoch)
         for batch, index, seen in zip(drawn, order.to(self.device).split(sizes), weak, strict=True):
             if strong is not None:
                 seen[1] = apply_strong_views(seen[1], strong.of(batch))
-            yield tuple(self.normalize(view) for view in seen), index
+            named = None if names is None else batch.numpy() * self.weak.view_count + names[batch.numpy()]
+            yield Seen(tuple(self.normalize(view) for view in seen), index, named)
 
 
 class ResidentViews:
@@ -82,24 +109,41 @@ class ResidentViews:
         self.images = torch.from_numpy(split.images).to(device)
         self.dataset = dataset
 
+    @property
+    def view_count(self) -> int | None:
+        """See `WeakViews`."""
+        return None if self.dataset.rotation else self._offsets**2 * (MIRRORINGS if self.dataset.flip else 1)
+
+    def names(self, seed: int, epoch: int) -> np.ndarray | None:
+        """See `WeakViews`."""
+        if self.view_count is None:
+            return None
+        views = self._views(seed, epoch, strong=False)
+        placed = views.top * self._offsets + views.left
+        return (placed * MIRRORINGS + views.mirrored if self.dataset.flip else placed).numpy()
+
     def batches(self, batches: list[Tensor], *, count: int, seed: int, epoch: int) -> Iterator[list[Tensor]]:
         """See `WeakViews`."""
-        images, dataset, padding, size = self.images, self.dataset, self.dataset.padding, self.dataset.image_size
-        views = [
-            epoch_views(
-                seed,
-                epoch,
-                len(images),
-                offsets=images.shape[1] + 2 * padding - size + 1,
-                flip=dataset.flip,
-                rotation=dataset.rotation,
-                strong=strong,
-            ).to(images.device)
-            for strong in (False, True)[:count]
-        ]
-        order = torch.cat(batches).to(images.device)
+        device = self.images.device
+        views = [self._views(seed, epoch, strong=strong).to(device) for strong in (False, True)[:count]]
+        order = torch.cat(batches).to(device)
         for index in order.split([len(batch) for batch in batches]):
             yield [self._see(index, view) for view in views]
+
+    @property
+    def _offsets(self) -> int:
+        return self.images.shape[1] + 2 * self.dataset.padding - self.dataset.image_size + 1
+
+    def _views(self, seed: int, epoch: int, *, strong: bool) -> Views:
+        return epoch_views(
+            seed,
+            epoch,
+            len(self.images),
+            offsets=self._offsets,
+            flip=self.dataset.flip,
+            rotation=self.dataset.rotation,
+            strong=strong,
+        )
 
     def _see(self, index: Tensor, views: Views) -> Tensor:
         padding, size = self.dataset.padding, self.dataset.image_size

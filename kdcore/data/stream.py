@@ -76,10 +76,15 @@ class StreamedViews:
         device: where they are needed.
     """
 
+    view_count: int | None = None
+
     def __init__(self, split: Encoded, *, size: int, flip: bool, device: torch.device) -> None:
         self.wanted = _Order()
         self.loader = _loader(_Decoder(split, size, flip), self.wanted, device)
         self.device = device
+
+    def names(self, seed: int, epoch: int) -> None:
+        """See `kdcore.data.feed.WeakViews`."""
 
     def batches(self, batches: list[Tensor], *, count: int, seed: int, epoch: int) -> Iterator[list[Tensor]]:
         """See `kdcore.data.feed.WeakViews`."""
