@@ -191,3 +191,23 @@ def test_killed_cell_goes_on_and_ends_with_the_same_bits(project):
     project.run(sys.executable, "-m", "stages.train", "train", name)
     assert [project.digest(f"{run}/{file}") for file in ("weights.safetensors", "history.csv")] == expected
     assert not list((project.folder / "scratch").glob("*"))
+
+
+def test_cells_trained_together_leave_dvc_nothing_to_train(project):
+    """Their results are those of cells trained one after another, bit for bit."""
+    names = {stage.split("@")[1] for stage in CELLS}
+    weights = {name: f"runs/resnet14-resnet8/{name}/weights.safetensors" for name in names}
+    expected = {name: project.digest(path) for name, path in weights.items()}
+    for name in names:
+        shutil.rmtree(project.folder / f"runs/resnet14-resnet8/{name}")
+    python = sys.executable
+    assert "5 cells trained" in project.run(python, "-m", "stages.train_together", "resnet14-resnet8", "0")
+    assert len(list((project.folder / "scratch").glob("*.pt"))) == 5
+    project.run("rm", "-rf", ".dvc/cache")
+    project.dvc("repro", "--force", "--single-item", *CELLS)
+    metas = [project.folder / f"runs/resnet14-resnet8/{name}/meta.json" for name in names]
+    assert [json.loads(path.read_text())["images_per_second"] for path in metas] == [0.0] * len(CELLS)
+    assert {name: project.digest(path) for name, path in weights.items()} == expected
+    assert list((project.folder / "scratch").glob("*.pt")) == []
+    assert "no cell is stale" in project.run(python, "-m", "stages.train_together", "resnet14-resnet8", "0")
+    assert "holds no cells" in project.run(python, "-m", "stages.train_together", "resnet14-resnet8", "9", code=2)

@@ -1,0 +1,90 @@
+"""The cells of a pair and seed, trained in one process: they share batches and what the teacher says of them.
+
+Their states are left as if each had been killed after its last epoch, so that DVC, which decides what is stale and
+records what was made, finds nothing left to train.
+"""
+
+from contextlib import ExitStack
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from kdcore import catalog, checkpoints, device, experiment, jsonfile, plan, precision, runs, training, yamlfile
+from kdcore.cell import RUNS
+from kdcore.data import store
+from kdcore.errors import UserError
+from kdcore.progress import TrainingProgress
+from kdcore.resume import ResumeState
+
+Card = dict[str, Any]
+
+
+def train(pair: str, seed: int) -> list[str]:
+    """Train the cells of a pair and seed that have no results of their present card.
+
+    Args:
+        pair: teacher-student; stages plan, data and pairs have run.
+        seed: of the cells.
+
+    Returns:
+        Their names.
+
+    Raises:
+        UserError: the matrix holds no such cells, or an input is missing.
+    """
+    cards = {path: yamlfile.read(path) for path in sorted(plan.FOLDER.glob("[bt][ar]*/*.yaml"))}
+    chosen = {path: card for path, card in cards.items() if (card.get("pair"), card["seed"]) == (pair, seed)}
+    if not chosen:
+        raise UserError(
+            f"the matrix of params.yaml holds no cells of pair {pair} with seed {seed}; see 'dvc repro plan'"
+        )
+    stale = {path: card for path, card in chosen.items() if not _is_done(card)}
+    for _, group in groupby(sorted(stale, key=lambda path: _kind(stale[path])), key=lambda path: _kind(stale[path])):
+        _train(pair, {path: stale[path] for path in group})
+    return [card["name"] for card in stale.values()]
+
+
+def _is_done(card: Card) -> bool:
+    meta = RUNS / card["pair"] / card["name"] / runs.META
+    return meta.is_file() and jsonfile.read(meta).items() >= card.items()
+
+
+def _kind(card: Card) -> str:
+    """Cells of one kind can be trained together, each as it would be alone."""
+    terms = catalog.terms(card["method"])
+    logits_alone = all(entry.kind == "logit" and len(entry.views) == 1 for entry in terms)
+    changes_teacher = any(entry.name == "ofd" for entry in terms)
+    settings = [card["train"][key] for key in ("epochs", "batch_size", "precision")]
+    return str([logits_alone, changes_teacher, *settings])
+
+
+def _train(pair: str, cards: dict[Path, Card]) -> None:
+    first = next(iter(cards.values()))
+    folder, weights = experiment.DATA / first["data"], Path("pairs") / f"{pair}.safetensors"
+    dataset, where = store.load(folder), device.choose()
+    dtype = precision.resolve(first["train"]["precision"], where)
+    name = pair.partition("-")[0]
+    teacher = checkpoints.restore(name, len(dataset.classes), weights, where, stem=dataset.stem)
+    with ExitStack() as stack:
+        progress = TrainingProgress(
+            f"{len(cards)} cells of {pair}", first["train"]["epochs"], len(dataset.train.labels)
+        )
+        made: list[training.Run] = []
+        for path, card in cards.items():
+            inputs = [path, folder / store.MANIFEST, *([weights] if "teacher" in card else [])]
+            state = ResumeState.of(*inputs, device=where, dtype=dtype)
+            stack.enter_context(state.locked())
+            watcher = None if made else progress.watcher
+            taught = teacher if "teacher" in card else None
+            made.append(training.prepare(card, dataset, taught, device=where, checkpoint=state, watcher=watcher))
+        stack.enter_context(progress)
+        for _, group in groupby(sorted(made, key=_behind), key=_behind):
+            training.train(list(group), teacher, dataset)
+
+
+def _behind(run: training.Run) -> tuple[int, int]:
+    """Runs of one epoch go together; one with dropout goes alone, since it draws from torch's own generator."""
+    draws = any(isinstance(module, nn.Dropout) for module in run.student.modules())
+    return run.epoch, id(run) if draws else 0
