@@ -83,7 +83,7 @@ class TeacherTable:
 
 
 def open_table(identity: dict[str, object], shape: Shape, dtype: torch.dtype) -> TeacherTable | None:
-    """The table of this identity, made if there is none; None where the disk has no room for it.
+    """The table of this identity, made if there is none; None where the disk has no room for it, or none are wanted.
 
     The tables used longest ago make room for a new one. Tables do not outlive a restart of the machine: what was
     marked before a loss of power may never have been written.
@@ -93,6 +93,8 @@ def open_table(identity: dict[str, object], shape: Shape, dtype: torch.dtype) ->
         shape: what it holds.
         dtype: float16 or float32.
     """
+    if _limit() == 0:
+        return None
     content = {**identity, **asdict(shape), "dtype": str(dtype), "boot": _boot()}
     key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24]
     cache = Path(os.environ.get(FOLDER_VARIABLE) or CACHE)

@@ -102,6 +102,10 @@ class TestTable:
         assert not list(tables.glob("*/logits"))
         monkeypatch.delenv(teacher_table.SIZE_VARIABLE)
         assert run() == expected
+        monkeypatch.setenv(teacher_table.SIZE_VARIABLE, "0")
+        assert open_table({}, Shape(1, 1, 1, 1), torch.float16) is None
+        assert run() == expected
+        monkeypatch.delenv(teacher_table.SIZE_VARIABLE)
         calls = []
         monkeypatch.setattr(teaching.Tabled, "_compute", lambda *_arguments: calls.append(1))
         assert run() == expected
