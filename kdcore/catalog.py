@@ -21,7 +21,9 @@ CHOICES: dict[str, list[Any]] = {
     "VIEWS": [["weak"], ["weak", "strong"]],
     "DECOUPLINGS": [["sdd"], ["sdd", "fusion_as_published"]],
 }
-"""What else a logit method's file may say of itself; the first is meant where it says nothing."""
+"""What else a method's file may say of itself, a feature method's only the first of them; the first value is meant
+where it says nothing.
+"""
 LITERALS = ("KIND", "PARAMETERS", *CHOICES, "NETWORKS")
 COMMON = {"ce_weight": ">= 0", "kd_weight": ">= 0", "warmup": ">= 0"}
 """Hyper-parameters of every method: the weights of cross-entropy and of its loss, and the epochs over which the latter
@@ -166,7 +168,8 @@ def _method(path: Path) -> MethodEntry:
         if domain not in DOMAINS and not isinstance(domain, list):
             raise UserError(f"{path}: PARAMETERS[{name!r}] is {domain!r}. Allowed: {DOMAINS} or a list of choices")
     for name, allowed in CHOICES.items():
-        if literals.get(name, allowed[0]) not in allowed[: 1 if literals["KIND"] == "feature" else None]:
+        of_all = literals["KIND"] == "logit" or name == "ACROSS"
+        if literals.get(name, allowed[0]) not in allowed[: None if of_all else 1]:
             raise UserError(f"{path}: {name} is {literals[name]!r}. Allowed: {allowed}; feature methods have none")
     reserved = [name for name in parameters if name in (*COMMON, *DECOUPLED)]
     if reserved or path.stem in (*COLUMNS, VANILLA):

@@ -1,9 +1,11 @@
 """One card, carried out: the network trained and its results written. Teachers, baselines and students alike."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
-from kdcore import checkpoints, device, precision, provenance, runs, training, yamlfile
+from kdcore import checkpoints, device, distributed, precision, provenance, runs, training, yamlfile
 from kdcore.data import store
+from kdcore.distributed import World
 from kdcore.networks.contract import Network
 from kdcore.progress import TrainingProgress
 from kdcore.resume import ResumeState
@@ -14,38 +16,46 @@ DATA = Path("data")
 def run(card_file: Path, out: Path, *, teacher_weights: Path | None = None) -> None:
     """Train what a card says, continuing an interrupted run, and write the results as a whole.
 
+    Under torchrun the processes train it together and the first one writes.
+
     Args:
         card_file: of a teacher to train, a baseline or a cell.
         out: the run's folder.
         teacher_weights: where the card names a teacher.
 
     Raises:
-        UserError: an input file is missing or damaged.
+        UserError: an input file is missing or damaged, or the cell cannot be shared among processes.
         NotFiniteError: the loss was not finite.
     """
+    with distributed.joined() as world:
+        _run(card_file, out, teacher_weights, world)
+
+
+def _run(card_file: Path, out: Path, teacher_weights: Path | None, world: World) -> None:
     card = yamlfile.read(card_file)
     dataset = store.load(DATA / card["data"])
     where = device.choose()
-    inputs = [card_file, DATA / card["data"] / "manifest.json"]
+    inputs = [card_file, DATA / card["data"] / store.MANIFEST]
     teacher: Network | None = None
     if teacher_weights is not None and card.get("teacher"):
         inputs.append(teacher_weights)
         classes = len(dataset.classes)
         teacher = checkpoints.restore(card["teacher"], classes, teacher_weights, where, stem=dataset.stem)
     dtype = precision.resolve(card["train"]["precision"], where)
-    state = ResumeState.of(*inputs, device=where, dtype=dtype)
-    with state.locked():
-        with TrainingProgress(card["name"], card["train"]["epochs"], len(dataset.train.labels)) as progress:
-            run = training.prepare(card, dataset, teacher, device=where, checkpoint=state, watcher=progress.watcher)
+    state = ResumeState.of(*inputs, device=where, dtype=dtype, processes=world.size)
+    with state.locked() if world.leads else nullcontext():
+        with TrainingProgress(
+            card["name"], card["train"]["epochs"], len(dataset.train.labels), shown=world.leads
+        ) as progress:
+            run = training.prepare(
+                card, dataset, teacher, device=where, checkpoint=state, watcher=progress.watcher, world=world
+            )
             try:
                 training.train([run], teacher, dataset)
             except training.NotFiniteError as error:
                 raise training.NotFiniteError(f"{card['name']}: {error}") from error
-        meta = {
-            **card,
-            **provenance.describe(where),
-            "computed_in": str(dtype).removeprefix("torch."),
-            **progress.timing,
-        }
-        runs.write(out, run.student, run.history, meta, adapters=run.goal)
-        state.remove()
+        if world.leads:
+            made = {"computed_in": str(dtype).removeprefix("torch."), "processes": world.size, **progress.timing}
+            meta = {**card, **provenance.describe(where), **made}
+            runs.write(out, run.student, run.history, meta, adapters=run.goal)
+            state.remove()

@@ -5,9 +5,12 @@ from torch import Tensor, nn
 
 from kdcore.data.feed import unaugmented
 from kdcore.data.store import Dataset, Encoded, Split
+from kdcore.distributed import ALONE, World
 
 
-def predict(network: nn.Module, split: Split | Encoded, dataset: Dataset, device: torch.device) -> Tensor:
+def predict(
+    network: nn.Module, split: Split | Encoded, dataset: Dataset, device: torch.device, world: World = ALONE
+) -> Tensor:
     """Logits of unaugmented images, in evaluation mode.
 
     Args:
@@ -15,14 +18,15 @@ def predict(network: nn.Module, split: Split | Encoded, dataset: Dataset, device
         split: N images.
         dataset: whose image size, mean and deviation the network was trained with.
         device: where to compute.
+        world: each of its processes computes its share.
 
     Returns:
-        (N, C) float32, on `device`.
+        (N, C) float32, on `device`; of this process's share.
     """
     was_training = network.training
     network.eval()
     with torch.no_grad():
-        logits = [network(batch).logits.float() for batch in unaugmented(split, dataset, device)]
+        logits = [network(batch).logits.float() for batch in unaugmented(split, dataset, device, world)]
     network.train(was_training)
     return torch.cat(logits)
 

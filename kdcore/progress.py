@@ -16,15 +16,16 @@ class TrainingProgress:
         name: of what is trained.
         epochs: in all.
         images: per epoch.
+        shown: whether a person sees it.
     """
 
-    def __init__(self, name: str, epochs: int, images: int) -> None:
+    def __init__(self, name: str, epochs: int, images: int, *, shown: bool = True) -> None:
         self.name = name
         self.images = images
         self.started = time.perf_counter()
         self.done = 0
         self.last: Row = {}
-        self.console = Console(stderr=True)
+        self.console = Console(stderr=True, quiet=not shown)
         self.bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=20),

@@ -26,11 +26,14 @@ class ResumeState:
         self.path = path
 
     @classmethod
-    def of(cls, *inputs: Path, device: torch.device, dtype: torch.dtype = torch.float32) -> "ResumeState":
+    def of(
+        cls, *inputs: Path, device: torch.device, dtype: torch.dtype = torch.float32, processes: int = 1
+    ) -> "ResumeState":
         """The state of the run that these input files determine on this kind of device, computed in this type, with
-        this torch and as many threads: another input never resumes from it, and what resumes ends with the same bits.
+        this torch and as many threads and processes: another input never resumes from it, and what resumes ends with
+        the same bits.
         """
-        computed = f"{torch.__version__} {device.type} {dtype} {torch.get_num_threads()}"
+        computed = f"{torch.__version__} {device.type} {dtype} {torch.get_num_threads()} {processes}"
         digest = hashlib.sha256(computed.encode())
         for path in inputs:
             digest.update(hashlib.sha256(path.read_bytes()).digest())

@@ -32,13 +32,13 @@ def prepare(
         goals: of students that are taught together.
         feed: of the images.
         dtype: in which the teacher is computed.
-        batch_size: of the students.
+        batch_size: of what a process sees.
     """
     if teacher is None:
         return lambda _seen: []
     teacher.requires_grad_(False)
     if any(goal.teacher_in_training_mode for goal in goals):
-        return InTraining(teacher.train(), dtype)
+        return InTraining(feed.world.synchronised(teacher.train(), feed.device), dtype)
     network = folded(teacher.eval(), feed.dataset.image_size).to(dtype)
     if feed.view_count is not None and all(goal.asks_for_logits_alone for goal in goals):
         regions = any(goal.asks_for_regions for goal in goals)

@@ -11,13 +11,14 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from kdcore import networks, objective, precision, teaching
+from kdcore import catalog, memory, networks, objective, precision, teaching
 from kdcore.data.augment import device_generator, seed_dropout
 from kdcore.data.feed import Feed, Seen
 from kdcore.data.store import Dataset
+from kdcore.distributed import ALONE, World
 from kdcore.dot import DOT
-from kdcore.errors import RunError
-from kdcore.inference import predict, top1
+from kdcore.errors import RunError, UserError
+from kdcore.inference import predict
 from kdcore.networks.contract import Network, Output
 from kdcore.objective import PLAIN, Batch, Known, Objective, Parts
 
@@ -107,6 +108,7 @@ class Run:
         device: of both.
         checkpoint: continues a run that was interrupted; it ends with the same bits.
         watcher: is told of the progress.
+        world: the processes that train together; each has a run of its own with equal weights.
     """
 
     def __init__(
@@ -119,14 +121,19 @@ class Run:
         device: torch.device,
         checkpoint: Checkpoint | None = None,
         watcher: Watcher | None = None,
+        world: World = ALONE,
     ) -> None:
-        self.student, self.goal, self.settings = student, goal, settings
-        self.seed, self.device, self.checkpoint, self.watcher = seed, device, checkpoint, watcher or Watcher()
+        self.student = world.synchronised(student, device)
+        self.goal = world.synchronised(goal, device)
+        self.settings, self.seed, self.device, self.world = settings, seed, device, world
+        self.checkpoint, self.watcher = checkpoint, watcher or Watcher()
         self.optimizer = settings.make_optimizer([*student.parameters(), *goal.parameters()])
         self.dtype = precision.resolve(settings.precision, device)
         self.parts: dict[str, Any] = {"student": student, "objective": goal, "optimizer": self.optimizer}
         self.history: list[Row] = self._resume()
+        self.learner = world.averaging(_Learner(self.student, self.goal))
         self.losses: dict[str, list[Tensor]] = {}
+        self.shares: list[float] = []
         self.correct: list[Tensor] = []
         self.images = 0
 
@@ -142,46 +149,50 @@ class Run:
         self.generator = device_generator(self.seed, self.epoch, self.device)
         self.student.train()
         self.goal.train()
-        self.losses, self.correct, self.images = {}, [], 0
+        self.losses, self.shares, self.correct, self.images = {}, [], [], 0
 
     def step(self, seen: Seen, target: Tensor, taught: Sequence[Output | Known]) -> None:
         """One of the epoch. Sums stay on the device until its end."""
         batch = Batch(seen.views[: self.goal.views], target, seen.index, self.epoch, self.generator)
         with precision.autocast(self.device, self.dtype):
-            outputs = [self.student(view) for view in batch.views]
-            parts = self.goal(outputs, taught, batch)
-        self._minimise(parts)
+            predicted, parts = self.learner(batch, taught)
+        share = len(target) / seen.whole
+        self._minimise(parts, share * self.world.size)
+        self.shares.append(share)
         for name, value in {"loss": parts.loss, "ce": parts.ce, **parts.losses}.items():
             self.losses.setdefault(name, []).append(value.detach())
-        self.correct.append((outputs[0].logits.detach().argmax(dim=1) == target).sum())
-        self.images += len(target)
-        self.watcher.on_step(len(target))
+        self.correct.append((predicted == target).sum())
+        self.images += seen.whole
+        self.watcher.on_step(seen.whole)
 
     def end(self, dataset: Dataset, test_labels: Tensor) -> None:
         """The epoch: measure the student on the test images and save the state."""
-        values = torch.stack([torch.stack(of_steps) for of_steps in self.losses.values()]).double().cpu()
+        of_steps = torch.stack([torch.stack(values) for values in self.losses.values()]).double()
+        values = self.world.total(of_steps * torch.tensor(self.shares, device=self.device)).cpu()
         _check_finite(values, list(self.losses), self.epoch)
         with precision.autocast(self.device, self.dtype):
-            logits = predict(self.student, dataset.test, dataset, self.device)
+            logits = predict(self.student, dataset.test, dataset, self.device, self.world)
+        known = self.world.total((logits.argmax(dim=1) == self.world.share(test_labels)).sum())
         row = {
             "epoch": self.epoch,
             "lr": self.settings.lr_at(self.epoch),
             **dict(zip(self.losses, values.mean(dim=1).tolist(), strict=True)),
-            "train_top1": 100 * torch.stack(self.correct).sum().item() / self.images,
-            "test_top1": top1(logits, test_labels).item(),
+            "train_top1": 100 * self.world.total(torch.stack(self.correct).sum()).item() / self.images,
+            "test_top1": 100 * (known.item() / len(test_labels)),
         }
         self.history.append(row)
         self.watcher.on_epoch(row)
-        if self.checkpoint is not None:
+        if self.checkpoint is not None and self.world.leads:
             state = {name: part.state_dict() for name, part in self.parts.items()}
             self.checkpoint.save({"history": self.history, **state})
 
-    def _minimise(self, parts: Parts) -> None:
+    def _minimise(self, parts: Parts, weight: float) -> None:
+        """Weight: of this process's loss in the mean over the processes."""
         if isinstance(self.optimizer, DOT):
             self.optimizer.minimise(parts.task, parts.distillation)
             return
         self.optimizer.zero_grad(set_to_none=True)
-        parts.loss.backward()
+        (weight * parts.loss).backward()
         if self.settings.grad_clip_norm is not None:
             nn.utils.clip_grad_norm_(self.optimizer.param_groups[0]["params"], self.settings.grad_clip_norm)
         self.optimizer.step()
@@ -195,6 +206,19 @@ class Run:
         return state["history"]
 
 
+class _Learner(nn.Module):
+    """What gets gradients, as one module: student and goal."""
+
+    def __init__(self, student: Network, goal: Objective) -> None:
+        super().__init__()
+        self.student, self.goal = student, goal
+
+    def forward(self, batch: Batch, taught: Sequence[Output | Known]) -> tuple[Tensor, Parts]:
+        """The classes (B,) predicted for the weak views, and the loss."""
+        outputs = [self.student(view) for view in batch.views]
+        return outputs[0].logits.detach().argmax(dim=1), self.goal(outputs, taught, batch)
+
+
 def prepare(
     card: dict[str, Any],
     dataset: Dataset,
@@ -203,6 +227,7 @@ def prepare(
     device: torch.device,
     checkpoint: Checkpoint | None = None,
     watcher: Watcher | None = None,
+    world: World = ALONE,
 ) -> Run:
     """Create the student that a card describes and what it is trained with. Here, so that its code is part of every
     cell's card.
@@ -214,7 +239,13 @@ def prepare(
         device: where to compute.
         checkpoint: see `Run`.
         watcher: see `Run`.
+        world: see `Run`.
+
+    Raises:
+        UserError: several processes, and a method or optimiser that works in one alone.
     """
+    if world.size > 1:
+        _check_divisible(card)
     student = create(card["student"], len(dataset.classes), card["seed"], device, stem=dataset.stem)
     goal = Objective(card["recipe"]["ce_weight"])
     if teacher is not None:
@@ -229,7 +260,19 @@ def prepare(
             stand=card.get("stand", False),
         )
     settings = Settings(**card["train"])
-    return Run(student, goal, settings, seed=card["seed"], device=device, checkpoint=checkpoint, watcher=watcher)
+    return Run(
+        student, goal, settings, seed=card["seed"], device=device, checkpoint=checkpoint, watcher=watcher, world=world
+    )
+
+
+def _check_divisible(card: dict[str, Any]) -> None:
+    """Refuse a cell whose loss is no mean over samples, which processes could share."""
+    related = [entry.name for entry in catalog.terms(card["method"]) if entry.across == "batch"]
+    reasons = [f"method {name} relates the samples of a batch" for name in related]
+    if card["train"].get("optimizer") == "dot":
+        reasons.append("optimizer dot needs the gradients of each loss")
+    if reasons:
+        raise UserError(f"{card['name']}: {', and '.join(reasons)}; train it in one process, without torchrun")
 
 
 def train(runs: Sequence[Run], teacher: Network | None, dataset: Dataset) -> None:
@@ -238,7 +281,7 @@ def train(runs: Sequence[Run], teacher: Network | None, dataset: Dataset) -> Non
     Several see the same images at the same time and share what the teacher says of them; each ends as it would alone.
 
     Args:
-        runs: of one seed, device, precision, batch size and number of epochs, with as many epochs behind them.
+        runs: of one seed, device, precision, batch size, world and number of epochs, with as many epochs behind them.
         teacher: on their device; frozen, and in evaluation mode unless a goal asks otherwise. None for networks
             trained alone.
         dataset: its training images are learnt, its test images measured after every epoch.
@@ -249,13 +292,16 @@ def train(runs: Sequence[Run], teacher: Network | None, dataset: Dataset) -> Non
     torch.use_deterministic_algorithms(True, warn_only=runs[0].device.type != "cpu")
     # Filling memory costs a third of the time of small networks; nothing here reads what it has not written.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    if runs[0].device.type == "cpu":
+        memory.keep_freed()
     first, views = runs[0], max(run.goal.views for run in runs)
-    feed = Feed(dataset, first.device)
+    feed = Feed(dataset, first.device, first.world)
     test_labels = torch.from_numpy(dataset.test.labels).to(first.device)
     goals = [run.goal for run in runs]
-    teach = teaching.prepare(teacher, goals, feed, first.dtype, batch_size=first.settings.batch_size)
+    share = math.ceil(first.settings.batch_size / first.world.size)
+    teach = teaching.prepare(teacher, goals, feed, first.dtype, batch_size=share)
     while first.epoch <= first.settings.epochs:
-        seed_dropout(first.seed, first.epoch)
+        seed_dropout(first.seed, first.epoch, first.world.rank)
         for run in runs:
             run.begin()
         for seen in feed.batches(first.settings.batch_size, views=views, seed=first.seed, epoch=first.epoch):

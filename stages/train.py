@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from kdcore import experiment, plan, yamlfile
+from kdcore import distributed, experiment, plan, yamlfile
 from kdcore.cell import RUNS
 from stages import run
 
@@ -14,6 +14,8 @@ def main(stage: str, name: str) -> None:
         stage: "train" or "baseline".
         name: the cell's, as DVC names it behind "@".
     """
+    if distributed.processes() > 1 and not distributed.is_joined():
+        distributed.start("stages.train", [stage, name], distributed.processes())
     card_file = plan.FOLDER / stage / f"{name}.yaml"
     pair = yamlfile.read(card_file)["pair"]
     experiment.run(card_file, RUNS / pair / name, teacher_weights=Path("pairs") / f"{pair}.safetensors")

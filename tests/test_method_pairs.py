@@ -1,15 +1,16 @@
 """Every method trains every kind of pair, and nothing else than it should."""
 
+from dataclasses import asdict
+
 import pytest
 import torch
 
-from kdcore import catalog, objective, recipes, training, yamlfile
+from kdcore import catalog, objective, recipes, training
 from kdcore.cell import Cell
 from kdcore.data import digits
-from tests.conftest import ROOT
-from tests.train import carry_out
+from kdcore.training import Settings
+from tests.train import PUBLISHED, card, carry_out
 
-PUBLISHED = yamlfile.read(ROOT / "data/recipes.yaml")
 CPU = torch.device("cpu")
 PAIRS = {
     "same family": "resnet14-resnet8",
@@ -31,17 +32,10 @@ def dataset():
 @pytest.mark.parametrize("method", [*catalog.methods(), *SUMS])
 def test_every_method_trains_every_kind_of_pair(dataset, pair, precision, method):
     """One epoch with the recipe of the digits; every parameter of the student and of the adapters gets a gradient."""
-    logit = catalog.kind(method) == "logit"
-    cell = Cell(pair, method, 0, *((2, True) if logit else (None, None)))
-    recipe = recipes.resolve(cell, dataset="digits", published=PUBLISHED, overrides={}, stand_recipe="paper")
-    train = {"epochs": 1, "batch_size": 10, "lr": 0.02, "momentum": 0.9, "nesterov": False, "weight_decay": 5e-4}
-    card = {"student": cell.student, "method": method, "seed": 0, "train": {**train, "schedule": "cosine"}}
-    card["train"]["precision"] = precision
-    card |= {"recipe": {key: value.value for key, value in recipe.items()}}
-    card |= {"levels": [1, 2], "stand": True} if logit else {}
-    teacher = training.create(cell.teacher, 10, 1, CPU)
+    settings = Settings(1, 10, 0.02, 0.9, False, 5e-4, "cosine", precision=precision)
+    teacher = training.create(pair.split("-")[0], 10, 1, CPU)
     before = {key: value.clone() for key, value in teacher.state_dict().items()}
-    student, goal, history = carry_out(card, dataset, teacher)
+    student, goal, history = carry_out(card(pair, method, asdict(settings)), dataset, teacher)
     for network in (student, goal):
         unmoved = [key for key, p in network.named_parameters() if p.requires_grad and p.grad is None]
         assert unmoved == []

@@ -54,7 +54,7 @@ def case():
     return Case()
 
 
-@pytest.mark.parametrize("name", SAMPLES.keys() - {"ctkd"})
+@pytest.mark.parametrize("name", [name for name in SAMPLES if name != "ctkd"])
 def test_global_scale_without_stand_is_the_plain_method(case, name):
     parts = case.parts(name, {**LOGIT[name], **WEIGHTS})
     out, taught = case.out[0].logits, case.taught[0].logits

@@ -2,9 +2,22 @@
 
 import torch
 
-from kdcore import training
+from kdcore import catalog, recipes, training, yamlfile
+from kdcore.cell import Cell
+from kdcore.fingerprint import ROOT
 
 CPU = torch.device("cpu")
+PUBLISHED = yamlfile.read(ROOT / "data/recipes.yaml")
+
+
+def card(pair, method, settings):
+    """Of a cell on the digits with the published recipe; logit methods with M=[1,2] and the z-score."""
+    logit = catalog.kind(method) == "logit"
+    cell = Cell(pair, method, 0, *((2, True) if logit else (None, None)))
+    recipe = recipes.resolve(cell, dataset="digits", published=PUBLISHED, overrides={}, stand_recipe="paper")
+    made = {"name": cell.name, "student": cell.student, "method": method, "seed": 0, "train": settings}
+    made |= {"recipe": {key: value.value for key, value in recipe.items()}}
+    return made | ({"levels": [1, 2], "stand": True} if logit else {})
 
 
 def train(student, teacher, goal, dataset, settings, *, seed=0, **options):

@@ -122,9 +122,9 @@ def device_generator(seed: int, epoch: int, device: torch.device) -> torch.Gener
     return torch.Generator(device).manual_seed(_torch_seed(seed, epoch, METHODS))
 
 
-def seed_dropout(seed: int, epoch: int) -> None:
-    """Seed what networks draw while they train: torch's own generators."""
-    torch.manual_seed(_torch_seed(seed, epoch, DROPOUT))
+def seed_dropout(seed: int, epoch: int, rank: int = 0) -> None:
+    """Seed what networks draw while they train: torch's own generators, in each process others."""
+    torch.manual_seed(_torch_seed(seed, epoch, DROPOUT) + rank)
 
 
 def generator(seed: int, epoch: int, purpose: int) -> np.random.Generator:

@@ -12,6 +12,8 @@ from kdcore.data.augment import Normalize, Views, apply_views, epoch_order, epoc
 from kdcore.data.store import Dataset, Encoded, Split
 from kdcore.data.stream import StreamedViews, stream_unaugmented
 from kdcore.data.strong import apply_strong_views, epoch_strong_views
+from kdcore.distributed import ALONE, World
+from kdcore.errors import UserError
 
 MIRRORINGS = 2
 LARGEST_BATCH = 500
@@ -30,6 +32,8 @@ class Seen:
     names: np.ndarray | None
     """(B,) int64, a number for image and weak view, below `Feed.view_count` times the images; None where views are
     without number."""
+    whole: int
+    """How many images all processes together see in this step: B where there is one."""
 
 
 class WeakViews(Protocol):
@@ -52,10 +56,11 @@ class Feed:
     Args:
         dataset: whose training images are seen.
         device: where they are needed.
+        world: each of its processes sees its share of every batch.
     """
 
-    def __init__(self, dataset: Dataset, device: torch.device) -> None:
-        self.dataset, self.device = dataset, device
+    def __init__(self, dataset: Dataset, device: torch.device, world: World = ALONE) -> None:
+        self.dataset, self.device, self.world = dataset, device, world
         self.labels = torch.from_numpy(dataset.train.labels).to(device)
         self.normalize = Normalize(dataset.mean, dataset.std, device)
         self.weak: WeakViews
@@ -75,25 +80,34 @@ class Feed:
         The last batch may be smaller, but a lone image joins the batch before it: batch norm needs more than one.
 
         Args:
-            size: B, images per batch.
+            size: images per batch, of all processes together.
             views: 1, or 2 for a strong view (see `kdcore.data.strong`) beside the weak one.
             seed: of the run.
             epoch: counted from 1.
+
+        Raises:
+            UserError: a batch holds fewer images than there are processes.
         """
         count = len(self.labels)
         order = epoch_order(seed, epoch, count)
         sizes = [len(batch) for batch in order.split(size)]
         if len(sizes) > 1 and sizes[-1] == 1:
             sizes[-2:] = [size + 1]
-        drawn = list(order.split(sizes))
+        if min(sizes) < self.world.size:
+            raise UserError(
+                f"train.batch_size {size}: of {count} images, a batch of {min(sizes)} is left over, fewer than the "
+                f"{self.world.size} processes; take fewer processes or another batch_size"
+            )
+        drawn = [self.world.share(batch) for batch in order.split(sizes)]
+        indices = torch.cat(drawn).to(self.device).split([len(batch) for batch in drawn])
         strong = epoch_strong_views(seed, epoch, count) if views > 1 else None
         weak = self.weak.batches(drawn, count=views, seed=seed, epoch=epoch)
         names = self.weak.names(seed, epoch)
-        for batch, index, seen in zip(drawn, order.to(self.device).split(sizes), weak, strict=True):
+        for whole, batch, index, seen in zip(sizes, drawn, indices, weak, strict=True):
             if strong is not None:
                 seen[1] = apply_strong_views(seen[1], strong.of(batch))
             named = None if names is None else batch.numpy() * self.weak.view_count + names[batch.numpy()]
-            yield Seen(tuple(self.normalize(view) for view in seen), index, named)
+            yield Seen(tuple(self.normalize(view) for view in seen), index, named, whole)
 
 
 class ResidentViews:
@@ -150,19 +164,23 @@ class ResidentViews:
         return apply_views(self.images[index], views.of(index), size=size, padding=padding)
 
 
-def unaugmented(split: Split | Encoded, dataset: Dataset, device: torch.device) -> Iterator[Tensor]:
+def unaugmented(
+    split: Split | Encoded, dataset: Dataset, device: torch.device, world: World = ALONE
+) -> Iterator[Tensor]:
     """All images of a split in their order, in batches (B, 3, S, S), as a trained network sees them.
 
     Args:
         split: the images.
         dataset: whose size, mean and deviation networks were trained with.
         device: where they are needed.
+        world: each of its processes sees its share.
     """
     normalize = Normalize(dataset.mean, dataset.std, device)
     size = min(LARGEST_BATCH, max(1, BATCH_PIXELS // dataset.image_size**2))
     if isinstance(split, Encoded):
-        for batch in stream_unaugmented(split, size=dataset.image_size, batch_size=size, device=device):
+        positions = world.share(torch.arange(len(split.labels))).split(size)
+        for batch in stream_unaugmented(split, positions, size=dataset.image_size, device=device):
             yield normalize(batch)
     else:
-        for batch in torch.from_numpy(split.images).split(size):
+        for batch in world.share(torch.from_numpy(split.images)).split(size):
             yield normalize(middle(batch.to(device), dataset.image_size))

@@ -6,7 +6,7 @@ alone, not on the number of workers.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,11 +97,12 @@ class StreamedViews:
             yield list(batch.to(self.device, non_blocking=True).unbind(dim=1))
 
 
-def stream_unaugmented(split: Encoded, *, size: int, batch_size: int, device: torch.device) -> Iterator[Tensor]:
-    """The middle of every image, in batches (B, 3, size, size) uint8 on the device, in the order of the split."""
+def stream_unaugmented(
+    split: Encoded, batches: Sequence[Tensor], *, size: int, device: torch.device
+) -> Iterator[Tensor]:
+    """The middle of images, as (B, 3, size, size) uint8 on the device per batch (B,) of positions, on the CPU."""
     wanted = _Order()
-    positions = torch.arange(len(split.labels)).split(batch_size)
-    wanted.batches = [[Wanted(i) for i in batch.tolist()] for batch in positions]
+    wanted.batches = [[Wanted(i) for i in batch.tolist()] for batch in batches]
     for batch in _decoded(_loader(_Decoder(split, size, flip=False), wanted, device)):
         yield batch.to(device, non_blocking=True)[:, 0]
 

@@ -8,6 +8,7 @@ from kdcore.methods.contract import Setting, Step
 from kdcore.precision import at_least_float32
 
 KIND = "feature"
+ACROSS = "batch"
 PARAMETERS = {"embedding": "integer >= 1"}
 
 

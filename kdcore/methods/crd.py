@@ -11,6 +11,7 @@ from kdcore.methods.contract import Setting, Step
 from kdcore.precision import at_least_float32
 
 KIND = "feature"
+ACROSS = "batch"
 PARAMETERS = {
     "temperature": "> 0",
     "momentum": "[0, 1)",

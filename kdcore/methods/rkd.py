@@ -8,6 +8,7 @@ from kdcore.networks.contract import Output
 from kdcore.precision import at_least_float32
 
 KIND = "feature"
+ACROSS = "batch"
 PARAMETERS = {"distance_weight": ">= 0", "angle_weight": ">= 0"}
 
 

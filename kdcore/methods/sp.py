@@ -11,6 +11,7 @@ from kdcore.networks.contract import Output
 from kdcore.precision import at_least_float32
 
 KIND = "feature"
+ACROSS = "batch"
 PARAMETERS: dict[str, str] = {}
 
 

@@ -1,0 +1,32 @@
+"""One cell per method, trained by the processes that torchrun started: python -m tests.distributed_cells FOLDER."""
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from kdcore import catalog, checkpoints, distributed, jsonfile, training
+from kdcore.data import digits
+from kdcore.training import Settings
+from tests.train import CPU, card
+
+PAIR = "wrn_16_1-resnet8"
+SETTINGS = Settings(1, 15, 0.02, 0.9, False, 5e-4, "cosine")
+METHODS = ["vanilla", *(name for name, entry in catalog.methods().items() if entry.across == "samples"), "fitnet+kd"]
+
+
+def train(method, world=distributed.ALONE):
+    """A run of three steps over 40 images, whose batches of 15, 15 and 10 two processes cannot halve evenly."""
+    dataset = digits.fetch(source="embedded", image_size=16, train_per_class=4)
+    teacher = None if method == "vanilla" else training.create("wrn_16_1", 10, 7, CPU)
+    run = training.prepare(card(PAIR, method, asdict(SETTINGS)), dataset, teacher, device=CPU, world=world)
+    training.train([run], teacher, dataset)
+    return run
+
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    with distributed.joined() as world:
+        for method in METHODS:
+            run = train(method, world)
+            jsonfile.write(folder / f"{method}-{world.rank}.json", run.history)
+            checkpoints.save(run.student, folder / f"{method}-{world.rank}.safetensors")
