@@ -2,10 +2,11 @@
 
 A method is one file of this folder. Its literals are read by `kdcore.catalog`: `KIND` and `PARAMETERS`; `ACROSS` where
 its loss is no mean over samples but relates those of a batch, or remembers some; and a logit method's `VIEWS` and
-`DECOUPLINGS` where they differ from one view and SDD's. Its pure core is `loss`. A feature method applies it to two networks in `distill`. A method that trains more than the student has a
-class `Adapter` instead of `distill`, made from a `Setting`; its weights are saved apart from the student's. A loss with
-a keyword `standardize` standardises its logits by itself, where that is asked for. An adapter that is true to published
-code in which the teacher normalises by each batch has an attribute `teacher_in_training_mode`.
+`DECOUPLINGS` where they differ from one view and SDD's. Its pure core is `loss`. A feature method applies it to two
+networks in `distill`. A method that trains more than the student has a class `Adapter` instead of `distill`, made from
+a `Setting`; its weights are saved apart from the student's. A loss with a keyword `standardize` standardises its logits
+by itself, where that is asked for. An adapter that is true to published code in which the teacher normalises by each
+batch has an attribute `teacher_in_training_mode`.
 """
 
 from dataclasses import dataclass
