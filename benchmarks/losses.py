@@ -1,6 +1,6 @@
 """What every logit method's loss costs beside the student's own forward and backward pass.
 
-Run by hand: python -m benchmarks.losses [LEVELS] [BATCH] [CLASSES], e.g. 4 64 100 for M=[1,2,4].
+In float32. Run: python -m benchmarks.losses [SCALE [BATCH [CLASSES]]], e.g. 4 64 100 for M=[1,2,4].
 """
 
 import statistics
@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks import common
 from kdcore import catalog, device, recipes, training, yamlfile
 from kdcore.cell import Cell
 from kdcore.data.augment import device_generator
@@ -40,7 +41,7 @@ def seconds(runs: list[Callable[[], object]], where: torch.device, repetitions: 
 
 
 def main(scale: str = "4", batch_size: str = "64", classes: str = "100") -> None:
-    """Print a line per method: milliseconds of loss and backward, of the student's own passes, and their ratio."""
+    """Print milliseconds of loss and backward, of the student's own passes, and their ratio, and keep them."""
     where = device.choose()
     torch.manual_seed(0)
     student, teacher = (training.create(name, int(classes), 0, where) for name in (STUDENT, TEACHER))
@@ -57,6 +58,7 @@ def main(scale: str = "4", batch_size: str = "64", classes: str = "100") -> None
         taught = [teacher.train()(images)] * 2
     batch = Batch((images,), target, torch.arange(len(target), device=where), 1, device_generator(0, 1, where))
     published = yamlfile.read(ROOT / "data/recipes.yaml")
+    milliseconds: dict[str, list[float]] = {}
     for name in catalog.logit_methods():
         recipe = recipes.resolve(
             Cell(f"{TEACHER}-{STUDENT}", name, 0, int(scale), True),
@@ -78,12 +80,23 @@ def main(scale: str = "4", batch_size: str = "64", classes: str = "100") -> None
             )
             outputs = [leaves(student(images)) for _ in range(goal.views)]
             loss = partial(loss_and_backward, goal, outputs, taught, batch)
-            found, whole = seconds([loss, partial(own, goal.views)], where)
-            verdict = "" if found < SHARE * whole else f"  more than {SHARE:.0%}"
-            label = f"{name} + stand" if stand else name
-            print(
-                f"{label:14} {1e3 * found:6.2f} ms of {1e3 * whole:6.1f} ms  {found / whole:5.1%}{verdict}", flush=True
-            )
+            times = seconds([loss, partial(own, goal.views)], where)
+            milliseconds[f"{name} + stand" if stand else name] = [round(1e3 * time, 3) for time in times]
+    print(f"{STUDENT}, M={list(levels(int(scale)))}, batch {batch_size}, {classes} classes, float32, {where}\n")
+    rows = [
+        [label, f"{loss:.2f}", f"{whole:.1f}", f"{loss / whole:.1%}{'' if loss < SHARE * whole else ' (!)'}"]
+        for label, (loss, whole) in milliseconds.items()
+    ]
+    common.show(["method", "loss, ms", "student, ms", "ratio"], rows)
+    print(f"wanted: less than {SHARE:.0%}")
+    content = {
+        "student": STUDENT,
+        "levels": levels(int(scale)),
+        "batch": int(batch_size),
+        "classes": int(classes),
+        "milliseconds": {label: {"loss": loss, "student": whole} for label, (loss, whole) in milliseconds.items()},
+    }
+    common.keep("losses", STUDENT, f"M{scale}", where=where, content=content)
 
 
 def loss_and_backward(goal: Objective, student: list[Output], teacher: list[Output], batch: Batch) -> None:

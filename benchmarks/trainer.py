@@ -36,6 +36,7 @@ from kdcore.data.store import Split
 from kdcore.folding import folded
 from kdcore.methods import kd
 from kdcore.objective import Batch
+from kdcore.sgd import SGD
 
 Loop = Callable[[], object]
 COMPARED = (("trainer", "bare"), ("trainer", "published"), ("table", "trainer"), ("table", "published"))
@@ -102,9 +103,7 @@ def bare(case: Case, images: int, where: torch.device) -> Loop:
                 taught = taught_by(view.to(run.dtype))
             with precision.autocast(where, run.dtype):
                 loss = run.goal([run.student(view)], [taught], batch).loss
-            run.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            run.optimizer.step()
+            cast(SGD, run.optimizer).minimise(loss)
 
     return epoch
 

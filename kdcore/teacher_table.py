@@ -82,7 +82,9 @@ class TeacherTable:
         return torch.from_numpy(self.logits[rows])
 
 
-def open_table(identity: dict[str, object], shape: Shape, dtype: torch.dtype) -> TeacherTable | None:
+def open_table(
+    identity: dict[str, object], shape: Shape, dtype: torch.dtype, *, make: bool = True
+) -> TeacherTable | None:
     """The table of this identity, made if there is none; None where the disk has no room for it, or none are wanted.
 
     The tables used longest ago make room for a new one. Tables do not outlive a restart of the machine: what was
@@ -92,6 +94,7 @@ def open_table(identity: dict[str, object], shape: Shape, dtype: torch.dtype) ->
         identity: all that determines the teacher's outputs.
         shape: what it holds.
         dtype: float16 or float32.
+        make: False returns None where there is none.
     """
     if _limit() == 0:
         return None
@@ -101,7 +104,7 @@ def open_table(identity: dict[str, object], shape: Shape, dtype: torch.dtype) ->
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(cache / "lock"):
         if not (cache / key / ABOUT).is_file():
-            if not _make_room(cache, shape.size * dtype.itemsize + shape.images * shape.views):
+            if not make or not _make_room(cache, shape.size * dtype.itemsize + shape.images * shape.views):
                 return None
             _make(cache / key, content, shape, dtype)
         os.utime(cache / key)

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import numpy as np
@@ -109,13 +109,10 @@ class Tabled:
 
 
 def _table(teacher: Network, feed: Feed, batch_size: int, dtype: torch.dtype, *, regions: bool) -> TeacherTable | None:
-    """Half precision holds what bfloat16 computes, so that nothing is lost in the table."""
-    shape = Shape(
-        images=len(feed.labels),
-        views=cast(int, feed.view_count),
-        regions=1 + GRID**2 if regions else 1,
-        classes=teacher.classifier.out_features,
-    )
+    """Half precision holds what bfloat16 computes, so that nothing is lost in the table.
+
+    A cell without regions takes the table of cells with them where there is one.
+    """
     identity: dict[str, object] = {
         "teacher": _digest(value.cpu().numpy() for value in teacher.state_dict().values()),
         "images": _digest([cast(Split, feed.dataset.train).images]),
@@ -123,7 +120,12 @@ def _table(teacher: Network, feed: Feed, batch_size: int, dtype: torch.dtype, *,
         "network": type(teacher).__name__,
         "computed": [str(dtype), batch_size, str(feed.device), torch.__version__, torch.get_num_threads()],
     }
-    return open_table(identity, shape, torch.float16 if dtype == torch.bfloat16 else torch.float32)
+    kept = torch.float16 if dtype == torch.bfloat16 else torch.float32
+    alone = Shape(len(feed.labels), cast(int, feed.view_count), 1, teacher.classifier.out_features)
+    with_grid = replace(alone, regions=1 + GRID**2)
+    if regions:
+        return open_table(identity, with_grid, kept)
+    return open_table(identity, with_grid, kept, make=False) or open_table(identity, alone, kept)
 
 
 def _digest(arrays: Iterable[np.ndarray]) -> str:

@@ -21,6 +21,7 @@ from kdcore.errors import RunError, UserError
 from kdcore.inference import predict
 from kdcore.networks.contract import Network, Output
 from kdcore.objective import PLAIN, Batch, Known, Objective, Parts
+from kdcore.sgd import SGD
 
 Row = dict[str, float]
 """One epoch of a history: epoch, lr, loss, ce, the unweighted loss of each method by its name, train_top1 (of weak
@@ -62,12 +63,12 @@ class Settings:
             return self.lr * 0.5 * (1 + math.cos(math.pi * (epoch - 1) / self.epochs))
         return self.lr * self.lr_decay ** sum(epoch > milestone for milestone in self.milestones)
 
-    def make_optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    def make_optimizer(self, parameters: list[nn.Parameter]) -> SGD | DOT:
         """The optimiser, with the learning rate of the first epoch."""
         common: dict[str, Any] = {"lr": self.lr, "momentum": self.momentum, "weight_decay": self.weight_decay}
         if self.optimizer == "dot":
             return DOT(parameters, delta=self.dot_delta, **common)
-        return torch.optim.SGD(parameters, nesterov=self.nesterov, fused=True, **common)
+        return SGD(parameters, nesterov=self.nesterov, **common)
 
 
 class Checkpoint(Protocol):
@@ -144,8 +145,7 @@ class Run:
 
     def begin(self) -> None:
         """An epoch."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.lr_at(self.epoch)
+        self.optimizer.lr = self.settings.lr_at(self.epoch)
         self.generator = device_generator(self.seed, self.epoch, self.device)
         self.student.train()
         self.goal.train()
@@ -190,12 +190,8 @@ class Run:
         """Weight: of this process's loss in the mean over the processes."""
         if isinstance(self.optimizer, DOT):
             self.optimizer.minimise(parts.task, parts.distillation)
-            return
-        self.optimizer.zero_grad(set_to_none=True)
-        (weight * parts.loss).backward()
-        if self.settings.grad_clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.optimizer.param_groups[0]["params"], self.settings.grad_clip_norm)
-        self.optimizer.step()
+        else:
+            self.optimizer.minimise(weight * parts.loss, longest=self.settings.grad_clip_norm)
 
     def _resume(self) -> list[Row]:
         state = self.checkpoint.load() if self.checkpoint is not None else None
@@ -289,7 +285,8 @@ def train(runs: Sequence[Run], teacher: Network | None, dataset: Dataset) -> Non
     Raises:
         NotFiniteError: a loss was not finite.
     """
-    torch.use_deterministic_algorithms(True, warn_only=runs[0].device.type != "cpu")
+    # Not use_deterministic_algorithms, which imports torch's compiler (see kdcore.sgd) to tell it too.
+    torch.set_deterministic_debug_mode("error" if runs[0].device.type == "cpu" else "warn")
     # Filling memory costs a third of the time of small networks; nothing here reads what it has not written.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     if runs[0].device.type == "cpu":

@@ -36,7 +36,7 @@ def test_parameters_of_one_loss_have_plain_momentum():
         sum(parameter**2 for parameter in parameters).backward()
         plain.step()
     torch.testing.assert_close(got, [*(parameter.item() for parameter in parameters), 5.0], rtol=1e-6, atol=0)
-    assert len(optimizer.state) == 2
+    assert {name: sorted(of_name) for name, of_name in optimizer.buffers.items()} == {"task": [0, 1]}
 
 
 def test_without_distillation_it_is_sgd_with_momentum():

@@ -102,6 +102,8 @@ class TestTable:
         assert not list(tables.glob("*/logits"))
         monkeypatch.delenv(teacher_table.SIZE_VARIABLE)
         assert run() == expected
+        trained(dataset, distil(dataset, "kd", (1, 2), precision=precision))  # whose table those without regions take
+        assert run() == expected
         monkeypatch.setenv(teacher_table.SIZE_VARIABLE, "0")
         assert open_table({}, Shape(1, 1, 1, 1), torch.float16) is None
         assert run() == expected
@@ -114,6 +116,7 @@ class TestTable:
     def test_shared_by_students_methods_scales_and_standardisations(self, dataset, tables):
         trained(dataset, distil(dataset, "kd", (1, 2)))
         trained(dataset, distil(dataset, "kd", (1, 4), student="wrn_16_1"))
+        trained(dataset, distil(dataset, "kd", (1,)))
         assert len(list(tables.glob("*/logits"))) == 1
         trained(dataset, distil(dataset, "kd", (1, 2), precision="bfloat16"))
         assert len(list(tables.glob("*/logits"))) == 2
