@@ -15,7 +15,10 @@ class Figure:
     """Percent."""
     source: str
     """Key of `Published.sources`."""
-    note: str | None
+    note: str | None = None
+    """Where in its source it stands."""
+    doubt: str | None = None
+    """Why it may be wrong, where its own source, or another one, says otherwise."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class Published:
                 record.get("stand"),
                 optimizer=record.get("optimizer", SGD),
             )
-            figures[key] = Figure(record["top1"], record["source"], record.get("note"))
+            figures[key] = Figure(record["top1"], record["source"], record.get("note"), record.get("doubt"))
         return cls(figures, content["sources"])
 
     def find(

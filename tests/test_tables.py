@@ -1,10 +1,13 @@
 """Tables from evaluations made up by hand."""
 
+import pandas as pd
 import pytest
 
-from kdcore import tables, yamlfile
-from kdcore.errors import UserError
+from kdcore import notes, tables, yamlfile
+from kdcore import results as results_module
 from kdcore.published import Published
+from kdcore.results import Results, Row, rows
+from tests import made_up
 from tests.conftest import ROOT
 
 CARD = {
@@ -32,7 +35,8 @@ CARD = {
 def cell(method, seed, top1, scale=None, stand=None):
     name = "-".join(str(v) for v in ("resnet56-resnet20", method, scale, stand, seed) if v is not None)
     found = {"name": name, "method": method, "seed": seed, "top1": top1, "top1_best": top1 + 1,
-             "recipe": {"ce_weight": 1.0}, "versions": {"torch": "2"}, "commit": "abc"}  # fmt: skip
+             "recipe": {"ce_weight": 1.0}, "versions": {"torch": "2"}, "commit": "abc", "device": "cpu",
+             "computed_in": "float32"}  # fmt: skip
     return found if scale is None else {**found, "scale": scale, "levels": [1], "stand": stand}
 
 
@@ -57,19 +61,23 @@ def published():
     return Published.of(yamlfile.read(ROOT / "data/published.yaml"), "cifar100")
 
 
-def entries(published=NOTHING, **changes):
-    return tables.collect({**CARD, **changes}, [EVALUATION], published)
+def results(published=NOTHING, *, evaluations=(EVALUATION,), histories=(), **changes):
+    return Results.of({**CARD, **changes}, list(evaluations), dict(histories), published)
+
+
+def frame(found):
+    """The first table's."""
+    return tables.tables(found)[0].text
 
 
 def test_rows_in_their_order():
-    assert [row.label for row in tables.rows(CARD)] == [
+    assert [row.label for row in rows(CARD)] == [
         "Teacher", "Student", "AT", "KD", "KD + SDD [1,2]", "KD + stand", "KD + SDD [1,2] + stand",
     ]  # fmt: skip
 
 
 def test_means_deviations_and_gains():
-    frame = tables.table(entries())
-    assert frame["resnet56-resnet20"].to_dict() == {
+    assert frame(results())["resnet56-resnet20", ""].to_dict() == {
         "Teacher": "72.00",
         "Student": "69.50 ± 0.71",
         "AT": "70.50 ± 0.71",
@@ -81,20 +89,20 @@ def test_means_deviations_and_gains():
 
 
 def test_best_epoch_instead_of_last():
-    assert tables.table(entries(accuracy="top1_best"))["resnet56-resnet20"]["AT"] == "71.50 ± 0.71"
-    assert "best epoch, chosen on the test images" in tables.caption({**CARD, "accuracy": "top1_best"}, [EVALUATION])
+    assert frame(results(accuracy="top1_best"))["resnet56-resnet20", ""]["AT"] == "71.50 ± 0.71"
+    assert "best epoch, chosen on the test images" in notes.caption({**CARD, "accuracy": "top1_best"}, [EVALUATION])
 
 
 def test_published_figures_stand_beside(published):
-    frame = tables.table(entries(published))
-    assert frame["resnet56-resnet20", "published"].to_dict() == {
-        "Teacher": "72.34", "Student": "69.06", "AT": "70.55", "KD": "70.66", "KD + SDD [1,2]": "–",
-        "KD + stand": "71.43", "KD + SDD [1,2] + stand": "71.57",
+    """With measured minus published; equal seeds tell nothing of their noise, and one teacher neither."""
+    assert frame(results(published))["resnet56-resnet20", "published"].to_dict() == {
+        "Teacher": "72.34 (-0.34)", "Student": "69.06 (+0.44 ≈)", "AT": "70.55 (-0.05 ≈)", "KD": "70.66 (-0.16 ≈)",
+        "KD + SDD [1,2]": "–", "KD + stand": "71.43 (-0.43)", "KD + SDD [1,2] + stand": "71.57 (+1.93 ≈)",
     }  # fmt: skip
 
 
 def test_numbers(published):
-    lines = tables.numbers(entries(published)).set_index("row")
+    lines = tables.numbers(results(published)).set_index("row")
     assert lines.loc["KD + stand", ["M", "stand", "top1_mean", "n", "gain_over_plain", "published"]].tolist() == [
         "1", True, 71.0, 2, 0.5, 71.43,
     ]  # fmt: skip
@@ -102,28 +110,27 @@ def test_numbers(published):
 
 
 def test_metrics_do_not_depend_on_the_matrix():
-    full = tables.metrics(CARD, entries())
+    full = tables.metrics(results())
     assert full == {"resnet56-resnet20": {"vanilla": {"plain": 69.5}, "at": {"plain": 70.5},
                                          "kd": {"plain": 70.5, "headline": 73.5}}}  # fmt: skip
-    card = {**CARD, "scales": [2], "stand": [False]}
-    assert tables.metrics(card, tables.collect(card, [EVALUATION], NOTHING))["resnet56-resnet20"]["kd"] == {
+    assert tables.metrics(results(scales=[2], stand=[False]))["resnet56-resnet20"]["kd"] == {
         "plain": None,
         "headline": 72.0,
     }
 
 
 def test_caption_names_seeds_protocol_and_teachers():
-    caption = tables.caption(CARD, [EVALUATION])
+    caption = notes.caption(CARD, [EVALUATION])
     assert (
         "of the last epoch; mean ± sample standard deviation over n = 2 seeds; 240 epochs of 50,000 training images."
         in caption
     )
     assert "resnet56 (published checkpoint)" in caption
-    assert "n = 1 seed;" in tables.caption({**CARD, "seeds": [0]}, [EVALUATION])
+    assert "n = 1 seed;" in notes.caption({**CARD, "seeds": [0]}, [EVALUATION])
 
 
 def test_notes(published):
-    remarks = tables.notes(CARD, [EVALUATION], entries(published), published)
+    remarks = notes.notes(results(published))
     costs = "teacher 0.86 M parameters, 125.5 M multiply-adds; student 0.28 M parameters, 40.8 M multiply-adds"
     assert f"resnet56-resnet20: {costs}." in remarks
     assert "KD: stand changes the z-score and temperature (4 to 2), kd_weight (0.9 to 9)." in remarks
@@ -134,7 +141,7 @@ def test_notes(published):
 
 def test_notes_of_views_and_optimizer():
     card = {**CARD, "methods": ["kd", "mlkd", "at+mlkd"], "optimizer": "dot"}
-    remarks = list(tables._of_training(card))
+    remarks = list(notes._of_training(card))
     assert "MLKD: trained on weak and strong views of each image, with cross-entropy on both." in remarks
     assert "AT+MLKD: trained on weak and strong views of each image, with cross-entropy on both." in remarks
     assert any(remark.startswith("Optimizer: DOT") for remark in remarks)
@@ -143,7 +150,7 @@ def test_notes_of_views_and_optimizer():
 
 def test_stand_that_changes_nothing_else():
     recipes = {f"resnet56-resnet20-clkd-1-{stand}-0": {"mu": [0.5, "a"]} for stand in (False, True)}
-    remarks = list(tables._of_stand({**CARD, "methods": ["clkd"], "recipes": recipes}))
+    remarks = list(notes._of_stand({**CARD, "methods": ["clkd"], "recipes": recipes}))
     assert remarks == ["CLKD: stand changes the z-score alone."]
 
 
@@ -155,9 +162,9 @@ def test_values_that_regions_change():
         for cell, value in temperatures.items()
     }
     card = {**CARD, "scales": [4, 1, 2], "recipes": recipes}
-    assert list(tables._of_scales(card)) == ["KD: SDD changes temperature (1 to 4)."]
-    assert list(tables._of_scales({**card, "scales": [4, 2]})) == []
-    assert list(tables._of_scales({**card, "pairs": [*CARD["pairs"], "a-b"]})) == [
+    assert list(notes._of_scales(card)) == ["KD: SDD changes temperature (1 to 4)."]
+    assert list(notes._of_scales({**card, "scales": [4, 2]})) == []
+    assert list(notes._of_scales({**card, "pairs": [*CARD["pairs"], "a-b"]})) == [
         "KD (resnet56-resnet20): SDD changes temperature (1 to 4)."
     ]
 
@@ -170,12 +177,12 @@ def test_figures_of_dot_are_not_those_of_sgd():
     ]
     dot = {**records[0], "optimizer": "dot", "top1": 4.0}
     published = Published.of({"sources": {}, "x": [*records, dot]}, "x")
-    row = tables.Row("KD", "kd", 1, False)
+    row = Row("KD", "kd", 1, False)
     for optimizer, expected in (("sgd", [1.0, 2.0, 3.0]), ("dot", [4.0, None, 3.0])):
         card = {**CARD, "optimizer": optimizer}
         found = [
-            tables._figure(card, "a-b", shown, published)
-            for shown in (row, tables.Row("AT", "at"), tables.Row("Student", "vanilla"))
+            results_module._figure(card, "a-b", shown, published)
+            for shown in (row, Row("AT", "at"), Row("Student", "vanilla"))
         ]
         assert [figure and figure.top1 for figure in found] == expected
 
@@ -189,7 +196,7 @@ def test_inherited_values_of_every_row():
         f"resnet56-resnet20-{name}": {"ce_weight": [1, "inherited from x: a"]}
         for name in ("kd-1-False-0", "kd-1-True-0", "at-0", "vanilla-0")
     }
-    remarks = list(tables._of_training({**CARD, "recipes": recipes}))
+    remarks = list(notes._of_training({**CARD, "recipes": recipes}))
     assert remarks == ["Hyper-parameters inherited from another data set or method: of every row."]
 
 
@@ -198,47 +205,106 @@ def test_stand_that_changes_a_choice():
         "resnet56-resnet20-kd-1-False-0": {"nontarget": ["exclude_target", "a"]},
         "resnet56-resnet20-kd-1-True-0": {"nontarget": ["all_classes", "b"]},
     }
-    remarks = tables.notes({**CARD, "recipes": recipes}, [EVALUATION], entries(), NOTHING)
+    remarks = notes.notes(results(recipes=recipes))
     assert "KD: stand changes the z-score and nontarget (exclude_target to all_classes)." in remarks
 
 
 def test_matched_stand_is_no_publication(published):
-    card = {**CARD, "stand_recipe": "matched"}
-    matched = tables.collect(card, [EVALUATION], published)
-    assert {entry.row.label for entry in matched if entry.published} == {"Teacher", "Student", "AT", "KD"}
-    assert any("stand_recipe: matched" in remark for remark in tables.notes(card, [EVALUATION], matched, published))
+    matched = results(published, stand_recipe="matched")
+    assert {entry.row.label for entry in matched.entries if entry.figure} == {"Teacher", "Student", "AT", "KD"}
+    assert any("stand_recipe: matched" in remark for remark in notes.notes(matched))
 
 
 def test_plain_comes_first_whatever_the_order_of_the_axes():
-    assert tables.rows({**CARD, "stand": [True, False], "scales": [2, 1]}) == tables.rows(CARD)
+    assert rows({**CARD, "stand": [True, False], "scales": [2, 1]}) == rows(CARD)
 
 
 def test_trailing_zeros_stay():
-    frame = tables.table(tables.collect({**CARD, "methods": []}, [EVALUATION], NOTHING)).iloc[:1]
-    assert "| 72.00 " in tables.markdown(frame, "", [])
+    assert "| 72.00 " in tables.markdown(tables.tables(results()), "", [])
 
 
 def test_markdown_and_latex(published):
-    frame = tables.table(entries(published))
-    text = tables.markdown(frame, "A title.", ["A note."])
+    found = tables.tables(results(published))
+    text = tables.markdown(found, "A title.", ["A note."])
     assert "| KD + stand             | 71.00 ± 0.00 (+0.50) " in text
+    assert text.startswith("A title.\n\n### Identical structures\n")
     assert text.endswith("- A note.\n")
-    tex = tables.latex(frame, "100 % of a_b", ["A note."])
-    assert r"\caption{100 \% of a\_b}" in tex
-    assert r"KD + stand & 71.00 $\pm$ 0.00 (+0.50) & 71.43 \\" in tex
+    tex = tables.latex(found, "100 % of a_b", ["A note."])
+    assert r"\caption{Identical structures. 100 \% of a\_b}" in tex
+    assert r"KD + stand & 71.00 $\pm$ 0.00 (+0.50) & 71.43 ($-$0.43) \\" in tex
     assert tex.startswith("% A note.\n")
     assert all(rule in tex for rule in (r"\toprule", r"\midrule", r"\bottomrule"))
 
 
-@pytest.mark.parametrize("changes", [{"scales": ["L2"]}, {"seeds": [0]}, {"seeds": [0, 1, 2]}])
-def test_no_seed_is_left_out(changes):
-    with pytest.raises(UserError, match=r"has seeds \[.*\], the matrix has \["):
-        entries(**changes)
+def test_only_supported_gains_are_bold():
+    """Of a matrix with a gain far above its noise and of one without any; one seed supports nothing."""
+    for gain, supported in ((5.0, True), (0.0, False)):
+        found = tables.tables(made_up.matrix(gain=gain, pairs=made_up.PAIRS[:1]))
+        assert found[0].bold.to_numpy().any() == supported
+        assert ("**" in tables.markdown(found, "", [])) == (r"\textbf{" in tables.latex(found, "", [])) == supported
+    alone = made_up.matrix(gain=5.0, seeds=(0,), pairs=made_up.PAIRS[:1])
+    assert "**" not in tables.markdown(tables.tables(alone), "", [])
+    assert "with one seed no gain is told from noise, and none is bold" in notes.caption(alone.card, alone.evaluations)
+
+
+def test_pairs_stand_in_tables_of_their_kind_and_scales_in_one_of_their_own():
+    identical, distinct, ablation = tables.tables(made_up.matrix())
+    assert {pair for pair, _ in identical.text.columns} == set(made_up.PAIRS[:5])
+    assert {pair for pair, _ in distinct.text.columns} == set(made_up.PAIRS[5:])
+    assert [scale for scale, _ in ablation.text.columns] == ["M=[1]", "M=[1,2]", "M=[1,2,4]"]
+    assert len(ablation.text) == 7 * 2 * 2
+    (only,) = tables.tables(results(scales=[1]))
+    assert only.name == "identical structures"
+    assert "###" not in tables.markdown([only], "", [])
+
+
+@pytest.mark.parametrize(("changes", "shown"), [
+    ({"scales": ["L2"]}, {"KD + SDD [2]": "missing"}),
+    ({"seeds": [0, 1, 2]}, {"AT": "missing (1 of 3)", "KD + stand": "missing (1 of 3)"}),
+])  # fmt: skip
+def test_no_seed_is_left_out_of_a_mean(changes, shown):
+    found = results(**changes)
+    assert frame(found)["resnet56-resnet20", ""][list(shown)].to_dict() == shown
+    assert any(remark.startswith("Missing: ") for remark in notes.notes(found))
+    of = tables.numbers(found).set_index("row").loc[next(iter(shown))]
+    assert of["missing"] > 0
+    assert of[["top1_mean", "gain_over_plain"]].isna().all()
+
+
+def test_a_pair_that_has_not_been_evaluated():
+    found = results(evaluations=[])
+    assert set(frame(found)["resnet56-resnet20", ""]) == {"missing", "missing (2 of 2)"} - {"missing (2 of 2)"}
+    assert "Missing: 12 cells of 6 rows have no result yet." in notes.notes(found)
+    assert tables.curves(found).empty
+
+
+def test_cells_that_were_made_otherwise_are_noted():
+    mixed = [{**c, "commit": "def" if c["method"] == "at" else "abc"} for c in EVALUATION["cells"]]
+    remarks = notes.notes(results(evaluations=[{**EVALUATION, "cells": mixed}]))
+    assert "Cells were made with several commits: abc | def (each in cells.csv)." in remarks
+    assert not any("several" in remark for remark in notes.notes(results()))
+
+
+def test_doubts_are_marked():
+    record = {
+        "teacher": "resnet56",
+        "student": "resnet20",
+        "method": "at",
+        "top1": 70.0,
+        "source": "s",
+        "doubt": "a log says 69",
+    }
+    sources = {"s": {"title": "T", "file": "F", "protocol": "P", "doubt": "no runs are stated"}}
+    found = results(Published.of({"sources": sources, "cifar100": [record]}, "cifar100"))
+    assert frame(found)["resnet56-resnet20", "published"]["AT"] == "70.00† (+0.50 ≈)"
+    remarks = notes.notes(found)
+    assert "† AT, resnet56-resnet20, published 70.00: a log says 69." in remarks
+    assert "Doubt about figures from T: no runs are stated." in remarks
 
 
 def test_every_cell_is_traced():
-    card = {**CARD, "recipes": {c["name"]: {"ce_weight": [1.0, "paper"]} for c in EVALUATION["cells"]}}
-    lines = tables.cells(card, [EVALUATION])
+    recipes = {c["name"]: {"ce_weight": [1.0, "paper"]} for c in EVALUATION["cells"]}
+    lines = tables.cells(results(recipes=recipes))
     assert len(lines) == 12
     assert set(lines["recipe"]) == {"ce_weight=1.0"}
     assert set(lines["recipe_sources"]) == {"ce_weight: paper"}
@@ -246,22 +312,19 @@ def test_every_cell_is_traced():
 
 
 def test_curves_are_means_over_seeds():
-    import pandas as pd
-
     names = [c["name"] for c in EVALUATION["cells"] if c["method"] == "at"]
     history = pd.DataFrame({"cell": names, "epoch": [1, 1], "test_top1": [50.0, 52.0]})
-    curves = tables.curves(CARD, [EVALUATION], {"resnet56-resnet20": history})
+    curves = tables.curves(results(histories={"resnet56-resnet20": history}))
     assert curves.to_dict("records") == [{"pair": "resnet56-resnet20", "row": "AT", "epoch": 1, "test_top1": 51.0}]
 
 
 def test_parts_of_data_sets_are_called_so():
-    assert "on cifar100 of the last epoch" in tables.caption(CARD, [EVALUATION])
-    assert "on a part of cifar100 (100 classes) of the" in tables.caption({**CARD, "subset": True}, [EVALUATION])
+    assert "on cifar100 of the last epoch" in notes.caption(CARD, [EVALUATION])
+    assert "on a part of cifar100 (100 classes) of the" in notes.caption({**CARD, "subset": True}, [EVALUATION])
 
 
 def test_other_training_settings_are_noted():
     exceptions = [{"students": ["vgg8", "resnet20"], "lr": 0.01}, {"methods": ["kd"], "pairs": ["a-b"], "epochs": 480}]
-    notes = tables.notes({**CARD, "exceptions": exceptions}, [EVALUATION], entries(), NOTHING)
     expected = "Trained otherwise: students vgg8, resnet20: lr 0.01; methods kd and pairs a-b: epochs 480."
-    assert expected in notes
-    assert not any("Trained otherwise" in note for note in tables.notes(CARD, [EVALUATION], entries(), NOTHING))
+    assert expected in notes.notes(results(exceptions=exceptions))
+    assert not any("Trained otherwise" in remark for remark in notes.notes(results()))

@@ -1,0 +1,178 @@
+"""What a matrix measured, row by row and pair by pair, beside what was published: the ground of tables and figures."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from statistics import mean, stdev
+from typing import Any
+
+import pandas as pd
+
+from kdcore import catalog, statistics
+from kdcore.levels import levels
+from kdcore.published import Figure, Published
+from kdcore.statistics import ALPHA, Comparison
+
+Card = dict[str, Any]
+Evaluation = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the table: an experiment without its pair and seed."""
+
+    label: str
+    method: str | None
+    """None for the teacher's row."""
+    scale: int | str | None = None
+    stand: bool | None = None
+
+    @property
+    def levels(self) -> list[int] | None:
+        """Pyramid levels, None for rows without M."""
+        return None if self.scale is None else list(levels(self.scale))
+
+    @property
+    def is_plain(self) -> bool:
+        """A logit method as its paper has it."""
+        return self.levels == [1] and not self.stand
+
+    def holds(self, cell: dict[str, Any]) -> bool:
+        """Whether a cell of an evaluation is one of this row's seeds."""
+        return (cell["method"], cell.get("scale"), cell.get("stand")) == (self.method, self.scale, self.stand)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row for one pair."""
+
+    pair: str
+    row: Row
+    values: tuple[float, ...]
+    """Percent, one per seed that has a result, in the order of the matrix; the teacher's one."""
+    missing: tuple[int, ...] = ()
+    """Seeds that the matrix declares and that have no result."""
+    figure: Figure | None = None
+    """The published one."""
+    gain: float | None = None
+    """Over the plain row of the method, percentage points; None for that row itself and for rows without one."""
+    compared: Comparison | None = None
+    """With the plain row, over the seeds; None where they tell nothing of their noise."""
+    is_significant: bool = False
+    """Whether seeds support the gain: it is above 0, and its p, adjusted for all gains of the pair (Holm), below
+    `kdcore.statistics.ALPHA`.
+    """
+
+    @property
+    def mean(self) -> float | None:
+        """Over seeds; None where one is missing, for no seed is left out of a mean."""
+        return None if self.missing else mean(self.values)
+
+    @property
+    def deviation(self) -> float | None:
+        """Sample standard deviation over seeds; None for one seed, or where one is missing."""
+        return None if self.missing or len(self.values) < 2 else stdev(self.values)
+
+    @property
+    def difference(self) -> float | None:
+        """Measured minus published, percentage points."""
+        return None if self.mean is None or self.figure is None else self.mean - self.figure.top1
+
+    @property
+    def is_within_noise(self) -> bool | None:
+        """Whether the published figure is one that another seed might have given; None where seeds cannot tell."""
+        allowed = statistics.noise(self.values)
+        return None if self.difference is None or allowed is None else abs(self.difference) <= allowed
+
+
+@dataclass(frozen=True)
+class Results:
+    """All that tables, figures and the report show."""
+
+    card: Card
+    """Of stage tables (see `kdcore.plan`)."""
+    evaluations: list[Evaluation]
+    """One per pair (see `kdcore.evaluation`)."""
+    histories: dict[str, pd.DataFrame]
+    """Per pair, a line per cell and epoch: cell, epoch, lr, loss, ce, each method's loss, train_top1, test_top1."""
+    published: Published
+    entries: list[Entry]
+    """Pair by pair, the rows in their order."""
+
+    @classmethod
+    def of(
+        cls, card: Card, evaluations: list[Evaluation], histories: dict[str, pd.DataFrame], published: Published
+    ) -> "Results":
+        """Put together."""
+        return cls(card, evaluations, histories, published, collect(card, evaluations, published))
+
+    def of_pair(self, pair: str) -> list[Entry]:
+        """The rows of one pair."""
+        return [entry for entry in self.entries if entry.pair == pair]
+
+
+def rows(card: Card) -> list[Row]:
+    """The rows of the table in their order: teacher, baselines, and per method plain, SDD, stand and both."""
+    found = [Row("Teacher", None)]
+    for baseline in card["baselines"]:
+        found.append(Row("Student" if baseline == catalog.VANILLA else baseline.upper(), baseline))
+    for method in card["methods"]:
+        for stand in sorted(card["stand"]):
+            for scale in sorted(card["scales"], key=by_size):
+                label = method.upper()
+                if levels(scale) != (1,):
+                    label += f" + SDD [{','.join(map(str, levels(scale)))}]"
+                found.append(Row(label + (" + stand" if stand else ""), method, scale, stand))
+    return found
+
+
+def by_size(scale: int | str) -> tuple[int, int, tuple[int, ...]]:
+    """Order of scales: by their finest level, then by how many they have, then by the levels themselves."""
+    return max(levels(scale)), len(levels(scale)), levels(scale)
+
+
+def collect(card: Card, evaluations: list[Evaluation], published: Published) -> list[Entry]:
+    """What was measured and published for every row and pair that the matrix declares, whether or not it has run."""
+    by_pair = {evaluation["pair"]: evaluation for evaluation in evaluations}
+    return [entry for pair in card["pairs"] for entry in _of_pair(card, pair, by_pair.get(pair), published)]
+
+
+def _of_pair(card: Card, pair: str, evaluation: Evaluation | None, published: Published) -> Iterator[Entry]:
+    entries = [_entry(card, pair, row, evaluation, published) for row in rows(card)]
+    compared = [_with_gain(entry, entries) for entry in entries]
+    asked = [entry.compared.p for entry in compared if entry.compared is not None]
+    adjusted = iter(statistics.holm(asked))
+    for entry in compared:
+        p = 1.0 if entry.compared is None else next(adjusted)
+        yield replace(entry, is_significant=p < ALPHA and (entry.gain or 0) > 0)
+
+
+def _entry(card: Card, pair: str, row: Row, evaluation: Evaluation | None, published: Published) -> Entry:
+    figure = _figure(card, pair, row, published)
+    cells = [] if evaluation is None else evaluation["cells"]
+    if row.method is None:
+        teacher = () if evaluation is None else (evaluation["teacher"]["top1"],)
+        return Entry(pair, row, teacher, () if teacher else (card["seeds"][0],), figure)
+    of_seed = {cell["seed"]: cell[card["accuracy"]] for cell in cells if row.holds(cell)}
+    found = tuple(of_seed[seed] for seed in card["seeds"] if seed in of_seed)
+    return Entry(pair, row, found, tuple(seed for seed in card["seeds"] if seed not in of_seed), figure)
+
+
+def _with_gain(entry: Entry, entries: list[Entry]) -> Entry:
+    if entry.row.scale is None or entry.row.is_plain or entry.missing:
+        return entry
+    for other in entries:
+        if other.row.method == entry.row.method and other.row.is_plain and not other.missing:
+            compared = statistics.paired(entry.values, other.values)
+            return replace(entry, gain=mean(entry.values) - mean(other.values), compared=compared)
+    return entry
+
+
+def _figure(card: Card, pair: str, row: Row, published: Published) -> Figure | None:
+    teacher, student = pair.split("-")
+    if row.method is None:
+        return published.find(None, teacher, catalog.VANILLA)
+    if row.stand and card["stand_recipe"] == "matched":
+        return None  # publications change temperature and weight too
+    if row.method == catalog.VANILLA:
+        return published.find(None, student, row.method)
+    return published.find(teacher, student, row.method, row.levels, row.stand, optimizer=card["optimizer"])

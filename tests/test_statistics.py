@@ -1,0 +1,81 @@
+"""Tests and intervals: against scipy, and by simulation with known effects."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from kdcore import statistics
+from kdcore.statistics import ALPHA
+from tests import made_up
+
+ACCURACIES = st.lists(st.tuples(st.floats(0, 100), st.floats(0, 100)), min_size=2, max_size=10)
+
+
+@given(ACCURACIES)
+def test_paired_test_is_scipys(pairs):
+    first, second = zip(*pairs, strict=True)
+    found = statistics.paired(first, second)
+    if found is None:
+        assert np.std(np.subtract(first, second)) < 1e-9
+        return
+    differences = np.subtract(first, second)
+    one_sample = stats.ttest_1samp(differences, 0)
+    assert found.difference == pytest.approx(differences.mean(), abs=1e-9)
+    assert found.p == pytest.approx(one_sample.pvalue, rel=1e-6, abs=1e-12)
+    half = stats.t.ppf(1 - ALPHA / 2, len(pairs) - 1) * differences.std(ddof=1) / len(pairs) ** 0.5
+    assert found.margin == pytest.approx(half, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [([70.0], [69.0]), ([70.0, 71.0], [69.0, 70.0]), ([70.0] * 3, [70.0] * 3)]
+)
+def test_seeds_that_tell_nothing(first, second):
+    assert statistics.paired(first, second) is None
+
+
+def test_holm_by_hand():
+    assert statistics.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert statistics.holm([]) == []
+    assert statistics.holm([0.9, 0.8]) == [1.0, 1.0]
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
+def test_holm_lies_between_none_and_bonferroni(values):
+    for value, adjusted in zip(values, statistics.holm(values), strict=True):
+        assert value <= adjusted <= min(1.0, value * len(values)) + 1e-12
+
+
+def test_noise_is_the_prediction_interval():
+    assert statistics.noise([70.0, 71.0, 72.0]) == pytest.approx(stats.t.ppf(0.975, 2) * (4 / 3) ** 0.5)
+    assert statistics.noise([70.0]) is None
+    assert statistics.noise([70.0, 70.0]) is None
+
+
+@pytest.mark.parametrize("n", [2, 3, 5])
+def test_one_more_seed_is_within_noise_as_often_as_stated(n):
+    random, trials = np.random.default_rng(0), 1000
+    runs = random.normal(70, 0.4, (trials, n + 1))
+    outside = sum(abs(run[n] - run[:n].mean()) > statistics.noise(run[:n].tolist()) for run in runs)
+    assert outside / trials == pytest.approx(ALPHA, abs=4 * (ALPHA * (1 - ALPHA) / trials) ** 0.5)
+
+
+def rate_of_bold(gain, trials=150):
+    """In how many matrices of one pair any gain is called supported, and in how many each gain is."""
+    found = [
+        [entry.is_significant for entry in made_up.matrix(gain=gain, pairs=made_up.PAIRS[:1], seed=trial).entries]
+        for trial in range(trials)
+    ]
+    return np.mean([any(flags) for flags in found]), np.mean(found)
+
+
+def test_noise_alone_is_bold_at_no_more_than_the_stated_rate():
+    """Over all rows of a pair together: at most ALPHA, and half of it, for losses are never bold."""
+    any_bold, _ = rate_of_bold(gain=0.0)
+    assert any_bold <= ALPHA + 3 * (ALPHA * (1 - ALPHA) / 150) ** 0.5
+
+
+def test_a_gain_far_above_noise_is_bold():
+    """10 of a pair's 14 rows are gains over plain."""
+    assert rate_of_bold(gain=20.0, trials=10) == (1, pytest.approx(10 / 14))
