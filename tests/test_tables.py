@@ -1,5 +1,8 @@
 """Tables from evaluations made up by hand."""
 
+import shutil
+import subprocess
+
 import pandas as pd
 import pytest
 
@@ -9,6 +12,7 @@ from kdcore.published import Published
 from kdcore.results import Results, Row, rows
 from tests import made_up
 from tests.conftest import ROOT
+from tests.reference import REQUIRED
 
 CARD = {
     "data": "cifar100",
@@ -56,7 +60,7 @@ EVALUATION = {
 NOTHING = Published({}, {})
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def published():
     return Published.of(yamlfile.read(ROOT / "data/published.yaml"), "cifar100")
 
@@ -328,3 +332,15 @@ def test_other_training_settings_are_noted():
     expected = "Trained otherwise: students vgg8, resnet20: lr 0.01; methods kd and pairs a-b: epochs 480."
     assert expected in notes.notes(results(exceptions=exceptions))
     assert not any("Trained otherwise" in remark for remark in notes.notes(results()))
+
+
+@pytest.mark.skipif(not (shutil.which("pdflatex") or REQUIRED), reason="no LaTeX here")
+@pytest.mark.parametrize("missing", [(), ("resnet56-resnet20-kd-1-False-0",)])
+def test_the_preview_compiles_as_it_is(tmp_path, missing):
+    """Without a warning of missing characters, which plain LaTeX leaves out of the page silently."""
+    tables.write(made_up.matrix(missing=missing, baselines=("vanilla", "at")), tmp_path)
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "preview.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert (tmp_path / "preview.pdf").read_bytes().startswith(b"%PDF")
+    assert "Missing character" not in (tmp_path / "preview.log").read_text(errors="replace")
