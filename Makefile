@@ -20,7 +20,7 @@ repro: setup  ## run the experiment matrix of params.yaml and render tables/
 	dvc repro
 
 test: setup lint  ## check style and types, then run all tests
-	pytest
+	OMP_NUM_THREADS=1 pytest --numprocesses=auto --dist=loadfile
 
 lint: setup  ## ruff (format and rules) and mypy
 	ruff format --check .
