@@ -1,5 +1,6 @@
 """What a trained student is worth: accuracy, calibration, agreement with its teacher, cost."""
 
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
+from torchmetrics.functional.classification import multiclass_accuracy
 
 from kdcore import checkpoints, runs
 from kdcore.cell import RUNS
@@ -17,7 +18,7 @@ from kdcore.networks.cost import multiply_adds, parameters
 
 CALIBRATION_BINS = 15
 DIGITS = 4
-PROVENANCE = ("commit", "device", "computed_in", "versions", "seconds", "images_per_second")
+PROVENANCE = ("commit", "device", "threads", "processes", "computed_in", "versions", "seconds", "images_per_second")
 
 
 def evaluate_pair(
@@ -49,15 +50,23 @@ def evaluate_pair(
         meta = runs.read_meta(folder)
         history = pd.read_csv(folder / runs.HISTORY)
         student = checkpoints.restore(student_name, classes, folder / runs.WEIGHTS, device, stem=stem)
-        metrics = measure(predict(student, dataset.test, dataset, device), labels, teacher_logits)
-        provenance = {key: meta[key] for key in PROVENANCE}
-        cells.append({**identity, **metrics, "top1_best": best_top1(history), "recipe": meta["recipe"], **provenance})
+        logits = predict(student, dataset.test, dataset, device)
+        provenance = {key: meta[key] for key in PROVENANCE} | {"epochs": meta["train"]["epochs"]}
+        cells.append(
+            {
+                **identity,
+                **_with_reliability(logits, labels, teacher_logits),
+                "top1_best": best_top1(history),
+                "recipe": meta["recipe"],
+                **provenance,
+            }
+        )
         histories.append(history.assign(cell=identity["name"]))
     summary = {
         "pair": card["pair"],
         "train_images": len(dataset.train.labels),
         "classes": classes,
-        "teacher": {**measure(teacher_logits, labels, teacher_logits), **cost(teacher, image_size)},
+        "teacher": {**_with_reliability(teacher_logits, labels, teacher_logits), **cost(teacher, image_size)},
         "student": cost(student, image_size),
         "cells": cells,
     }
@@ -102,19 +111,33 @@ def measure(logits: Tensor, labels: Tensor, teacher_logits: Tensor | None = None
         log-likelihood in nats; ece, the expected calibration error in percent (15 equal bins, L1; Guo et al., ICML
         2017, arXiv:1706.04599). Rounded to four decimals.
     """
-    classes = logits.shape[1]
+    count, confidence, accuracy = _calibration(logits, labels)
     values = {
         "top1": 100 * _accuracy(logits, labels, 1),
-        "top5": 100 * _accuracy(logits, labels, min(5, classes)),
+        "top5": 100 * _accuracy(logits, labels, min(5, logits.shape[1])),
         "nll": F.cross_entropy(logits.double(), labels),
-        "ece": 100
-        * multiclass_calibration_error(
-            logits.softmax(dim=1), labels, num_classes=classes, n_bins=CALIBRATION_BINS, norm="l1"
-        ),
+        "ece": 100 * (count * (accuracy - confidence).abs()).nansum() / len(labels),
     }
     if teacher_logits is not None:
         values["agreement"] = 100 * _accuracy(logits, teacher_logits.argmax(dim=1), 1)
     return {name: round(float(value), DIGITS) for name, value in values.items()}
+
+
+def reliability(logits: Tensor, labels: Tensor) -> dict[str, list[int] | list[float | None]]:
+    """The bins of the expected calibration error: what a reliability diagram draws.
+
+    Args:
+        logits: (N, C).
+        labels: (N,).
+
+    Returns:
+        Per bin, from the least to the most confident predictions: count of images; mean confidence and accuracy, both
+        from 0 to 1 and rounded to four decimals, None where the bin is empty.
+    """
+    count, confidence, accuracy = _calibration(logits, labels)
+    means = {"confidence": confidence.tolist(), "accuracy": accuracy.tolist()}
+    rounded = {name: [None if isnan(x) else round(x, DIGITS) for x in values] for name, values in means.items()}
+    return {"count": count.long().tolist(), **rounded}
 
 
 def cost(network: nn.Module, image_size: int) -> dict[str, int]:
@@ -125,6 +148,22 @@ def cost(network: nn.Module, image_size: int) -> dict[str, int]:
 def best_top1(history: pd.DataFrame) -> float:
     """The best epoch's accuracy in percent, chosen on the test images as many papers do."""
     return round(float(history["test_top1"].max()), DIGITS)
+
+
+def _with_reliability(logits: Tensor, labels: Tensor, teacher_logits: Tensor) -> dict[str, Any]:
+    return {**measure(logits, labels, teacher_logits), "reliability": reliability(logits, labels)}
+
+
+def _calibration(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Images, mean confidence and accuracy by confidence: three (15,) float64, the means nan where a bin is empty.
+
+    A certain prediction is in the last bin, as in the paper; torchmetrics counts a sixteenth for it.
+    """
+    confidence, predicted = logits.double().softmax(dim=1).max(dim=1)
+    edges = torch.linspace(0, 1, CALIBRATION_BINS + 1, dtype=torch.float64, device=logits.device)
+    of_bin = F.one_hot(torch.bucketize(confidence, edges[1:-1], right=True), CALIBRATION_BINS).double()
+    count = of_bin.sum(dim=0)
+    return count, confidence @ of_bin / count, (predicted == labels).double() @ of_bin / count
 
 
 def _accuracy(logits: Tensor, labels: Tensor, k: int, average: str = "micro") -> Tensor:

@@ -50,6 +50,7 @@ def _run(card_file: Path, out: Path, teacher_weights: Path | None, world: World)
             run = training.prepare(
                 card, dataset, teacher, device=where, checkpoint=state, watcher=progress.watcher, world=world
             )
+            progress.follow(run.history)
             try:
                 training.train([run], teacher, dataset)
             except training.NotFiniteError as error:
@@ -58,4 +59,5 @@ def _run(card_file: Path, out: Path, teacher_weights: Path | None, world: World)
             made = {"computed_in": str(dtype).removeprefix("torch."), "processes": world.size, **progress.timing}
             meta = {**card, **provenance.describe(where), **made}
             runs.write(out, run.student, run.history, meta, adapters=run.goal)
+            progress.forget()
             state.remove()

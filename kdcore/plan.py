@@ -293,7 +293,7 @@ def _tables_card(params: Params, cells: list[Cell], resolved: dict[Cell, recipes
         "recipes": {
             cell.name: {key: [value.value, value.source] for key, value in resolved[cell].items()} for cell in cells
         },
-        "code": {"tables": code.of("kdcore.tables")},
+        "code": {"publication": code.of("kdcore.publication")},
     }
 
 

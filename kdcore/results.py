@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from kdcore import catalog, statistics
+from kdcore.cell import Cell
 from kdcore.levels import levels
 from kdcore.published import Figure, Published
 from kdcore.statistics import ALPHA, Comparison
@@ -108,6 +109,13 @@ class Results:
     def of_pair(self, pair: str) -> list[Entry]:
         """The rows of one pair."""
         return [entry for entry in self.entries if entry.pair == pair]
+
+    def cells_of(self, entry: Entry) -> list[str]:
+        """The names of the cells that the matrix declares for a row, one per seed; none for the teacher's."""
+        row = entry.row
+        if row.method is None:
+            return []
+        return [Cell(entry.pair, row.method, seed, row.scale, row.stand).name for seed in self.card["seeds"]]
 
 
 def rows(card: Card) -> list[Row]:

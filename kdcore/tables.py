@@ -49,16 +49,13 @@ def write(results: Results, folder: Path) -> None:
     """Write every table into a folder."""
     data, found = results.card["data"], tables(results)
     title, remarks = notes.caption(results.card, results.evaluations), notes.notes(results)
-    lines = numbers(results)
     for name, text in {
         f"{data}.md": markdown(found, title, remarks),
         f"{data}.tex": latex(found, title, remarks),
         "preview.tex": PREVIEW % data,
     }.items():
         (folder / name).write_text(text, encoding="utf-8")
-    top1 = pd.DataFrame({"row": lines["pair"] + " " + lines["row"], "top1": lines["top1_mean"].round(2)})
-    frames = {data: lines, "cells": cells(results), "curves": curves(results), "top1": top1}
-    for name, frame in frames.items():
+    for name, frame in {data: numbers(results), "cells": cells(results)}.items():
         frame.to_csv(folder / f"{name}.csv", index=False)
     jsonfile.write(folder / "metrics.json", metrics(results))
 
@@ -130,27 +127,6 @@ def metrics(results: Results) -> dict[str, dict[str, dict[str, float | None]]]:
         if (entry.row.scale, entry.row.stand) == headline:
             values["headline"] = _rounded(entry.mean, 2)
     return found
-
-
-def curves(results: Results) -> pd.DataFrame:
-    """Test accuracy per pair, row and epoch, mean over seeds: what `dvc plots` draws."""
-    parts = [pd.DataFrame(columns=["pair", "row", "epoch", "test_top1"])]
-    for pair, history in results.histories.items():
-        labelled = history.assign(pair=pair, row=history["cell"].map(labels(results)))
-        mean = labelled.groupby(["pair", "row", "epoch"], sort=False)["test_top1"].mean().round(2)
-        parts.append(mean.reset_index())
-    return pd.concat([part for part in parts if len(part)] or parts, ignore_index=True)
-
-
-def labels(results: Results) -> dict[str, str]:
-    """The row of every cell that has a result, by the cell's name."""
-    return {
-        cell["name"]: entry.row.label
-        for evaluation in results.evaluations
-        for cell in evaluation["cells"]
-        for entry in results.of_pair(evaluation["pair"])
-        if entry.row.method is not None and entry.row.holds(cell)
-    }
 
 
 def markdown(found: list[Table], caption: str, remarks: list[str]) -> str:

@@ -1,10 +1,10 @@
-"""Stage tables: the tables of the matrix, metrics and plots for DVC."""
+"""Stage tables: the matrix in tables, figures, a page, and metrics and plots for DVC."""
 
 from pathlib import Path
 
 import pandas as pd
 
-from kdcore import jsonfile, notes, plan, published, tables, yamlfile
+from kdcore import jsonfile, notes, plan, publication, published, yamlfile
 from kdcore.folders import whole
 from kdcore.results import Results
 from stages import run
@@ -22,7 +22,7 @@ def main() -> None:
     figures = published.Published.of(yamlfile.read("data/published.yaml"), card["data"])
     results = Results.of(card, evaluations, histories, figures)
     with whole(Path("tables")) as out:
-        tables.write(results, out)
+        publication.write(results, out)
 
 
 if __name__ == "__main__":

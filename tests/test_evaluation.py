@@ -6,6 +6,9 @@ import math
 import pandas as pd
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torchmetrics.functional.classification import multiclass_calibration_error
 
 from kdcore import evaluation, networks, runs, training
 from kdcore.data import digits
@@ -33,6 +36,44 @@ def test_top5():
     assert evaluation.measure(logits, torch.tensor([5, 4]), logits)["top5"] == 50
 
 
+def test_reliability_by_hand():
+    probabilities = torch.tensor([[0.72, 0.2, 0.08], [0.6, 0.3, 0.1], [0.1, 0.2, 0.7], [0.1, 0.81, 0.09]])
+    got = evaluation.reliability(probabilities.log(), torch.tensor([0, 1, 1, 1]))
+    filled = {
+        i: (n, got["confidence"][i], got["accuracy"][i])
+        for i, n in enumerate(got["count"])
+        if got["accuracy"][i] is not None
+    }
+    assert filled == {9: (1, 0.6, 0.0), 10: (2, 0.71, 0.5), 12: (1, 0.81, 1.0)}
+    assert [len(values) for values in got.values()] == [15, 15, 15]
+    assert got["count"][0] == 0
+    assert got["confidence"][0] is None
+
+
+def test_certain_predictions_are_in_the_last_bin():
+    """Wrong and right ones of one bin cancel; torchmetrics 1.9 keeps those of confidence 1 in a sixteenth bin."""
+    logits, labels = torch.tensor([[200.0, 0, 0], [4.0, 0, 0]]), torch.tensor([1, 0])
+    got = evaluation.reliability(logits, labels)
+    assert (got["count"][-1], got["accuracy"][-1]) == (2, 0.5)
+    assert evaluation.measure(logits, labels)["ece"] == pytest.approx(100 * (got["confidence"][-1] - 0.5), abs=1e-2)
+
+
+@given(seed=st.integers(0, 2**31), images=st.integers(1, 400), sharpness=st.floats(0.1, 300))
+def test_calibration_error_is_that_of_the_bins(seed, images, sharpness):
+    random = torch.Generator().manual_seed(seed)
+    logits = sharpness * torch.randn(images, 7, generator=random)
+    labels = torch.randint(7, (images,), generator=random)
+    got, ece = evaluation.reliability(logits, labels), evaluation.measure(logits, labels)["ece"]
+    filled = [bin_ for bin_ in zip(got["count"], got["confidence"], got["accuracy"], strict=True) if bin_[0]]
+    assert sum(n / images * abs(accuracy - confidence) for n, confidence, accuracy in filled) == pytest.approx(
+        ece / 100, abs=1.1e-4
+    )
+    assert sum(n for n, *_ in filled) == images
+    if sharpness < 3:  # no confidence is 1 in float32
+        expected = multiclass_calibration_error(logits.softmax(1), labels, num_classes=7, n_bins=15, norm="l1")
+        assert ece == pytest.approx(100 * float(expected), abs=1e-2)
+
+
 @pytest.mark.parametrize(
     ("name", "parameters", "millions"), [("resnet20", 278_324, 40.8), ("resnet56", 861_620, 125.5)]
 )
@@ -58,7 +99,7 @@ class TestPair:
         teacher, student = (training.create(name, 10, 0, CPU) for name in ("resnet14", "resnet8"))
         runs.write(tmp_path / "teacher", teacher, [], {})
         history = [{"epoch": 1, "test_top1": 12.0}, {"epoch": 2, "test_top1": 11.0}]
-        meta = {"recipe": {"ce_weight": 1.0}, **dict.fromkeys(evaluation.PROVENANCE, "x")}
+        meta = {"recipe": {"ce_weight": 1.0}, "train": {"epochs": 2}, **dict.fromkeys(evaluation.PROVENANCE, "x")}
 
         def evaluate(network=student):
             runs.write(tmp_path / "runs/resnet14-resnet8/resnet14-resnet8-vanilla-0", network, history, meta)
@@ -72,6 +113,9 @@ class TestPair:
         assert cell["top1_best"] == 12.0
         assert cell["recipe"] == {"ce_weight": 1.0}
         assert summary["teacher"]["agreement"] == 100
+        assert cell["epochs"] == 2
+        assert {"threads", "processes", "commit"} <= set(cell)
+        assert sum(cell["reliability"]["count"]) == sum(summary["teacher"]["reliability"]["count"]) > 0
         assert summary["student"]["parameters"] < summary["teacher"]["parameters"]
         assert curves["cell"].tolist() == ["resnet14-resnet8-vanilla-0"] * 2
         json.dumps(summary)

@@ -73,9 +73,10 @@ def test_outputs(project):
     assert meta["recipe"]["temperature"] == 4.0
     assert {"commit", "versions", "device", "seconds", "code", "train"} <= set(meta)
     assert sorted(path.name for path in (project.folder / "tables").iterdir()) == [
-        "cells.csv", "curves.csv", "digits.csv", "digits.md", "digits.tex", "metrics.json", "top1.csv",
+        "cells.csv", "curves.csv", "digits.csv", "digits.md", "digits.tex", "figures", "metrics.json", "preview.tex",
+        "reliability.csv", "report.html", "top1.csv",
     ]  # fmt: skip
-    assert not list((project.folder / "scratch").glob("*"))
+    assert not [path for path in (project.folder / "scratch").rglob("*") if path.is_file()]
     assert project.run("git", "status", "--porcelain") == ""
 
 
@@ -111,13 +112,13 @@ def test_statement_of_a_method_makes_its_cells_stale(project):
 def test_comments_and_docstrings_make_nothing_stale(project):
     project.edit("kdcore/methods/dkd.py", "    return alpha", "    # A comment.\n    return alpha")
     project.edit("kdcore/methods/dkd.py", "in nats, per sample.", "in nats, for every sample.")
-    project.edit("kdcore/tables.py", '"""The rows', '"""All rows')
+    project.edit("kdcore/results.py", '"""The rows', '"""All rows')
     project.edit("params.yaml", "seeds:", "# A comment.\nseeds:")
     assert project.stale() == set()
 
 
 def test_tables_make_only_tables_stale(project):
-    project.edit("kdcore/tables.py", 'Row("Teacher", None)', 'Row("The teacher", None)')
+    project.edit("kdcore/results.py", 'Row("Teacher", None)', 'Row("The teacher", None)')
     assert project.stale() == {"tables"}
 
 
@@ -190,7 +191,7 @@ def test_killed_cell_goes_on_and_ends_with_the_same_bits(project):
     assert not (project.folder / run).exists()
     project.run(sys.executable, "-m", "stages.train", "train", name)
     assert [project.digest(f"{run}/{file}") for file in ("weights.safetensors", "history.csv")] == expected
-    assert not list((project.folder / "scratch").glob("*"))
+    assert not [path for path in (project.folder / "scratch").rglob("*") if path.is_file()]
 
 
 def test_cells_trained_together_leave_dvc_nothing_to_train(project):

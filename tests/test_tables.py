@@ -3,7 +3,6 @@
 import shutil
 import subprocess
 
-import pandas as pd
 import pytest
 
 from kdcore import notes, tables, yamlfile
@@ -279,7 +278,6 @@ def test_a_pair_that_has_not_been_evaluated():
     found = results(evaluations=[])
     assert set(frame(found)["resnet56-resnet20", ""]) == {"missing", "missing (2 of 2)"} - {"missing (2 of 2)"}
     assert "Missing: 12 cells of 6 rows have no result yet." in notes.notes(found)
-    assert tables.curves(found).empty
 
 
 def test_cells_that_were_made_otherwise_are_noted():
@@ -313,13 +311,6 @@ def test_every_cell_is_traced():
     assert set(lines["recipe"]) == {"ce_weight=1.0"}
     assert set(lines["recipe_sources"]) == {"ce_weight: paper"}
     assert set(lines["commit"]) == {"abc"}
-
-
-def test_curves_are_means_over_seeds():
-    names = [c["name"] for c in EVALUATION["cells"] if c["method"] == "at"]
-    history = pd.DataFrame({"cell": names, "epoch": [1, 1], "test_top1": [50.0, 52.0]})
-    curves = tables.curves(results(histories={"resnet56-resnet20": history}))
-    assert curves.to_dict("records") == [{"pair": "resnet56-resnet20", "row": "AT", "epoch": 1, "test_top1": 51.0}]
 
 
 def test_parts_of_data_sets_are_called_so():

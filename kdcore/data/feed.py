@@ -16,7 +16,7 @@ from kdcore.distributed import ALONE, World
 from kdcore.errors import UserError
 
 MIRRORINGS = 2
-LARGEST_BATCH = 500
+LARGEST_BATCH = 250
 BATCH_PIXELS = 1 << 22
 """Of an evaluation's batch."""
 

@@ -1,0 +1,329 @@
+"""The report: all that a matrix measured on one page, which needs no network and can be sent around as one file."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from kdcore import notes, report_figures, tables
+from kdcore.results import Entry, Results, Row
+
+NAME = "report.html"
+FOLDER = Path(__file__).parent
+MINUS, NOTHING, MISSING = "\N{MINUS SIGN}", "–", "missing"
+STRONGEST = 0.95
+"""Quantile of all absolute gains from which on colours grow no stronger: one failed cell must not pale the others."""
+PROVENANCE = {
+    "name": "Cell",
+    "seed": "Seed",
+    "commit": "Commit",
+    "versions": "Versions",
+    "device": "Device",
+    "computed_in": "Precision",
+    "recipe": "Recipe",
+    "recipe_sources": "Sources of the recipe",
+}
+Cell = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Value:
+    """One cell of a table."""
+
+    text: str
+    key: float | None = None
+    """What it is sorted by; None sorts by its text."""
+    is_strong: bool = False
+    is_absent: bool = False
+    """Sorted last in either direction."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """Its head."""
+
+    title: str
+    is_number: bool = True
+    about: str = ""
+    """What it holds, where the title leaves that open."""
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table whose rows a reader can sort; the first `heads` columns name the row."""
+
+    title: str
+    columns: tuple[Column, ...]
+    rows: list[list[Value]]
+    heads: int = 1
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One gain in the heat map."""
+
+    text: str
+    about: str
+    kind: str
+    """gain, loss, plain, missing or nothing."""
+    strength: int = 0
+    """Of its colour, percent."""
+    is_strong: bool = False
+
+
+@dataclass(frozen=True)
+class HeatMap:
+    """Pairs x (methods x stand x M)."""
+
+    columns: list[Row]
+    rows: dict[str, list[Tile]]
+    limit: float
+    """The gain with the strongest colour, percentage points."""
+
+    def spans(self, *keys: str) -> list[tuple[Row, int]]:
+        """Neighbouring columns that agree in some attributes: the first of them, and how many."""
+        found: list[tuple[Row, int]] = []
+        for row in self.columns:
+            if found and all(getattr(found[-1][0], key) == getattr(row, key) for key in keys):
+                found[-1] = (found[-1][0], found[-1][1] + 1)
+            else:
+                found.append((row, 1))
+        return found
+
+
+def write(results: Results, folder: Path) -> None:
+    """Write the page into a folder."""
+    (folder / NAME).write_text(render(results), encoding="utf-8")
+
+
+def render(results: Results) -> str:
+    """The page."""
+    environment = Environment(
+        loader=FileSystemLoader(FOLDER),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    # Unescaped are only the two files of this package: nothing in them comes from parameters.
+    style, script = ((FOLDER / f"report.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
+    return environment.get_template("report.html.jinja").render(
+        data=results.card["data"],
+        style=Markup(style),  # noqa: S704
+        script=Markup(script),  # noqa: S704
+        caption=notes.caption(results.card, results.evaluations),
+        notes=notes.notes(results),
+        counts=counts(results),
+        heat=heat_map(results),
+        lines=lines(results),
+        published=report_figures.published(results),
+        curves=report_figures.curves(results),
+        points=report_figures.POINTS,
+        agreement=report_figures.agreement(results),
+        reliability=report_figures.reliability(results),
+        networks=networks(results),
+        times=times(results),
+        cells=cells(results),
+    )
+
+
+def counts(results: Results) -> list[tuple[str, str]]:
+    """The matrix in a few numbers."""
+    entries = [entry for entry in results.entries if entry.row.method is not None]
+    done, missing = sum(len(entry.values) for entry in entries), sum(len(entry.missing) for entry in entries)
+    gains = [entry for entry in entries if entry.gain is not None]
+    best = max(gains, key=lambda entry: entry.gain or 0, default=None)
+    found = [
+        ("Pairs", str(len(results.card["pairs"]))),
+        ("Cells with a result", f"{done} of {done + missing}" if missing else str(done)),
+    ]
+    if len(results.card["seeds"]) > 1:
+        supported = sum(entry.is_significant for entry in gains)
+        found.append(("Gains that seeds support", f"{supported} of {len(gains)}"))
+    else:
+        above = sum((entry.gain or 0) > 0 for entry in gains)
+        found.append(("Gains above 0; one seed tells none of them from noise", f"{above} of {len(gains)}"))
+    if best is not None:
+        found.append((f"Largest gain: {best.pair}, {best.row.label}", signed(best.gain)))
+    return found
+
+
+def heat_map(results: Results) -> HeatMap | None:
+    """Gains over plain; None for a matrix without M."""
+    first = results.card["pairs"][0]
+    columns = [entry.row for entry in results.of_pair(first) if entry.row.scale is not None]
+    if not columns:
+        return None
+    sizes = sorted(abs(entry.gain) for entry in results.entries if entry.gain is not None)
+    limit = max(sizes[int(STRONGEST * (len(sizes) - 1))], 0.1) if sizes else 1.0
+    rows = {
+        pair: [_tile(entry, limit) for entry in results.of_pair(pair) if entry.row.scale is not None]
+        for pair in results.card["pairs"]
+    }
+    return HeatMap(columns, rows, limit)
+
+
+def lines(results: Results) -> Sheet:
+    """Every row of every pair."""
+    columns = (
+        Column("Pair", is_number=False),
+        Column("Row", is_number=False),
+        Column("Top-1", about="mean over seeds, percent"),
+        Column("Deviation", about="sample standard deviation over seeds, percentage points"),
+        Column("n", about="seeds with a result"),
+        Column("Missing", about="seeds without a result"),
+        Column("Gain", about="over the method's plain row, percentage points; bold where seeds support it"),
+        Column("Margin", about="half the 95% confidence interval of the gain, percentage points"),
+        Column("p", about="of the paired t-test, two-sided, before adjustment"),
+        Column("Published", about="top-1, percent"),
+        Column("Difference", about="measured minus published, percentage points"),
+        Column("Within noise", is_number=False, about="whether another seed might have given the published figure"),
+        Column("Agreement", about="test images with the teacher's prediction, mean over seeds, percent"),
+        Column("ECE", about="expected calibration error, mean over seeds, percent"),
+        Column("NLL", about="negative log-likelihood, mean over seeds, nats"),
+        Column("Top-5", about="mean over seeds, percent"),
+    )
+    return Sheet("All rows", columns, [_line(results, entry) for entry in results.entries], heads=2)
+
+
+def networks(results: Results) -> Sheet:
+    """Cost of the networks, per pair."""
+    titles = (
+        "Teacher parameters (M)",
+        "Student parameters (M)",
+        "Teacher multiply-adds (M)",
+        "Student multiply-adds (M)",
+        "Cells",
+        "Training time, all cells (h)",
+    )
+    rows = []
+    for evaluation in results.evaluations:
+        sizes = [
+            evaluation[of][what] / 1e6 for what in ("parameters", "multiply_adds") for of in ("teacher", "student")
+        ]
+        seconds = [cell["seconds"] for cell in evaluation["cells"] if "seconds" in cell]
+        rows.append([
+            Value(evaluation["pair"]),
+            *(number(size) for size in sizes),
+            number(len(evaluation["cells"]), 0),
+            number(sum(seconds) / 3600 if seconds else None),
+        ])  # fmt: skip
+    columns = (Column("Pair", is_number=False), *(Column(title) for title in titles))
+    return Sheet("Networks and training time of pairs", columns, rows)
+
+
+def times(results: Results) -> Sheet:
+    """Time of training, per pair and row."""
+    columns = (
+        Column("Pair", is_number=False),
+        Column("Row", is_number=False),
+        Column("Cells", about="with a result"),
+        Column("Time per cell (min)", about="mean over seeds"),
+        Column("Time, all cells (min)"),
+        Column("Images/s", about="while training, mean over seeds"),
+    )
+    rows = []
+    for entry in results.entries:
+        found = _cells(results, entry)
+        seconds, rates = ([cell[key] for cell in found if key in cell] for key in ("seconds", "images_per_second"))
+        if seconds:
+            rows.append([
+                Value(entry.pair), Value(entry.row.label), number(len(found), 0), number(fmean(seconds) / 60),
+                number(sum(seconds) / 60), number(fmean(rates) if rates else None, 0),
+            ])  # fmt: skip
+    return Sheet("Training time of rows", columns, rows, heads=2)
+
+
+def cells(results: Results) -> Sheet:
+    """What made every cell."""
+    frame = tables.cells(results)
+    kept = [key for key in PROVENANCE if key in frame]
+    columns = tuple(Column(PROVENANCE[key], is_number=key == "seed") for key in kept)
+    rows = [
+        [number(value, 0) if key == "seed" else Value(str(value)) for key, value in zip(kept, line, strict=True)]
+        for line in frame[kept].itertuples(index=False)
+    ]
+    return Sheet("Provenance of cells", columns, rows)
+
+
+def number(value: float | None, digits: int = 2, *, is_strong: bool = False) -> Value:
+    """A number for people, and for sorting."""
+    if value is None:
+        return Value(NOTHING, is_absent=True)
+    return Value(f"{value:,.{digits}f}".replace("-", MINUS), float(value), is_strong)
+
+
+def signed(value: float | None) -> str:
+    """A difference."""
+    return NOTHING if value is None else f"{value:+.2f}".replace("-", MINUS)
+
+
+def _line(results: Results, entry: Entry) -> list[Value]:
+    compared, figure = entry.compared, entry.figure
+    within = {None: Value(NOTHING, is_absent=True), True: Value("yes"), False: Value("no")}[entry.is_within_noise]
+    return [
+        Value(entry.pair),
+        Value(entry.row.label),
+        Value(MISSING, is_absent=True) if entry.mean is None else number(entry.mean),
+        number(entry.deviation),
+        number(len(entry.values), 0),
+        number(len(entry.missing), 0),
+        _difference(entry.gain, is_strong=entry.is_significant),
+        number(None if compared is None else compared.margin),
+        Value(NOTHING, is_absent=True) if compared is None else Value(_p(compared.p), compared.p),
+        number(None if figure is None else figure.top1),
+        _difference(entry.difference),
+        within,
+        *(number(_mean(results, entry, key), digits) for key, digits in _METRICS.items()),
+    ]
+
+
+_METRICS = {"agreement": 2, "ece": 2, "nll": 3, "top5": 2}
+
+
+def _mean(results: Results, entry: Entry, key: str) -> float | None:
+    """Over the seeds of a row; None where one is missing, for no seed is left out of a mean."""
+    found = [cell[key] for cell in _cells(results, entry) if key in cell]
+    return None if entry.missing or len(found) < len(entry.values) else fmean(found)
+
+
+def _cells(results: Results, entry: Entry) -> Sequence[Cell]:
+    """What was measured of a row: its seeds' cells, or the teacher."""
+    for evaluation in results.evaluations:
+        if evaluation["pair"] == entry.pair:
+            if entry.row.method is None:
+                return [evaluation["teacher"]]
+            return [cell for cell in evaluation["cells"] if entry.row.holds(cell)]
+    return []
+
+
+def _difference(value: float | None, *, is_strong: bool = False) -> Value:
+    return Value(NOTHING, is_absent=True) if value is None else Value(signed(value), value, is_strong)
+
+
+def _p(value: float) -> str:
+    return "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _tile(entry: Entry, limit: float) -> Tile:
+    where = f"{entry.pair}, {entry.row.label}"
+    if entry.missing:
+        seeds = len(entry.missing) + len(entry.values)
+        return Tile(MISSING, f"{where}: {len(entry.missing)} of {seeds} seeds have no result", "missing")
+    noise = "" if entry.deviation is None else f" ± {entry.deviation:.2f}"
+    about = f"{where}: top-1 {entry.mean:.2f}{noise}"
+    if entry.row.is_plain:
+        return Tile(f"{entry.mean:.2f}", f"{about}, the plain row", "plain")
+    if entry.gain is None:
+        return Tile(NOTHING, f"{about}; no complete plain row to compare with", "nothing")
+    about += f", gain {signed(entry.gain)}"
+    if entry.compared is not None:
+        about += f" ± {entry.compared.margin:.2f}, p {_p(entry.compared.p)}"
+    about += ", which seeds support" if entry.is_significant else ""
+    strength = round(100 * min(1.0, abs(entry.gain) / limit))
+    kind = "loss" if entry.gain < 0 else "gain"
+    return Tile(signed(entry.gain), about, kind, strength, entry.is_significant)

@@ -1,0 +1,273 @@
+"""What there is while cells train: histories that can be read from outside, and the report of them."""
+
+import os
+import shutil
+
+import pandas as pd
+import pytest
+
+from kdcore import device, experiment, halfway, jsonfile, params, plan, progress, runs, training, yamlfile
+from kdcore.data import digits, store
+from kdcore.errors import UserError
+from kdcore.fingerprint import ROOT
+from kdcore.folders import whole
+from kdcore.progress import TrainingProgress, live_file
+from stages import report
+from tests.project import TINY, Project
+from tests.test_stages import CARD
+
+PAIR = "resnet14-resnet8"
+KD, DKD, VANILLA = f"{PAIR}-kd-1-False-0", f"{PAIR}-dkd-2-False-0", f"{PAIR}-vanilla-0"
+MADE = {"commit": "abc", "device": "cpu: x", "threads": 1, "processes": 1, "computed_in": "float32",
+        "versions": {"torch": "2"}, "seconds": 1.5, "images_per_second": 10.0}  # fmt: skip
+
+
+class Killed(BaseException):
+    """What ends a run in the middle."""
+
+
+@pytest.fixture(scope="module")
+def planned(tmp_path_factory):
+    """A folder with data and cards, nothing trained."""
+    folder = tmp_path_factory.mktemp("planned")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        yamlfile.write(folder / "data/published.yaml", {"sources": {}})
+        yamlfile.write(folder / "params.yaml", {**yamlfile.read(ROOT / "params.yaml"), **TINY})
+        files = {"published_recipes": "data/recipes.yaml", "known_teachers": "data/teachers.yaml"}
+        known = {key: yamlfile.read(ROOT / file) for key, file in files.items()}
+        with whole(plan.FOLDER) as cards:
+            for name, card in plan.make(params.load("params.yaml"), **known).items():
+                yamlfile.write(cards / f"{name}.yaml", card)
+        with whole(folder / "data/digits") as data:
+            store.save(digits.fetch(source="embedded", image_size=16, train_per_class=1), data)
+    return folder
+
+
+@pytest.fixture
+def project(planned, tmp_path, monkeypatch):
+    folder = tmp_path / "project"
+    shutil.copytree(planned, folder)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def history(*top1):
+    epochs = range(1, len(top1) + 1)
+    return pd.DataFrame({"epoch": epochs, "lr": 0.1, "loss": 1.0, "ce": 1.0, "train_top1": 50.0, "test_top1": top1})
+
+
+def card_of(name):
+    kind = "teacher" if "-" not in name else "train" if "False" in name else "baseline"
+    return yamlfile.read(plan.FOLDER / kind / f"{name}.yaml")
+
+
+def finish(name, *top1, **meta):
+    """Make up the results of a teacher or cell."""
+    folder = halfway.TEACHERS / name if "-" not in name else halfway.RUNS / PAIR / name
+    folder.mkdir(parents=True, exist_ok=True)
+    jsonfile.write(folder / runs.META, {**card_of(name), **MADE, **meta})
+    history(*top1).to_csv(folder / runs.HISTORY, index=False)
+
+
+def begin(name, *top1):
+    """Make up the live history of one."""
+    live_file(name).parent.mkdir(parents=True, exist_ok=True)
+    history(*top1).to_csv(live_file(name), index=False)
+
+
+def evaluate(**top1):
+    """Make up the evaluation of what has a result, with other figures than the histories'."""
+    found = halfway.collect().results.evaluations[0]
+    for cell in found["cells"]:
+        cell |= {"top1": top1[cell["method"]], "agreement": 88.0, "ece": 2.0, "nll": 0.5, "top5": 99.0}
+    found["teacher"] |= {"top1": 91.0, "agreement": 100.0}
+    folder = halfway.EVALUATIONS / PAIR
+    folder.mkdir(parents=True)
+    jsonfile.write(folder / "metrics.json", found)
+
+
+class TestCollect:
+    def test_no_plan(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(UserError, match=r"cards/tables.yaml: there is no plan yet; run 'dvc repro plan'"):
+            halfway.collect()
+
+    def test_nothing_trained(self, project):
+        found = halfway.collect()
+        assert (found.done, found.cells, found.unfinished) == (0, 5, [])
+        assert all(entry.missing for entry in found.results.entries)
+
+    def test_without_data(self, project):
+        finish("resnet14", 90.0)
+        shutil.rmtree("data/digits")
+        assert halfway.collect().results.evaluations == []
+
+    def test_from_histories(self, project):
+        finish("resnet14", 88.0, 92.5)
+        finish(KD, 80.0, 85.12345678, 84.98765432)
+        found = halfway.collect()
+        (evaluation,) = found.results.evaluations
+        assert (evaluation["train_images"], evaluation["classes"]) == (10, 10)
+        assert evaluation["teacher"]["top1"] == 92.5
+        assert 0 < evaluation["student"]["parameters"] < evaluation["teacher"]["parameters"]
+        (cell,) = evaluation["cells"]
+        assert (cell["name"], cell["top1"], cell["top1_best"]) == (KD, 84.9877, 85.1235)
+        assert "agreement" not in cell
+        assert (cell["recipe"]["temperature"], cell["commit"]) == (4.0, "abc")
+        assert list(found.results.histories[PAIR]["cell"]) == [KD] * 3
+
+    def test_costs_are_those_of_evaluation(self, project):
+        finish("resnet14", 88.0)
+        found = halfway.collect().results.evaluations[0]["student"]
+        network = training.create("resnet8", 10, 0, device.choose())
+        assert found == halfway.evaluation.cost(network, 16)
+
+    def test_evaluation_where_it_is_current(self, project):
+        finish("resnet14", 92.5)
+        finish(KD, 80.0)
+        finish(VANILLA, 70.0)
+        evaluate(kd=81.0, vanilla=71.0)
+        finish(DKD, 79.0)
+        finish(VANILLA, 72.0, seconds=2.5)
+        found = {cell["name"]: (cell["top1"], cell.get("agreement")) for cell in self.cells()}
+        assert found == {KD: (81.0, 88.0), DKD: (79.0, None), VANILLA: (72.0, None)}
+        assert halfway.collect().results.evaluations[0]["teacher"]["top1"] == 91.0
+
+    def test_results_of_another_card(self, project):
+        finish("resnet14", 92.5)
+        finish(KD, 80.0, recipe={"temperature": 2.0})
+        assert self.cells() == []
+
+    def test_published_teacher(self, project):
+        card = {**card_of("resnet14"), "source": "published"}
+        yamlfile.write(plan.FOLDER / "teacher/resnet14.yaml", card)
+        finish("resnet14", adopted={"source": "x"}, top1=93.21)
+        (halfway.TEACHERS / "resnet14" / runs.HISTORY).unlink()
+        assert halfway.collect().results.evaluations[0]["teacher"]["top1"] == 93.21
+
+    def test_unfinished_cells(self, project):
+        begin("resnet14", 60.0)
+        assert [str(one) for one in halfway.collect().unfinished] == ["resnet14: 1 of 18 epochs, 60.00%"]
+        finish("resnet14", 92.5)
+        finish(KD, 80.0)
+        begin(KD, 79.0)
+        begin(DKD, 50.0, 61.0)
+        found = halfway.collect()
+        assert [str(one) for one in found.unfinished] == [f"{DKD}: 2 of 18 epochs, 61.00%"]
+        assert list(found.results.histories[PAIR]["cell"]) == [KD, DKD, DKD]
+
+    def test_histories_of_another_plan(self, project):
+        begin("resnet14", 60.0)
+        os.utime(live_file("resnet14"), (1, 1))
+        assert halfway.collect().unfinished == []
+
+    def cells(self):
+        return halfway.collect().results.evaluations[0]["cells"]
+
+
+class TestReport:
+    def test_parts(self, project, capsys):
+        finish("resnet14", 92.5)
+        finish(KD, 80.0)
+        finish(VANILLA, 70.0)
+        begin(DKD, 50.0, 61.0)
+        before = set(project.rglob("*"))
+        report.main()
+        assert capsys.readouterr().out.splitlines() == [
+            "2 of 5 cells have a result",
+            f"unfinished: {DKD}: 2 of 18 epochs, 61.00%",
+            "see scratch/report/report.html",
+        ]
+        made = {path.relative_to(project).parts[:2] for path in set(project.rglob("*")) - before}
+        assert made == {("scratch", "report")}
+        assert "missing" in (halfway.OUT / "digits.md").read_text()
+        assert (halfway.OUT / "report.html").is_file()
+
+    def test_nothing_trained(self, project):
+        report.main()
+        assert pd.read_csv(halfway.OUT / "digits.csv")["missing"].sum() == 6
+
+
+@pytest.fixture
+def cell(tmp_path, monkeypatch):
+    """A card of two epochs and its data."""
+    monkeypatch.chdir(tmp_path)
+    with whole(tmp_path / "data/digits") as folder:
+        store.save(digits.fetch(source="embedded", image_size=16, train_per_class=1), folder)
+    yamlfile.write(tmp_path / "card.yaml", CARD)
+    return tmp_path / "card.yaml"
+
+
+class TestLive:
+    LIVE = live_file(CARD["name"])
+
+    def test_from_the_first_epoch_until_the_results(self, cell, monkeypatch):
+        """Also of a run that was killed, whatever has become of the file meanwhile."""
+        with monkeypatch.context() as patch:
+            advance = TrainingProgress._on_step
+
+            def killed(self, images):
+                advance(self, images)
+                if self.last:
+                    raise Killed
+
+            patch.setattr(TrainingProgress, "_on_step", killed)
+            with pytest.raises(Killed):
+                experiment.run(cell, cell.parent / "run")
+        assert len(pd.read_csv(self.LIVE)) == 1
+        self.LIVE.write_text("of another card\n")
+        epochs, written = [], []
+        train, write = training.train, runs.write
+
+        def on_train(*arguments):
+            epochs.append(len(pd.read_csv(self.LIVE)))
+            train(*arguments)
+
+        def on_write(out, *arguments, **options):
+            write(out, *arguments, **options)
+            written.append(self.LIVE.read_bytes())
+
+        monkeypatch.setattr(training, "train", on_train)
+        monkeypatch.setattr(runs, "write", on_write)
+        experiment.run(cell, cell.parent / "run")
+        assert epochs == [1]
+        assert written == [(cell.parent / "run" / runs.HISTORY).read_bytes()]
+        assert list(progress.LIVE.iterdir()) == []
+
+    def test_one_process_of_several_writes(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        row = {"epoch": 1, "loss": 1.0, "test_top1": 50.0}
+        for shown in (False, True):
+            with TrainingProgress("x", 2, 10, shown=shown) as watched:
+                watched.follow([row])
+                watched.watcher.on_epoch(row)
+            assert live_file("x").exists() == shown
+        TrainingProgress("x", 2, 10, shown=False).forget()
+        assert live_file("x").exists()
+
+    def test_what_nobody_follows(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        with TrainingProgress("several cells", 2, 10) as watched:
+            watched.watcher.on_epoch({"epoch": 1, "loss": 1.0, "test_top1": 50.0})
+        assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.pipeline
+def test_of_a_finished_matrix(finished, tmp_path):
+    """The same tables as the pipeline's, beside which it writes nothing; and the comparison of revisions."""
+    project = Project(tmp_path / "project")
+    shutil.copytree(finished.folder, project.folder, symlinks=True)
+    assert "5 of 5 cells have a result" in project.run("python", "-m", "stages.report")
+    for name in ("digits.csv", "cells.csv", "curves.csv", "metrics.json"):
+        assert (project.folder / halfway.OUT / name).read_bytes() == (project.folder / "tables" / name).read_bytes()
+    assert project.run("git", "status", "--porcelain") == ""
+    assert "up to date" in project.dvc("status")
+    assert "5 lines: 0 better, 0 worse, 0 within noise, 5 unknown" in project.run(
+        "python", "-m", "stages.compare", "HEAD"
+    )
+    live = project.folder / progress.LIVE / f"{KD}.csv"
+    live.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(project.folder / "runs" / PAIR / KD / runs.HISTORY, live)
+    project.dvc("plots", "show", f"scratch/live/{KD}.csv", "-x", "epoch", "-y", "test_top1", "-o", "plots")
+    assert "test_top1" in (project.folder / "plots/index.html").read_text()
