@@ -59,6 +59,7 @@ def notes(results: Results) -> list[str]:
     return [
         *costs,
         *_of_missing(results.entries),
+        *_of_budgets(results.entries),
         *_of_stand(card),
         *_of_scales(card),
         *_of_training(card),
@@ -118,6 +119,17 @@ def _of_missing(entries: list[Entry]) -> Iterator[str]:
     if missing:
         cells = sum(len(entry.missing) for entry in missing)
         yield f"Missing: {_count(cells, 'cell')} of {_count(len(missing), 'row')} have no result yet."
+
+
+def _of_budgets(entries: list[Entry]) -> Iterator[str]:
+    """Rows that the caption does not describe, by what they were trained with."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for entry in entries:
+        if entry.budget:
+            found.setdefault(" and ".join(entry.budget), {}).setdefault(entry.pair, []).append(entry.row.label)
+    for budget, pairs in found.items():
+        which = "; ".join(f"{pair}: {', '.join(labels)}" for pair, labels in pairs.items())
+        yield f"§ Trained with another budget, {budget}: {which}."
 
 
 def _of_provenance(evaluations: list[Evaluation]) -> Iterator[str]:

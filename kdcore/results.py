@@ -54,6 +54,8 @@ class Entry:
     """Seeds that the matrix declares and that have no result."""
     figure: Figure | None = None
     """The published one."""
+    budget: tuple[str, ...] = ()
+    """What its cells were trained with that the caption does not say: other epochs, more views of each image."""
     gain: float | None = None
     """Over the plain row of the method, percentage points; None for that row itself and for rows without one."""
     compared: Comparison | None = None
@@ -162,7 +164,16 @@ def _entry(card: Card, pair: str, row: Row, evaluation: Evaluation | None, publi
         return Entry(pair, row, teacher, () if teacher else (card["seeds"][0],), figure)
     of_seed = {cell["seed"]: cell[card["accuracy"]] for cell in cells if row.holds(cell)}
     found = tuple(of_seed[seed] for seed in card["seeds"] if seed in of_seed)
-    return Entry(pair, row, found, tuple(seed for seed in card["seeds"] if seed not in of_seed), figure)
+    missing = tuple(seed for seed in card["seeds"] if seed not in of_seed)
+    budget = _budget(card, row.method, [cell for cell in cells if row.holds(cell)])
+    return Entry(pair, row, found, missing, figure, budget)
+
+
+def _budget(card: Card, method: str, cells: list[dict[str, Any]]) -> tuple[str, ...]:
+    epochs = sorted({cell["epochs"] for cell in cells} - {card["epochs"]})
+    views = max((entry.views for entry in catalog.terms(method)), key=len, default=())
+    of_views = [f"{' and '.join(views)} views of each image"] if len(views) > 1 else []
+    return *(f"{count} epochs" for count in epochs), *of_views
 
 
 def _with_gain(entry: Entry, entries: list[Entry]) -> Entry:

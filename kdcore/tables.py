@@ -13,7 +13,7 @@ NOTHING = "–"
 """Where the matrix declares nothing, or nothing was published."""
 IDENTICAL, DISTINCT = "identical structures", "distinct structures"
 ABLATION = "ablation over M"
-LATEX = {"±": r"$\pm$", "–": "--", "≈": r"$\approx$", "†": r"$^\dagger$", "<": "$<$", "(-": "($-$"}
+LATEX = {"±": r"$\pm$", "–": "--", "≈": r"$\approx$", "†": r"$^\dagger$", "§": r"\S", "<": "$<$", "(-": "($-$"}
 """What the fonts of plain LaTeX lack."""
 PREVIEW = r"""\documentclass{article}
 \usepackage{booktabs}
@@ -76,6 +76,7 @@ def numbers(results: Results) -> pd.DataFrame:
                 "top1_std": _rounded(entry.deviation),
                 "n": len(entry.values),
                 "missing": len(entry.missing),
+                "budget": "; ".join(entry.budget),
                 "gain_over_plain": _rounded(entry.gain),
                 "gain_margin": _rounded(None if compared is None else compared.margin),
                 "gain_p": compared and compared.p,
@@ -198,12 +199,12 @@ def _ablation(results: Results) -> Table:
 
 
 def _measured(entry: Entry) -> str:
-    """Mean, deviation where there are several seeds, gain over plain."""
+    """Mean, deviation where there are several seeds, gain over plain, a mark where the budget is not the caption's."""
     if entry.mean is None:
         of_all = len(entry.missing) + len(entry.values)
         return MISSING if len(entry.missing) == of_all else f"{MISSING} ({len(entry.missing)} of {of_all})"
     text = f"{entry.mean:.2f}" + ("" if entry.deviation is None else f" ± {entry.deviation:.2f}")
-    return text + ("" if entry.gain is None else f" ({entry.gain:+.2f})")
+    return text + ("" if entry.gain is None else f" ({entry.gain:+.2f})") + (" §" if entry.budget else "")
 
 
 def _published(entry: Entry) -> str:

@@ -39,7 +39,7 @@ def cell(method, seed, top1, scale=None, stand=None):
     name = "-".join(str(v) for v in ("resnet56-resnet20", method, scale, stand, seed) if v is not None)
     found = {"name": name, "method": method, "seed": seed, "top1": top1, "top1_best": top1 + 1,
              "recipe": {"ce_weight": 1.0}, "versions": {"torch": "2"}, "commit": "abc", "device": "cpu",
-             "computed_in": "float32"}  # fmt: skip
+             "computed_in": "float32", "epochs": 240}  # fmt: skip
     return found if scale is None else {**found, "scale": scale, "levels": [1], "stand": stand}
 
 
@@ -285,6 +285,19 @@ def test_cells_that_were_made_otherwise_are_noted():
     remarks = notes.notes(results(evaluations=[{**EVALUATION, "cells": mixed}]))
     assert "Cells were made with several commits: abc | def (each in cells.csv)." in remarks
     assert not any("several" in remark for remark in notes.notes(results()))
+
+
+def test_other_budgets_are_marked():
+    """Epochs from the cells themselves; more views from the method."""
+    longer = [{**c, "epochs": 480} if c["method"] == "at" else c for c in EVALUATION["cells"]]
+    found = results(evaluations=[{**EVALUATION, "cells": longer}])
+    assert frame(found)["resnet56-resnet20", ""]["AT"] == "70.50 ± 0.71 §"
+    assert "§ Trained with another budget, 480 epochs: resnet56-resnet20: AT." in notes.notes(found)
+    assert r"70.50 $\pm$ 0.71 \S" in tables.latex(tables.tables(found), "", [])
+    views = results(methods=["mlkd"], scales=[1], stand=[False])
+    expected = "§ Trained with another budget, weak and strong views of each image: resnet56-resnet20: MLKD."
+    assert expected in notes.notes(views)
+    assert not any("§" in remark for remark in notes.notes(results()))
 
 
 def test_doubts_are_marked():
