@@ -10,7 +10,7 @@ from kdcore.training import Settings
 from tests.train import CPU, card
 
 PAIR = "wrn_16_1-resnet8"
-SETTINGS = Settings(1, 15, 0.02, 0.9, False, 5e-4, "cosine")
+SETTINGS = Settings(1, 15, 0.002, 0.9, False, 5e-4, "cosine")
 METHODS = ["vanilla", *(name for name, entry in catalog.methods().items() if entry.across == "samples"), "fitnet+kd"]
 
 

@@ -14,10 +14,10 @@ from kdcore import (
     download,
     experiment,
     networks,
+    notes,
     params,
     plan,
     runs,
-    tables,
     teachers,
     yamlfile,
 )
@@ -460,7 +460,7 @@ class TestStage:
             "weights.safetensors",
         ]
         text = "published checkpoint"
-        assert tables.origins({"teachers": {"resnet8": text}}, {"resnet8": meta}) == {"resnet8": text}
+        assert notes.origins({"teachers": {"resnet8": text}}, {"resnet8": meta}) == {"resnet8": text}
 
     def test_all_sources_fail(self, project, folder, site):
         code, said = project(card({"address": f"{site.url}/a.pth"}, {"archive": f"{site.url}/b.tar", "member": MEMBER}))
@@ -478,7 +478,7 @@ class TestStage:
         assert "adopted" not in meta
         assert meta["tried"] == [{"source": f"{site.url}/a.pth", "reason": "answers 404 Not Found"}]
         assert len((folder / "teachers/resnet8/history.csv").read_text().splitlines()) == 3
-        origin = tables.origins({"teachers": {"resnet8": "published checkpoint"}}, {"resnet8": meta})["resnet8"]
+        origin = notes.origins({"teachers": {"resnet8": "published checkpoint"}}, {"resnet8": meta})["resnet8"]
         assert origin == "trained here, 2 epochs, for no published checkpoint could be had"
         published = (folder / "teachers/resnet8" / runs.WEIGHTS).read_bytes()
         yamlfile.write(folder / "cards/teacher/trained.yaml", {**card(source="train", epochs=2), "name": "resnet8"})
