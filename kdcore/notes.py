@@ -32,7 +32,7 @@ def origins(card: Card, metas: dict[str, dict[str, Any]]) -> dict[str, str]:
 
 def caption(card: Card, evaluations: list[Evaluation]) -> str:
     """What the numbers are."""
-    images = " or ".join(sorted({f"{evaluation['train_images']:,}" for evaluation in evaluations}))
+    images = " or ".join(sorted({f"{evaluation['train_images']:,}" for evaluation in evaluations})) or "the"
     seeds = card["seeds"]
     over = f"mean ± sample standard deviation over n = {len(seeds)} seeds" if len(seeds) > 1 else "n = 1 seed"
     teachers = ", ".join(
@@ -43,7 +43,7 @@ def caption(card: Card, evaluations: list[Evaluation]) -> str:
     return (
         f"Top-1 accuracy (%) on {_data(card, evaluations)} {PROTOCOLS[card['accuracy']]}; {over}; "
         f"{_count(card['epochs'], 'epoch')} of {images} training images. "
-        f"In parentheses, the gain over the method's plain row{_bold(card)}. Teachers: {teachers}."
+        f"{_gains(card)}Teachers: {teachers}."
     )
 
 
@@ -58,14 +58,17 @@ def notes(results: Results) -> list[str]:
     ]
     return [
         *costs,
-        *_of_missing(results.entries),
-        *_of_budgets(results.entries),
         *_of_stand(card),
         *_of_scales(card),
         *_of_training(card),
         *_of_provenance(results.evaluations),
-        *_of_publications(results),
+        *marks(results),
     ]
+
+
+def marks(results: Results) -> list[str]:
+    """Those of the notes that explain words and symbols in the tables."""
+    return [*_of_missing(results.entries), *_of_budgets(results.entries), *_of_publications(results)]
 
 
 def _of_stand(card: Card) -> Iterator[str]:
@@ -150,8 +153,9 @@ def _of_publications(results: Results) -> Iterator[str]:
     figures = [entry.figure for entry in results.entries if entry.figure is not None]
     if figures and len(results.card["seeds"]) > 1:
         yield (
-            "In parentheses behind a published figure, measured minus published; ≈ where the figure is one that "
-            f"another seed might have given: it lies in the {1 - ALPHA:.0%} prediction interval for one more run."
+            "In parentheses behind a published figure, measured minus published; ≈ where seeds cannot tell the two "
+            f"apart: the figure lies in the {1 - ALPHA:.0%} prediction interval for as many other runs as its source "
+            "states, or one."
         )
     elif figures:
         yield "In parentheses behind a published figure, measured minus published; one seed cannot tell it from noise."
@@ -203,12 +207,20 @@ def _exception(exception: dict[str, Any]) -> str:
     return f"{which}: {', '.join(f'{key} {value}' for key, value in exception.items() if key not in SELECTORS)}"
 
 
+def _gains(card: Card) -> str:
+    has_plain = False in card["stand"] and any(levels(scale) == (1,) for scale in card["scales"])
+    if not has_plain or len(card["scales"]) * len(card["stand"]) < 2:
+        return ""
+    return f"In parentheses, the gain over the method's plain row{_bold(card)}. "
+
+
 def _bold(card: Card) -> str:
     if len(card["seeds"]) < 2:
         return "; with one seed no gain is told from noise, and none is bold"
     return (
-        f"; bold where seeds support it (paired t-test, two-sided, p < {ALPHA} after Holm's adjustment for all gains "
-        "of a pair)"
+        f"; bold where {len(card['seeds'])} seeds support it (paired over seeds, with the noise of the method's rows "
+        f"pooled; two-sided t-test, p < {ALPHA} after Holm's adjustment for all gains of a pair; the others may be "
+        "gains too)"
     )
 
 
@@ -219,7 +231,8 @@ def _joined(versions: dict[str, str]) -> str:
 def _data(card: Card, evaluations: list[Evaluation]) -> str:
     if not card["subset"]:
         return card["data"]
-    return f"a part of {card['data']} ({' or '.join(sorted({str(found['classes']) for found in evaluations}))} classes)"
+    classes = " or ".join(sorted({str(found["classes"]) for found in evaluations}))
+    return f"a part of {card['data']}" + (f" ({classes} classes)" if classes else "")
 
 
 def _count(number: int, what: str) -> str:

@@ -285,9 +285,10 @@ def _tables_card(params: Params, cells: list[Cell], resolved: dict[Cell, recipes
         "exceptions": [exception.model_dump(exclude_none=True) for exception in params.train.exceptions],
         "subset": getattr(params.data, "subset", False),
         "teachers": {
-            name: f"trained here, {teacher.epochs or params.train.epochs} epochs"
-            if teacher.source == "train"
-            else "published checkpoint"
+            name: {
+                "train": f"trained here, {teacher.epochs or params.train.epochs} epochs",
+                "published": "published checkpoint",
+            }.get(teacher.source, f"own checkpoint {teacher.source}")
             for name, teacher in params.teachers.items()
         },
         "recipes": {

@@ -17,6 +17,8 @@ class Figure:
     """Key of `Published.sources`."""
     note: str | None = None
     """Where in its source it stands."""
+    runs: int = 1
+    """Of how many runs it is a mean; 1 where its source does not say."""
     doubt: str | None = None
     """Why it may be wrong, where its own source, or another one, says otherwise."""
 
@@ -26,7 +28,7 @@ class Published:
     """The figures of one data set."""
 
     figures: dict[tuple[Any, ...], Figure]
-    sources: dict[str, dict[str, str]]
+    sources: dict[str, dict[str, Any]]
 
     @classmethod
     def of(cls, content: dict[str, Any], dataset: str) -> "Published":
@@ -41,7 +43,13 @@ class Published:
                 record.get("stand"),
                 optimizer=record.get("optimizer", SGD),
             )
-            figures[key] = Figure(record["top1"], record["source"], record.get("note"), record.get("doubt"))
+            figures[key] = Figure(
+                record["top1"],
+                record["source"],
+                record.get("note"),
+                content["sources"].get(record["source"], {}).get("runs", 1),
+                record.get("doubt"),
+            )
         return cls(figures, content["sources"])
 
     def find(

@@ -59,11 +59,16 @@ class Entry:
     gain: float | None = None
     """Over the plain row of the method, percentage points; None for that row itself and for rows without one."""
     compared: Comparison | None = None
-    """With the plain row, over the seeds; None where they tell nothing of their noise."""
-    is_significant: bool = False
-    """Whether seeds support the gain: it is above 0, and its p, adjusted for all gains of the pair (Holm), below
-    `kdcore.statistics.ALPHA`.
+    """With the plain row, over the seeds, in the blocks of the method's rows (`kdcore.statistics.in_blocks`); None
+    where seeds tell nothing of their noise.
     """
+    adjusted: float | None = None
+    """The comparison's p, adjusted for all gains of the pair (`kdcore.statistics.holm`)."""
+
+    @property
+    def is_significant(self) -> bool:
+        """Whether seeds support the gain: it is above 0, and its adjusted p below `kdcore.statistics.ALPHA`."""
+        return self.adjusted is not None and self.adjusted < ALPHA and (self.gain or 0) > 0
 
     @property
     def mean(self) -> float | None:
@@ -83,8 +88,10 @@ class Entry:
     @property
     def is_within_noise(self) -> bool | None:
         """Whether the published figure is one that another seed might have given; None where seeds cannot tell."""
-        allowed = statistics.noise(self.values)
-        return None if self.difference is None or allowed is None else abs(self.difference) <= allowed
+        if self.figure is None or self.difference is None:
+            return None
+        allowed = statistics.noise(self.values, self.figure.runs)
+        return None if allowed is None else abs(self.difference) <= allowed
 
 
 @dataclass(frozen=True)
@@ -148,16 +155,28 @@ def collect(card: Card, evaluations: list[Evaluation], published: Published) -> 
 
 def _of_pair(card: Card, pair: str, evaluation: Evaluation | None, published: Published) -> Iterator[Entry]:
     entries = [_entry(card, pair, row, evaluation, published) for row in rows(card)]
-    compared = [_with_gain(entry, entries) for entry in entries]
-    asked = [entry.compared.p for entry in compared if entry.compared is not None]
-    adjusted = iter(statistics.holm(asked))
+    gained = {entry.row: entry for method in card["methods"] for entry in _with_gains(entries, method)}
+    compared = [gained.get(entry.row, entry) for entry in entries]
+    adjusted = iter(statistics.holm([entry.compared.p for entry in compared if entry.compared is not None]))
     for entry in compared:
-        p = 1.0 if entry.compared is None else next(adjusted)
-        yield replace(entry, is_significant=p < ALPHA and (entry.gain or 0) > 0)
+        yield entry if entry.compared is None else replace(entry, adjusted=next(adjusted))
+
+
+def _with_gains(entries: list[Entry], method: str) -> Iterator[Entry]:
+    """The rows of a method that have all their seeds, each compared with the plain one; none without a plain one."""
+    whole = [entry for entry in entries if entry.row.method == method and not entry.missing]
+    plain = next((entry for entry in whole if entry.row.is_plain), None)
+    if plain is not None:
+        others = [entry for entry in whole if entry is not plain]
+        found = statistics.in_blocks([list(entry.values) for entry in (plain, *others)])
+        for entry, compared in zip(others, found, strict=True):
+            yield replace(entry, gain=mean(entry.values) - mean(plain.values), compared=compared)
 
 
 def _entry(card: Card, pair: str, row: Row, evaluation: Evaluation | None, published: Published) -> Entry:
-    figure = _figure(card, pair, row, published)
+    figure = None  # of a part of a data set nothing is published
+    if not card["subset"]:
+        figure = figure_of(pair, row, published, optimizer=card["optimizer"], stand_recipe=card["stand_recipe"])
     cells = [] if evaluation is None else evaluation["cells"]
     if row.method is None:
         teacher = () if evaluation is None else (evaluation["teacher"]["top1"],)
@@ -176,22 +195,21 @@ def _budget(card: Card, method: str, cells: list[dict[str, Any]]) -> tuple[str, 
     return *(f"{count} epochs" for count in epochs), *of_views
 
 
-def _with_gain(entry: Entry, entries: list[Entry]) -> Entry:
-    if entry.row.scale is None or entry.row.is_plain or entry.missing:
-        return entry
-    for other in entries:
-        if other.row.method == entry.row.method and other.row.is_plain and not other.missing:
-            compared = statistics.paired(entry.values, other.values)
-            return replace(entry, gain=mean(entry.values) - mean(other.values), compared=compared)
-    return entry
+def figure_of(pair: str, row: Row, published: Published, *, optimizer: str, stand_recipe: str) -> Figure | None:
+    """What was published for a row.
 
-
-def _figure(card: Card, pair: str, row: Row, published: Published) -> Figure | None:
+    Args:
+        pair: teacher-student.
+        row: of the table.
+        published: the figures of the data set.
+        optimizer: "sgd" or "dot".
+        stand_recipe: "paper", or "matched", which no publication has.
+    """
     teacher, student = pair.split("-")
     if row.method is None:
         return published.find(None, teacher, catalog.VANILLA)
-    if row.stand and card["stand_recipe"] == "matched":
+    if row.stand and stand_recipe == "matched":
         return None  # publications change temperature and weight too
     if row.method == catalog.VANILLA:
         return published.find(None, student, row.method)
-    return published.find(teacher, student, row.method, row.levels, row.stand, optimizer=card["optimizer"])
+    return published.find(teacher, student, row.method, row.levels, row.stand, optimizer=optimizer)

@@ -15,6 +15,15 @@ IDENTICAL, DISTINCT = "identical structures", "distinct structures"
 ABLATION = "ablation over M"
 LATEX = {"±": r"$\pm$", "–": "--", "≈": r"$\approx$", "†": r"$^\dagger$", "§": r"\S", "<": "$<$", "(-": "($-$"}
 """What the fonts of plain LaTeX lack."""
+ESCAPED = {
+    "\\": "/",
+    **{character: f"\\{character}" for character in "&%#_{}$"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+}
+"""What LaTeX reads as commands; a backslash, of a path, becomes a stroke."""
+LATEX_PAIRS, LATEX_COLUMNS = 3, 5
+"""How many pairs with published figures, and how many columns without, are as wide as a page."""
 PREVIEW = r"""\documentclass{article}
 \usepackage{booktabs}
 \usepackage[a4paper, landscape, margin=1cm]{geometry}
@@ -51,7 +60,7 @@ def write(results: Results, folder: Path) -> None:
     title, remarks = notes.caption(results.card, results.evaluations), notes.notes(results)
     for name, text in {
         f"{data}.md": markdown(found, title, remarks),
-        f"{data}.tex": latex(found, title, remarks),
+        f"{data}.tex": latex(found, title, remarks, notes.marks(results)),
         "preview.tex": PREVIEW % data,
     }.items():
         (folder / name).write_text(text, encoding="utf-8")
@@ -80,6 +89,7 @@ def numbers(results: Results) -> pd.DataFrame:
                 "gain_over_plain": _rounded(entry.gain),
                 "gain_margin": _rounded(None if compared is None else compared.margin),
                 "gain_p": compared and compared.p,
+                "gain_p_adjusted": entry.adjusted,
                 "gain_supported": entry.is_significant,
                 "published": figure and figure.top1,
                 "published_source": figure and figure.source,
@@ -141,27 +151,49 @@ def markdown(found: list[Table], caption: str, remarks: list[str]) -> str:
     return "\n".join([*parts, *(f"- {remark}" for remark in remarks), ""])
 
 
-def latex(found: list[Table], caption: str, remarks: list[str]) -> str:
-    """The tables for a paper; they need the package booktabs, nothing else."""
-    parts = ["".join(f"% {remark}\n" for remark in remarks)]
+def latex(found: list[Table], caption: str, remarks: list[str], marks: list[str]) -> str:
+    """The tables for a paper; they need the package booktabs, nothing else.
+
+    Args:
+        found: one `table` each, or several where there are more pairs than a page is wide.
+        caption: of all.
+        remarks: kept as comments.
+        marks: the remarks that explain symbols in the tables; printed below the last one.
+    """
+    parts = ["".join(f"% {' '.join(remark.split())}\n" for remark in remarks)]
     for table in found:
-        style = table.text.style.format(escape="latex").format_index(escape="latex")
-        style = style.format_index(escape="latex", axis=1)
-        weights = table.bold.map(lambda supported: "textbf:--rwrap;" if supported else "")
-        parts.append(
-            style.apply(lambda _, weights=weights: weights, axis=None).to_latex(
-                hrules=True,
-                position="t",
-                position_float="centering",
-                caption=_escape(f"{table.name[0].upper()}{table.name[1:]}. {caption}"),
-                column_format="l" + "c" * table.text.shape[1],
-                multicol_align="c",
-            )
-        )
+        title = _escape(f"{table.name[0].upper()}{table.name[1:]}. {caption}")
+        parts += [_latex(table.text[columns], table.bold[columns], title) for columns in _pages(table)]
+    below = "".join(f"\\par {_escape(' '.join(mark.split()))}\n" for mark in marks)
     text = "\n".join(parts)
+    if below:
+        head, end, tail = text.rpartition("\\end{table}")
+        text = f"{head}\\par\\medskip\\footnotesize\n{below}{end}{tail}"
     for symbol, command in LATEX.items():
         text = text.replace(symbol, command)
     return text
+
+
+def _pages(table: Table) -> list[list[tuple[str, str]]]:
+    """The columns that fit beside each other, page by page."""
+    columns: list[tuple[str, str]] = list(table.text.columns)
+    groups = list(dict.fromkeys(first for first, _ in columns))
+    size = LATEX_PAIRS if any(second for _, second in columns) else LATEX_COLUMNS
+    chosen = [groups[i : i + size] for i in range(0, len(groups), size)]
+    return [[column for column in columns if column[0] in some] for some in chosen]
+
+
+def _latex(text: pd.DataFrame, bold: pd.DataFrame, caption: str) -> str:
+    style = text.style.format(escape="latex").format_index(escape="latex").format_index(escape="latex", axis=1)
+    weights = bold.map(lambda supported: "textbf:--rwrap;" if supported else "")
+    return style.apply(lambda _: weights, axis=None).to_latex(
+        hrules=True,
+        position="t",
+        position_float="centering",
+        caption=caption,
+        column_format="l" + "c" * text.shape[1],
+        multicol_align="c",
+    )
 
 
 def _kind(pair: str) -> str:
@@ -222,6 +254,6 @@ def _rounded(value: float | None, digits: int = 4) -> float | None:
 
 
 def _escape(text: str) -> str:
-    for character in "&%#_":
-        text = text.replace(character, f"\\{character}")
+    for character, command in ESCAPED.items():
+        text = text.replace(character, command)
     return text

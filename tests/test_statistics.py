@@ -79,3 +79,38 @@ def test_noise_alone_is_bold_at_no_more_than_the_stated_rate():
 def test_a_gain_far_above_noise_is_bold():
     """10 of a pair's 14 rows are gains over plain."""
     assert rate_of_bold(gain=20.0, trials=10) == (1, pytest.approx(10 / 14))
+
+
+class TestBlocks:
+    def test_two_rows_are_the_paired_test(self):
+        first, second = [70.0, 71.5, 70.4], [71.0, 71.9, 71.8]
+        (found,), expected = statistics.in_blocks([first, second]), statistics.paired(second, first)
+        assert (found.difference, found.margin, found.p) == pytest.approx(
+            (expected.difference, expected.margin, expected.p)
+        )
+
+    def test_noise_is_the_residual_of_the_analysis_of_variance(self):
+        """Against least squares with an effect per row and per seed."""
+        random = np.random.default_rng(1)
+        rows, n = random.normal(70, 1, (4, 3)), 3
+        design = np.zeros((12, 6))
+        for i in range(4):
+            for j in range(n):
+                design[i * n + j, i] = 1
+                design[i * n + j, 4:] = np.eye(3)[j, 1:]
+        effects, residual, *_ = np.linalg.lstsq(design, rows.ravel(), rcond=None)
+        error = (2 / n * residual[0] / 6) ** 0.5
+        for k, found in enumerate(statistics.in_blocks(rows), start=1):
+            assert found.difference == pytest.approx(effects[k] - effects[0])
+            assert found.p == pytest.approx(2 * stats.t.sf(abs(found.difference) / error, 6))
+            assert found.margin == pytest.approx(stats.t.ppf(1 - ALPHA / 2, 6) * error)
+
+    @pytest.mark.parametrize("rows", [[], [[70.0, 71.0]], [[70.0], [71.0]], [[70.0, 71.0], [71.0, 72.0]]])
+    def test_seeds_that_tell_nothing(self, rows):
+        assert statistics.in_blocks(rows) == [None] * max(len(rows) - 1, 0)
+
+
+def test_a_gain_of_three_deviations_is_found_with_three_seeds():
+    """1 point at a deviation of 0.3: of the 10 gains of a pair more than four in five are bold."""
+    _, share = rate_of_bold(gain=1.0, trials=30)
+    assert share * 14 / 10 > 0.8

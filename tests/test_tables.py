@@ -6,9 +6,8 @@ import subprocess
 import pytest
 
 from kdcore import notes, tables, yamlfile
-from kdcore import results as results_module
 from kdcore.published import Published
-from kdcore.results import Results, Row, rows
+from kdcore.results import Results, Row, figure_of, rows
 from tests import made_up
 from tests.conftest import ROOT
 from tests.reference import REQUIRED
@@ -182,9 +181,8 @@ def test_figures_of_dot_are_not_those_of_sgd():
     published = Published.of({"sources": {}, "x": [*records, dot]}, "x")
     row = Row("KD", "kd", 1, False)
     for optimizer, expected in (("sgd", [1.0, 2.0, 3.0]), ("dot", [4.0, None, 3.0])):
-        card = {**CARD, "optimizer": optimizer}
         found = [
-            results_module._figure(card, "a-b", shown, published)
+            figure_of("a-b", shown, published, optimizer=optimizer, stand_recipe="paper")
             for shown in (row, Row("AT", "at"), Row("Student", "vanilla"))
         ]
         assert [figure and figure.top1 for figure in found] == expected
@@ -232,10 +230,12 @@ def test_markdown_and_latex(published):
     assert "| KD + stand             | 71.00 ± 0.00 (+0.50) " in text
     assert text.startswith("A title.\n\n### Identical structures\n")
     assert text.endswith("- A note.\n")
-    tex = tables.latex(found, "100 % of a_b", ["A note."])
+    tex = tables.latex(found, "100 % of a_b", ["A note."], ["§ a $1 note^2."])
     assert r"\caption{Identical structures. 100 \% of a\_b}" in tex
     assert r"KD + stand & 71.00 $\pm$ 0.00 (+0.50) & 71.43 ($-$0.43) \\" in tex
     assert tex.startswith("% A note.\n")
+    assert r"\par \S a \$1 note\textasciicircum{}2." in tex
+    assert tex.rstrip().endswith(r"\end{table}")
     assert all(rule in tex for rule in (r"\toprule", r"\midrule", r"\bottomrule"))
 
 
@@ -244,7 +244,7 @@ def test_only_supported_gains_are_bold():
     for gain, supported in ((5.0, True), (0.0, False)):
         found = tables.tables(made_up.matrix(gain=gain, pairs=made_up.PAIRS[:1]))
         assert found[0].bold.to_numpy().any() == supported
-        assert ("**" in tables.markdown(found, "", [])) == (r"\textbf{" in tables.latex(found, "", [])) == supported
+        assert ("**" in tables.markdown(found, "", [])) == (r"\textbf{" in tables.latex(found, "", [], [])) == supported
     alone = made_up.matrix(gain=5.0, seeds=(0,), pairs=made_up.PAIRS[:1])
     assert "**" not in tables.markdown(tables.tables(alone), "", [])
     assert "with one seed no gain is told from noise, and none is bold" in notes.caption(alone.card, alone.evaluations)
@@ -293,7 +293,7 @@ def test_other_budgets_are_marked():
     found = results(evaluations=[{**EVALUATION, "cells": longer}])
     assert frame(found)["resnet56-resnet20", ""]["AT"] == "70.50 ± 0.71 §"
     assert "§ Trained with another budget, 480 epochs: resnet56-resnet20: AT." in notes.notes(found)
-    assert r"70.50 $\pm$ 0.71 \S" in tables.latex(tables.tables(found), "", [])
+    assert r"70.50 $\pm$ 0.71 \S" in tables.latex(tables.tables(found), "", [], [])
     views = results(methods=["mlkd"], scales=[1], stand=[False])
     expected = "§ Trained with another budget, weak and strong views of each image: resnet56-resnet20: MLKD."
     assert expected in notes.notes(views)
@@ -341,10 +341,12 @@ def test_other_training_settings_are_noted():
 @pytest.mark.skipif(not (shutil.which("pdflatex") or REQUIRED), reason="no LaTeX here")
 @pytest.mark.parametrize("missing", [(), ("resnet56-resnet20-kd-1-False-0",)])
 def test_the_preview_compiles_as_it_is(tmp_path, missing):
-    """Without a warning of missing characters, which plain LaTeX leaves out of the page silently."""
+    """Without missing characters, which plain LaTeX leaves out of the page silently, and within the page."""
     tables.write(made_up.matrix(missing=missing, baselines=("vanilla", "at")), tmp_path)
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "preview.tex"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:]
     assert (tmp_path / "preview.pdf").read_bytes().startswith(b"%PDF")
-    assert "Missing character" not in (tmp_path / "preview.log").read_text(errors="replace")
+    log = (tmp_path / "preview.log").read_text(errors="replace")
+    assert "Missing character" not in log
+    assert "Overfull" not in log
