@@ -64,6 +64,8 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#3
 MARKERS = "os^DvPX*<>"
 ALONE = "0.35"
 """Grey of the student trained alone."""
+BUDGET = "§"
+"""Marks what was trained with another budget than the caption says, as in the tables."""
 DIVERGING = mpl.colormaps["RdBu"]
 ACCURACY = {"top1": "Top-1 accuracy (%)", "top1_best": "Top-1 accuracy of the best epoch (%)"}
 
@@ -110,7 +112,7 @@ def write(results: Results, folder: Path) -> None:
 def over_scales(results: Results) -> Figure | None:
     """Accuracy over M: per pair a line per method, dashed with stand; bars are deviations over seeds.
 
-    None for a matrix with one scale. Where a seed is missing, the line has a gap.
+    None for a matrix with one scale. Where a seed is missing, the line has a gap. § marks another budget.
     """
     scales = sorted(results.card["scales"], key=by_size)
     if len(scales) < 2 or not any(entry.row.scale is not None and entry.values for entry in results.entries):
@@ -127,6 +129,7 @@ def over_scales(results: Results) -> Figure | None:
             deviation = None if len(results.card["seeds"]) < 2 else [entry.deviation or 0 for entry in entries]
             label = looks[method].label + (" + stand" if stand else "")
             axes.errorbar(x, mean, deviation, label=label, elinewidth=0.6, **looks[method].of_scales(stand))
+            _mark_budgets(axes, x, entries, looks[method].colour)
         axes.set_xticks(range(len(scales)), [_m(entry.row) for entry in entries])
         axes.set_xlim(-0.35, len(scales) - 0.65)
     figure.supxlabel("M")
@@ -134,11 +137,20 @@ def over_scales(results: Results) -> Figure | None:
     return figure
 
 
+def _mark_budgets(axes: Axes, x: Iterable[float], entries: list[Entry], colour: str) -> None:
+    """§ beside the points that were trained with another budget: a label would mark them in all pairs' panels."""
+    for at, entry in zip(x, entries, strict=True):
+        if entry.budget and entry.mean is not None:
+            axes.annotate(
+                BUDGET, (at, entry.mean), xytext=(2, 2), textcoords="offset points", size=5, color=colour
+            )
+
+
 @mpl.rc_context(STYLE)
 def gains(results: Results) -> Figure | None:
     """Gains over plain in percentage points: pairs x rows, a panel per method; bold where seeds support them.
 
-    None where no row has a gain. An entry that has none says what is missing.
+    None where no row has a gain. An entry that has none says what is missing. § marks another budget.
     """
     shown = [entry for entry in results.entries if entry.row.scale is not None and not entry.row.is_plain]
     values = [entry.gain for entry in shown if entry.gain is not None]
@@ -168,7 +180,8 @@ def gains(results: Results) -> Figure | None:
 def curves(results: Results) -> Figure | None:
     """Test accuracy over epochs, mean over seeds: per pair a line per row, the paler the smaller M, dashed with stand.
 
-    The frame leaves out what lies below the last two thirds of training. Rows with a missing seed are not drawn.
+    A pair's frame is as long as its longest row, and leaves out what lies below the last two thirds of that. Rows that
+    lie outside are not in the legend; rows with a missing seed are not drawn.
     """
     lines = dict(list(plots.curves(results).groupby(["pair", "row"])))
     drawn = [entry for entry in results.entries if not entry.missing and (entry.pair, entry.row.label) in lines]
@@ -179,18 +192,26 @@ def curves(results: Results) -> Figure | None:
     scales = sorted(results.card["scales"], key=by_size)
     looks = _looks(results)
     for pair, axes in panels.items():
-        late: list[float] = []
         for row in (entry.row for entry in drawn if entry.pair == pair):
             line = lines[pair, row.label]
             look = looks[str(row.method)].of_epochs(row, scales)
             axes.plot(line["epoch"], line["test_top1"], label=row.label, linewidth=0.8, **look)
-            late += line["test_top1"].tolist()[len(line) // 3 :]
-        axes.set_xlim(0, results.card["epochs"])
-        axes.set_ylim(*_limits(late))
+        _frame(axes)
     figure.supxlabel("Epoch")
     handles = _handles(panels.values())
     _legend(figure, {row.label: handles[row.label] for row in rows(results.card) if row.label in handles}, spare)
     return figure
+
+
+def _frame(axes: Axes) -> None:
+    """Around the last two thirds of the longest line; lines outside lose their place in the legend."""
+    points = [np.asarray(line.get_xydata(), dtype=float) for line in axes.lines]
+    last = max(float(line[:, 0].max()) for line in points)
+    low, high = _limits([float(value) for line in points for value in line[line[:, 0] > last / 3, 1]])
+    axes.set(xlim=(0, last), ylim=(low, high))
+    for line, found in zip(axes.lines, points, strict=True):
+        if not ((low <= found[:, 1]) & (found[:, 1] <= high)).any():
+            line.set_label(f"_{line.get_label()}")  # matplotlib's way to keep a line out of legends
 
 
 @mpl.rc_context(STYLE)
@@ -214,7 +235,8 @@ def published(results: Results) -> Figure | None:
     limits = _limits([value for _, other, mean, _ in points for value in (other.top1, mean)])
     axes.plot(limits, limits, color="0.6", linewidth=0.6, zorder=0)
     axes.set(xlim=limits, ylim=limits, aspect="equal")
-    axes.set(xlabel="Published top-1 accuracy (%)", ylabel="Measured top-1 accuracy (%)")
+    measured = ACCURACY[results.card["accuracy"]]
+    axes.set(xlabel="Published top-1 accuracy (%)", ylabel=f"Measured {measured[0].lower()}{measured[1:]}")
     difference = float(np.mean([mean - other.top1 for _, other, mean, _ in points]))
     text = f"n = {len(points)}, mean difference {_signed(difference)}"
     axes.text(0.98, 0.02, text, transform=axes.transAxes, ha="right", size=6)
@@ -263,8 +285,9 @@ def _legend(figure: Figure, handles: dict[str, Any], spare: list[Axes]) -> None:
     columns = max(1, int(figure.get_figwidth() / (0.4 + 0.048 * max(map(len, handles)))))
     lines = ceil(len(handles) / columns)
     columns = ceil(len(handles) / lines)
-    figure.set_figheight(figure.get_figheight() + 0.13 * lines)
-    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=columns)
+    legend = figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=columns)
+    height = legend.get_window_extent(FigureCanvasAgg(figure).get_renderer()).height / figure.dpi
+    figure.set_figheight(figure.get_figheight() + height)
 
 
 def _handles(panels: Iterable[Axes]) -> dict[str, Any]:
@@ -286,6 +309,7 @@ def _heat(axes: Axes, entries: list[Entry], pairs: list[str], norm: CenteredNorm
         if entry.gain is not None:
             values[y, x] = entry.gain
             text, colour = _signed(entry.gain), _readable_on(DIVERGING(norm(entry.gain)))
+            text += f" {BUDGET}" if entry.budget else ""
         weight = "bold" if entry.is_significant else "normal"
         axes.text(x, y, text, ha="center", va="center", size=5.5, color=colour, weight=weight)
     labels = [_m(row) + ("\n+ stand" if row.stand else "") for row in columns]

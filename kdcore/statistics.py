@@ -64,7 +64,7 @@ def in_blocks(rows: Sequence[Sequence[float]]) -> list[Comparison | None]:
     Returns:
         R - 1 comparisons; None where seeds tell nothing of their noise.
     """
-    n = len(rows[0]) if rows else 0
+    n = len(rows[0]) if len(rows) else 0
     if len(rows) < 2 or n < 2:
         return [None] * (len(rows) - 1)
     values = np.asarray(rows, dtype=float)

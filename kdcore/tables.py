@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import pandas as pd
 
@@ -176,7 +177,7 @@ def latex(found: list[Table], caption: str, remarks: list[str], marks: list[str]
 
 def _pages(table: Table) -> list[list[tuple[str, str]]]:
     """The columns that fit beside each other, page by page."""
-    columns: list[tuple[str, str]] = list(table.text.columns)
+    columns = cast(list[tuple[str, str]], list(table.text.columns))
     groups = list(dict.fromkeys(first for first, _ in columns))
     size = LATEX_PAIRS if any(second for _, second in columns) else LATEX_COLUMNS
     chosen = [groups[i : i + size] for i in range(0, len(groups), size)]
