@@ -3,7 +3,8 @@
 import io
 import json
 import subprocess
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -14,15 +15,18 @@ import yaml
 from kdcore import published, yamlfile
 from kdcore.errors import UserError
 from kdcore.levels import levels
-from kdcore.results import Row, by_size, collect, rows
+from kdcore.published import Figure
+from kdcore.results import Row, by_size, figure_of, rows
 
 WORKSPACE, PUBLISHED = "workspace", "published"
-CELLS, METRICS = "tables/cells.csv", "tables/metrics.json"
+CELLS, METRICS, PARAMS = "tables/cells.csv", "tables/metrics.json", "params.yaml"
 FIGURES = "data/published.yaml"
 COLUMNS = ("pair", "method", "seed")
 """Of `CELLS`, beside the accuracy; logit methods have scale and stand, too."""
 REMEDY = f"name a commit, branch or tag (git log --oneline -- {CELLS}), an experiment (dvc exp list), {WORKSPACE} or "
 REMEDY += PUBLISHED
+SECTIONS = ("data", "train")
+"""Of params.yaml: what cells were trained on, and how."""
 Seeds = dict[int, float]
 """Seed -> accuracy in percent."""
 
@@ -39,6 +43,12 @@ class Side:
     metrics: dict[str, Any]
     """As in tables/metrics.json."""
     is_published: bool = False
+    settings: dict[str, str] = field(default_factory=dict)
+    """`SECTIONS`, flat: train.epochs -> 18; empty where that is not known."""
+    epochs: dict[tuple[str, Row], set[int]] = field(default_factory=dict)
+    """That cells were trained for; empty where the table does not say."""
+    figures: dict[tuple[str, Row], Figure] = field(default_factory=dict)
+    """Of publications: where rows come from."""
 
     def headline(self, pair: str, method: str) -> Row | None:
         """The row that metrics.json calls so: highest scale of the matrix, standardised if stand is in it; None where
@@ -92,12 +102,14 @@ class Files:
             names = (_git("ls-tree", "--name-only", self.commit, "./tables/") or "").splitlines()
         whole = (f"tables/{Path(name).stem}" for name in names if name.endswith(".csv"))
         found = [Path(stem).name for stem in whole if {f"{stem}.md", f"{stem}.tex"} <= set(names)]
-        if not found:
-            raise UserError(f"{self.name}: has no tables; {self._remedy()}")
-        return found[0]
+        if found:
+            return found[0]
+        if not Path(PARAMS).is_file():
+            raise UserError(f"{self.name}: no tables, and {Path.cwd()} has no {PARAMS}: run it in the project's root")
+        raise UserError(f"{self.name}: has no tables; {self._remedy()}")
 
     def cells(self, accuracy: str) -> pd.DataFrame:
-        """A line per cell: pair, method, seed, scale, stand (None for baselines) and top1.
+        """A line per cell: pair, method, seed, scale, stand (None for baselines), epochs (None: not known) and top1.
 
         Args:
             accuracy: the column that top1 is taken from.
@@ -113,7 +125,7 @@ class Files:
         if missing or pd.to_numeric(frame[accuracy], errors="coerce").isna().any():
             what = f"lacks {', '.join(missing)}" if missing else f"has cells without {accuracy}"
             raise UserError(f"{self.name}: {CELLS} {what}; {self._remedy()}")
-        frame = frame.reindex(columns=[*COLUMNS, "scale", "stand", accuracy]).astype(object)
+        frame = frame.reindex(columns=[*COLUMNS, "scale", "stand", "epochs", accuracy]).astype(object)
         return frame.where(frame.notna(), None).rename(columns={accuracy: "top1"})
 
     def metrics(self) -> dict[str, Any]:
@@ -124,11 +136,22 @@ class Files:
             raise UserError(f"{self.name}: {METRICS} is damaged ({error}); {self._remedy()}") from error
 
     def params(self) -> dict[str, Any]:
-        """What params.yaml says, not validated: another version of this project may have written it."""
+        """What params.yaml says, hardly validated: another version of this project may have written it.
+
+        Raises:
+            UserError: it is not YAML, or it or one of the sections, which may be missing, is no mapping.
+        """
         try:
-            return yaml.safe_load(self.read("params.yaml") or "{}")
+            found = yaml.safe_load(self.read(PARAMS) or "{}") or {}
         except yaml.YAMLError as error:
-            raise UserError(f"{self.name}: params.yaml is not valid YAML ({error})") from error
+            raise UserError(f"{self.name}: {PARAMS} is not valid YAML ({error})") from error
+        if not isinstance(found, dict):
+            raise UserError(f"{self.name}: {PARAMS} must hold keys and values, not {type(found).__name__}")
+        sections = {name: found.get(name) or {} for name in SECTIONS}
+        wrong = [name for name, section in sections.items() if not isinstance(section, dict)]
+        if wrong:
+            raise UserError(f"{self.name}: {PARAMS}: {' and '.join(wrong)} must hold keys and values")
+        return {**found, **sections}
 
     def _remedy(self) -> str:
         return "run 'dvc repro'" if self.commit is None else f"run 'dvc repro' there and commit tables/, or {REMEDY}"
@@ -165,13 +188,28 @@ def _measured(files: Files, accuracy: str) -> Side:
     data, frame = files.data(), files.cells(accuracy)
     cells = [_identified(cell, files) for cell in cast(list[dict[str, Any]], frame.to_dict("records"))]
     found: dict[tuple[str, Row], Seeds] = {}
+    epochs: dict[tuple[str, Row], set[int]] = {}
     declared = rows(_axes(cells))
     for pair in dict.fromkeys(cell["pair"] for cell in cells):
         for row in declared:
-            of_seed = {cell["seed"]: cell["top1"] for cell in cells if cell["pair"] == pair and row.holds(cell)}
-            if of_seed:
-                found[pair, row] = dict(sorted(of_seed.items()))
-    return Side(files.name, data, found, files.metrics())
+            held = [cell for cell in cells if cell["pair"] == pair and row.holds(cell)]
+            if held:
+                found[pair, row] = dict(sorted((cell["seed"], cell["top1"]) for cell in held))
+                epochs[pair, row] = {int(cell["epochs"]) for cell in held if cell["epochs"] is not None}
+    return Side(files.name, data, found, files.metrics(), settings=_settings(files.params()), epochs=epochs)
+
+
+def _settings(params: dict[str, Any]) -> dict[str, str]:
+    return {key: text for name in SECTIONS for key, text in _flat(name, params[name])}
+
+
+def _flat(name: str, value: object) -> Iterator[tuple[str, str]]:
+    """Every setting below a name, by its path, its value as params.yaml has it."""
+    if isinstance(value, dict):
+        for key, below in value.items():
+            yield from _flat(f"{name}.{key}", below)
+    else:
+        yield name, value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def _identified(cell: dict[str, Any], files: Files) -> dict[str, Any]:
@@ -205,22 +243,17 @@ def _published(measured: Side, files: Files) -> Side:
     if not figures.figures:
         known = ", ".join(name for name in content if name != "sources")
         raise UserError(f"{FIGURES}: holds no figures of {measured.data}, only of {known}; compare with a revision")
-    cells = [
-        {"pair": pair, "method": row.method, "scale": row.scale, "stand": row.stand} for pair, row in measured.rows
-    ]
-    card = {
-        **_axes(cells),
-        "seeds": [0],
-        "accuracy": "top1",
-        "optimizer": params.get("train", {}).get("optimizer", published.SGD),
-        "stand_recipe": params.get("stand_recipe", "paper"),
-    }
+    if params["data"].get("subset"):
+        raise UserError(f"{measured.name}: is of a part of {measured.data}, of which nothing was published; {REMEDY}")
+    optimizer = params["train"].get("optimizer", published.SGD)
+    recipe = params.get("stand_recipe", "paper")
     found = {
-        (entry.pair, entry.row): {0: entry.figure.top1}
-        for entry in collect(card, [], figures)
-        if entry.figure is not None and (entry.pair, entry.row) in measured.rows
+        (pair, row): figure
+        for pair, row in measured.rows
+        if (figure := figure_of(pair, row, figures, optimizer=optimizer, stand_recipe=recipe)) is not None
     }
-    return Side(PUBLISHED, measured.data, found, {}, is_published=True)
+    top1 = {of: {0: figure.top1} for of, figure in found.items()}
+    return Side(PUBLISHED, measured.data, top1, {}, is_published=True, figures=found)
 
 
 def _commit(name: str) -> str:
@@ -229,6 +262,8 @@ def _commit(name: str) -> str:
     Raises:
         UserError: there is none, or several experiments of this name.
     """
+    if name.startswith(":"):  # to git a file of the index, or a search that would find some commit
+        raise UserError(f"{name}: begins with ':', which names no revision; {REMEDY}")
     if _git("rev-parse", "--git-dir") is None:
         raise UserError(f"{name}: revisions need git, and a project in a git repository; {WORKSPACE} needs none")
     commit = _git("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}")

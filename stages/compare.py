@@ -28,8 +28,13 @@ def main(*arguments: str) -> None:
     if options.tolerance is not None and not (options.fail_on_regression and options.tolerance >= 0):
         raise UserError("--tolerance POINTS: belongs to --fail-on-regression, and must be 0 or more percentage points")
     found = compare.compare(*revisions.load(options.old, options.new, options.accuracy))
-    print(json.dumps([line.as_record() for line in found.lines], indent=1) if options.json else found.markdown() + "\n")
-    print(found.summary, file=sys.stderr if options.json else sys.stdout)
+    if options.json:
+        print(json.dumps([line.as_record() for line in found.lines], indent=1))
+    else:
+        print(found.markdown(), "", *found.doubts, sep="\n")
+    remarks = [found.summary, *([found.differs] if found.differs else [])]
+    # flushed, for a reader that has gone is to be noticed before the check decides on the exit code
+    print(*remarks, sep="\n", file=sys.stderr if options.json else sys.stdout, flush=True)
     if options.fail_on_regression:
         print(compare.check_regressions(found.lines, options.tolerance), file=sys.stderr)
 

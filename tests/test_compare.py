@@ -1,9 +1,11 @@
 """Revisions, experiments and publications side by side, in a git repository made up by hand."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -15,12 +17,17 @@ from stages import run
 from stages.compare import main
 from tests import made_up
 
+ROOT = Path(__file__).parent.parent
 PAIR = "resnet56-resnet20"
 PLAIN, SDD, SDD_STAND = ("kd", 1, False), ("kd", 4, False), ("kd", 4, True)
 NOISY = (70.0, 70.4, 69.8, 70.2)
 BETTER = (72.0, 72.5, 71.7, 72.2)
 """Two points above NOISY, seed by seed, give or take a tenth."""
 WORSE = (68.1, 68.3, 67.7, 68.2)
+
+LITTLE = {"data": {"train_per_class": 20}, "train": {"epochs": 18, "milestones": [11, 14], "nesterov": False}}
+MUCH = {"data": {"train_per_class": 80}, "train": {"epochs": 36, "milestones": [11, 14], "dot_delta": 0.075}}
+"""params.yaml of two budgets."""
 
 FIGURES = {
     "sources": {"paper": {"title": "a paper", "file": "its table", "protocol": "last epoch"}},
@@ -48,7 +55,7 @@ class Repository:
         command = ["git", *who, *arguments]
         return subprocess.run(command, cwd=self.folder, check=True, capture_output=True, text=True).stdout.strip()
 
-    def write(self, rows, *, data="cifar100", headline=None, first_seed=0, params=None):
+    def write(self, rows, *, data="cifar100", headline=None, first_seed=0, params=None, epochs=None):
         """Rows: (method, scale, stand) -> accuracies by seed; headline: the row that metrics.json calls so."""
         folder = self.folder / "tables"
         shutil.rmtree(folder, ignore_errors=True)
@@ -58,7 +65,7 @@ class Repository:
         cells = [
             {"name": "any", "pair": PAIR, "method": method, "seed": first_seed + i,
              "scale": scale and str(scale), "stand": stand,
-             "top1": top1, "top1_best": top1 + 1}
+             "top1": top1, "top1_best": top1 + 1, **({"epochs": epochs} if epochs else {})}
             for (method, scale, stand), values in rows.items() for i, top1 in enumerate(values)
         ]  # fmt: skip
         pd.DataFrame(cells).to_csv(folder / "cells.csv", index=False)
@@ -96,11 +103,15 @@ class TestVerdicts:
         assert (kd.old, kd.new, kd.difference) == pytest.approx((70.1, 72.1, 2.0))
         assert (kd.n_old, kd.n_new) == (4, 4)
 
-    def test_within_noise(self, repository):
+    def test_not_told_from_noise(self, repository):
+        other = (70.2, 69.9, 70.3, 70.1)
         repository.commit({PLAIN: NOISY})
-        repository.write({PLAIN: (70.2, 69.9, 70.3, 70.1)})
-        (line,) = lines("HEAD")
-        assert line.verdict == "within noise"
+        repository.write({PLAIN: other})
+        found = compare.compare(*revisions.load("HEAD", "workspace", "top1"))
+        (line,) = found.lines
+        assert (line.verdict, line.as_record()["beyond_noise"]) == ("not told from noise", False)
+        assert line.margin == pytest.approx(statistics.paired(other, NOISY).margin)
+        assert "0 equal, 1 not told from noise, 0 unknown; 1 of 1 line inconclusive; " in found.summary
 
     def test_holm_counts_all_lines(self, repository):
         """A p of 0.03 on its own is no finding among ten lines without one."""
@@ -112,20 +123,22 @@ class TestVerdicts:
         assert [line.verdict for line in lines("HEAD")] == ["better"]
         repository.commit({PLAIN: NOISY, **others})
         repository.write({PLAIN: small, **dict.fromkeys(others, (70.2, 69.9, 70.3, 70.1))})
-        assert {line.verdict for line in lines("HEAD")} == {"within noise"}
+        assert {line.verdict for line in lines("HEAD")} == {"not told from noise"}
 
     def test_other_seeds_are_not_paired(self, repository):
         repository.commit({PLAIN: NOISY})
         repository.write({PLAIN: BETTER}, first_seed=4)
         (line,) = lines("HEAD")
         assert (line.verdict, line.test) == ("better", "Welch's t-test")
-        assert line.p == pytest.approx(stats.ttest_ind(BETTER, NOISY, equal_var=False).pvalue)
+        welch = stats.ttest_ind(BETTER, NOISY, equal_var=False)
+        assert line.p == pytest.approx(welch.pvalue)
+        assert line.difference + line.margin == pytest.approx(welch.confidence_interval(0.95).high)
 
     def test_more_seeds(self, repository):
         repository.commit({PLAIN: NOISY[:3]})
         repository.write({PLAIN: NOISY})
         (line,) = lines("HEAD")
-        assert (line.verdict, line.test, line.n_old, line.n_new) == ("within noise", "Welch's t-test", 3, 4)
+        assert (line.verdict, line.test, line.n_old, line.n_new) == ("not told from noise", "Welch's t-test", 3, 4)
 
     @pytest.mark.parametrize(("before", "after"), [((70.0,), (75.0,)), ((70.0,), NOISY), (NOISY, (70.0,))])
     def test_one_seed_is_never_judged(self, repository, before, after):
@@ -134,10 +147,16 @@ class TestVerdicts:
         (line,) = lines("HEAD")
         assert (line.verdict, line.test, line.p) == ("unknown", None, None)
 
-    def test_nothing_changed(self, repository):
-        repository.commit({PLAIN: NOISY})
-        (line,) = lines("HEAD")
-        assert (line.verdict, line.difference) == ("within noise", 0)
+    @pytest.mark.parametrize("values", [NOISY, (70.0,), (70.0, 70.0)])
+    @pytest.mark.parametrize("first_seed", [0, 4])
+    def test_nothing_changed(self, repository, values, first_seed):
+        repository.commit({PLAIN: values})
+        repository.write({PLAIN: values}, first_seed=first_seed)
+        found = compare.compare(*revisions.load("HEAD", "workspace", "top1"))
+        (line,) = found.lines
+        assert (line.verdict, line.difference, line.test, line.p) == ("equal", 0, None, None)
+        assert line.as_record()["beyond_noise"] is False
+        assert "inconclusive" not in found.summary
 
     @pytest.mark.parametrize("first_seed", [0, 4])
     def test_seeds_that_tell_nothing(self, repository, first_seed):
@@ -158,7 +177,7 @@ class TestRows:
         repository.commit({PLAIN: NOISY}, headline=PLAIN)
         repository.write({PLAIN: NOISY, SDD: BETTER, SDD_STAND: BETTER}, headline=SDD_STAND)
         plain, headline = lines("HEAD")
-        assert (plain.what, plain.row, plain.new_row, plain.verdict) == ("plain", "KD", "KD", "within noise")
+        assert (plain.what, plain.row, plain.new_row, plain.verdict) == ("plain", "KD", "KD", "equal")
         assert (headline.what, headline.row, headline.new_row) == ("headline", "KD", "KD + SDD [1,2,4] + stand")
         assert headline.verdict == "better"
 
@@ -203,7 +222,8 @@ class TestPublished:
         repository.write({PLAIN: (70.5, 70.9, 70.4)})
         (line,) = lines("workspace", "published")
         assert (line.new, line.n_old, line.n_new) == (70.66, 3, None)
-        assert (line.test, line.verdict) == ("prediction interval", "within noise")
+        assert (line.test, line.verdict) == ("prediction interval", "not told from noise")
+        assert line.margin == pytest.approx(statistics.noise((70.5, 70.9, 70.4)))
         repository.write({PLAIN: (60.5, 60.9, 60.4)})
         assert [line.verdict for line in lines("workspace", "published")] == ["better"]
         assert [line.verdict for line in lines("published", "workspace")] == ["worse"]
@@ -211,6 +231,35 @@ class TestPublished:
     def test_one_seed(self, repository):
         repository.write({PLAIN: (60.0,)})
         assert [line.verdict for line in lines("published")] == ["unknown"]
+        repository.write({PLAIN: (70.66,)})
+        assert [line.verdict for line in lines("published")] == ["equal"]
+
+    def test_epochs_of_cells(self, repository):
+        """The table as it is written has a column that no publication says anything of."""
+        repository.write({PLAIN: NOISY}, epochs=240)
+        assert [line.old for line in lines("published")] == [70.66]
+
+    def test_mean_of_runs(self, repository):
+        sources = {"paper": {**FIGURES["sources"]["paper"], "runs": 3}}
+        yamlfile.write(repository.folder / "data/published.yaml", {**FIGURES, "sources": sources})
+        repository.write({PLAIN: NOISY})
+        assert [line.margin for line in lines("published")] == [statistics.noise(NOISY, 3)]
+
+    def test_doubt(self, repository, capsys):
+        figures = [{**FIGURES["cifar100"][0], "doubt": "logs end at 70.1"}, *FIGURES["cifar100"][1:]]
+        yamlfile.write(repository.folder / "data/published.yaml", {**FIGURES, "cifar100": figures})
+        repository.write({PLAIN: NOISY, ("kd", 1, True): NOISY})
+        assert [line.as_record()["doubt"] for line in lines("published")] == ["logs end at 70.1", None]
+        for sides in (("published", "workspace"), ("workspace", "published")):
+            main(*sides)
+            table, below = capsys.readouterr().out.split("\n\n")
+            assert (table.count(" 70.66† "), table.count("†")) == (1, 1)
+            assert below.startswith(f"† KD, {PAIR}, published 70.66: logs end at 70.1.\n{sides[0]} -> ")
+
+    def test_part_of_a_data_set(self, repository):
+        repository.write({PLAIN: NOISY}, params={"data": {"subset": True}})
+        with pytest.raises(UserError, match="workspace: is of a part of cifar100, of which nothing was published"):
+            lines("published")
 
     def test_standardised_alone_was_never_published(self, repository):
         both = {PLAIN: NOISY, ("kd", 1, True): NOISY}
@@ -265,6 +314,38 @@ class TestRevisions:
         with pytest.raises(UserError, match="HEAD~1: has no tables"):
             lines("HEAD~1")
 
+    def test_below_the_project(self, repository, monkeypatch):
+        repository.commit({PLAIN: NOISY})
+        monkeypatch.chdir(repository.folder / "data")
+        for name in ("workspace", "HEAD"):
+            with pytest.raises(
+                UserError, match=rf"{name}: no tables, and .*/data has no params.yaml: run it in the pro"
+            ):
+                lines(name, "published")
+
+    @pytest.mark.parametrize("name", [":/test", ":/!-other", ":params.yaml", ":"])
+    def test_colon(self, repository, name):
+        repository.commit({PLAIN: NOISY})
+        with pytest.raises(UserError, match=f"{name}: begins with ':', which names no revision; name a commit"):
+            lines(name)
+
+    @pytest.mark.parametrize(
+        ("text", "match"),
+        [
+            ("[1]", "must hold keys and values, not list"),
+            ("x", "not str"),
+            ("train: 5", "train must"),
+            ("{", "not valid"),
+        ],
+    )
+    def test_params_that_are_none(self, repository, text, match):
+        repository.commit({PLAIN: NOISY})
+        (repository.folder / "params.yaml").write_text(text)
+        repository.git("commit", "-qam", "damaged")
+        for sides in (("HEAD~1", "HEAD"), ("HEAD", "published")):
+            with pytest.raises(UserError, match=f"HEAD: params.yaml.*{match}"):
+                lines(*sides)
+
     @pytest.mark.parametrize("name", ["nonsense", "HEAD:tables", "HEAD~9", ""])
     def test_unknown(self, repository, name):
         repository.commit({PLAIN: NOISY})
@@ -279,6 +360,7 @@ class TestRevisions:
 
     def test_no_tables(self, repository):
         repository.git("commit", "-qm", "empty", "--allow-empty")
+        yamlfile.write(repository.folder / "params.yaml", {})
         with pytest.raises(UserError, match="HEAD: has no tables; run 'dvc repro' there and commit tables/, or name"):
             lines("HEAD")
         repository.commit({PLAIN: NOISY})
@@ -316,7 +398,9 @@ class TestRegressions:
         return compare.check_regressions(lines("HEAD"), tolerance)
 
     def test_beyond_noise(self, repository):
-        with pytest.raises(RunError, match=rf"1 line of 1 got worse:\n- {PAIR}, KD: -2.02 beyond noise"):
+        with pytest.raises(
+            RunError, match=rf"1 line of 1 got worse, 0 inconclusive:\n- {PAIR}, KD: -2.02 beyond noise"
+        ):
             self.check(repository, {PLAIN: NOISY}, {PLAIN: WORSE})
 
     def test_none(self, repository):
@@ -324,10 +408,59 @@ class TestRegressions:
 
     def test_unknown_noise_fails_only_with_a_tolerance(self, repository):
         rows = {PLAIN: (70.0,)}, {PLAIN: (60.0,)}
-        assert "1 of 1 lines could not be judged (see --tolerance)" in self.check(repository, *rows)
-        assert self.check(repository, *rows, 10.5) == "no regression found in 1 line"
+        found = "no regression found in 1 line, 1 inconclusive: 0 not told from noise, 1 unknown"
+        assert self.check(repository, *rows) == f"{found} (see --tolerance)"
+        assert self.check(repository, *rows, 10.5) == found
         with pytest.raises(RunError, match=r"-10\.00 with unknown noise, --tolerance 9\.5"):
             self.check(repository, *rows, 9.5)
+
+    def test_inconclusive_is_said(self, repository):
+        other = (70.2, 69.9, 70.3, 70.1)
+        found = self.check(repository, {PLAIN: NOISY}, {PLAIN: other})
+        assert found == "no regression found in 1 line, 1 inconclusive: 1 not told from noise, 0 unknown"
+        before, after = {PLAIN: NOISY, SDD: NOISY, SDD_STAND: (70.0,)}, {PLAIN: WORSE, SDD: other, SDD_STAND: (60.0,)}
+        for tolerance, told in ((None, "1 line of 3 got worse, 2 inc"), (1.0, "2 lines of 3 got worse, 1 inc")):
+            with pytest.raises(RunError, match=told):
+                self.check(repository, before, after, tolerance)
+
+
+class TestBudgets:
+    def differs(self, old="HEAD", new="workspace"):
+        return compare.compare(*revisions.load(old, new, "top1")).differs
+
+    def test_params(self, repository):
+        repository.commit({PLAIN: NOISY}, params=LITTLE)
+        assert self.differs() == ""
+        repository.write({PLAIN: NOISY}, params=MUCH)
+        assert self.differs() == (
+            "differs: data.train_per_class 20 -> 80, train.epochs 18 -> 36, train.nesterov false -> unset, "
+            "train.dot_delta unset -> 0.075"
+        )
+
+    def test_cells_were_trained_otherwise(self, repository):
+        """params.yaml may have changed since, or stayed where a file of cells was brought from elsewhere."""
+        repository.commit({PLAIN: NOISY}, params=LITTLE, epochs=18)
+        repository.write({PLAIN: NOISY}, params=LITTLE, epochs=240)
+        assert self.differs() == "differs: train.epochs 18 -> 240"
+        repository.write({PLAIN: NOISY}, params={**LITTLE, "train": {**LITTLE["train"], "epochs": 36}}, epochs=18)
+        assert self.differs() == ""
+
+    def test_what_is_not_known(self, repository):
+        repository.commit({PLAIN: NOISY}, params=LITTLE)
+        (repository.folder / "params.yaml").unlink()
+        assert self.differs() == ""
+        repository.write({PLAIN: NOISY}, params=LITTLE, epochs=18)
+        assert self.differs("workspace", "published") == ""
+
+    def test_said(self, repository, capsys):
+        repository.commit({PLAIN: NOISY}, params=LITTLE, epochs=18)
+        repository.write({PLAIN: NOISY}, params=LITTLE, epochs=36)
+        main("HEAD")
+        assert capsys.readouterr().out.endswith("\ndiffers: train.epochs 18 -> 36\n")
+        main("HEAD", "--json")
+        printed = capsys.readouterr()
+        assert printed.err.endswith("\ndiffers: train.epochs 18 -> 36\n")
+        assert "differs" not in printed.out
 
 
 class TestScript:
@@ -339,9 +472,11 @@ class TestScript:
         main("HEAD")
         table, summary = capsys.readouterr().out.split("\n\n")
         assert [cell.strip() for cell in table.splitlines()[2].split("|")[1:-1]] == [
-            PAIR, "KD", "plain", "70.10", "72.10", "+2.00", "4 / 4", "1.9e-05", "better",
+            PAIR, "KD", "plain", "70.10", "72.10", "+2.00", "0.13", "4 / 4", "1.9e-05", "better",
         ]  # fmt: skip
-        assert summary.startswith("HEAD -> workspace, cifar100: 1 line: 1 better, 0 worse, 0 within noise, 0 unknown; ")
+        assert summary.startswith(
+            "HEAD -> workspace, cifar100: 1 line: 1 better, 0 worse, 0 equal, 0 not told from noise, "
+        )
 
     def test_json(self, repository, capsys):
         repository.commit({PLAIN: NOISY})
@@ -350,8 +485,8 @@ class TestScript:
         printed = capsys.readouterr()
         assert json.loads(printed.out) == [{
             "pair": PAIR, "method": "kd", "what": "plain", "row": "KD", "new_row": "KD", "old": 70.1, "new": 70.0,
-            "difference": -0.1, "n_old": 4, "n_new": 1, "test": None, "p": None, "verdict": "unknown",
-            "beyond_noise": None,
+            "difference": -0.1, "margin": None, "n_old": 4, "n_new": 1, "test": None, "p": None, "verdict": "unknown",
+            "doubt": None, "beyond_noise": None,
         }]  # fmt: skip
         assert "1 unknown" in printed.err
 
@@ -383,3 +518,30 @@ class TestScript:
             ended = error.code
         assert (ended or 0) == code
         assert capsys.readouterr().err.startswith(said)
+
+
+class TestStages:
+    """How any stage ends (`stages.run`)."""
+
+    @staticmethod
+    def end(code, **options):
+        program = f"from stages import run\n{code}\nrun(main)"
+        return subprocess.run(
+            [sys.executable, "-c", program], cwd=ROOT, check=False, stderr=subprocess.PIPE, text=True, **options
+        )
+
+    @pytest.mark.parametrize("size", [10, 1_000_000])
+    def test_output_that_nobody_reads(self, size):
+        read, write = os.pipe()
+        os.close(read)
+        ended = self.end(f"def main(): print('x' * {size})", stdout=write)
+        os.close(write)
+        assert (ended.returncode, ended.stderr) == (141, "")
+
+    @pytest.mark.parametrize("error", ["KeyError('epochs')", "BrokenPipeError('of a worker')"])
+    def test_what_nobody_foresaw(self, error):
+        """Not 1, which a check takes for its answer."""
+        ended = self.end(f"def main(): raise {error}", stdout=subprocess.PIPE)
+        assert ended.returncode == 70
+        assert "Traceback" in ended.stderr
+        assert error.split("(")[0] in ended.stderr

@@ -263,7 +263,7 @@ def test_of_a_finished_matrix(finished, tmp_path):
         assert (project.folder / halfway.OUT / name).read_bytes() == (project.folder / "tables" / name).read_bytes()
     assert project.run("git", "status", "--porcelain") == ""
     assert "up to date" in project.dvc("status")
-    assert "5 lines: 0 better, 0 worse, 0 within noise, 5 unknown" in project.run(
+    assert "5 lines: 0 better, 0 worse, 5 equal, 0 not told from noise, 0 unknown" in project.run(
         "python", "-m", "stages.compare", "HEAD"
     )
     live = project.folder / progress.LIVE / f"{KD}.csv"
