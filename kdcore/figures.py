@@ -141,9 +141,7 @@ def _mark_budgets(axes: Axes, x: Iterable[float], entries: list[Entry], colour: 
     """§ beside the points that were trained with another budget: a label would mark them in all pairs' panels."""
     for at, entry in zip(x, entries, strict=True):
         if entry.budget and entry.mean is not None:
-            axes.annotate(
-                BUDGET, (at, entry.mean), xytext=(2, 2), textcoords="offset points", size=5, color=colour
-            )
+            axes.annotate(BUDGET, (at, entry.mean), xytext=(2, 2), textcoords="offset points", size=5, color=colour)
 
 
 @mpl.rc_context(STYLE)
@@ -234,7 +232,8 @@ def published(results: Results) -> Figure | None:
         )
     limits = _limits([value for _, other, mean, _ in points for value in (other.top1, mean)])
     axes.plot(limits, limits, color="0.6", linewidth=0.6, zorder=0)
-    axes.set(xlim=limits, ylim=limits, aspect="equal")
+    # Without aspect="equal", whose axes the layout clips below a high legend: the figure itself is made for a square.
+    axes.set(xlim=limits, ylim=limits)
     measured = ACCURACY[results.card["accuracy"]]
     axes.set(xlabel="Published top-1 accuracy (%)", ylabel=f"Measured {measured[0].lower()}{measured[1:]}")
     difference = float(np.mean([mean - other.top1 for _, other, mean, _ in points]))

@@ -1,5 +1,6 @@
 """What `dvc plots` draws, as frames: few columns, whose names do not depend on the matrix."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +47,20 @@ def reliability(results: Results) -> pd.DataFrame:
     for entry in results.entries:
         networks = [] if entry.missing else _measured(entry, by_pair[entry.pair])
         if networks and all("reliability" in network for network in networks):
-            pooled = _pooled(networks)
-            parts.append(pooled.assign(pair=entry.pair, row=entry.row.label)[parts[0].columns])
+            bins = pooled(networks).round({"confidence": 4, "accuracy": 4})
+            parts.append(bins.assign(pair=entry.pair, row=entry.row.label)[parts[0].columns])
     return pd.concat([part for part in parts if len(part)] or parts, ignore_index=True)
+
+
+def pooled(networks: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """Reliability bins of some networks' images together: confidence, accuracy, count of each that is not empty."""
+    bins = pd.concat([pd.DataFrame(network["reliability"]) for network in networks]).astype(float)
+    count = bins["count"]
+    sums = bins.assign(confidence=bins["confidence"] * count, accuracy=bins["accuracy"] * count)
+    sums = sums.groupby(level=0).sum()
+    sums = sums[sums["count"] > 0]
+    means = sums[["confidence", "accuracy"]].div(sums["count"], axis=0)
+    return means.assign(count=sums["count"].astype(int))
 
 
 def _measured(entry: Entry, evaluation: Evaluation) -> list[dict[str, Any]]:
@@ -56,14 +68,3 @@ def _measured(entry: Entry, evaluation: Evaluation) -> list[dict[str, Any]]:
     if entry.row.method is None:
         return [evaluation["teacher"]]
     return [cell for cell in evaluation["cells"] if entry.row.holds(cell)]
-
-
-def _pooled(networks: list[dict[str, Any]]) -> pd.DataFrame:
-    """Confidence, accuracy and count of each bin that is not empty."""
-    bins = pd.concat([pd.DataFrame(network["reliability"]) for network in networks]).astype(float)
-    count = bins["count"]
-    sums = bins.assign(confidence=bins["confidence"] * count, accuracy=bins["accuracy"] * count)
-    sums = sums.groupby(level=0).sum()
-    sums = sums[sums["count"] > 0]
-    means = sums[["confidence", "accuracy"]].div(sums["count"], axis=0).round(4)
-    return means.assign(count=sums["count"].astype(int))

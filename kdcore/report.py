@@ -1,7 +1,7 @@
 """The report: all that a matrix measured on one page, which needs no network and can be sent around as one file."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -17,6 +17,7 @@ FOLDER = Path(__file__).parent
 MINUS, NOTHING, MISSING = "\N{MINUS SIGN}", "–", "missing"
 STRONGEST = 0.95
 """Quantile of all absolute gains from which on colours grow no stronger: one failed cell must not pale the others."""
+NOISE: dict[str, Any] = {"sign": "≈", "about": "within noise: seeds cannot tell it from the published figure"}
 PROVENANCE = {
     "name": "Cell",
     "seed": "Seed",
@@ -40,6 +41,10 @@ class Value:
     is_strong: bool = False
     is_absent: bool = False
     """Sorted last in either direction."""
+    sign: str = ""
+    """† § or ≈ behind the text, as the notes explain them."""
+    about: str = ""
+    """What the sign says of this value."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +122,7 @@ def render(results: Results) -> str:
         script=Markup(script),  # noqa: S704
         caption=notes.caption(results.card, results.evaluations),
         notes=notes.notes(results),
+        incomplete=incomplete(results),
         counts=counts(results),
         heat=heat_map(results),
         lines=lines(results),
@@ -131,25 +137,36 @@ def render(results: Results) -> str:
     )
 
 
-def counts(results: Results) -> list[tuple[str, str]]:
+def incomplete(results: Results) -> str:
+    """What there is of a matrix of which something is missing; empty for a complete one."""
+    done, missing = _done(results)
+    return f"Incomplete: {done} of {done + missing} cells have a result" if missing else ""
+
+
+def counts(results: Results) -> list[tuple[str, Value]]:
     """The matrix in a few numbers."""
-    entries = [entry for entry in results.entries if entry.row.method is not None]
-    done, missing = sum(len(entry.values) for entry in entries), sum(len(entry.missing) for entry in entries)
-    gains = [entry for entry in entries if entry.gain is not None]
+    done, missing = _done(results)
+    gains = [entry for entry in results.entries if entry.gain is not None]
     best = max(gains, key=lambda entry: entry.gain or 0, default=None)
     found = [
-        ("Pairs", str(len(results.card["pairs"]))),
-        ("Cells with a result", f"{done} of {done + missing}" if missing else str(done)),
+        ("Pairs", Value(str(len(results.card["pairs"])))),
+        ("Cells with a result", Value(f"{done} of {done + missing}" if missing else str(done))),
     ]
     if len(results.card["seeds"]) > 1:
         supported = sum(entry.is_significant for entry in gains)
-        found.append(("Gains that seeds support", f"{supported} of {len(gains)}"))
+        found.append(("Gains that seeds support", Value(f"{supported} of {len(gains)}")))
     else:
         above = sum((entry.gain or 0) > 0 for entry in gains)
-        found.append(("Gains above 0; one seed tells none of them from noise", f"{above} of {len(gains)}"))
+        found.append(("Gains above 0; one seed tells none of them from noise", Value(f"{above} of {len(gains)}")))
     if best is not None:
-        found.append((f"Largest gain: {best.pair}, {best.row.label}", signed(best.gain)))
+        found.append((f"Largest gain: {best.pair}, {best.row.label}", _with_budget(Value(signed(best.gain)), best)))
     return found
+
+
+def _done(results: Results) -> tuple[int, int]:
+    """How many cells have a result, and how many have none."""
+    entries = [entry for entry in results.entries if entry.row.method is not None]
+    return sum(len(entry.values) for entry in entries), sum(len(entry.missing) for entry in entries)
 
 
 def heat_map(results: Results) -> HeatMap | None:
@@ -169,23 +186,27 @@ def heat_map(results: Results) -> HeatMap | None:
 
 def lines(results: Results) -> Sheet:
     """Every row of every pair."""
+    accuracy = results.card["accuracy"]
+    # Nothing but accuracy is measured of the best epoch.
+    last = "" if accuracy == "top1" else ", of the last epoch, not of the one that Top-1 is of"
     columns = (
         Column("Pair", is_number=False),
         Column("Row", is_number=False),
-        Column("Top-1", about="mean over seeds, percent"),
+        Column("Top-1", about=f"{notes.PROTOCOLS[accuracy]}; mean over seeds, percent; § with another budget"),
         Column("Deviation", about="sample standard deviation over seeds, percentage points"),
         Column("n", about="seeds with a result"),
         Column("Missing", about="seeds without a result"),
         Column("Gain", about="over the method's plain row, percentage points; bold where seeds support it"),
         Column("Margin", about="half the 95% confidence interval of the gain, percentage points"),
-        Column("p", about="of the paired t-test, two-sided, before adjustment"),
-        Column("Published", about="top-1, percent"),
-        Column("Difference", about="measured minus published, percentage points"),
-        Column("Within noise", is_number=False, about="whether another seed might have given the published figure"),
-        Column("Agreement", about="test images with the teacher's prediction, mean over seeds, percent"),
-        Column("ECE", about="expected calibration error, mean over seeds, percent"),
-        Column("NLL", about="negative log-likelihood, mean over seeds, nats"),
-        Column("Top-5", about="mean over seeds, percent"),
+        Column("p", about="of the comparison with the plain row, two-sided, before adjustment"),
+        Column("p, adjusted", about="by Holm's method, for all gains of the pair"),
+        Column("Published", about="top-1, percent; † doubtful"),
+        Column("Difference", about="measured minus published, percentage points; ≈ within noise"),
+        Column("Within noise", is_number=False, about="yes where seeds cannot tell measured and published apart"),
+        Column("Agreement", about=f"test images with the teacher's prediction, mean over seeds, percent{last}"),
+        Column("ECE", about=f"expected calibration error, mean over seeds, percent{last}"),
+        Column("NLL", about=f"negative log-likelihood, mean over seeds, nats{last}"),
+        Column("Top-5", about=f"mean over seeds, percent{last}"),
     )
     return Sheet("All rows", columns, [_line(results, entry) for entry in results.entries], heads=2)
 
@@ -263,23 +284,41 @@ def signed(value: float | None) -> str:
 
 
 def _line(results: Results, entry: Entry) -> list[Value]:
-    compared, figure = entry.compared, entry.figure
+    compared = entry.compared
     within = {None: Value(NOTHING, is_absent=True), True: Value("yes"), False: Value("no")}[entry.is_within_noise]
     return [
         Value(entry.pair),
         Value(entry.row.label),
-        Value(MISSING, is_absent=True) if entry.mean is None else number(entry.mean),
+        Value(MISSING, is_absent=True) if entry.mean is None else _with_budget(number(entry.mean), entry),
         number(entry.deviation),
         number(len(entry.values), 0),
         number(len(entry.missing), 0),
         _difference(entry.gain, is_strong=entry.is_significant),
         number(None if compared is None else compared.margin),
-        Value(NOTHING, is_absent=True) if compared is None else Value(_p(compared.p), compared.p),
-        number(None if figure is None else figure.top1),
-        _difference(entry.difference),
+        _p_value(None if compared is None else compared.p),
+        _p_value(entry.adjusted),
+        _published(entry),
+        replace(_difference(entry.difference), **(NOISE if entry.is_within_noise else {})),
         within,
         *(number(_mean(results, entry, key), digits) for key, digits in _METRICS.items()),
     ]
+
+
+def _with_budget(value: Value, entry: Entry) -> Value:
+    """Marked where the caption does not say what the row was trained with."""
+    return replace(value, sign="§", about=_budget(entry)) if entry.budget else value
+
+
+def _budget(entry: Entry) -> str:
+    return f"trained with another budget: {' and '.join(entry.budget)}"
+
+
+def _published(entry: Entry) -> Value:
+    """The published figure, marked where it is doubtful."""
+    if entry.figure is None:
+        return number(None)
+    value, doubt = number(entry.figure.top1), entry.figure.doubt
+    return replace(value, sign="†", about=f"doubtful: {doubt}") if doubt else value
 
 
 _METRICS = {"agreement": 2, "ece": 2, "nll": 3, "top5": 2}
@@ -305,6 +344,10 @@ def _difference(value: float | None, *, is_strong: bool = False) -> Value:
     return Value(NOTHING, is_absent=True) if value is None else Value(signed(value), value, is_strong)
 
 
+def _p_value(value: float | None) -> Value:
+    return Value(NOTHING, is_absent=True) if value is None else Value(_p(value), value)
+
+
 def _p(value: float) -> str:
     return "<0.001" if value < 0.001 else f"{value:.3f}"
 
@@ -316,14 +359,18 @@ def _tile(entry: Entry, limit: float) -> Tile:
         return Tile(MISSING, f"{where}: {len(entry.missing)} of {seeds} seeds have no result", "missing")
     noise = "" if entry.deviation is None else f" ± {entry.deviation:.2f}"
     about = f"{where}: top-1 {entry.mean:.2f}{noise}"
+    about += f", {_budget(entry)}" if entry.budget else ""
+    sign = " §" if entry.budget else ""
     if entry.row.is_plain:
-        return Tile(f"{entry.mean:.2f}", f"{about}, the plain row", "plain")
+        return Tile(f"{entry.mean:.2f}{sign}", f"{about}, the plain row", "plain")
     if entry.gain is None:
         return Tile(NOTHING, f"{about}; no complete plain row to compare with", "nothing")
     about += f", gain {signed(entry.gain)}"
     if entry.compared is not None:
         about += f" ± {entry.compared.margin:.2f}, p {_p(entry.compared.p)}"
+    if entry.adjusted is not None:
+        about += f", adjusted {_p(entry.adjusted)}"
     about += ", which seeds support" if entry.is_significant else ""
     strength = round(100 * min(1.0, abs(entry.gain) / limit))
     kind = "loss" if entry.gain < 0 else "gain"
-    return Tile(signed(entry.gain), about, kind, strength, entry.is_significant)
+    return Tile(signed(entry.gain) + sign, about, kind, strength, entry.is_significant)

@@ -79,6 +79,7 @@ class Mark:
     y: float
     radius: float
     bar: tuple[float, float] | None = None
+    is_hollow: bool = False
 
 
 @dataclass
@@ -143,11 +144,19 @@ class Chart:
         self.lines.append(Line(label, style, self.path(points), band, is_thin))
 
     def mark(
-        self, label: str, style: Style, x: float, y: float, *, radius: float = 4, deviation: float | None = None
+        self,
+        label: str,
+        style: Style,
+        x: float,
+        y: float,
+        *,
+        radius: float = 4,
+        deviation: float | None = None,
+        is_hollow: bool = False,
     ) -> None:
         """Draw one data point, `deviation` up and down of it an error bar."""
         bar = None if deviation is None else (self.at(x, y - deviation)[1], self.at(x, y + deviation)[1])
-        self.marks.append(Mark(label, style, *self.at(x, y), round(radius, 1), bar))
+        self.marks.append(Mark(label, style, *self.at(x, y), round(radius, 1), bar, is_hollow))
 
 
 def linear(title: str, values: Iterable[float], *, ticks: int = 4, starts_at: float | None = None) -> Axis:

@@ -1,12 +1,12 @@
 """The report's figures: which charts there are, and what each of them shows."""
 
 import math
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
 
+from kdcore import plots
 from kdcore.report_drawings import COLOURS, Axis, Chart, Style, linear, powers, whole
 from kdcore.results import Entry, Results, Row, by_size
 
@@ -23,6 +23,7 @@ TITLES = {
     "ce": "Cross-entropy",
     RATE: "Learning rate",
 }
+MEASURED = {"top1": "Measured (%)", "top1_best": "Measured, of the best epoch (%)"}
 ALONE = "Without scales"
 """The group of the rows that have none: students alone and feature methods."""
 TEACHER = "Teacher"
@@ -34,6 +35,8 @@ class Key:
 
     label: str
     style: Style
+    is_hollow: bool = False
+    """Of a mark: its outline alone."""
 
 
 @dataclass
@@ -87,12 +90,23 @@ def published(results: Results) -> Group | None:
         f"Scatter plot of {len(found)} rows; {above} lie above the diagonal, where more was measured than published. "
         "Bars: sample standard deviation over seeds. The table of all rows has every value."
     )
-    chart = Chart(title, text, axis, linear("Measured (%)", ends, ticks=6), 440, 420, has_diagonal=True)
+    doubts = [entry.figure.doubt for entry in shown if entry.figure and entry.figure.doubt]
+    text += f" Hollow: the published figures of {len(doubts)} rows are doubtful." if doubts else ""
+    measured = linear(MEASURED[results.card["accuracy"]], ends, ticks=6)
+    chart = Chart(title, text, axis, measured, 440, 420, has_diagonal=True)
     for entry, x, y in found:
-        noise = "" if entry.deviation is None else f" ± {entry.deviation:.2f}"
-        label = f"{entry.pair}, {entry.row.label}: measured {y:.2f}{noise}, published {x:.2f}"
-        chart.mark(label, styles[entry.pair], x, y, deviation=entry.deviation)
-    return Group(title, _keys(styles, {entry.pair for entry in shown}), [chart])
+        doubt = entry.figure.doubt if entry.figure else None
+        label = _compared(entry, x, y) + (f"; doubtful: {doubt}" if doubt else "")
+        chart.mark(label, styles[entry.pair], x, y, deviation=entry.deviation, is_hollow=bool(doubt))
+    keys = _keys(styles, {entry.pair for entry in shown})
+    if doubts:
+        keys.append(Key("Doubtful figure", Style(is_context=True), is_hollow=True))
+    return Group(title, keys, [chart])
+
+
+def _compared(entry: Entry, published_top1: float, mean: float) -> str:
+    noise = "" if entry.deviation is None else f" ± {entry.deviation:.2f}"
+    return f"{entry.pair}, {entry.row.label}: measured {mean:.2f}{noise}, published {published_top1:.2f}"
 
 
 def agreement(results: Results) -> Group | None:
@@ -303,26 +317,15 @@ def _reliability_chart(
 
 def _draw_bins(chart: Chart, label: str, style: Style, cells: list[dict[str, Any]]) -> bool:
     """A line through the bins of all seeds together, marks as large as the bins' share; whether there was any."""
-    bins = list(_pooled(cell["reliability"] for cell in cells if "reliability" in cell))
-    total = sum(count for count, _, _ in bins)
-    if not bins:
+    measured = [cell for cell in cells if "reliability" in cell]
+    if not measured:
         return False
+    found = plots.pooled(measured)
+    bins = list(zip(found["count"], found["confidence"], found["accuracy"], strict=True))
+    total = sum(count for count, _, _ in bins)
     chart.line(label, style, [(100 * confidence, 100 * accuracy) for _, confidence, accuracy in bins])
     for count, confidence, accuracy in bins:
         text = f"{label}: confidence {confidence:.1%}, accuracy {accuracy:.1%}, {count / total:.1%} of predictions"
         size = 1.2 + 3.3 * math.sqrt(count / total)
         chart.mark(text, style, 100 * confidence, 100 * accuracy, radius=size)
     return True
-
-
-def _pooled(found: Iterable[dict[str, list[Any]]]) -> Iterator[tuple[int, float, float]]:
-    """Count, mean confidence and accuracy (0 to 1) of every bin that holds predictions."""
-    diagrams = list(found)
-    for i in range(len(diagrams[0]["count"]) if diagrams else 0):
-        count = sum(diagram["count"][i] for diagram in diagrams)
-        if count:
-            weighted = (
-                sum(diagram["count"][i] * (diagram[key][i] or 0) for diagram in diagrams) / count
-                for key in ("confidence", "accuracy")
-            )
-            yield count, *weighted

@@ -1,15 +1,18 @@
 """Figures of made-up results: what they draw, and the files they become."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from PIL import Image
 
 from kdcore import figures
-from kdcore.results import Results
+from kdcore.results import Results, rows
 from tests import made_up
 
 PAIRS = made_up.PAIRS
@@ -24,6 +27,26 @@ def narrowed(results, **changes):
 
 def entry(results, pair, label):
     return next(entry for entry in results.of_pair(pair) if entry.row.label == label)
+
+
+def with_budget(results, pair, label):
+    """One row trained longer than the caption says."""
+    marked = [
+        replace(e, budget=("480 epochs",)) if (e.pair, e.row.label) == (pair, label) else e for e in results.entries
+    ]
+    return replace(results, entries=marked)
+
+
+def with_epochs(results, pair, method, epochs):
+    """One method's rows trained for another number of epochs; accuracy rises throughout, as far as it did before."""
+    history = results.histories[pair]
+    names = [name for name in history["cell"].unique() if f"-{method}-" in name]
+    parts = [history[~history["cell"].isin(names)]]
+    for name in names:
+        end = history[history["cell"] == name]["test_top1"].iloc[-1]
+        epoch = np.arange(1, epochs + 1)
+        parts.append(pd.DataFrame({"cell": name, "epoch": epoch, "test_top1": end * (1 - np.exp(-epoch / 5))}))
+    return replace(results, histories={**results.histories, pair: pd.concat(parts, ignore_index=True)})
 
 
 def panels(figure):
@@ -79,8 +102,22 @@ class TestOverScales:
         results = narrowed(made_up.matrix(pairs=PAIRS[:1]), accuracy="top1_best")
         assert "best epoch" in panels(figures.over_scales(results))[PAIRS[0]].get_ylabel()
 
+    def test_points_of_another_budget_are_marked(self):
+        results = with_budget(made_up.matrix(pairs=PAIRS[:2]), PAIRS[1], "KD + SDD [1,2]")
+        drawn = panels(figures.over_scales(results))
+        assert [text.get_text() for text in drawn[PAIRS[0]].texts] == []
+        (mark,) = drawn[PAIRS[1]].texts
+        assert mark.get_text() == "§"
+        assert mark.xy[1] == entry(results, PAIRS[1], "KD + SDD [1,2]").mean
+
 
 class TestGains:
+    def test_gains_of_another_budget_are_marked(self):
+        results = with_budget(made_up.matrix(pairs=PAIRS[:2]), PAIRS[1], "KD + SDD [1,2]")
+        texts = [text.get_text() for axes in panels(figures.gains(results)).values() for text in axes.texts]
+        gain = entry(results, PAIRS[1], "KD + SDD [1,2]").gain
+        assert [text for text in texts if "§" in text] == [f"{gain:+.2f} §"]
+
     def test_every_gain_and_bold_where_it_is_supported(self):
         results = made_up.matrix(pairs=PAIRS[:2])
         figure = figures.gains(results)
@@ -144,7 +181,21 @@ class TestCurves:
         (axes,) = panels(figures.curves(made_up.matrix(pairs=PAIRS[:1]))).values()
         low, high = axes.get_ylim()
         assert all(low < line.get_ydata()[-1] < high for line in axes.lines)
-        assert axes.get_xlim() == (0, made_up.EPOCHS)
+
+    def test_frame_is_as_long_as_the_longest_row_of_the_pair(self):
+        results = with_epochs(made_up.matrix(pairs=PAIRS[:2]), PAIRS[1], "dkd", 2 * made_up.EPOCHS)
+        first, second = panels(figures.curves(results)).values()
+        assert first.get_xlim() == (0, made_up.EPOCHS)
+        assert second.get_xlim() == (0, 2 * made_up.EPOCHS)
+        late = [line.get_ydata()[line.get_xdata() > 2 * made_up.EPOCHS / 3] for line in second.lines]
+        low, high = min(map(min, late)), max(map(max, late))
+        assert second.get_ylim() == pytest.approx((low - 0.05 * (high - low), high + 0.05 * (high - low)))
+
+    def test_legend_leaves_out_rows_outside_the_frame(self):
+        results = with_epochs(made_up.matrix(pairs=PAIRS[:1]), PAIRS[0], "dkd", 3)
+        figure = figures.curves(results)
+        labels = [text.get_text() for text in figure.legends[0].get_texts()]
+        assert labels == [row.label for row in rows(results.card) if row.method in ("vanilla", "kd")]
 
     def test_rows_with_a_missing_seed_are_left_out(self):
         missing = [f"{PAIRS[0]}-kd-1-False-0"]
@@ -172,6 +223,30 @@ class TestPublished:
         assert hollow == [bool(e.figure.doubt) for e in found]
         assert axes.get_xlim() == axes.get_ylim()
         assert f"n = {len(found)}, mean difference" in axes.texts[0].get_text()
+
+    @pytest.mark.parametrize("count", [1, 5, 9])
+    @pytest.mark.parametrize("dpi", [100, 300])
+    def test_nothing_is_clipped_with_many_methods(self, count, dpi):
+        baselines = ("vanilla", "fitnet", "at", "crd", "reviewkd", "sp", "pkt", "rkd", "vid")[:count]
+        figure = figures.published(made_up.matrix(pairs=PAIRS[:3], baselines=baselines))
+        figure.set_dpi(dpi)
+        FigureCanvasAgg(figure).draw()
+        (axes,), (legend,) = figure.axes, figure.legends
+        assert len(legend.get_texts()) > count
+        assert axes.xaxis.label.get_window_extent().y0 >= 0
+        assert axes.yaxis.label.get_window_extent().x0 >= 0
+        width, height = axes.get_window_extent().size
+        assert width == pytest.approx(height, rel=0.05)
+        box = legend.get_window_extent()
+        assert box.y0 >= axes.get_tightbbox().y1
+        assert box.y1 <= figure.bbox.y1
+
+    def test_axis_says_which_epoch(self):
+        results = made_up.matrix(pairs=PAIRS[:1])
+        (axes,) = figures.published(results).axes
+        assert axes.get_ylabel() == "Measured top-1 accuracy (%)"
+        (axes,) = figures.published(narrowed(results, accuracy="top1_best")).axes
+        assert axes.get_ylabel() == "Measured top-1 accuracy of the best epoch (%)"
 
     def test_nothing_published(self):
         assert figures.published(made_up.matrix(pairs=PAIRS[:1], data="digits")) is None

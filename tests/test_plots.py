@@ -5,7 +5,7 @@ import json
 import pandas as pd
 import pytest
 
-from kdcore import plots, yamlfile
+from kdcore import plots, report_figures, yamlfile
 from tests import made_up
 from tests.project import ROOT
 
@@ -48,6 +48,12 @@ class TestReliability:
         found = of(plots.reliability(results), "Student")
         expected = {"pair": PAIR, "row": "Student", "confidence": 0.95, "accuracy": 0.65, "count": 400}
         assert found.to_dict("records") == [expected]
+
+    def test_the_report_draws_the_same_bins(self, monkeypatch):
+        drawn = []
+        monkeypatch.setattr(plots, "pooled", lambda networks, pooled=plots.pooled: drawn.append(1) or pooled(networks))
+        report_figures.reliability(made_up.matrix(pairs=[PAIR]))
+        assert len(drawn) == 16  # 13 rows, and the teacher with each of the three groups
 
     def test_every_row_and_the_teacher(self):
         results = made_up.matrix()

@@ -122,6 +122,104 @@ def test_the_heat_map_says_what_was_measured(results):
     assert [n for _, n in heat.spans("method", "stand")] == [3, 3, 3, 3]
 
 
+def line(results, pair, label):
+    """Of the table of all rows: a pair's row, by the titles of its columns."""
+    sheet = report.lines(results)
+    found = next(row for row in sheet.rows if (row[0].text, row[1].text) == (pair, label))
+    return dict(zip((column.title for column in sheet.columns), found, strict=True))
+
+
+def with_entry(results, index, **changes):
+    entries = [replace(entry, **changes) if i == index else entry for i, entry in enumerate(results.entries)]
+    return replace(results, entries=entries)
+
+
+def signs(page):
+    """What each sign on a page is called."""
+    return [found["aria-label"] for found in page.all("span") if found.get("class") == "sign"]
+
+
+def test_doubtful_figures_are_marked(results, text, page):
+    doubtful = [entry for entry in results.entries if entry.figure and entry.figure.doubt]
+    assert doubtful
+    for entry in doubtful:
+        value = line(results, entry.pair, entry.row.label)["Published"]
+        assert (value.text, value.sign) == (f"{entry.figure.top1:.2f}", "†")
+        assert entry.figure.doubt in value.about
+    assert page.texts.count("†") == len(doubtful)
+    assert f"doubtful: {doubtful[0].figure.doubt}" in signs(page)
+    group = report.report_figures.published(results)
+    shown = [entry for entry in results.entries if entry.figure and entry.mean is not None]
+    assert [mark.is_hollow for mark in group.charts[0].marks] == [bool(entry.figure.doubt) for entry in shown]
+    assert [key.label for key in group.keys if key.is_hollow] == ["Doubtful figure"]
+    assert text.count('class="mark hollow') == sum(bool(entry.figure.doubt) for entry in shown) + 1
+
+
+def test_figures_within_noise_are_marked(results, page):
+    within = [entry for entry in results.entries if entry.is_within_noise]
+    assert within
+    assert page.texts.count("≈") == len(within)
+    for entry in results.entries:
+        found = line(results, entry.pair, entry.row.label)
+        assert (found["Difference"].sign == "≈") == (found["Within noise"].text == "yes") == bool(entry.is_within_noise)
+
+
+def test_other_budgets_are_marked(results, page):
+    assert "§" not in page.texts
+    budget = ("480 epochs", "weak and strong views of each image")
+    gains = [-1e9 if entry.gain is None else entry.gain for entry in results.entries]
+    best = gains.index(max(gains))
+    entry = results.entries[best]
+    marked = with_entry(results, best, budget=budget)
+    page = Page(report.render(marked))
+    assert line(marked, entry.pair, entry.row.label)["Top-1"].sign == "§"
+    assert page.texts.count("§") == 2  # the row's mean, and the largest gain
+    assert set(signs(page)) >= {f"trained with another budget: {' and '.join(budget)}"}
+    tile = next(tile for tile in report.heat_map(marked).rows[entry.pair] if f", {entry.row.label}: " in tile.about)
+    assert tile.text == f"{entry.gain:+.2f} §"
+    assert "480 epochs and weak and strong views" in tile.about
+    plain = next(i for i, other in enumerate(results.entries) if other.row.is_plain)
+    assert report.heat_map(with_entry(results, plain, budget=budget)).rows[PAIRS[0]][0].text.endswith(" §")
+
+
+def test_adjusted_p_stands_beside_p(results):
+    titles = [column.title for column in report.lines(results).columns]
+    assert titles.index("p, adjusted") == titles.index("p") + 1
+    compared = [entry for entry in results.entries if entry.adjusted is not None]
+    assert compared
+    assert [line(results, e.pair, e.row.label)["p, adjusted"].key for e in compared] == [e.adjusted for e in compared]
+    tiles = [tile for row in report.heat_map(results).rows.values() for tile in row if ", p " in tile.about]
+    assert tiles
+    assert all(", adjusted " in tile.about for tile in tiles)
+
+
+def test_an_incomplete_matrix_says_so_first(page):
+    said = "Incomplete: 271 of 273 cells have a result"
+    assert page.texts.index(said) < next(i for i, text in enumerate(page.texts) if text.startswith("Top-1 accuracy"))
+    whole_one = Page(report.render(made_up.matrix(pairs=PAIRS[:1], seeds=(0, 1))))
+    assert not any(text.startswith("Incomplete") for text in whole_one.texts)
+
+
+def test_the_footer_names_both_that_write_it(text):
+    footer = text[text.index("<footer>") :]
+    assert "<code>dvc repro</code>" in footer
+    assert "<code>python -m stages.report</code>" in footer
+
+
+def test_columns_say_which_epoch_they_are_of(results):
+    def about(found):
+        return {column.title: column.about for column in report.lines(found).columns}
+
+    best = Results.of(
+        {**results.card, "accuracy": "top1_best"}, results.evaluations, results.histories, results.published
+    )
+    assert about(best)["Top-1"].startswith("of the best epoch")
+    assert all("of the last epoch, not" in about(best)[title] for title in ("Agreement", "ECE", "NLL", "Top-5"))
+    assert about(results)["Top-1"].startswith("of the last epoch")
+    assert not any("not of the one" in said for said in about(results).values())
+    assert "best epoch" in report.report_figures.published(best).charts[0].y.title
+
+
 def test_one_failed_cell_does_not_pale_the_others(results):
     entries = [replace(entry, gain=-70.0) if i == 3 else entry for i, entry in enumerate(results.entries)]
     heat = report.heat_map(replace(results, entries=entries))
