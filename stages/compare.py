@@ -11,9 +11,7 @@ from stages import run
 
 def _options(arguments: tuple[str, ...]) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m stages.compare", description=__doc__)
-    parser.add_argument(
-        "old", metavar="A", help="a git revision, a DVC experiment, workspace (the files here) or published"
-    )
+    parser.add_argument("old", metavar="A", help="a git revision, DVC experiment, workspace (files here) or published")
     parser.add_argument("new", metavar="B", nargs="?", default=revisions.WORKSPACE, help="(default: workspace)")
     parser.add_argument("--json", action="store_true", help="a list of records instead of a table")
     parser.add_argument("--accuracy", choices=("top1", "top1_best"), default="top1", help="last epoch, or best epoch")
@@ -28,13 +26,11 @@ def main(*arguments: str) -> None:
     if options.tolerance is not None and not (options.fail_on_regression and options.tolerance >= 0):
         raise UserError("--tolerance POINTS: belongs to --fail-on-regression, and must be 0 or more percentage points")
     found = compare.compare(*revisions.load(options.old, options.new, options.accuracy))
-    if options.json:
-        print(json.dumps([line.as_record() for line in found.lines], indent=1))
-    else:
-        print(found.markdown(), "", *found.doubts, sep="\n")
-    remarks = [found.summary, *([found.differs] if found.differs else [])]
+    records = json.dumps([line.as_record() for line in found.lines], indent=1)
+    print(records) if options.json else print(found.markdown(), "", *found.doubts, sep="\n")
     # flushed, for a reader that has gone is to be noticed before the check decides on the exit code
-    print(*remarks, sep="\n", file=sys.stderr if options.json else sys.stdout, flush=True)
+    said = sys.stderr if options.json else sys.stdout
+    print(*filter(None, (found.summary, found.differs)), sep="\n", file=said, flush=True)
     if options.fail_on_regression:
         print(compare.check_regressions(found.lines, options.tolerance), file=sys.stderr)
 
