@@ -53,7 +53,7 @@ class World:
             return cast(Module, nn.SyncBatchNorm.convert_sync_batchnorm(module))
         for part in module.modules():
             if type(part) is nn.BatchNorm2d:
-                part.__class__ = SharedBatchNorm
+                part.__class__ = SharedBatchNorm  # in place, for adapters hold the teacher's norms too
         return module
 
     def averaging(self, module: nn.Module) -> nn.Module:
