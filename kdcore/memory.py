@@ -12,8 +12,8 @@ def keep_freed() -> None:
     """Keep freed memory in the process instead of handing it back to the system.
 
     By default glibc hands back large blocks at once, and the system clears every page before it gives it out again:
-    on 2 cores that took a quarter of a step of ResNet20. Peak memory stays the same; it is given back when the
-    process ends. Without effect where the C library is not glibc.
+    on 2 cores that took up to a third of a step of ResNet20. It is given back when the process ends. Without effect
+    where the C library is not glibc.
     """
     if platform.libc_ver()[0] == "glibc":
         library = ctypes.CDLL(None)

@@ -27,7 +27,7 @@ def main(*arguments: str) -> None:
         raise UserError("--tolerance POINTS: belongs to --fail-on-regression, and must be 0 or more percentage points")
     found = compare.compare(*revisions.load(options.old, options.new, options.accuracy))
     records = json.dumps([line.as_record() for line in found.lines], indent=1)
-    print(records) if options.json else print(found.markdown(), "", *found.doubts, sep="\n")
+    print(*([records] if options.json else [found.markdown(), "", *found.doubts]), sep="\n")
     # flushed, for a reader that has gone is to be noticed before the check decides on the exit code
     said = sys.stderr if options.json else sys.stdout
     print(*filter(None, (found.summary, found.differs)), sep="\n", file=said, flush=True)
