@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: help setup repro test lint presets preset clean
+.PHONY: help setup repro sweep test lint presets preset clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -18,6 +18,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 repro: setup  ## run the experiment matrix of params.yaml and render tables/
 	python -m stages.plan --check params.yaml
 	dvc repro
+
+sweep: setup  ## the same in parallel: make sweep [JOBS=2]
+	python -m stages.sweep $(addprefix --jobs ,$(JOBS))
 
 test: setup lint  ## check style and types, then run all tests
 	OMP_NUM_THREADS=1 pytest --numprocesses=auto --dist=loadfile

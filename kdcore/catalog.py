@@ -6,12 +6,13 @@ method, with literals `KIND` and `PARAMETERS`. Adding a network or a method is a
 
 import ast
 import difflib
+import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from kdcore.errors import UserError
+from kdcore.errors import UserError, shown
 
 PACKAGE = Path(__file__).parent
 KINDS = ("logit", "feature")
@@ -35,6 +36,8 @@ COLUMNS = ("epoch", "lr", "loss", "ce", "train_top1", "test_top1")
 """Of every history, beside one column per method."""
 VANILLA = "vanilla"
 """The baseline that distils nothing: the student trained alone."""
+NAME = re.compile("[a-z][a-z0-9_]*")
+"""What methods, networks and data sets may be called."""
 PLUS = "+"
 """Joins the terms of a sum, such as crd+kd."""
 
@@ -86,6 +89,7 @@ def networks() -> dict[str, NetworkEntry]:
     for path in _sources("networks"):
         module = f"kdcore.networks.{path.stem}"
         for name, arguments in _literals(path).get("NETWORKS", {}).items():
+            _check_name(path, name)
             if name in entries:
                 raise UserError(f"{path}: network {name!r} is offered by {entries[name].module} already")
             entries[name] = NetworkEntry(name, module, arguments)
@@ -105,11 +109,13 @@ def terms(name: str) -> list[MethodEntry]:
     names = name.split(PLUS)
     for part in names:
         if part not in known and len(names) > 1:
-            check_known(part, list(known), f"method in {name!r}:")
+            check_known(part, list(known), f"method in {shown(name)}:")
         check_known(part, [VANILLA, *known], "method")
     in_order = sorted(set(names), key=lambda part: (known[part].kind == "logit", part))
     if names != in_order:
-        raise ValueError(f"{name!r} must be written {PLUS.join(in_order)}: feature methods first, each method once")
+        raise ValueError(
+            f"{shown(name)} must be written {PLUS.join(in_order)}: feature methods first, each method once"
+        )
     return [known[part] for part in names]
 
 
@@ -133,13 +139,13 @@ def check_known(name: object, known: list[str], what: str) -> None:
     if name not in known:
         near = difflib.get_close_matches(str(name).casefold(), known, n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
-        raise ValueError(f"unknown {what} {name!r}.{hint} Allowed: {', '.join(known)}")
+        raise ValueError(f"unknown {what} {shown(name)}.{hint} Allowed: {', '.join(known)}")
 
 
 def check_pair(pair: object) -> None:
     """Raise a ValueError unless this is teacher-student, two known networks."""
     if not isinstance(pair, str) or pair.count("-") != 1:
-        raise ValueError(f"{pair!r} must be teacher-student with exactly one '-', e.g. resnet56-resnet20")
+        raise ValueError(f"{shown(pair)} must be teacher-student with exactly one '-', e.g. resnet56-resnet20")
     for network in pair.split("-"):
         check_known(network, list(networks()), "network")
 
@@ -159,7 +165,16 @@ def _sources(package: str) -> list[Path]:
     return sorted(path for path in folder.glob("*.py") if not path.name.startswith("_") and path.stem != "contract")
 
 
+def _check_name(path: Path, name: object) -> None:
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        raise UserError(
+            f"{path}: the name {shown(name)} goes into file names and command lines; take lower-case letters, digits "
+            "and _, a letter first"
+        )
+
+
 def _method(path: Path) -> MethodEntry:
+    _check_name(path, path.stem)
     literals = _literals(path)
     parameters = literals.get("PARAMETERS")
     if literals.get("KIND") not in KINDS or not isinstance(parameters, dict):

@@ -1,6 +1,8 @@
 """Weights on disk: our own are safetensors; published ones may be `.pth` pickles, of which only tensors are read."""
 
+import os
 import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from kdcore import networks
-from kdcore.errors import UserError
+from kdcore.errors import UserError, shown
 from kdcore.networks.contract import Network
 
 COUNTER = "num_batches_tracked"
+LARGEST_RATIO = 10
+"""Of what a file unpacks to, to its size; weights hardly shrink."""
 WRAPPERS = ("model", "state_dict")
 """Keys under which published checkpoints keep the state dict, beside epoch, accuracy or optimiser."""
 NUMPY = (
@@ -62,9 +66,11 @@ def load(path: Path | str, network: nn.Module, *, weights_key: str | None = None
             network.
     """
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such checkpoint")
+    check_there(path)
     weights = _read(path, weights_key)
+    strange = [f"{key} ({value.dtype})" for key, value in weights.items() if not _is_weight(key, value)]
+    if strange:
+        raise UserError(f"{path}: holds what are no weights, in {strange[:3]}; those are floating-point numbers")
     expected = network.state_dict()
     counters = {key for key in expected if key.endswith(COUNTER)}
     missing = sorted(set(expected) - set(weights) - counters)
@@ -84,6 +90,21 @@ def load(path: Path | str, network: nn.Module, *, weights_key: str | None = None
     if broken:
         raise UserError(f"{path}: holds values that are not finite, in {broken[:3]}")
     network.load_state_dict({**expected, **weights})
+
+
+def check_there(path: Path) -> None:
+    """Refuse what cannot be read, and what is no file: a pipe or a device might never end.
+
+    Raises:
+        UserError: says so.
+    """
+    if not os.path.isfile(path):  # Path.is_file() raises errors for names that are too long
+        what = "is a folder, a pipe or a device" if os.path.exists(path) else "no such checkpoint"
+        raise UserError(f"{path}: {what}; name a .safetensors or .pth file")
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def restore(
@@ -107,8 +128,8 @@ def _read(path: Path, weights_key: str | None) -> dict[str, Tensor]:
             raise UserError(f"{path}: a safetensors file holds weights alone, nothing under {weights_key!r}")
         try:
             return load_file(path)
-        except SafetensorError as error:
-            raise UserError(f"{path}: not a safetensors file ({error})") from error
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{path}: not a safetensors file, {_what_else(path, str(error))}") from error
     content = _unwrap(path, _unpickle(path), weights_key)
     weights = {key.removeprefix("module."): value for key, value in content.items()}
     if len(weights) < len(content):
@@ -118,6 +139,7 @@ def _read(path: Path, weights_key: str | None) -> dict[str, Tensor]:
 
 def _unpickle(path: Path) -> Any:
     try:
+        _check_size(path)
         with torch.serialization.safe_globals([(_Unread, name) for name in NUMPY]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # what torch raises for a damaged file depends on where the damage is
@@ -130,6 +152,16 @@ def _unpickle(path: Path) -> Any:
             ) from error
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path}: not a checkpoint of tensors alone, {_what_else(path, reason)}") from error
+
+
+def _check_size(path: Path) -> None:
+    """Refuse a file that would fill the memory: torch leaves its own uncompressed, but unpacks compressed ones."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as file:
+        declared, size = sum(entry.file_size for entry in file.infolist()), path.stat().st_size
+    if declared > LARGEST_RATIO * size:
+        raise ValueError(f"{size:,} bytes that unpack to {declared:,}: an archive bomb")
 
 
 def _what_else(path: Path, reason: str) -> str:
@@ -145,7 +177,7 @@ def _what_else(path: Path, reason: str) -> str:
 
 def _unwrap(path: Path, content: Any, weights_key: str | None) -> dict[str, Tensor]:
     """The state dict in what a file holds."""
-    held = ", ".join(map(repr, list(content)[:3])) if isinstance(content, dict) else type(content).__name__
+    held = ", ".join(map(_brief, list(content)[:3])) if isinstance(content, dict) else type(content).__name__
     where = f"under {weights_key!r}" if weights_key else f"bare or under {' or '.join(map(repr, WRAPPERS))}"
     if weights_key is not None:
         content = content.get(weights_key) if isinstance(content, dict) else None
@@ -155,6 +187,11 @@ def _unwrap(path: Path, content: Any, weights_key: str | None) -> dict[str, Tens
     if not isinstance(content, dict) or not content or not all(_is_weight(*item) for item in content.items()):
         raise UserError(f"{path}: holds no state dict of tensors, {where}, but {held or 'nothing'}")
     return content
+
+
+def _brief(key: object) -> str:
+    """A key in a message; of one that is no text, such as tuples of tuples of the same, its type alone."""
+    return shown(key) if isinstance(key, str) else type(key).__name__
 
 
 def _is_weight(key: object, value: object) -> bool:

@@ -1,6 +1,8 @@
 """Checksums of files."""
 
+import errno
 import hashlib
+import stat
 from pathlib import Path
 
 CHUNK = 1 << 20
@@ -12,7 +14,13 @@ def sha256(path: Path) -> str:
 
 
 def digests(path: Path, *kinds: str) -> dict[str, str]:
-    """Several in one pass: kind, as hashlib names it -> hexadecimal digits."""
+    """Several in one pass: kind, as hashlib names it -> hexadecimal digits.
+
+    Raises:
+        OSError: the file cannot be read, or is none: a pipe or a device might never end.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "a folder, a pipe or a device", str(path))
     found = {kind: hashlib.new(kind, usedforsecurity=False) for kind in kinds}
     with path.open("rb") as file:
         while chunk := file.read(CHUNK):

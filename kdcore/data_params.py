@@ -1,10 +1,12 @@
 """Section `data` of params.yaml: which data set, and where it comes from."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
+from kdcore.errors import UserError, named, shown
 from kdcore.section import Fraction, Section, Text
 
 IMAGE_FOLDER, PARQUET = "folder:", "parquet:"
@@ -89,8 +91,8 @@ class Own(Section):
             not source.startswith((IMAGE_FOLDER, PARQUET)) or source in (IMAGE_FOLDER, PARQUET)
         ):
             raise ValueError(
-                f"{values.get('name')!r} is none of {', '.join(KNOWN)}; a data set of your own needs "
-                f"source {IMAGE_FOLDER}<path> or {PARQUET}<path>, not {source!r}"
+                f"{shown(values.get('name'))} is none of {', '.join(KNOWN)}; a data set of your own needs "
+                f"source {IMAGE_FOLDER}<path> or {PARQUET}<path>, not {shown(source)}"
             )
         return values
 
@@ -125,6 +127,23 @@ def path(source: str) -> Path | None:
     if source in ("embedded", "download"):
         return None
     return Path(source.removeprefix(IMAGE_FOLDER).removeprefix(PARQUET))
+
+
+def check_there(section: dict[str, Any], where: str) -> None:
+    """Refuse a source that names nothing on this machine.
+
+    Args:
+        section: `data` of params.yaml.
+        where: it stands, for messages.
+
+    Raises:
+        UserError: names what is allowed.
+    """
+    there = path(section["source"])
+    if there is not None and not os.path.exists(there):  # Path.exists() raises errors for names that are too long
+        hint = " (~ is not expanded)" if str(there).startswith("~") else ""
+        allowed = SOURCES[module(section["name"])]
+        raise UserError(f"{where}: data.source: there is no {named(str(there))}{hint}. Allowed: {allowed}")
 
 
 def _tag(section: Any) -> str:

@@ -1,4 +1,4 @@
-"""The device to compute on: a property of the machine, so not of params.yaml."""
+"""What computes: the device, a property of the machine and so not of params.yaml, and the threads of the CPU."""
 
 import os
 
@@ -7,6 +7,8 @@ import torch
 from kdcore.errors import UserError
 
 VARIABLE = "KDCORE_DEVICE"
+OWN_THREADS = torch.get_num_threads()
+"""As many as torch takes by itself: OMP_NUM_THREADS, or all cores."""
 
 
 def choose() -> torch.device:
@@ -21,3 +23,11 @@ def choose() -> torch.device:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{VARIABLE}={name}: no such device here ({reason}); use cpu, cuda or cuda:1") from error
+
+
+def use_threads(count: int | None) -> None:
+    """Compute with so many threads of the CPU from now on; None: with `OWN_THREADS`.
+
+    Sums of several threads are rounded otherwise than those of one, so the bits of results depend on it.
+    """
+    torch.set_num_threads(count or OWN_THREADS)

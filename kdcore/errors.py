@@ -1,4 +1,17 @@
-"""Errors that are for people: stage scripts print them without a traceback."""
+"""Errors that are for people: stage scripts print them without a traceback. And what the system ran out of."""
+
+import errno
+import os
+import re
+
+OUT_OF_MEMORY, FULL_DISK = 71, 74
+"""Exit codes of stages (EX_OSERR, EX_IOERR), by which a sweep knows that others would fare no better."""
+FULL = (errno.ENOSPC, errno.EDQUOT)
+CUT_OFF = re.compile(r"^\d+ requested and \d+ written$")
+"""All that NumPy says when a disk is full; safetensors, likewise, keeps the system's error to itself but for its text."""
+
+SHOWN = 60
+"""Most characters of a value in a message."""
 
 
 class UserError(Exception):
@@ -7,3 +20,34 @@ class UserError(Exception):
 
 class RunError(Exception):
     """A run that failed on its own: says which, when, and what to try. Exit code 1."""
+
+
+def shown(value: object) -> str:
+    """A value in a message, cut short: it may be all that a hostile file holds."""
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
+
+
+def named(key: object) -> str:
+    """A key in a message: as it is, unless it is long or would break the line."""
+    return key if isinstance(key, str) and key.isprintable() and len(key) <= SHOWN else shown(key)
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Whether an error, or what it was raised from, is that of a full disk or an exceeded quota."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in FULL:
+            return True
+        if any(os.strerror(number) in str(error) for number in FULL) or CUT_OFF.search(str(error)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error is that of the machine's or a GPU's memory; torch, which has its own, need not be imported."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or any(text in str(error) for text in ("allocate memory", "out of memory", "ALLOC_FAILED"))
+    )

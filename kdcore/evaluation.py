@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics.functional.classification import multiclass_accuracy
 
-from kdcore import checkpoints, runs
+from kdcore import checkpoints, checksum, runs
 from kdcore.cell import RUNS
 from kdcore.data.store import Dataset
 from kdcore.inference import predict
@@ -18,7 +18,7 @@ from kdcore.networks.cost import multiply_adds, parameters
 
 CALIBRATION_BINS = 15
 DIGITS = 4
-PROVENANCE = ("commit", "device", "threads", "processes", "computed_in", "versions", "seconds", "images_per_second")
+PROVENANCE = ("commit", "device", "threads", "processes", "computed_in", "versions")
 
 
 def evaluate_pair(
@@ -59,6 +59,7 @@ def evaluate_pair(
                 "top1_best": best_top1(history),
                 "recipe": meta["recipe"],
                 **provenance,
+                "weights_sha256": checksum.sha256(folder / runs.WEIGHTS),
             }
         )
         histories.append(history.assign(cell=identity["name"]))

@@ -3,7 +3,7 @@
 from contextlib import nullcontext
 from pathlib import Path
 
-from kdcore import checkpoints, device, distributed, precision, provenance, runs, training, yamlfile
+from kdcore import checkpoints, device, distributed, precision, provenance, runs, timings, training, yamlfile
 from kdcore.data import store
 from kdcore.distributed import World
 from kdcore.networks.contract import Network
@@ -33,6 +33,7 @@ def run(card_file: Path, out: Path, *, teacher_weights: Path | None = None) -> N
 
 def _run(card_file: Path, out: Path, teacher_weights: Path | None, world: World) -> None:
     card = yamlfile.read(card_file)
+    device.use_threads(card["train"].get("threads"))
     dataset = store.load(DATA / card["data"])
     where = device.choose()
     inputs = [card_file, DATA / card["data"] / store.MANIFEST]
@@ -56,8 +57,17 @@ def _run(card_file: Path, out: Path, teacher_weights: Path | None, world: World)
             except training.NotFiniteError as error:
                 raise training.NotFiniteError(f"{card['name']}: {error}") from error
         if world.leads:
-            made = {"computed_in": str(dtype).removeprefix("torch."), "processes": world.size, **progress.timing}
+            made = {"computed_in": str(dtype).removeprefix("torch."), "processes": world.size}
             meta = {**card, **provenance.describe(where), **made}
             runs.write(out, run.student, run.history, meta, adapters=run.goal)
+            if progress.trained:
+                timings.record(
+                    card_file,
+                    out,
+                    meta,
+                    epochs=progress.trained,
+                    seconds=progress.seconds,
+                    images_per_second=progress.images_per_second,
+                )
             progress.forget()
             state.remove()

@@ -11,14 +11,15 @@ from typing import Any
 import pandas as pd
 import torch
 
-from kdcore import evaluation, jsonfile, networks, notes, plan, published, runs, yamlfile
+from kdcore import checksum, evaluation, jsonfile, networks, notes, plan, published, runs, timings, yamlfile
 from kdcore.cell import RUNS
 from kdcore.data import store
 from kdcore.errors import UserError
 from kdcore.evaluation import DIGITS, PROVENANCE
 from kdcore.experiment import DATA
-from kdcore.progress import live_file
+from kdcore.pulse import live_file
 from kdcore.results import Card, Evaluation, Results
+from kdcore.timings import Timing
 
 OUT = Path("scratch/report")
 EVALUATIONS, TEACHERS = Path("evaluations"), Path("teachers")
@@ -95,7 +96,7 @@ def collect() -> Halfway:
             evaluations.append(found)
             unfinished += still
     figures = published.Published.of(yamlfile.read("data/published.yaml"), card["data"])
-    results = Results.of(card, evaluations, histories, figures)
+    results = Results.of(card, evaluations, histories, figures, _timings(evaluations))
     return Halfway(results, cells, [one for one in unfinished if one is not None])
 
 
@@ -112,13 +113,14 @@ def _of_pair(
     histories = [pd.DataFrame(columns=["cell", "epoch", "test_top1"])]
     for identity in identities:
         name = identity["name"]
-        card_file = plan.FOLDER / ("train" if "scale" in identity else "baseline") / f"{name}.yaml"
+        card_file = _card_file(identity)
         done = _done(RUNS / pair / name, yamlfile.read(card_file))
         if done is None or done.history is None:
             unfinished.append(_unfinished(card_file))
             continue
-        is_current = name in measured and _is_of(measured[name], done.meta)
-        cells.append(measured[name] if is_current else _cell(identity, done, done.history))
+        found = _cell(identity, done, done.history)
+        is_current = name in measured and _is_same(measured[name], found)
+        cells.append(measured[name] if is_current else found)
         reused = reused or is_current
         histories.append(done.history.assign(cell=name))
     histories += [one.history.assign(cell=one.name) for one in unfinished if one is not None]
@@ -151,13 +153,25 @@ def _unfinished(card_file: Path) -> Unfinished | None:
         return None
 
 
+def _card_file(identity: dict[str, Any]) -> Path:
+    return plan.FOLDER / ("train" if "scale" in identity else "baseline") / f"{identity['name']}.yaml"
+
+
+def _timings(evaluations: list[Evaluation]) -> dict[str, Timing]:
+    """The latest of every cell that one process trained here, from its present card and from its first epoch on."""
+    log = {(timing.name, timing.card, timing.epochs): timing for timing in timings.load()}
+    cells = [cell for found in evaluations for cell in found["cells"]]
+    keys = {cell["name"]: (cell["name"], checksum.sha256(_card_file(cell)), cell["epochs"]) for cell in cells}
+    return {name: log[key] for name, key in keys.items() if key in log}
+
+
 def _last(history: pd.DataFrame) -> float:
     return round(float(history["test_top1"].iloc[-1]), DIGITS)
 
 
-def _is_of(cell: dict[str, Any], meta: dict[str, Any]) -> bool:
-    """Whether a cell of an evaluation was measured on this run."""
-    return all(cell.get(key) == meta.get(key) for key in (*PROVENANCE, "recipe"))
+def _is_same(cell: dict[str, Any], found: dict[str, Any]) -> bool:
+    """Whether a cell of an evaluation was measured on the run that is there."""
+    return all(cell.get(key) == found[key] for key in (*PROVENANCE, "recipe", "weights_sha256"))
 
 
 def _cell(identity: dict[str, Any], done: Done, history: pd.DataFrame) -> dict[str, Any]:
@@ -168,6 +182,7 @@ def _cell(identity: dict[str, Any], done: Done, history: pd.DataFrame) -> dict[s
         "recipe": done.meta["recipe"],
         **{key: done.meta.get(key) for key in PROVENANCE},
         "epochs": done.meta["train"]["epochs"],
+        "weights_sha256": checksum.sha256(RUNS / identity["pair"] / identity["name"] / runs.WEIGHTS),
     }
 
 

@@ -24,6 +24,11 @@ def read(path: Path) -> dict[str, Any]:
     return content
 
 
+def text(content: dict[str, Any]) -> str:
+    """What `write` writes."""
+    return json.dumps(content, indent=1) + "\n"
+
+
 def write(path: Path, content: dict[str, Any]) -> None:
     """Write a mapping of plain values."""
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    path.write_text(text(content), encoding="utf-8")

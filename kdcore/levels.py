@@ -1,5 +1,7 @@
 """What a scale of the matrix (SDD's M) means; see `kdcore.scales`. Does not import torch."""
 
+from kdcore.errors import shown
+
 PYRAMIDS: dict[int, tuple[int, ...]] = {1: (1,), 2: (1, 2), 4: (1, 2, 4)}
 
 
@@ -16,6 +18,6 @@ def levels(scale: object) -> tuple[int, ...]:
         if set(parts) <= {"1", "2", "4"} and parts == sorted(set(parts)):
             return tuple(int(part) for part in parts)
     raise ValueError(
-        f"{scale!r} is no scale. Allowed: 1 for M=[1], 2 for M=[1,2], 4 for M=[1,2,4], "
+        f"{shown(scale)} is no scale. Allowed: 1 for M=[1], 2 for M=[1,2], 4 for M=[1,2,4], "
         "or a rising set of levels such as L2, L4, L1_4"
     )

@@ -1,6 +1,7 @@
 """params.yaml as typed, validated objects. Nothing else reads that file."""
 
 import difflib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import product
@@ -12,9 +13,9 @@ from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, Valida
 from kdcore import catalog, yamlfile
 from kdcore.cell import Cell
 from kdcore.data_params import KNOWN, OWN, Data
-from kdcore.errors import UserError
+from kdcore.errors import UserError, named, shown
 from kdcore.levels import levels
-from kdcore.section import Count, Section
+from kdcore.section import Count, Section, Text
 from kdcore.train_params import Train
 
 
@@ -51,9 +52,9 @@ def _check_scale(scale: Any) -> Any:
 def _check_axis(values: list[Any]) -> list[Any]:
     if not values:
         raise ValueError("is empty; an axis of the matrix needs at least one value")
-    twice = sorted({str(value) for value in values if values.count(value) > 1})
+    twice = sorted(str(value) for value, count in Counter(values).items() if count > 1)
     if twice:
-        raise ValueError(f"names {', '.join(twice)} more than once")
+        raise ValueError(f"names {', '.join(twice[:5])} more than once")
     return values
 
 
@@ -66,6 +67,9 @@ def _check_scales(scales: list[int | str]) -> list[int | str]:
     return scales
 
 
+MOST_CELLS = 100_000
+MOST_PROBLEMS = 20
+"""That one message lists."""
 Axis = AfterValidator(_check_axis)
 Percent = Annotated[float, Field(ge=0, le=100)]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
@@ -74,18 +78,18 @@ Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 def _check_no_slip(source: str) -> str:
     near = difflib.get_close_matches(source, ("train", "published"), n=1)
     if near and near[0] != source and not Path(source).exists():
-        raise ValueError(f"{source!r}: there is no such file. Did you mean {near[0]}?")
+        raise ValueError(f"{shown(source)}: there is no such file. Did you mean {near[0]}?")
     return source
 
 
 class Teacher(Section):
     """Where a teacher's weights come from."""
 
-    source: Annotated[str, Field(min_length=1), AfterValidator(_check_no_slip)]
+    source: Annotated[Text, AfterValidator(_check_no_slip)]
     """ "train"; "published": what data/teachers.yaml lists; or the path or http(s) address of a checkpoint, or of an
     archive that holds it.
     """
-    member: Annotated[str, Field(min_length=1)] | None = None
+    member: Text | None = None
     """The checkpoint's path in an archive; None for a checkpoint itself."""
     sha256: Sha256 | None = None
     """Of the file at `source`. Required for an address; for a path, recorded when absent. With "published", of the
@@ -110,9 +114,9 @@ class Teacher(Section):
             raise ValueError("epochs is for source train and for otherwise: train; a checkpoint is not trained")
         if "://" in self.source:
             if not self.source.startswith(("http://", "https://")):
-                raise ValueError(f"source {self.source!r}: only http and https addresses are allowed")
+                raise ValueError(f"source {shown(self.source)}: only http and https addresses are allowed")
             if self.sha256 is None:
-                raise ValueError(f"source {self.source!r} is an address and needs the file's sha256")
+                raise ValueError(f"source {shown(self.source)} is an address and needs the file's sha256")
         return self
 
 
@@ -140,6 +144,21 @@ class Params(Section):
     methods_config: dict[str, dict[str, Any]]
     """Overrides of recipes: method -> parameter -> value, and method -> pairs -> pair -> parameter -> value."""
     tables: TableOptions
+
+    @model_validator(mode="after")
+    def _countable(self) -> "Params":
+        axes = {
+            axis: len(getattr(self, axis)) for axis in ("pairs", "methods", "scales", "stand", "baselines", "seeds")
+        }
+        pairs, methods, scales, stand, baselines, seeds = axes.values()
+        cells = pairs * seeds * (methods * scales * stand + baselines)
+        if cells > MOST_CELLS:
+            lengths = ", ".join(f"{count:,} {axis}" for axis, count in axes.items())
+            raise ValueError(
+                f"{lengths}: pairs x methods x scales x stand x seeds and pairs x baselines x seeds make {cells:,} "
+                f"cells; at most {MOST_CELLS:,} are allowed; shorten an axis"
+            )
+        return self
 
     @model_validator(mode="after")
     def _teachers_listed(self) -> "Params":
@@ -180,32 +199,34 @@ def load(path: Path | str = "params.yaml", **changes: Any) -> Params:
     Raises:
         UserError: lists every problem with its key, its value and what is allowed.
     """
-    content = {**yamlfile.read(path), **changes}
-    with _explained(str(path)):
+    content = {**yamlfile.read(path, bounded=True), **changes}
+    with explained(f"{path} with other {', '.join(changes)}" if changes else str(path)):
         return Params.model_validate(content)
 
 
 def data_section(**values: Any) -> dict[str, Any]:
     """Section `data` of params.yaml, of values from a command line. Errors as of `load`."""
-    with _explained("--dataset, --source"):
+    with explained("--dataset, --source"):
         return TypeAdapter(Data).validate_python(values).model_dump()
 
 
 @contextmanager
-def _explained(where: str) -> Iterator[None]:
+def explained(where: str) -> Iterator[None]:
     """Problems of validation in words of ours."""
     try:
         yield
     except ValidationError as error:
-        problems = [_describe(problem) for problem in error.errors()]
-        raise UserError("\n".join(f"{where}: {problem}" for problem in dict.fromkeys(problems))) from error
+        problems = list(dict.fromkeys(f"{where}: {_describe(problem)}" for problem in error.errors()))
+        more = len(problems) - MOST_PROBLEMS
+        rest = [f"and {more:,} more"] if more > 0 else []
+        raise UserError("\n".join([*problems[:MOST_PROBLEMS], *rest])) from error
 
 
 def _describe(problem: Any) -> str:
     key = ""
     for part in problem["loc"]:
         if part not in ("int", "str", OWN, *KNOWN):
-            key += f"[{part}]" if isinstance(part, int) else f".{part}" if key else str(part)
+            key += f"[{part}]" if isinstance(part, int) else f".{named(part)}" if key else named(part)
     key = key.removesuffix(".[key]")
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "extra_forbidden":
@@ -213,10 +234,5 @@ def _describe(problem: Any) -> str:
     elif problem["type"] == "missing":
         message = "is missing; give it a value"
     elif problem["type"] != "value_error":
-        message = f"{_short(problem['input'])}: {message}"
+        message = f"{shown(problem['input'])}: {message}"
     return f"{key}: {message}" if key else message
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

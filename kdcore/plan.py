@@ -6,6 +6,7 @@ source in data/recipes.yaml retrains nothing. Sources go to a file of their own 
 to the tables' card, which prints them.
 """
 
+import difflib
 from dataclasses import asdict
 from functools import cache, partial
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 from kdcore import catalog, checksum, data_params, recipes
 from kdcore.cell import Cell
-from kdcore.errors import UserError
+from kdcore.errors import UserError, shown
 from kdcore.fingerprint import ROOT, fingerprint
 from kdcore.known_teachers import COPIES, FILE, SUFFIXES, KnownTeachers, Published, own_copy
 from kdcore.levels import levels
@@ -44,6 +45,27 @@ class Code:
     def network(self, name: str) -> str:
         """Of one member of a family."""
         return self.of(catalog.networks()[name].module, only_network=name)
+
+
+def card_file(name: str, kind: str = "") -> Path:
+    """The card of a stage, or of a cell, a teacher or a pair that a command line names.
+
+    Args:
+        name: of one that is there, so that none leads elsewhere.
+        kind: folder of the cards: "train", "baseline", "teacher" or "evaluate"; "" for those of whole stages.
+
+    Raises:
+        UserError: the plan holds no such card.
+    """
+    known = sorted(path.stem for path in (FOLDER / kind).glob("*.yaml"))
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise UserError(
+            f"{FOLDER / kind}/: holds no card of {shown(name)}.{hint} Run 'dvc repro plan', which writes those of "
+            "params.yaml"
+        )
+    return FOLDER / kind / f"{name}.yaml"
 
 
 def make(
@@ -80,6 +102,7 @@ def make(
             "pair": pair,
             "data": params.data.name,
             "cells": [_identity(cell) for cell in cells if cell.pair == pair],
+            **_threads(params.train),
             "code": {"evaluation": code.of("kdcore.evaluation")},
         }
     cards["tables"] = _tables_card(params, cells, resolved, code)
@@ -154,11 +177,9 @@ def check_source(params: Params, file: str = "params.yaml") -> None:
 
 def _data_card(params: Params, code: Code) -> Card:
     check_source(params)
-    kind, path = data_params.module(params.data.name), data_params.path(str(params.data.source))
-    if path is not None and not path.exists():
-        hint = " (~ is not expanded)" if str(path).startswith("~") else ""
-        raise UserError(f"params.yaml: data.source: there is no {path}{hint}. Allowed: {data_params.SOURCES[kind]}")
-    return {**params.data.model_dump(), "code": {"data": code.of(f"kdcore.data.{kind}")}}
+    section = params.data.model_dump()
+    data_params.check_there(section, "params.yaml")
+    return {**section, "code": {"data": code.of(f"kdcore.data.{data_params.module(params.data.name)}")}}
 
 
 def _teacher_card(name: str, teacher: Teacher, params: Params, known: KnownTeachers, code: Code) -> Card:
@@ -166,6 +187,7 @@ def _teacher_card(name: str, teacher: Teacher, params: Params, known: KnownTeach
     if teacher.source == "train":
         code_used = {"trainer": code.trainer(), "student": code.network(name)}
         return {**card, **_teacher_training(name, teacher, params), "code": code_used}
+    card |= _threads(params.train)
     code_used = {"student": code.network(name), "adopting": code.of("kdcore.teachers")}
     if teacher.source == "published":
         sources = _published_sources(name, teacher, params.data.name, known)
@@ -242,7 +264,7 @@ def _checkpoint_sha256(name: str, teacher: Teacher) -> str:
         found = checksum.sha256(Path(teacher.source))
     except OSError as error:
         raise UserError(
-            f"params.yaml: teachers.{name}.source: {teacher.source!r} cannot be read ({error.strerror}). "
+            f"params.yaml: teachers.{name}.source: {shown(teacher.source)} cannot be read ({error.strerror}). "
             "Allowed: train, published, the path of a checkpoint or archive, or an http(s) address"
         ) from error
     if teacher.sha256 not in (None, found):
@@ -314,13 +336,18 @@ def _identity(cell: Cell) -> Card:
 def _settings(train: Train, method: str) -> Card:
     """The training settings that take effect: DOT is plain SGD where there is nothing but the task."""
     unused = {"milestones", "lr_decay"} if train.schedule == "cosine" else set()
-    settings = train.model_dump(exclude={*unused, "exceptions"})
+    settings = train.model_dump(exclude={*unused, "exceptions", "threads"}) | _threads(train)
     if train.optimizer == "sgd" or method == catalog.VANILLA:
         settings["optimizer"] = "sgd"
         del settings["dot_delta"]
     if train.grad_clip_norm is None:
         del settings["grad_clip_norm"]
     return settings
+
+
+def _threads(train: Train) -> Card:
+    """Nothing where torch decides."""
+    return {} if train.threads == "auto" else {"threads": train.threads}
 
 
 def _teacher_settings(name: str, teacher: Teacher, params: Params) -> Card:

@@ -1,31 +1,32 @@
 """What a person sees while a network trains."""
 
 import csv
+import json
+import math
 import os
+import platform
 import time
-from pathlib import Path
+from dataclasses import asdict
+from io import StringIO
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from kdcore.resume import FOLDER
+from kdcore import scratch
+from kdcore.pulse import Pulse, live_file, pulse_file
 from kdcore.training import Row, Watcher
 
-LIVE = FOLDER / "live"
-"""Where the histories of unfinished runs can be read, one CSV file per run."""
-
-
-def live_file(name: str) -> Path:
-    """Where the history of a run that is not finished can be read."""
-    return LIVE / f"{name}.csv"
+PULSE_SECONDS = 5.0
+"""Between two pulses while steps go on."""
 
 
 class TrainingProgress:
     """A progress bar with loss, accuracy, images per second and time left; one line when the run ends.
 
-    A run that is followed can be watched from elsewhere too: its history is in `live_file`, as it will be in the run's
-    folder, from its first epoch until `forget`. An interrupted run leaves the file for the one that goes on.
+    A run that is followed can be watched from elsewhere too, until `forget`: its history is in `live_file`, as it will
+    be in the run's folder, from its first epoch on, and how far it is in `pulse_file`, from its start. An interrupted
+    run leaves the files for the one that goes on.
 
     Args:
         name: of what is trained.
@@ -36,12 +37,15 @@ class TrainingProgress:
 
     def __init__(self, name: str, epochs: int, images: int, *, shown: bool = True) -> None:
         self.name = name
-        self.images = images
+        self.epochs, self.images = epochs, images
         self.started = time.perf_counter()
         self.done = 0
         self.last: Row = {}
         self.shown = shown
         self.history: list[Row] = []
+        self.is_followed = False
+        self.begun = 0
+        self.next_pulse = math.inf
         self.console = Console(stderr=True, quiet=not shown)
         self.bar = Progress(
             TextColumn("{task.description}"),
@@ -71,36 +75,56 @@ class TrainingProgress:
         return self.done / self.seconds
 
     @property
-    def timing(self) -> dict[str, float]:
-        """Of this process alone: a resumed run counts from its resumption."""
-        return {"seconds": round(self.seconds, 2), "images_per_second": round(self.images_per_second, 1)}
+    def trained(self) -> int:
+        """Epochs in this process."""
+        return len(self.history) - self.begun
 
     def follow(self, history: list[Row]) -> None:
-        """Keep `live_file` equal to this history, to which the trainer adds a row per epoch."""
-        self.history = history
+        """Keep the files equal to this history, to which the trainer adds a row per epoch."""
+        self.history, self.begun, self.is_followed = history, len(history), self.shown
         self._write_live()
 
     def forget(self) -> None:
-        """Remove `live_file`, once the run's results are in place."""
+        """Remove the files, once the run's results are in place."""
         if self.shown:
             live_file(self.name).unlink(missing_ok=True)
+            pulse_file(self.name).unlink(missing_ok=True)
 
     def _write_live(self) -> None:
-        """Replace the file as a whole: a reader sees all epochs of it or all of the one before."""
-        if not self.shown or not self.history:
+        if not self.is_followed:
             return
-        path = live_file(self.name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_suffix(f".{os.getpid()}")
-        with aside.open("w", newline="") as file:
-            table = csv.DictWriter(file, fieldnames=self.history[0], lineterminator="\n")
+        if self.history:
+            text = StringIO()
+            table = csv.DictWriter(text, fieldnames=self.history[0], lineterminator="\n")
             table.writeheader()
             table.writerows(self.history)
-        aside.replace(path)
+            scratch.replace(live_file(self.name), text.getvalue())
+        self._write_pulse()
+
+    def _write_pulse(self) -> None:
+        last = self.history[-1] if self.history else {}
+        rate = self.images_per_second
+        left = (self.epochs - self.begun) * self.images - self.done
+        pulse = Pulse(
+            name=self.name,
+            epoch=len(self.history),
+            epochs=self.epochs,
+            loss=last.get("loss"),
+            test_top1=last.get("test_top1"),
+            images_per_second=round(rate, 1),
+            seconds_left=round(left / rate, 1) if rate else None,
+            pid=os.getpid(),
+            host=platform.node(),
+            updated=time.time(),
+        )
+        scratch.replace(pulse_file(self.name), json.dumps(asdict(pulse)))
+        self.next_pulse = time.monotonic() + PULSE_SECONDS
 
     def _on_step(self, images: int) -> None:
         self.done += images
         self.bar.advance(self.task, images)
+        if time.monotonic() >= self.next_pulse:
+            self._write_pulse()
 
     def _on_epoch(self, row: Row) -> None:
         self.last = row

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from kdcore import catalog
 from kdcore.catalog import COMMON, DECOUPLED
 from kdcore.cell import Cell
-from kdcore.errors import UserError
+from kdcore.errors import UserError, named, shown
 from kdcore.levels import levels
 
 T = TypeVar("T")
@@ -102,11 +102,11 @@ def check_overrides(overrides: dict[str, Any], file: str = "params.yaml") -> Non
         UserError: names the key and what is allowed.
     """
     for method, layer in overrides.items():
-        of_method = f"{file}: methods_config.{method}"
+        of_method = f"{file}: methods_config.{named(method)}"
         _check_method(method, of_method)
         _check_layer(method, layer, of_method)
         for pair, of_pair in _mapping(layer.get("pairs", {}), f"{of_method}.pairs").items():
-            where = f"{of_method}.pairs.{pair}"
+            where = f"{of_method}.pairs.{named(pair)}"
             _check_pair(pair, where)
             _check_layer(method, of_pair, where)
             if "pairs" in of_pair:
@@ -223,7 +223,7 @@ def _only(values: Iterable[str], allowed: Iterable[str], where: str) -> None:
         if key not in allowed:
             near = difflib.get_close_matches(str(key), list(allowed), n=1)
             hint = f" Did you mean {near[0]}?" if near else ""
-            raise UserError(f"{where}.{key}: unknown parameter.{hint} Allowed: {', '.join(allowed)}")
+            raise UserError(f"{where}.{named(key)}: unknown parameter.{hint} Allowed: {', '.join(allowed)}")
 
 
 def _layers(
@@ -285,7 +285,9 @@ def _flat(method: str, layer: Any, where: str) -> Layer:
     flat: Layer = {}
     for key, value in _mapping(layer, where).items():
         if catalog.PLUS in method and "." in str(key):
-            raise UserError(f"{where}.{key}: unknown parameter. A term's values stand below its name: {{kd: {{...}}}}")
+            raise UserError(
+                f"{where}.{named(key)}: unknown parameter. A term's values stand below its name: {{kd: {{...}}}}"
+            )
         if key in names:
             flat |= {f"{key}.{part}": of_part for part, of_part in _mapping(value, f"{where}.{key}").items()}
         else:
@@ -304,7 +306,7 @@ def _in_sum(values: dict[str, T], name: str, *, first: bool) -> dict[str, T]:
 
 def _mapping(value: Any, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise UserError(f"{where}: {value!r} must be keys and values")
+        raise UserError(f"{where}: {shown(value)} must be keys and values")
     return value
 
 
@@ -323,4 +325,4 @@ def _check(where: str, value: Any, domain: str | list[Any]) -> None:
         right = number and (0 < value < LARGEST or (value == 0 and domain == ">= 0"))
         wanted = f"a number {domain} and below {LARGEST:g}"
     if not right:
-        raise UserError(f"{where}: {value!r} must be {wanted}")
+        raise UserError(f"{where}: {shown(value)} must be {wanted}")

@@ -28,6 +28,7 @@ PROVENANCE = {
     "recipe": "Recipe",
     "recipe_sources": "Sources of the recipe",
 }
+TIMED = "trained on this machine, from the first epoch to the last without a break"
 Cell = dict[str, Any]
 
 
@@ -212,49 +213,49 @@ def lines(results: Results) -> Sheet:
 
 
 def networks(results: Results) -> Sheet:
-    """Cost of the networks, per pair."""
-    titles = (
-        "Teacher parameters (M)",
-        "Student parameters (M)",
-        "Teacher multiply-adds (M)",
-        "Student multiply-adds (M)",
-        "Cells",
-        "Training time, all cells (h)",
-    )
+    """Cost of the networks, per pair, and of their training where somebody has a time."""
+    columns = [
+        Column("Pair", is_number=False),
+        Column("Teacher parameters (M)"),
+        Column("Student parameters (M)"),
+        Column("Teacher multiply-adds (M)"),
+        Column("Student multiply-adds (M)"),
+        Column("Cells"),
+    ]
     rows = []
     for evaluation in results.evaluations:
         sizes = [
             evaluation[of][what] / 1e6 for what in ("parameters", "multiply_adds") for of in ("teacher", "student")
         ]
-        seconds = [cell["seconds"] for cell in evaluation["cells"] if "seconds" in cell]
-        rows.append([
-            Value(evaluation["pair"]),
-            *(number(size) for size in sizes),
-            number(len(evaluation["cells"]), 0),
-            number(sum(seconds) / 3600 if seconds else None),
-        ])  # fmt: skip
-    columns = (Column("Pair", is_number=False), *(Column(title) for title in titles))
-    return Sheet("Networks and training time of pairs", columns, rows)
+        count = number(len(evaluation["cells"]), 0)
+        rows.append([Value(evaluation["pair"]), *(number(size) for size in sizes), count])
+    if not results.timings:
+        return Sheet("Networks of pairs", tuple(columns), rows)
+    for row, evaluation in zip(rows, results.evaluations, strict=True):
+        timed = [results.timings[cell["name"]] for cell in evaluation["cells"] if cell["name"] in results.timings]
+        row.append(number(sum(timing.seconds for timing in timed) / 3600 if timed else None))
+    columns.append(Column("Training time (h)", about=f"of cells {TIMED}"))
+    return Sheet("Networks and training time of pairs", tuple(columns), rows)
 
 
 def times(results: Results) -> Sheet:
-    """Time of training, per pair and row."""
+    """Time of training, per pair and row; no rows where nobody has a time."""
     columns = (
         Column("Pair", is_number=False),
         Column("Row", is_number=False),
-        Column("Cells", about="with a result"),
+        Column("Cells", about=TIMED),
         Column("Time per cell (min)", about="mean over seeds"),
         Column("Time, all cells (min)"),
         Column("Images/s", about="while training, mean over seeds"),
     )
     rows = []
     for entry in results.entries:
-        found = _cells(results, entry)
-        seconds, rates = ([cell[key] for cell in found if key in cell] for key in ("seconds", "images_per_second"))
-        if seconds:
+        found = [results.timings[name] for name in results.cells_of(entry) if name in results.timings]
+        if found:
+            minutes = [timing.seconds / 60 for timing in found]
             rows.append([
-                Value(entry.pair), Value(entry.row.label), number(len(found), 0), number(fmean(seconds) / 60),
-                number(sum(seconds) / 60), number(fmean(rates) if rates else None, 0),
+                Value(entry.pair), Value(entry.row.label), number(len(found), 0), number(fmean(minutes)),
+                number(sum(minutes)), number(fmean(timing.images_per_second for timing in found), 0),
             ])  # fmt: skip
     return Sheet("Training time of rows", columns, rows, heads=2)
 

@@ -1,7 +1,7 @@
 """What a matrix measured, row by row and pair by pair, beside what was published: the ground of tables and figures."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from statistics import mean, stdev
 from typing import Any
 
@@ -12,6 +12,7 @@ from kdcore.cell import Cell
 from kdcore.levels import levels
 from kdcore.published import Figure, Published
 from kdcore.statistics import ALPHA, Comparison
+from kdcore.timings import Timing
 
 Card = dict[str, Any]
 Evaluation = dict[str, Any]
@@ -107,13 +108,20 @@ class Results:
     published: Published
     entries: list[Entry]
     """Pair by pair, the rows in their order."""
+    timings: dict[str, Timing] = field(default_factory=dict)
+    """Of cells, by their names, where a clock's time is wanted: it differs each time that results are computed."""
 
     @classmethod
     def of(
-        cls, card: Card, evaluations: list[Evaluation], histories: dict[str, pd.DataFrame], published: Published
+        cls,
+        card: Card,
+        evaluations: list[Evaluation],
+        histories: dict[str, pd.DataFrame],
+        published: Published,
+        timings: dict[str, Timing] | None = None,
     ) -> "Results":
         """Put together."""
-        return cls(card, evaluations, histories, published, collect(card, evaluations, published))
+        return cls(card, evaluations, histories, published, collect(card, evaluations, published), timings or {})
 
     def of_pair(self, pair: str) -> list[Entry]:
         """The rows of one pair."""

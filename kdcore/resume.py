@@ -2,28 +2,47 @@
 
 import hashlib
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
 
+from kdcore import folders, limits, scratch
 from kdcore.errors import UserError
 
-FOLDER = Path("scratch")
+FOLDER = scratch.FOLDER / "states"
+SIZE_VARIABLE = "KDCORE_STATES_GB"
+LARGEST = 20.0
+"""GB of all states together, where the variable says nothing."""
+KIND = b"kdcore state "
+HEADER = KIND + b"2 "
+"""Of a file: the version of what follows, then the sha256 of the content, in as many hexadecimal digits, and a newline."""
+DIGITS = 2 * hashlib.sha256().digest_size
+PATIENCE = 0.5
+"""Seconds for which `make_room` of another process may hold a state."""
+
+
+class _UnusableError(Exception):
+    """A file from which nothing can go on; says why."""
 
 
 class ResumeState:
-    """The last complete epoch of one run, in a file that is replaced as a whole.
+    """The last two states of one run, each in a file that is there whole or not at all.
 
     Args:
-        path: of the state file.
+        path: of the latest one's file.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.before = path.with_suffix(".before")
+        self.aside = path.with_suffix(".unfinished")
+        self.lock = path.with_suffix(".lock")
 
     @classmethod
     def of(
@@ -39,50 +58,149 @@ class ResumeState:
             digest.update(hashlib.sha256(path.read_bytes()).digest())
         return cls(FOLDER / f"{inputs[0].stem}-{digest.hexdigest()[:16]}.pt")
 
+    @property
+    def name(self) -> str:
+        """Of the cell or teacher."""
+        return self.path.stem.rpartition("-")[0]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all its files."""
+        return sum(found.st_size for found in self._found())
+
+    @property
+    def saved(self) -> float:
+        """When it last was, in Unix time; 0 where it has not been."""
+        return max((found.st_mtime for found in self._found()), default=0.0)
+
     def load(self) -> dict[str, Any] | None:
-        """The saved state, or None when there is none.
+        """The latest saved state that is whole, or None where there is none. Files that are not are named, and removed,
+        lest one takes the place of a whole one at the next `save`.
 
         Raises:
-            UserError: the file is damaged.
+            UserError: a file cannot be read.
         """
-        if not self.path.is_file():
-            return None
-        try:
-            state = torch.load(self.path, map_location="cpu", weights_only=True)
-        except Exception as error:  # what torch raises for a damaged file depends on where the damage is
-            raise UserError(f"{self.path}: is damaged ({type(error).__name__}); delete it to start anew") from error
-        if not isinstance(state, dict) or set(state) != {"history", "student", "objective", "optimizer"}:
-            raise UserError(f"{self.path}: is no state of a run; delete it to start anew")
+        state, reasons = None, []
+        for path in (self.path, self.before):
+            try:
+                state = _read(path)
+            except _UnusableError as error:
+                reasons.append(f"{path}: {error}")
+                path.unlink(missing_ok=True)
+            if state is not None:
+                break
+        if reasons:
+            before = state and f"goes on from the state before it, with {len(state['history'])} epochs behind it"
+            print(f"warning: {'; '.join(reasons)}; {self.name} {before or 'starts anew'}", file=sys.stderr)
         return state
 
     def save(self, state: dict[str, Any]) -> None:
-        """Replace the saved state; a reader sees the old one or the new one, whole."""
+        """Add a state, and forget the one before the last. After a kill or a loss of power, at whatever moment, there
+        is one of them, whole.
+        """
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        aside = self.path.with_suffix(f".{os.getpid()}")
-        with aside.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(self.path)
+        buffer = BytesIO()
+        torch.save(state, buffer)
+        try:
+            with self.aside.open("wb") as file:
+                file.write(HEADER + hashlib.sha256(buffer.getbuffer()).hexdigest().encode() + b"\n")
+                file.write(buffer.getbuffer())
+                file.flush()
+                os.fsync(file.fileno())
+        except BaseException:
+            self.aside.unlink(missing_ok=True)  # a full disk needs its room
+            raise
+        if self.path.is_file():
+            self.path.replace(self.before)
+        self.aside.replace(self.path)
+        folders.sync(self.path.parent)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes from the same run: one that outlived a killed `dvc repro` may still be at it.
+        """Keep other processes from the same run: one that outlived a killed `dvc repro` may still be at it. And keep
+        the states of all runs within the size that is allowed.
 
         Raises:
-            UserError: another process is.
+            UserError: another process is at it, or the size is no number.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        lock = self.path.with_suffix(".lock")
         try:
-            with FileLock(lock, timeout=0):
+            with FileLock(self.lock, timeout=PATIENCE):
                 try:
+                    make_room()
                     yield
                 finally:
-                    lock.unlink()
+                    self.lock.unlink()
         except Timeout as error:
-            raise UserError(f"{lock}: another process trains this; wait for it or end it, then run again") from error
+            raise UserError(
+                f"{self.lock}: another process trains this; wait for it or end it, then run again"
+            ) from error
+
+    def discard(self) -> bool:
+        """Forget the state of an abandoned run; whether it is one, for a run that goes on keeps its state."""
+        try:
+            with FileLock(self.lock, timeout=0):
+                self.remove()
+                self.lock.unlink(missing_ok=True)
+        except Timeout:
+            return False
+        return True
 
     def remove(self) -> None:
         """Forget the state, once the run's results are in place."""
-        self.path.unlink(missing_ok=True)
+        for path in (self.path, self.before, self.aside):
+            path.unlink(missing_ok=True)
+
+    def _found(self) -> Iterator[os.stat_result]:
+        for path in (self.path, self.before, self.aside):
+            try:
+                yield path.stat()
+            except FileNotFoundError:  # or its run has just replaced or removed it
+                continue
+
+
+def states() -> list[ResumeState]:
+    """Of all runs here that are not finished, the oldest first."""
+    if not FOLDER.is_dir():
+        return []
+    return sorted(
+        map(ResumeState, {path.with_suffix(".pt") for path in FOLDER.iterdir()}), key=lambda state: state.saved
+    )
+
+
+def make_room() -> None:
+    """Remove abandoned states, the oldest first, until all are within the size that `KDCORE_STATES_GB` allows.
+
+    Raises:
+        UserError: it is no number.
+    """
+    allowed = limits.in_bytes(SIZE_VARIABLE, LARGEST)
+    found = [(state, state.size) for state in states()]
+    used = sum(size for _, size in found)
+    for state, size in found:
+        if used > allowed and size and state.discard():
+            used -= size
+            print(
+                f"warning: {state.path}: the state of an interrupted run is removed ({size / 1e6:.1f} MB), for all "
+                f"together exceed {SIZE_VARIABLE}={allowed / 1e9:g}",
+                file=sys.stderr,
+            )
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """What a file holds, read without executing code; None where there is no file."""
+    try:
+        whole = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    start, content = whole[: len(HEADER) + DIGITS + 1], memoryview(whole)[len(HEADER) + DIGITS + 1 :]
+    if not start.startswith(KIND):
+        raise _UnusableError("is no state of a run" if start else "is empty")
+    if not start.startswith(HEADER):
+        raise _UnusableError("is of another version of this program")
+    if start != HEADER + hashlib.sha256(content).hexdigest().encode() + b"\n":
+        raise _UnusableError("is damaged (its content has another checksum)")
+    state: dict[str, Any] = torch.load(BytesIO(content), map_location="cpu", weights_only=True)
+    return state

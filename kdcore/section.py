@@ -1,8 +1,11 @@
 """What every part of params.yaml is made of."""
 
+import unicodedata
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from kdcore.errors import shown
 
 
 class Section(BaseModel):
@@ -11,7 +14,13 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
-Text = Annotated[str, Field(min_length=1)]
+def _check_text(text: str) -> str:
+    if any(unicodedata.category(character) == "Cc" for character in text):
+        raise ValueError(f"{shown(text)} must be one line of text, without control characters")
+    return text
+
+
+Text = Annotated[str, Field(min_length=1), AfterValidator(_check_text)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]

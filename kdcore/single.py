@@ -1,16 +1,17 @@
 """Beside the pipeline: one cell of a matrix that need not hold it, and the data set of one measurement."""
 
+import os
 from pathlib import Path
 from typing import Any
 
-from kdcore import catalog, jsonfile, params, plan, runs, yamlfile
+from kdcore import catalog, checkpoints, data_params, device, params, plan, runs, yamlfile
 from kdcore.cell import Cell
 from kdcore.data import sets, store
 from kdcore.data.store import MANIFEST, Dataset
 from kdcore.errors import UserError
 from kdcore.params import Params
 
-FOLDER = Path("scratch/cells")
+DATA, FOLDER = Path("data"), Path("scratch/cells")
 
 
 def card(
@@ -62,25 +63,30 @@ def dataset(name: str | None, file: str | None, *, source: str | None, image_siz
     Raises:
         UserError: the data set cannot be had.
     """
+    size = {} if image_size is None else {"image_size": image_size}
     if file is not None:
-        return sets.fetch_once(params.load(file).data.model_dump())
-    if source is None:
-        folder = Path("data") / str(name)
+        section, where = params.load(file).data.model_dump(), file
+    elif source is not None:
+        section, where = params.data_section(name=name, source=source, **size), "--dataset, --source"
+    else:
+        folder = DATA / str(name)
         if not (folder / MANIFEST).is_file():
             raise UserError(f"{folder}: no data set is stored here; run 'dvc repro data', or add --source or --params")
         return store.load(folder)
-    size = {} if image_size is None else {"image_size": image_size}
-    return sets.fetch_once(params.data_section(name=name, source=source, **size))
+    data_params.check_there(section, where)
+    return sets.fetch_once(section)
 
 
 def check_writable(path: Path | None) -> None:
-    """Refuse a file in a folder that does not exist.
+    """Refuse what is a folder, and a file in a folder that does not exist.
 
     Raises:
         UserError: names it.
     """
-    if path is not None and not path.parent.is_dir():
-        raise UserError(f"{path}: there is no folder {path.parent}")
+    if path is not None and not os.path.isdir(path.parent):  # Path.is_dir() raises errors for names that are too long
+        raise UserError(f"--json {path}: there is no folder {path.parent}; make it, or name another file")
+    if path is not None and os.path.isdir(path):
+        raise UserError(f"--json {path}: is a folder; name a file")
 
 
 def teacher_weights(made: dict[str, Any], given: str | None) -> Path | None:
@@ -94,7 +100,7 @@ def teacher_weights(made: dict[str, Any], given: str | None) -> Path | None:
             raise UserError(f"--teacher {given}: {made['method']} trains the student alone and takes no teacher")
         return None
     path = Path(given) if given else Path("teachers") / made["teacher"] / runs.WEIGHTS
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise UserError(
             f"teacher {made['teacher']}: there is no {path}; name a checkpoint with --teacher, or list the teacher in "
             f"params.yaml and run 'dvc repro teacher@{made['teacher']}'"
@@ -102,15 +108,30 @@ def teacher_weights(made: dict[str, Any], given: str | None) -> Path | None:
     return path
 
 
+def check_inputs(made: dict[str, Any], weights: Path | None) -> None:
+    """Refuse a data set or a teacher that the run would refuse, before anything is written.
+
+    Args:
+        made: the card.
+        weights: the teacher's checkpoint, where there is one.
+
+    Raises:
+        UserError: one is damaged, or they do not fit each other.
+    """
+    found = store.load(DATA / made["data"])
+    if weights is not None:
+        checkpoints.restore(made["teacher"], len(found.classes), weights, device.choose(), stem=found.stem)
+
+
 def _check_data(matrix: Params) -> None:
     """Refuse a data set that has not been fetched, or not as the params file has it."""
     wanted = matrix.data.model_dump()
-    folder = Path("data") / matrix.data.name
+    folder = DATA / matrix.data.name
     if not (folder / MANIFEST).is_file():
         raise UserError(f"data set {matrix.data.name} is not here yet; run 'dvc repro data'")
-    found = jsonfile.read(folder / MANIFEST)
+    found = store.load(folder)
     per_class = wanted.get("train_per_class")
-    if wanted.get("image_size") not in (None, found["image_size"]) or (
-        per_class is not None and per_class * len(found["classes"]) != found["counts"]["train"]
+    if wanted.get("image_size") not in (None, found.image_size) or (
+        per_class is not None and per_class * len(found.classes) != len(found.train.labels)
     ):
         raise UserError(f"{folder}: is not as section data of the params file has it; run 'dvc repro data'")

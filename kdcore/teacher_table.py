@@ -22,8 +22,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from kdcore import folders, jsonfile
-from kdcore.errors import UserError
+from kdcore import folders, jsonfile, limits
 
 CACHE = Path("scratch/teacher-tables")
 FOLDER_VARIABLE = "KDCORE_TABLES"
@@ -96,7 +95,7 @@ def open_table(
         dtype: float16 or float32.
         make: False returns None where there is none.
     """
-    if _limit() == 0:
+    if limits.in_bytes(SIZE_VARIABLE, LARGEST) == 0:
         return None
     content = {**identity, **asdict(shape), "dtype": str(dtype), "boot": _boot()}
     key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24]
@@ -121,7 +120,7 @@ def _make(folder: Path, content: dict[str, object], shape: Shape, dtype: torch.d
 
 def _make_room(cache: Path, needed: int) -> bool:
     """Whether a table of so many bytes fits, once the tables used longest ago are removed."""
-    limit = _limit()
+    limit = limits.in_bytes(SIZE_VARIABLE, LARGEST)
     tables = sorted((path for path in cache.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime)
     while True:
         disk = shutil.disk_usage(cache)
@@ -130,15 +129,7 @@ def _make_room(cache: Path, needed: int) -> bool:
             return True
         if not tables or needed > limit:
             return False
-        shutil.rmtree(tables.pop(0))
-
-
-def _limit() -> float:
-    given = os.environ.get(SIZE_VARIABLE, str(LARGEST))
-    try:
-        return float(given) * 1e9
-    except ValueError as error:
-        raise UserError(f"{SIZE_VARIABLE}={given}: must be a number of gigabytes; 0 keeps no tables") from error
+        folders.remove(tables.pop(0))
 
 
 def _boot() -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from kdcore import archives, checkpoints, checksum, download, inference, jsonfile, provenance, runs
+from kdcore import archives, checkpoints, checksum, download, inference, jsonfile, provenance, runs, scratch
 from kdcore.data.store import Dataset
 from kdcore.errors import UserError
 from kdcore.networks.contract import Network
@@ -92,7 +92,7 @@ def adopt(
 
 def record_tried(out: Path, tried: list[dict[str, str]]) -> None:
     """Note in the folder of a teacher that was trained here which sources were tried before."""
-    jsonfile.write(out / runs.META, {**runs.read_meta(out), "tried": tried})
+    scratch.replace(out / runs.META, jsonfile.text({**runs.read_meta(out), "tried": tried}))
 
 
 def check_accuracy(card: dict[str, Any], source: str, measured: float) -> None:

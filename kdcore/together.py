@@ -14,7 +14,7 @@ from torch import nn
 from kdcore import catalog, checkpoints, device, experiment, jsonfile, plan, precision, runs, training, yamlfile
 from kdcore.cell import RUNS
 from kdcore.data import store
-from kdcore.errors import UserError
+from kdcore.errors import UserError, named
 from kdcore.progress import TrainingProgress
 from kdcore.resume import ResumeState
 
@@ -38,7 +38,7 @@ def train(pair: str, seed: int) -> list[str]:
     chosen = {path: card for path, card in cards.items() if (card.get("pair"), card["seed"]) == (pair, seed)}
     if not chosen:
         raise UserError(
-            f"the matrix of params.yaml holds no cells of pair {pair} with seed {seed}; see 'dvc repro plan'"
+            f"the matrix of params.yaml holds no cells of pair {named(pair)} with seed {seed}; see 'dvc repro plan'"
         )
     stale = {path: card for path, card in chosen.items() if not _is_done(card)}
     for _, group in groupby(sorted(stale, key=lambda path: _kind(stale[path])), key=lambda path: _kind(stale[path])):
@@ -56,13 +56,14 @@ def _kind(card: Card) -> str:
     terms = catalog.terms(card["method"])
     logits_alone = all(entry.kind == "logit" and len(entry.views) == 1 for entry in terms)
     changes_teacher = any(entry.name == "ofd" for entry in terms)
-    settings = [card["train"][key] for key in ("epochs", "batch_size", "precision")]
+    settings = [card["train"].get(key) for key in ("epochs", "batch_size", "precision", "threads")]
     return str([logits_alone, changes_teacher, *settings])
 
 
 def _train(pair: str, cards: dict[Path, Card]) -> None:
     first = next(iter(cards.values()))
     folder, weights = experiment.DATA / first["data"], Path("pairs") / f"{pair}.safetensors"
+    device.use_threads(first["train"].get("threads"))
     dataset, where = store.load(folder), device.choose()
     dtype = precision.resolve(first["train"]["precision"], where)
     name = pair.partition("-")[0]

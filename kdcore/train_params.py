@@ -2,12 +2,19 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from kdcore import catalog
 from kdcore.section import Count, Fraction, NonNegative, Positive, Section
 
 SELECTORS = ("students", "methods", "pairs")
+MOST_THREADS = 1024
+
+
+def _check_threads(given: Any) -> Any:
+    if given != "auto" and not (type(given) is int and 1 <= given <= MOST_THREADS):
+        raise ValueError(f"{given!r} must be auto, or a number of CPU threads from 1 to {MOST_THREADS}")
+    return given
 
 
 class SpecialCase(Section):
@@ -72,6 +79,9 @@ class Train(Section):
     precision: Literal["auto", "float32", "bfloat16"]
     """In which convolutions and matrix products are computed while networks train. auto: bfloat16 where the hardware
     multiplies it, else float32."""
+    threads: Annotated[int | Literal["auto"], BeforeValidator(_check_threads)] = "auto"
+    """Of the CPU, with which networks are trained and measured; they decide how sums are rounded, and so the bits of
+    all results. auto: as many as torch takes by itself: OMP_NUM_THREADS, or all cores."""
     exceptions: list[SpecialCase] = Field(default_factory=list)
     """Later ones win."""
 

@@ -5,20 +5,22 @@ Deterministic: all randomness comes from (seed, epoch, index). Nothing is read b
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from signal import Signals
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from kdcore import catalog, memory, networks, objective, precision, teaching
-from kdcore.data.augment import device_generator, seed_dropout
+from kdcore import catalog, collapse, memory, networks, objective, precision, teaching
+from kdcore.data.augment import device_generator, drawn_state, restore_drawn, seed_dropout
 from kdcore.data.feed import Feed, Seen
 from kdcore.data.store import Dataset
 from kdcore.distributed import ALONE, World
 from kdcore.dot import DOT
 from kdcore.errors import RunError, UserError
 from kdcore.inference import predict
+from kdcore.interruption import Interrupted, Interruption
 from kdcore.networks.contract import Network, Output
 from kdcore.objective import PLAIN, Batch, Known, Objective, Parts
 from kdcore.sgd import SGD
@@ -29,8 +31,17 @@ views), test_top1.
 """
 
 
+LARGEST = 1e6
+"""Of weights and biases: beyond it a gradient has exploded. Those of trained networks, published ones included, stay
+below 100.
+"""
+ADVICE = "Lower train.lr or the method's weights, or set train.grad_clip_norm"
+
+
 class NotFiniteError(RunError):
-    """A loss is NaN or infinite; the message names epoch, step and the last finite values."""
+    """A loss is NaN or infinite, or a weight is, or is absurdly large; the message names the run, epoch, step and the
+    last finite values.
+    """
 
 
 @dataclass(frozen=True)
@@ -56,6 +67,8 @@ class Settings:
     """Longest gradient of all parameters together; longer ones are scaled down to it."""
     precision: str = "float32"
     """See `kdcore.precision.resolve`."""
+    threads: int | None = None
+    """See `kdcore.device.use_threads`."""
 
     def lr_at(self, epoch: int) -> float:
         """The learning rate of an epoch, counted from 1."""
@@ -98,6 +111,38 @@ def create(name: str, num_classes: int, seed: int, device: torch.device, *, stem
     return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
+@dataclass
+class Sums:
+    """What the steps of an unfinished epoch have added up to. It stays on the device until the epoch's end."""
+
+    losses: dict[str, list[Tensor]] = field(default_factory=dict)
+    """By name, of every step."""
+    shares: list[float] = field(default_factory=list)
+    """This process's part of every batch."""
+    correct: list[Tensor] = field(default_factory=list)
+    images: int = 0
+
+    @property
+    def steps(self) -> int:
+        """How many have been taken."""
+        return len(self.shares)
+
+    def values(self) -> Tensor:
+        """(losses, steps), float64."""
+        return torch.stack([torch.stack(values) for values in self.losses.values()]).double()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `of` makes them from again."""
+        losses = {name: torch.stack(values) for name, values in self.losses.items()}
+        return {"losses": losses, "shares": self.shares, "correct": torch.stack(self.correct), "images": self.images}
+
+    @classmethod
+    def of(cls, state: dict[str, Any], device: torch.device) -> "Sums":
+        """Those of another process."""
+        losses = {name: list(values.to(device)) for name, values in state["losses"].items()}
+        return cls(losses, state["shares"], list(state["correct"].to(device)), state["images"])
+
+
 class Run:
     """A network being trained, and what it has been through.
 
@@ -107,6 +152,7 @@ class Run:
         settings: optimiser and schedule.
         seed: of the order and views of the images.
         device: of both.
+        name: for messages.
         checkpoint: continues a run that was interrupted; it ends with the same bits.
         watcher: is told of the progress.
         world: the processes that train together; each has a run of its own with equal weights.
@@ -120,71 +166,86 @@ class Run:
         *,
         seed: int,
         device: torch.device,
+        name: str = "network",
         checkpoint: Checkpoint | None = None,
         watcher: Watcher | None = None,
         world: World = ALONE,
     ) -> None:
         self.student = world.synchronised(student, device)
         self.goal = world.synchronised(goal, device)
-        self.settings, self.seed, self.device, self.world = settings, seed, device, world
+        self.settings, self.seed, self.device, self.name, self.world = settings, seed, device, name, world
         self.checkpoint, self.watcher = checkpoint, watcher or Watcher()
         self.optimizer = settings.make_optimizer([*student.parameters(), *goal.parameters()])
         self.dtype = precision.resolve(settings.precision, device)
         self.parts: dict[str, Any] = {"student": student, "objective": goal, "optimizer": self.optimizer}
-        self.history: list[Row] = self._resume()
+        self.history: list[Row] = []
+        self.predicted = 0
+        """How many classes it names for the test images, after the last epoch."""
+        self.sums = Sums()
+        self.drawn: dict[str, Tensor] | None = None
+        """Where the draws of an epoch were interrupted."""
+        self._resume()
         self.learner = world.averaging(_Learner(self.student, self.goal))
-        self.losses: dict[str, list[Tensor]] = {}
-        self.shares: list[float] = []
-        self.correct: list[Tensor] = []
-        self.images = 0
 
     @property
     def epoch(self) -> int:
-        """The one to come, counted from 1."""
+        """The one to come or to go on with, counted from 1."""
         return len(self.history) + 1
 
     def begin(self) -> None:
-        """An epoch."""
+        """An epoch, or go on with one."""
         self.optimizer.lr = self.settings.lr_at(self.epoch)
         self.generator = device_generator(self.seed, self.epoch, self.device)
+        seed_dropout(self.seed, self.epoch, self.world.rank)
+        if self.drawn is not None:
+            restore_drawn(self.drawn, self.device, self.generator)
+            self.drawn = None
         self.student.train()
         self.goal.train()
-        self.losses, self.shares, self.correct, self.images = {}, [], [], 0
 
     def step(self, seen: Seen, target: Tensor, taught: Sequence[Output | Known]) -> None:
-        """One of the epoch. Sums stay on the device until its end."""
+        """One of the epoch."""
         batch = Batch(seen.views[: self.goal.views], target, seen.index, self.epoch, self.generator)
         with precision.autocast(self.device, self.dtype):
             predicted, parts = self.learner(batch, taught)
         share = len(target) / seen.whole
         self._minimise(parts, share * self.world.size)
-        self.shares.append(share)
+        self.sums.shares.append(share)
         for name, value in {"loss": parts.loss, "ce": parts.ce, **parts.losses}.items():
-            self.losses.setdefault(name, []).append(value.detach())
-        self.correct.append((predicted == target).sum())
-        self.images += seen.whole
+            self.sums.losses.setdefault(name, []).append(value.detach())
+        self.sums.correct.append((predicted == target).sum())
+        self.sums.images += seen.whole
         self.watcher.on_step(seen.whole)
 
     def end(self, dataset: Dataset, test_labels: Tensor) -> None:
         """The epoch: measure the student on the test images and save the state."""
-        of_steps = torch.stack([torch.stack(values) for values in self.losses.values()]).double()
-        values = self.world.total(of_steps * torch.tensor(self.shares, device=self.device)).cpu()
-        _check_finite(values, list(self.losses), self.epoch)
+        values = self.world.total(self.sums.values() * torch.tensor(self.sums.shares, device=self.device)).cpu()
+        self._check_finite(values)
         with precision.autocast(self.device, self.dtype):
             logits = predict(self.student, dataset.test, dataset, self.device, self.world)
-        known = self.world.total((logits.argmax(dim=1) == self.world.share(test_labels)).sum())
+        self._check_weights(logits, values)
+        predicted = logits.argmax(dim=1)
+        known = self.world.total((predicted == self.world.share(test_labels)).sum())
+        self.predicted = int((self.world.total(predicted.bincount(minlength=logits.shape[1])) > 0).sum())
         row = {
             "epoch": self.epoch,
             "lr": self.settings.lr_at(self.epoch),
-            **dict(zip(self.losses, values.mean(dim=1).tolist(), strict=True)),
-            "train_top1": 100 * self.world.total(torch.stack(self.correct).sum()).item() / self.images,
+            **dict(zip(self.sums.losses, values.mean(dim=1).tolist(), strict=True)),
+            "train_top1": 100 * self.world.total(torch.stack(self.sums.correct).sum()).item() / self.sums.images,
             "test_top1": 100 * (known.item() / len(test_labels)),
         }
         self.history.append(row)
+        self.sums = Sums()
         self.watcher.on_epoch(row)
+        self.save()
+
+    def save(self) -> None:
+        """The state, of which an epoch's steps so far are a part."""
         if self.checkpoint is not None and self.world.leads:
             state = {name: part.state_dict() for name, part in self.parts.items()}
-            self.checkpoint.save({"history": self.history, **state})
+            if self.sums.steps:
+                state["epoch"] = self.sums.state_dict() | {"drawn": drawn_state(self.device, self.generator)}
+            self.checkpoint.save({"history": self.history, "predicted": self.predicted, **state})
 
     def _minimise(self, parts: Parts, weight: float) -> None:
         """Weight: of this process's loss in the mean over the processes."""
@@ -193,13 +254,48 @@ class Run:
         else:
             self.optimizer.minimise(weight * parts.loss, longest=self.settings.grad_clip_norm)
 
-    def _resume(self) -> list[Row]:
+    def _resume(self) -> None:
         state = self.checkpoint.load() if self.checkpoint is not None else None
         if state is None:
-            return []
+            return
         for name, part in self.parts.items():
             part.load_state_dict(state[name])
-        return state["history"]
+        self.history, self.predicted = state["history"], state["predicted"]
+        if "epoch" in state:
+            self.sums, self.drawn = Sums.of(state["epoch"], self.device), state["epoch"]["drawn"]
+
+    def _check_finite(self, values: Tensor) -> None:
+        """Values (losses, steps) of the epoch."""
+        broken = ~torch.isfinite(values).all(dim=0)
+        if broken.any():
+            step = int(broken.nonzero()[0, 0])
+            before = self._described(values[:, step - 1]) if step else "none in this epoch"
+            raise NotFiniteError(
+                f"{self.name}: epoch {self.epoch}, step {step + 1} of {values.shape[1]}: "
+                f"{self._described(values[:, step])}; the last finite ones: {before}. {ADVICE}"
+            )
+
+    def _check_weights(self, logits: Tensor, values: Tensor) -> None:
+        """Logits of test images after the epoch, and values (losses, steps) of it, which are finite. The loss of the
+        step after an explosion is the first that shows it, so that one in the last step shows here alone; and batch
+        norm hides weights that are finite, but so large that no gradient moves them any more.
+        """
+        weights = {**dict(self.student.named_parameters()), **dict(self.goal.named_parameters())}
+        weights |= {f"running {name}": value for name, value in self.student.named_buffers() if value.is_floating_point()}
+        largest = torch.stack([value.detach().abs().max().float() for value in weights.values()]).tolist()
+        found = [f"{name} of up to {value:.3g}" for name, value in zip(weights, largest, strict=True) if not value <= LARGEST]
+        if not found and self.world.total((~torch.isfinite(logits)).sum()):
+            found = ["logits of test images that are not finite"]
+        if found:
+            worst = int(values[0].argmax())
+            raise NotFiniteError(
+                f"{self.name}: epoch {self.epoch}, after step {values.shape[1]}: {found[0]}; the losses are finite, "
+                f"largest in step {worst + 1}: {self._described(values[:, worst])}, and in the last one: "
+                f"{self._described(values[:, -1])}. {ADVICE}"
+            )
+
+    def _described(self, values: Tensor) -> str:
+        return ", ".join(f"{name} {value:.6g}" for name, value in zip(self.sums.losses, values.tolist(), strict=True))
 
 
 class _Learner(nn.Module):
@@ -257,7 +353,15 @@ def prepare(
         )
     settings = Settings(**card["train"])
     return Run(
-        student, goal, settings, seed=card["seed"], device=device, checkpoint=checkpoint, watcher=watcher, world=world
+        student,
+        goal,
+        settings,
+        seed=card["seed"],
+        device=device,
+        name=card["name"],
+        checkpoint=checkpoint,
+        watcher=watcher,
+        world=world,
     )
 
 
@@ -271,19 +375,24 @@ def _check_divisible(card: dict[str, Any]) -> None:
         raise UserError(f"{card['name']}: {', and '.join(reasons)}; train it in one process, without torchrun")
 
 
-def train(runs: Sequence[Run], teacher: Network | None, dataset: Dataset) -> None:
+def train(
+    runs: Sequence[Run], teacher: Network | None, dataset: Dataset, *, interruption: Interruption | None = None
+) -> None:
     """Carry runs to their ends, in place.
 
     Several see the same images at the same time and share what the teacher says of them; each ends as it would alone.
 
     Args:
-        runs: of one seed, device, precision, batch size, world and number of epochs, with as many epochs behind them.
+        runs: of one seed, device, precision, batch size, world and number of epochs, with as many steps behind them.
         teacher: on their device; frozen, and in evaluation mode unless a goal asks otherwise. None for networks
             trained alone.
         dataset: its training images are learnt, its test images measured after every epoch.
+        interruption: asked after every step and every epoch; not for several processes, which would have to agree on
+            a step.
 
     Raises:
-        NotFiniteError: a loss was not finite.
+        NotFiniteError: a loss or a weight was not finite, or a weight absurdly large.
+        Interrupted: a signal asked for it; the states are saved.
     """
     # Not use_deterministic_algorithms, which imports torch's compiler (see kdcore.sgd) to tell it too.
     torch.set_deterministic_debug_mode("error" if runs[0].device.type == "cpu" else "warn")
@@ -292,34 +401,32 @@ def train(runs: Sequence[Run], teacher: Network | None, dataset: Dataset) -> Non
     if runs[0].device.type == "cpu":
         memory.keep_freed()
     first, views = runs[0], max(run.goal.views for run in runs)
+    interruption = interruption or Interruption()
     feed = Feed(dataset, first.device, first.world)
     test_labels = torch.from_numpy(dataset.test.labels).to(first.device)
     goals = [run.goal for run in runs]
-    share = math.ceil(first.settings.batch_size / first.world.size)
-    teach = teaching.prepare(teacher, goals, feed, first.dtype, batch_size=share)
+    size = first.settings.batch_size
+    teach = teaching.prepare(teacher, goals, feed, first.dtype, batch_size=math.ceil(size / first.world.size))
     while first.epoch <= first.settings.epochs:
-        seed_dropout(first.seed, first.epoch, first.world.rank)
         for run in runs:
             run.begin()
-        for seen in feed.batches(first.settings.batch_size, views=views, seed=first.seed, epoch=first.epoch):
+        for seen in feed.batches(size, views=views, seed=first.seed, epoch=first.epoch, skip=first.sums.steps):
             target, taught = feed.labels[seen.index], teach(seen)
             for run in runs:
                 run.step(seen, target, taught)
+            if interruption.signal is not None:
+                for run in runs:
+                    run.save()
+                where = f"epoch {first.epoch}, step {first.sums.steps} of {len(feed.sizes(size))}"
+                raise _interrupted(interruption.signal, runs, where)
         for run in runs:
             run.end(dataset, test_labels)
+        if interruption.signal is not None:
+            raise _interrupted(interruption.signal, runs, f"the end of epoch {first.epoch - 1}")
 
 
-def _check_finite(values: Tensor, names: list[str], epoch: int) -> None:
-    """Values (losses, steps) by name."""
-    broken = ~torch.isfinite(values).all(dim=0)
-    if broken.any():
-        step = int(broken.nonzero()[0, 0])
-        before = _described(values[:, step - 1], names) if step else "none in this epoch"
-        raise NotFiniteError(
-            f"epoch {epoch}, step {step + 1} of {values.shape[1]}: {_described(values[:, step], names)}; the last "
-            f"finite ones: {before}. Lower train.lr or the method's weights"
-        )
-
-
-def _described(values: Tensor, names: list[str]) -> str:
-    return ", ".join(f"{name} {value:.6g}" for name, value in zip(names, values.tolist(), strict=True))
+def _interrupted(by: Signals, runs: Sequence[Run], where: str) -> Interrupted:
+    others = f" and {len(runs) - 1} more" if len(runs) > 1 else ""
+    return Interrupted(
+        by, f"{runs[0].name}{others}: interrupted ({by.name}), saved at {where}; run it again to go on from there"
+    )

@@ -1,40 +1,66 @@
 """One script per DVC stage: read a card, call kdcore, write outputs."""
 
+import errno
 import inspect
 import os
 import select
+import shlex
+import signal
 import sys
 import traceback
 from collections.abc import Callable
+from types import FrameType
 
-from kdcore.errors import RunError, UserError
+from kdcore.errors import FULL_DISK, OUT_OF_MEMORY, RunError, UserError, is_full, is_out_of_memory
 
 UNREAD = 141
 """128 + SIGPIPE, as shells have it."""
+FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def run(main: Callable[..., None]) -> None:
     """Call a stage's main with the command line's arguments.
 
-    Bad input is a message and exit code 2; a run that fails on its own is a message and exit code 1; what nobody
+    Bad input is a message and exit code 2, and so is a folder that may not be written; a run that fails on its own is a
+    message and exit code 1; so is one that the machine fails, with exit code `OUT_OF_MEMORY` or `FULL_DISK`; what nobody
     foresaw is a traceback and exit code 70 (EX_SOFTWARE); output that nobody reads any more (`| head`) ends in silence,
-    with `UNREAD`.
+    with `UNREAD`. Ctrl-C and SIGTERM end it with a message, and 128 and the signal's number.
     """
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         _check_arguments(main, sys.argv[1:])
         main(*sys.argv[1:])
         sys.stdout.flush()
     except (UserError, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, UserError) else 1)
-    except KeyboardInterrupt:
+        sys.exit(FULL_DISK if is_full(error) else 2 if isinstance(error, UserError) else 1)
+    except KeyboardInterrupt as interruption:
         print("interrupted; run it again to go on from the last finished epoch", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(128 + (interruption.args[0] if interruption.args else signal.SIGINT))
     except Exception as error:
         if isinstance(error, BrokenPipeError) and _silence_unread():
             sys.exit(UNREAD)
-        traceback.print_exc()
-        sys.exit(os.EX_SOFTWARE)
+        sys.exit(_explain(error, _command(main)))
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt(number)
+
+
+def _explain(error: Exception, command: str) -> int:
+    """Print what nobody could foresee; returns the exit code."""
+    code, text = os.EX_SOFTWARE, traceback.format_exc()
+    if is_full(error):
+        code, text = FULL_DISK, f"the disk is full ({error}); make space, and run it again"
+    elif is_out_of_memory(error):
+        code, text = OUT_OF_MEMORY, (
+            f"memory did not suffice ({error}); take a smaller train.batch_size, train.precision: bfloat16, or fewer "
+            "jobs at a time (--jobs, --slots-per-gpu)"
+        )
+    elif isinstance(error, OSError) and error.errno in FORBIDDEN:
+        code, text = 2, f"{error}; let this user read and write there, or work in another folder, and run it again"
+    print(text if code == os.EX_SOFTWARE else f"error: {command}: {text}", file=sys.stderr)
+    return code
 
 
 def _silence_unread() -> bool:
@@ -54,4 +80,13 @@ def _check_arguments(main: Callable[..., None], arguments: list[str]) -> None:
         signature.bind(*arguments)
     except TypeError as error:
         names = " ".join(name.upper() for name in signature.parameters)
-        raise UserError(f"usage: python -m {main.__globals__['__spec__'].name} {names}".rstrip()) from error
+        raise UserError(f"usage: python -m {_module(main)} {names}".rstrip()) from error
+
+
+def _command(main: Callable[..., None]) -> str:
+    """As it was typed, but for "python -m": names the cell."""
+    return shlex.join([_module(main), *sys.argv[1:]])
+
+
+def _module(main: Callable[..., None]) -> str:
+    return str(main.__globals__["__spec__"].name)

@@ -10,7 +10,7 @@ from stages import run
 
 def main() -> None:
     """Fetch what the card names."""
-    section = yamlfile.read(plan.FOLDER / "data.yaml")
+    section = yamlfile.read(plan.card_file("data"))
     del section["code"]
     dataset = sets.fetch(section)
     with whole(Path("data") / dataset.name) as folder:

@@ -2,16 +2,19 @@
 
 from pathlib import Path
 
-from kdcore import device, evaluation, jsonfile, plan, yamlfile
-from kdcore.data import store
-from kdcore.experiment import DATA
+from kdcore import jsonfile, plan, yamlfile
 from kdcore.folders import whole
 from stages import run
 
 
 def main(pair: str) -> None:
     """Write evaluations/<pair>."""
-    card = yamlfile.read(plan.FOLDER / "evaluate" / f"{pair}.yaml")
+    card = yamlfile.read(plan.card_file(pair, "evaluate"))
+    from kdcore import device, evaluation  # seconds to import, for which a wrong name need not wait
+    from kdcore.data import store
+    from kdcore.experiment import DATA
+
+    device.use_threads(card.get("threads"))
     dataset = store.load(DATA / card["data"])
     weights = Path("pairs") / f"{pair}.safetensors"
     summary, curves = evaluation.evaluate_pair(card, dataset, weights, device.choose())

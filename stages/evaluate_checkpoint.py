@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from kdcore import console, device, evaluation, jsonfile, networks, single
+from kdcore import checkpoints, jsonfile, networks, single
 from stages import run
 
 
@@ -24,7 +24,10 @@ def main(*arguments: str) -> None:
     """Print accuracy, calibration, accuracy of every class, and cost."""
     options = _options(arguments)
     single.check_writable(options.json)
+    checkpoints.check_there(Path(options.checkpoint))
     dataset = single.dataset(options.dataset, options.params, source=options.source, image_size=options.image_size)
+    from kdcore import console, device, evaluation  # seconds to import, for which a wrong option need not wait
+
     where = device.choose()
     metrics, of_classes = evaluation.evaluate_checkpoint(options.network, Path(options.checkpoint), dataset, where)
     console.print_checkpoint(f"{options.network} on {dataset.name}", metrics, of_classes)

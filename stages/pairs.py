@@ -11,8 +11,9 @@ from stages import run
 
 def main() -> None:
     """Write pairs/<pair>.safetensors for every pair of the card."""
+    pairs = yamlfile.read(plan.card_file("pairs"))["pairs"]
     with whole(Path("pairs")) as folder:
-        for pair in yamlfile.read(plan.FOLDER / "pairs.yaml")["pairs"]:
+        for pair in pairs:
             weights = Path("teachers") / pair.split("-")[0] / runs.WEIGHTS
             if not weights.is_file():
                 raise UserError(f"{weights}: not found; run 'dvc repro'")

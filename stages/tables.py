@@ -14,7 +14,7 @@ TEACHERS, META = Path("teachers"), "meta.json"
 
 def main() -> None:
     """Write tables/."""
-    card = yamlfile.read(plan.FOLDER / "tables.yaml")
+    card = yamlfile.read(plan.card_file("tables"))
     card["teachers"] = notes.origins(card, {name: jsonfile.read(TEACHERS / name / META) for name in card["teachers"]})
     folders = {pair: Path("evaluations") / pair for pair in card["pairs"]}
     evaluations = [jsonfile.read(folder / "metrics.json") for folder in folders.values()]

@@ -10,11 +10,12 @@ from stages import run
 
 def main(name: str) -> None:
     """Write teachers/<name>."""
-    card_file = plan.FOLDER / "teacher" / f"{name}.yaml"
+    card_file = plan.card_file(name, "teacher")
     card = yamlfile.read(card_file)
     out = Path("teachers") / name
     if card["source"] == "train":
         return experiment.run(card_file, out)
+    device.use_threads(card.get("threads"))
     dataset = store.load(experiment.DATA / card["data"])
     try:
         top1 = teachers.adopt(card, dataset, out, device.choose())

@@ -4,7 +4,10 @@ from pathlib import Path
 
 from kdcore import distributed, experiment, plan, yamlfile
 from kdcore.cell import RUNS
+from kdcore.errors import UserError, shown
 from stages import run
+
+STAGES = ("train", "baseline")
 
 
 def main(stage: str, name: str) -> None:
@@ -14,9 +17,11 @@ def main(stage: str, name: str) -> None:
         stage: "train" or "baseline".
         name: the cell's, as DVC names it behind "@".
     """
+    if stage not in STAGES:
+        raise UserError(f"STAGE {shown(stage)}: must be {' or '.join(STAGES)}, and NAME one of its cells")
+    card_file = plan.card_file(name, stage)
     if distributed.processes() > 1 and not distributed.is_joined():
         distributed.start("stages.train", [stage, name], distributed.processes())
-    card_file = plan.FOLDER / stage / f"{name}.yaml"
     pair = yamlfile.read(card_file)["pair"]
     experiment.run(card_file, RUNS / pair / name, teacher_weights=Path("pairs") / f"{pair}.safetensors")
 

@@ -3,6 +3,7 @@
 import argparse
 
 from kdcore import experiment, single, yamlfile
+from kdcore.levels import PYRAMIDS
 from stages import run
 
 
@@ -24,10 +25,11 @@ def _options(arguments: tuple[str, ...]) -> argparse.Namespace:
 def main(*arguments: str) -> None:
     """Train the cell and write its folder."""
     options = _options(arguments)
-    scale = int(options.scale) if (options.scale or "").isdecimal() else options.scale
+    scale = {str(scale): scale for scale in PYRAMIDS}.get(options.scale, options.scale)
     chosen = {"pair": options.pair, "method": options.method, "seed": options.seed, "epochs": options.epochs}
     card = single.card(options.params, scale=scale, stand=options.stand, **chosen)
     weights = single.teacher_weights(card, options.teacher)
+    single.check_inputs(card, weights)
     card_file, out = single.FOLDER / f"{card['name']}.yaml", single.FOLDER / card["name"]
     yamlfile.write(card_file, card)
     experiment.run(card_file, out, teacher_weights=weights)

@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from kdcore import evaluation, networks, runs, training
+from kdcore import checksum, evaluation, networks, runs, training
 from kdcore.data import digits
 from kdcore.errors import UserError
 
@@ -115,6 +116,8 @@ class TestPair:
         assert summary["teacher"]["agreement"] == 100
         assert cell["epochs"] == 2
         assert {"threads", "processes", "commit"} <= set(cell)
+        weights = Path("runs/resnet14-resnet8/resnet14-resnet8-vanilla-0") / runs.WEIGHTS
+        assert cell["weights_sha256"] == checksum.sha256(weights)
         assert sum(cell["reliability"]["count"]) == sum(summary["teacher"]["reliability"]["count"]) > 0
         assert summary["student"]["parameters"] < summary["teacher"]["parameters"]
         assert curves["cell"].tolist() == ["resnet14-resnet8-vanilla-0"] * 2

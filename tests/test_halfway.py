@@ -1,25 +1,44 @@
 """What there is while cells train: histories that can be read from outside, and the report of them."""
 
+import json
 import os
+import platform
 import shutil
+from dataclasses import asdict
 
 import pandas as pd
 import pytest
 
-from kdcore import device, experiment, halfway, jsonfile, params, plan, progress, runs, training, yamlfile
+from kdcore import (
+    checksum,
+    device,
+    experiment,
+    halfway,
+    jsonfile,
+    params,
+    plan,
+    progress,
+    pulse,
+    runs,
+    timings,
+    training,
+    yamlfile,
+)
 from kdcore.data import digits, store
 from kdcore.errors import UserError
 from kdcore.fingerprint import ROOT
 from kdcore.folders import whole
-from kdcore.progress import TrainingProgress, live_file
+from kdcore.progress import TrainingProgress
+from kdcore.pulse import live_file, pulse_file
 from stages import report
+from tests import made_up
 from tests.project import TINY, Project
 from tests.test_stages import CARD
 
 PAIR = "resnet14-resnet8"
 KD, DKD, VANILLA = f"{PAIR}-kd-1-False-0", f"{PAIR}-dkd-2-False-0", f"{PAIR}-vanilla-0"
 MADE = {"commit": "abc", "device": "cpu: x", "threads": 1, "processes": 1, "computed_in": "float32",
-        "versions": {"torch": "2"}, "seconds": 1.5, "images_per_second": 10.0}  # fmt: skip
+        "versions": {"torch": "2"}}  # fmt: skip
 
 
 class Killed(BaseException):
@@ -57,9 +76,13 @@ def history(*top1):
     return pd.DataFrame({"epoch": epochs, "lr": 0.1, "loss": 1.0, "ce": 1.0, "train_top1": 50.0, "test_top1": top1})
 
 
-def card_of(name):
+def card_file(name):
     kind = "teacher" if "-" not in name else "train" if "False" in name else "baseline"
-    return yamlfile.read(plan.FOLDER / kind / f"{name}.yaml")
+    return plan.FOLDER / kind / f"{name}.yaml"
+
+
+def card_of(name):
+    return yamlfile.read(card_file(name))
 
 
 def finish(name, *top1, **meta):
@@ -68,6 +91,7 @@ def finish(name, *top1, **meta):
     folder.mkdir(parents=True, exist_ok=True)
     jsonfile.write(folder / runs.META, {**card_of(name), **MADE, **meta})
     history(*top1).to_csv(folder / runs.HISTORY, index=False)
+    (folder / runs.WEIGHTS).write_text(f"that reach {top1}")
 
 
 def begin(name, *top1):
@@ -129,10 +153,37 @@ class TestCollect:
         finish(VANILLA, 70.0)
         evaluate(kd=81.0, vanilla=71.0)
         finish(DKD, 79.0)
-        finish(VANILLA, 72.0, seconds=2.5)
+        finish(VANILLA, 72.0)
         found = {cell["name"]: (cell["top1"], cell.get("agreement")) for cell in self.cells()}
         assert found == {KD: (81.0, 88.0), DKD: (79.0, None), VANILLA: (72.0, None)}
         assert halfway.collect().results.evaluations[0]["teacher"]["top1"] == 91.0
+
+    def test_evaluation_of_another_training_at_the_same_commit(self, project):
+        """Its accuracies may even be the same."""
+        finish("resnet14", 92.5)
+        finish(KD, 80.0)
+        evaluate(kd=81.0)
+        assert self.cells()[0]["top1"] == 81.0
+        (halfway.RUNS / PAIR / KD / runs.WEIGHTS).write_text("others")
+        assert self.cells()[0]["top1"] == 80.0
+
+    def test_times(self, project):
+        """The latest of those that were trained here from this card, from the first epoch on."""
+        finish("resnet14", 92.5)
+        for name in (KD, DKD, VANILLA):
+            finish(name, 80.0)
+        cards = {name: checksum.sha256(card_file(name)) for name in (KD, DKD, VANILLA)}
+        log = [
+            made_up.timing(KD, card=cards[KD], epochs=18, seconds=1.0),
+            made_up.timing(KD, card=cards[KD], epochs=18, seconds=2.0),
+            made_up.timing(KD, card=cards[KD], epochs=3, seconds=3.0),
+            made_up.timing(KD, card=cards[DKD], epochs=18, seconds=4.0),
+            made_up.timing(DKD, card=cards[DKD], epochs=17, seconds=5.0),
+        ]
+        timings.FILE.parent.mkdir(exist_ok=True)
+        timings.FILE.write_text("".join(f"{json.dumps(asdict(timing))}\n" for timing in log))
+        assert halfway.collect().results.timings == {KD: log[1]}
+        assert all(key not in cell for cell in self.cells() for key in ("seconds", "images_per_second"))
 
     def test_results_of_another_card(self, project):
         finish("resnet14", 92.5)
@@ -182,7 +233,19 @@ class TestReport:
         made = {path.relative_to(project).parts[:2] for path in set(project.rglob("*")) - before}
         assert made == {("scratch", "report")}
         assert "missing" in (halfway.OUT / "digits.md").read_text()
-        assert (halfway.OUT / "report.html").is_file()
+        assert "Training time" not in (halfway.OUT / "report.html").read_text()
+
+    def test_training_time_is_shown(self, project):
+        finish("resnet14", 92.5)
+        finish(KD, 80.0)
+        meta = {**card_of(KD), **MADE}
+        run = halfway.RUNS / PAIR / KD
+        timings.record(card_file(KD), run, meta, epochs=18, seconds=7200, images_per_second=12345.6)
+        report.main()
+        page = (halfway.OUT / "report.html").read_text()
+        assert "Training time of rows" in page
+        assert ">120.00<" in page
+        assert ">12,346<" in page
 
     def test_nothing_trained(self, project):
         report.main()
@@ -216,6 +279,7 @@ class TestLive:
             with pytest.raises(Killed):
                 experiment.run(cell, cell.parent / "run")
         assert len(pd.read_csv(self.LIVE)) == 1
+        assert pulse.pulses()[CARD["name"]].epoch == 1
         self.LIVE.write_text("of another card\n")
         epochs, written = [], []
         train, write = training.train, runs.write
@@ -233,7 +297,8 @@ class TestLive:
         experiment.run(cell, cell.parent / "run")
         assert epochs == [1]
         assert written == [(cell.parent / "run" / runs.HISTORY).read_bytes()]
-        assert list(progress.LIVE.iterdir()) == []
+        assert list(pulse.LIVE.iterdir()) == []
+        assert [timing.epochs for timing in timings.load()] == [1]
 
     def test_one_process_of_several_writes(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
@@ -242,15 +307,89 @@ class TestLive:
             with TrainingProgress("x", 2, 10, shown=shown) as watched:
                 watched.follow([row])
                 watched.watcher.on_epoch(row)
-            assert live_file("x").exists() == shown
+            assert live_file("x").exists() == pulse_file("x").exists() == shown
         TrainingProgress("x", 2, 10, shown=False).forget()
         assert live_file("x").exists()
+        assert pulse_file("x").exists()
 
     def test_what_nobody_follows(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         with TrainingProgress("several cells", 2, 10) as watched:
+            watched.watcher.on_step(10)
             watched.watcher.on_epoch({"epoch": 1, "loss": 1.0, "test_top1": 50.0})
         assert list(tmp_path.iterdir()) == []
+
+
+class TestPulse:
+    """Of a run of three epochs of ten images that goes on after its first epoch."""
+
+    @pytest.fixture
+    def clock(self, monkeypatch):
+        class Clock:
+            now = 100.0
+
+        monkeypatch.setattr(progress.time, "monotonic", lambda: Clock.now)
+        monkeypatch.setattr(progress.time, "perf_counter", lambda: Clock.now)
+        monkeypatch.setattr(progress.time, "time", lambda: 1e9 + Clock.now)
+        return Clock
+
+    def test_from_its_start_to_its_end(self, tmp_path, monkeypatch, clock):
+        monkeypatch.chdir(tmp_path)
+        rows = [{"epoch": epoch, "loss": 1 / epoch, "test_top1": 50.0 + epoch} for epoch in (1, 2, 3)]
+        seen = {"name": "x", "epochs": 3, "pid": os.getpid(), "host": platform.node()}
+
+        def said(**values):
+            return {"x": pulse.Pulse(**seen, updated=1e9 + clock.now, **values)}
+
+        watched = TrainingProgress("x", 3, 10)
+        made = rows[:1]
+        clock.now += 1
+        watched.follow(made)
+        first = {"epoch": 1, "loss": 1.0, "test_top1": 51.0}
+        assert pulse.pulses() == said(**first, images_per_second=0.0, seconds_left=None)
+        before = pulse.pulses()
+        clock.now += 4.9
+        watched.watcher.on_step(5)
+        assert pulse.pulses() == before
+        clock.now += 4.1
+        watched.watcher.on_step(0)
+        assert pulse.pulses() == said(**first, images_per_second=0.5, seconds_left=30.0)
+        watched.watcher.on_step(5)
+        made.append(rows[1])
+        watched.watcher.on_epoch(rows[1])
+        assert pulse.pulses() == said(epoch=2, loss=0.5, test_top1=52.0, images_per_second=1.0, seconds_left=10.0)
+        watched.watcher.on_step(10)
+        made.append(rows[2])
+        watched.watcher.on_epoch(rows[2])
+        assert pulse.pulses()["x"].seconds_left == 0
+        assert watched.trained == 2
+        watched.forget()
+        assert pulse.pulses() == {}
+
+    def test_before_the_first_epoch(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        TrainingProgress("x", 3, 10).follow([])
+        found = pulse.pulses()["x"]
+        assert (found.epoch, found.loss, found.test_top1, found.seconds_left) == (0, None, None, None)
+        assert not live_file("x").exists()
+
+    def test_of_nobody(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        assert pulse.pulses() == {}
+
+    def test_that_vanishes_or_is_damaged(self, tmp_path, monkeypatch, capsys):
+        """Between listing and reading, or in a loss of power."""
+        monkeypatch.chdir(tmp_path)
+        for name in ("a", "b", "c"):
+            TrainingProgress(name, 3, 10).follow([])
+        pulse_file("a").unlink()
+        pulse_file("a").symlink_to("nowhere")
+        pulse_file("b").write_text('{"name": "b"')
+        assert set(pulse.pulses()) == {"c"}
+        assert capsys.readouterr().err.startswith("scratch/live/b.json: is damaged and skipped (")
+
+    def test_readers_do_not_import_torch(self, python):
+        python("import sys; from kdcore import pulse, timings; assert 'torch' not in sys.modules")
 
 
 @pytest.mark.pipeline
@@ -266,7 +405,7 @@ def test_of_a_finished_matrix(finished, tmp_path):
     assert "5 lines: 0 better, 0 worse, 5 equal, 0 not told from noise, 0 unknown" in project.run(
         "python", "-m", "stages.compare", "HEAD"
     )
-    live = project.folder / progress.LIVE / f"{KD}.csv"
+    live = project.folder / live_file(KD)
     live.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(project.folder / "runs" / PAIR / KD / runs.HISTORY, live)
     project.dvc("plots", "show", f"scratch/live/{KD}.csv", "-x", "epoch", "-y", "test_top1", "-o", "plots")

@@ -66,6 +66,11 @@ def test_teachers(load, teacher):
     assert load({"teachers.resnet20": teacher}).teachers["resnet20"].model_dump(exclude_none=True) == teacher
 
 
+@pytest.mark.parametrize("threads", [1, 2, 1024, "auto"])
+def test_threads(load, threads):
+    assert load({"train.threads": threads}).train.threads == threads
+
+
 BAD = [
     ({"pairs": ["resnet20"]}, "pairs[0]: 'resnet20' must be teacher-student with exactly one '-'"),
     ({"pairs": ["a-b-c"]}, "pairs[0]: 'a-b-c' must be teacher-student"),
@@ -172,6 +177,12 @@ BAD = [
     ),
     ({"teachers.resnet20": {"source": "published", "otherwise": "stop"}}, "teachers.resnet20.otherwise: 'stop'"),
     ({"teachers.resnet20": {"source": "https://a.org/b.tar", "member": "a"}}, "needs the file's sha256"),
+    ({"train.threads": 0}, "train.threads: 0 must be auto, or a number of CPU threads from 1 to 1024"),
+    ({"train.threads": 1025}, "train.threads: 1025 must be auto"),
+    ({"train.threads": 2.0}, "train.threads: 2.0 must be auto"),
+    ({"train.threads": True}, "train.threads: True must be auto"),
+    ({"train.threads": "all"}, "train.threads: 'all' must be auto"),
+    ({"train.threads": [1]}, "train.threads: [1] must be auto"),
     ({"stand_recipe": "none"}, "stand_recipe: 'none': Input should be 'paper' or 'matched'"),
     ({"tables.accuracy": "top5"}, "tables.accuracy: 'top5'"),
     ({"methods_config": {"kd": 4}}, "methods_config.kd: 4"),

@@ -1,21 +1,33 @@
 """The pipeline itself: DVC on a tiny matrix in a temporary clone."""
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
 import pytest
 
 from kdcore import params, yamlfile
 from tests.project import ROOT, Project
+from tests.sweeps import SweepProject, stop
 
 pytestmark = pytest.mark.pipeline
 
 KD, DKD = ({f"train@resnet14-resnet8-{method}-{scale}-False-0" for scale in (1, 2)} for method in ("kd", "dkd"))
 CELLS = KD | DKD | {"baseline@resnet14-resnet8-vanilla-0"}
 RESULTS = {"evaluate@resnet14-resnet8", "tables"}
+FILES = ("weights.safetensors", "history.csv")
+TIMINGS = "scratch/timings.jsonl"
+
+
+def kept(project):
+    """The files below scratch/."""
+    files = [path for path in (project.folder / "scratch").rglob("*") if path.is_file()]
+    return [path.relative_to(project.folder).as_posix() for path in files]
 
 
 @pytest.fixture
@@ -71,13 +83,24 @@ def test_outputs(project):
     assert sorted(path.name for path in run.iterdir()) == ["history.csv", "meta.json", "weights.safetensors"]
     meta = json.loads((run / "meta.json").read_text())
     assert meta["recipe"]["temperature"] == 4.0
-    assert {"commit", "versions", "device", "seconds", "code", "train"} <= set(meta)
+    assert {"commit", "versions", "device", "code", "train"} <= set(meta)
     assert sorted(path.name for path in (project.folder / "tables").iterdir()) == [
         "cells.csv", "curves.csv", "digits.csv", "digits.md", "digits.tex", "figures", "metrics.json", "preview.tex",
         "reliability.csv", "report.html", "top1.csv",
     ]  # fmt: skip
-    assert not [path for path in (project.folder / "scratch").rglob("*") if path.is_file()]
+    assert kept(project) == [TIMINGS]
     assert project.run("git", "status", "--porcelain") == ""
+
+
+def test_all_done_again_has_the_same_bits(project, monkeypatch):
+    """At the same commit, whatever number of threads torch would take by itself."""
+    before = project.digest("dvc.lock")
+    project.run("git", "reset", "--soft", "HEAD~1")  # to the commit that the matrix was run at
+    monkeypatch.setenv("OMP_NUM_THREADS", "1" if os.environ.get("OMP_NUM_THREADS") == "2" else "2")
+    project.dvc("repro", "--force")
+    assert project.digest("dvc.lock") == before
+    trained = (project.folder / TIMINGS).read_text().splitlines()
+    assert len(trained) == 2 * (len(CELLS) + 1)
 
 
 def test_metrics_and_plots_are_shown(project):
@@ -180,7 +203,7 @@ def test_bad_params_stop_before_any_work(project):
 def test_killed_cell_goes_on_and_ends_with_the_same_bits(project):
     name = "resnet14-resnet8-kd-2-False-0"
     run = f"runs/resnet14-resnet8/{name}"
-    expected = [project.digest(f"{run}/{file}") for file in ("weights.safetensors", "history.csv")]
+    expected = [project.digest(f"{run}/{file}") for file in FILES]
     shutil.rmtree(project.folder / run)
     process = subprocess.Popen([sys.executable, "-m", "stages.train", "train", name], cwd=project.folder)
     deadline = time.monotonic() + 120
@@ -190,12 +213,16 @@ def test_killed_cell_goes_on_and_ends_with_the_same_bits(project):
     assert process.wait() == -9, "the cell ended before it could be killed"
     assert not (project.folder / run).exists()
     project.run(sys.executable, "-m", "stages.train", "train", name)
-    assert [project.digest(f"{run}/{file}") for file in ("weights.safetensors", "history.csv")] == expected
-    assert not [path for path in (project.folder / "scratch").rglob("*") if path.is_file()]
+    assert [project.digest(f"{run}/{file}") for file in FILES] == expected
+    assert kept(project) == [TIMINGS]
+    latest = json.loads((project.folder / TIMINGS).read_text().splitlines()[-1])
+    assert latest["name"] == name
+    assert latest["epochs"] < 6
 
 
 def test_cells_trained_together_leave_dvc_nothing_to_train(project):
     """Their results are those of cells trained one after another, bit for bit."""
+    before = (project.folder / TIMINGS).read_text()
     names = {stage.split("@")[1] for stage in CELLS}
     weights = {name: f"runs/resnet14-resnet8/{name}/weights.safetensors" for name in names}
     expected = {name: project.digest(path) for name, path in weights.items()}
@@ -206,9 +233,35 @@ def test_cells_trained_together_leave_dvc_nothing_to_train(project):
     assert len(list((project.folder / "scratch").glob("*.pt"))) == 5
     project.run("rm", "-rf", ".dvc/cache")
     project.dvc("repro", "--force", "--single-item", *CELLS)
-    metas = [project.folder / f"runs/resnet14-resnet8/{name}/meta.json" for name in names]
-    assert [json.loads(path.read_text())["images_per_second"] for path in metas] == [0.0] * len(CELLS)
+    assert (project.folder / TIMINGS).read_text() == before
     assert {name: project.digest(path) for name, path in weights.items()} == expected
     assert list((project.folder / "scratch").glob("*.pt")) == []
     assert "no cell is stale" in project.run(python, "-m", "stages.train_together", "resnet14-resnet8", "0")
     assert "holds no cells" in project.run(python, "-m", "stages.train_together", "resnet14-resnet8", "9", code=2)
+
+
+def test_sweep_killed_and_continued_ends_with_the_bits_of_a_serial_run(finished, tmp_path):
+    """A cell is killed in the middle, then the sweep; the next one goes on, and leaves the serial run's dvc.lock."""
+    project = SweepProject(tmp_path / "project")
+    skipped = shutil.ignore_patterns("cache", "tmp", "scratch", "runs", "teachers", "evaluations", "dvc.lock")
+    shutil.copytree(finished.folder, project.folder, symlinks=True, ignore=skipped)
+    project.run("git", "reset", "--soft", "HEAD~1")  # to the commit that the matrix was run at
+    pulses = project.folder / "scratch/live"
+
+    def kill_a_cell_after_an_epoch():
+        for path in pulses.glob("resnet14-*.json"):
+            with suppress(FileNotFoundError, ProcessLookupError):
+                pulse = json.loads(path.read_text())
+                if pulse["epoch"] >= 1:
+                    os.kill(pulse["pid"], signal.SIGKILL)
+                    return True
+        return False
+
+    with project.sweeping("--jobs", "2") as process:
+        project.wait_for(kill_a_cell_after_an_epoch)
+        project.wait_for(lambda: "lost; is tried again" in project.said())
+        project.wait_for(lambda: any(pulses.glob("resnet14-*.json")))
+        stop(process, signal.SIGKILL)
+    output = project.sweep("--jobs", "2")
+    assert project.dvc("status").strip() == "Data and pipelines are up to date."
+    assert (project.folder / "dvc.lock").read_bytes() == (finished.folder / "dvc.lock").read_bytes(), output

@@ -130,7 +130,8 @@ class TestEdits:
         edit(sources / "kdcore/evaluation.py", "CALIBRATION_BINS = 15", "CALIBRATION_BINS = 10")
         assert changed(cards(), cards(sources)) == {name for name in cards() if name.startswith("evaluate/")}
 
-    @pytest.mark.parametrize("file", ["params", "plan", "recipes", "progress", "provenance", "resume", "runs", "cell"])
+    @pytest.mark.parametrize("file", ["params", "plan", "recipes", "progress", "pulse", "provenance", "resume", "runs",
+                                      "scratch", "timings", "cell"])  # fmt: skip
     def test_what_determines_no_result(self, sources, file):
         with (sources / f"kdcore/{file}.py").open("a") as stream:
             stream.write("\nX = 1\n")
@@ -177,6 +178,22 @@ class TestParams:
     def test_matched_stand_takes_no_values(self, overrides):
         with pytest.raises(UserError, match=r"stand: stand_recipe matched changes the z-score alone"):
             cards(methods_config={"kd": overrides}, stand_recipe="matched")
+
+    def test_threads(self):
+        """They are in the cards of all that trains or measures, except where torch decides."""
+        train = {**yamlfile.read(ROOT / "params.yaml")["train"], "threads": 3}
+        teachers = {"resnet20": {"source": "published", "otherwise": "train"}, "wrn_16_2": {"source": "train"}}
+        options = {"teachers": teachers, "data": CIFAR}
+        made, auto = cards(train=train, **options), cards(train={**train, "threads": "auto"}, **options)
+        del train["threads"]
+        assert auto == cards(train=train, **options)
+        for name, card in made.items():
+            kind = name.split("/")[0]
+            if kind in ("train", "baseline", "teacher"):
+                assert card["train"].pop("threads") == 3
+            if kind == "evaluate" or name == "teacher/resnet20":
+                assert card.pop("threads") == 3
+        assert made == auto
 
     def test_what_the_schedule_does_not_use(self):
         train = {**yamlfile.read(ROOT / "params.yaml")["train"], "schedule": "cosine"}

@@ -306,6 +306,22 @@ def test_evaluations_without_reliability():
     assert "one seed tells none of them from noise" in text
 
 
+def test_times_stand_where_somebody_has_them(text):
+    assert "Networks of pairs" in text
+    assert "raining time" not in text
+    assert "Images/s" not in text
+    made = made_up.matrix(pairs=PAIRS[:2], seeds=(0, 1))
+    names = [f"{PAIRS[0]}-kd-2-True-{seed}" for seed in (0, 1)]
+    timings = {name: made_up.timing(name, seconds=600 * (i + 1)) for i, name in enumerate(names)}
+    timed = replace(made, timings=timings)
+    (row,) = report.times(timed).rows
+    assert [value.text for value in row] == [PAIRS[0], "KD + SDD [1,2] + stand", "2", "15.00", "30.00", "1,000"]
+    hours = {row[0].text: row[-1].text for row in report.networks(timed).rows}
+    assert hours == {PAIRS[0]: "0.50", PAIRS[1]: report.NOTHING}
+    page = Page(report.render(timed))
+    assert {"Networks and training time of pairs", "Training time (h)", "Training time of rows"} <= set(page.texts)
+
+
 def test_empty_bins_are_not_drawn():
     made = made_up.matrix(pairs=PAIRS[:1], seeds=(0, 1))
     for cell in made.evaluations[0]["cells"]:

@@ -142,12 +142,12 @@ class TestTrainOne:
 
     @pytest.mark.parametrize(("options", "message"), [
         (["--method", "kdd"], "unknown method 'kdd'. Did you mean kd?"),
-        (["--method", "kd", "--scale", "3"], "scales[0]: 3 is no scale"),
+        (["--method", "kd", "--scale", "3"], "scales[0]: '3' is no scale"),
         (["--method", "at", "--scale", "2"], "at is no logit method and takes neither --scale nor --stand"),
         (["--method", "kd"], "there is no teachers/resnet14/weights.safetensors; name a checkpoint with --teacher"),
         (["--method", "kd", "--epochs", "2"], "--epochs: 2 leaves no room for train.milestones"),
         (["--method", "kd", "--epochs", "0"], "--epochs: 0 must be 1 or more"),
-        (["--method", "kd", "--scale", "0"], "scales[0]: 0 is no scale"),
+        (["--method", "kd", "--scale", "0"], "scales[0]: '0' is no scale"),
         (["--method", "kd", "--scale", ""], "is no scale"),
         (["--method", "vanilla", "--teacher", "x"], "--teacher x: vanilla trains the student alone"),
         (["--method", "kd", "--params", "other.yaml"], "other.yaml: cannot be read"),

@@ -1,15 +1,31 @@
 """Stage scripts from the command line, and one card carried out."""
 
+import json
 import os
 import subprocess
 import sys
 
 import pytest
+import torch
 
-from kdcore import experiment, runs, yamlfile
+from kdcore import (
+    checkpoints,
+    checksum,
+    device,
+    evaluation,
+    experiment,
+    networks,
+    runs,
+    teachers,
+    timings,
+    together,
+    yamlfile,
+)
 from kdcore.data import digits, store
 from kdcore.errors import RunError, UserError
 from kdcore.folders import whole
+from kdcore.resume import ResumeState
+from stages import evaluate, teacher
 from tests.conftest import ROOT
 
 CARD = {
@@ -60,7 +76,7 @@ def test_missing_card(tmp_path, stage):
     code, said = call(tmp_path, f"stages.{name}", *arguments)
     assert code == 2
     assert said.startswith("error: cards/")
-    assert "cannot be read" in said
+    assert "Run 'dvc repro plan'" in said
     assert list(tmp_path.iterdir()) == []
 
 
@@ -83,8 +99,83 @@ def test_card_is_carried_out(project):
     experiment.run(project / "cards/baseline/cell.yaml", project / "out")
     meta = runs.read_meta(project / "out")
     assert {key: meta[key] for key in CARD} == CARD
-    assert {"commit", "versions", "device", "threads", "seconds", "images_per_second"} <= set(meta)
+    assert {"commit", "versions", "device", "threads"} <= set(meta)
     assert len((project / "out/history.csv").read_text().splitlines()) == 3
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_card_carried_out_again_gives_the_same_bytes(project):
+    card_file = project / "cards/baseline/cell.yaml"
+    for out in ("out", "again"):
+        experiment.run(card_file, project / out)
+    assert contents(project / "out") == contents(project / "again")
+    first, second = timings.load()
+    assert (first.name, first.student, first.method, first.epochs) == (CARD["name"], "resnet8", "vanilla", 2)
+    assert first.card == second.card == checksum.sha256(card_file)
+    assert first.bytes == sum(len(content) for content in contents(project / "out").values())
+    assert first.seconds > 0
+    assert first.images_per_second > 0
+
+
+class TestThreads:
+    @pytest.fixture(autouse=True)
+    def own(self):
+        """As before, afterwards."""
+        yield
+        device.use_threads(None)
+
+    def test_are_those_of_the_card_whatever_the_environment(self, project):
+        card = {**CARD, "train": {**CARD["train"], "threads": 1}}
+        yamlfile.write(project / "cards/baseline/cell.yaml", card)
+        found = []
+        for threads in ("1", "2"):
+            code, said = call(project, "stages.train", "baseline", "cell", OMP_NUM_THREADS=threads)
+            assert code == 0, said
+            found.append(contents(project / "runs/resnet8-resnet8/cell"))
+        assert found[0] == found[1]
+        assert json.loads(found[0]["meta.json"])["threads"] == 1
+
+    def test_are_torchs_own_where_the_card_names_none(self, project):
+        for threads in ("1", "2"):
+            code, said = call(project, "stages.train", "baseline", "cell", OMP_NUM_THREADS=threads)
+            assert code == 0, said
+            assert runs.read_meta(project / "runs/resnet8-resnet8/cell")["threads"] == int(threads)
+
+    def test_of_a_card_do_not_outlast_it(self):
+        device.use_threads(3)
+        assert torch.get_num_threads() == 3
+        device.use_threads(None)
+        assert torch.get_num_threads() == device.OWN_THREADS
+
+    def test_of_evaluation(self, project, monkeypatch):
+        yamlfile.write(project / "cards/evaluate/a-b.yaml", {"data": "digits", "threads": 3})
+        monkeypatch.setattr(evaluation, "evaluate_pair", self.ends_with_threads)
+        with pytest.raises(RunError, match="3 threads"):
+            evaluate.main("a-b")
+
+    def test_of_adopted_teachers(self, project, monkeypatch):
+        yamlfile.write(project / "cards/teacher/resnet8.yaml", {"data": "digits", "source": "x.pth", "threads": 3})
+        monkeypatch.setattr(teachers, "adopt", self.ends_with_threads)
+        with pytest.raises(RunError, match="3 threads"):
+            teacher.main("resnet8")
+
+    def test_of_cells_trained_together(self, project, monkeypatch):
+        """Before their states, which are of so many threads, are looked for."""
+        card = {**CARD, "train": {**CARD["train"], "threads": 3}, "teacher": "resnet8"}
+        (project / "cards/baseline/cell.yaml").unlink()
+        yamlfile.write(project / "cards/train/cell.yaml", {**card, "method": "kd"})
+        (project / "pairs").mkdir()
+        checkpoints.save(networks.create("resnet8", 10), project / "pairs/resnet8-resnet8.safetensors")
+        monkeypatch.setattr(ResumeState, "of", self.ends_with_threads)
+        with pytest.raises(RunError, match="3 threads"):
+            together.train("resnet8-resnet8", 0)
+
+    @staticmethod
+    def ends_with_threads(*_arguments, **_options):
+        raise RunError(f"{torch.get_num_threads()} threads")
 
 
 def test_loss_that_is_not_finite_names_the_cell(project):
@@ -98,8 +189,6 @@ def test_loss_that_is_not_finite_names_the_cell(project):
 
 
 def test_teacher_of_other_classes(project):
-    from kdcore import checkpoints, networks
-
     checkpoints.save(networks.create("resnet8", 100), project / "teacher.safetensors")
     yamlfile.write(project / "cards/train/cell.yaml", {**CARD, "method": "kd", "teacher": "resnet8"})
     with pytest.raises(UserError, match=r"fc\.weight: \(100, 64\) in the file, \(10, 64\) in the network"):

@@ -41,7 +41,10 @@ def opened(source: str, archive: Archive) -> Iterator[Path]:
     if path.is_dir():
         yield _folder(path, archive)
         return
-    found = checksum.sha256(path)
+    try:
+        found = checksum.sha256(path)
+    except OSError as error:
+        raise UserError(f"data.source {source}: cannot be read ({error.strerror})") from error
     if found != archive.sha256:
         raise UserError(f"data.source {source}: has sha256 {found}, the published archive {archive.sha256}")
     download.FOLDER.mkdir(parents=True, exist_ok=True)

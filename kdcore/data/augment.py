@@ -127,6 +127,22 @@ def seed_dropout(seed: int, epoch: int, rank: int = 0) -> None:
     torch.manual_seed(_torch_seed(seed, epoch, DROPOUT) + rank)
 
 
+def drawn_state(device: torch.device, generator: torch.Generator) -> dict[str, Tensor]:
+    """Where in their draws `seed_dropout`'s generators and a `device_generator` are, for `restore_drawn`."""
+    state = {"methods": generator.get_state(), "dropout": torch.get_rng_state()}
+    if device.type != "cpu":
+        state["dropout_on_device"] = torch.get_device_module(device).get_rng_state(device)
+    return state
+
+
+def restore_drawn(state: dict[str, Tensor], device: torch.device, generator: torch.Generator) -> None:
+    """Go on with the draws of another process."""
+    generator.set_state(state["methods"])
+    torch.set_rng_state(state["dropout"])
+    if device.type != "cpu":
+        torch.get_device_module(device).set_rng_state(state["dropout_on_device"], device)
+
+
 def generator(seed: int, epoch: int, purpose: int) -> np.random.Generator:
     """What one purpose draws in one epoch; see `ORDER` and its neighbours."""
     return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch, purpose])))

@@ -74,36 +74,45 @@ class Feed:
         """How many weak views an image has; None where they are without number."""
         return self.weak.view_count
 
-    def batches(self, size: int, *, views: int, seed: int, epoch: int) -> Iterator[Seen]:
+    def sizes(self, size: int) -> list[int]:
+        """Of an epoch's batches, of all processes together.
+
+        The last one may be smaller, but a lone image joins the batch before it: batch norm needs more than one.
+        """
+        count = len(self.labels)
+        sizes = [min(size, count - start) for start in range(0, count, size)]
+        if len(sizes) > 1 and sizes[-1] == 1:
+            sizes[-2:] = [size + 1]
+        return sizes
+
+    def batches(self, size: int, *, views: int, seed: int, epoch: int, skip: int = 0) -> Iterator[Seen]:
         """One epoch in random order.
 
-        The last batch may be smaller, but a lone image joins the batch before it: batch norm needs more than one.
-
         Args:
-            size: images per batch, of all processes together.
+            size: images per batch, of all processes together (see `sizes`).
             views: 1, or 2 for a strong view (see `kdcore.data.strong`) beside the weak one.
             seed: of the run.
             epoch: counted from 1.
+            skip: so many batches that were seen before; their images are not decoded.
 
         Raises:
             UserError: a batch holds fewer images than there are processes.
         """
-        count = len(self.labels)
-        order = epoch_order(seed, epoch, count)
-        sizes = [len(batch) for batch in order.split(size)]
-        if len(sizes) > 1 and sizes[-1] == 1:
-            sizes[-2:] = [size + 1]
+        count, sizes = len(self.labels), self.sizes(size)
         if min(sizes) < self.world.size:
             raise UserError(
                 f"train.batch_size {size}: of {count} images, a batch of {min(sizes)} is left over, fewer than the "
                 f"{self.world.size} processes; take fewer processes or another batch_size"
             )
-        drawn = [self.world.share(batch) for batch in order.split(sizes)]
+        if skip == len(sizes):
+            return
+        order = epoch_order(seed, epoch, count)
+        drawn = [self.world.share(batch) for batch in order.split(sizes)[skip:]]
         indices = torch.cat(drawn).to(self.device).split([len(batch) for batch in drawn])
         strong = epoch_strong_views(seed, epoch, count) if views > 1 else None
         weak = self.weak.batches(drawn, count=views, seed=seed, epoch=epoch)
         names = self.weak.names(seed, epoch)
-        for whole, batch, index, seen in zip(sizes, drawn, indices, weak, strict=True):
+        for whole, batch, index, seen in zip(sizes[skip:], drawn, indices, weak, strict=True):
             if strong is not None:
                 seen[1] = apply_strong_views(seen[1], strong.of(batch))
             named = None if names is None else batch.numpy() * self.weak.view_count + names[batch.numpy()]

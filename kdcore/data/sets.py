@@ -32,8 +32,9 @@ def fetch_once(section: dict[str, Any]) -> store.Dataset:
     identity = json.dumps([section, code, _files(data_params.path(section["source"]))], sort_keys=True)
     folder = SCRATCH / section["name"]
     if not (folder / KEY).is_file() or (folder / KEY).read_text() != hashlib.sha256(identity.encode()).hexdigest():
+        fetched = fetch(section)
         with whole(folder) as unfinished:
-            store.save(fetch(section), unfinished)
+            store.save(fetched, unfinished)
             (unfinished / KEY).write_text(hashlib.sha256(identity.encode()).hexdigest())
     return store.load(folder)
 

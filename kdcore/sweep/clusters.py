@@ -1,0 +1,128 @@
+"""Where a sweep's workers come from: this process, a running Dask scheduler, or a cluster's queue."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import dask
+import dask_jobqueue
+from dask_jobqueue.core import JobQueueCluster
+from distributed import Client, LocalCluster
+
+from kdcore import yamlfile
+from kdcore.errors import UserError
+from kdcore.params import explained
+from kdcore.section import Count, Section
+
+CLASSES = sorted(name for name in dir(dask_jobqueue) if name.endswith("Cluster") and name != "JobQueueCluster")
+
+
+class ClusterFile(Section):
+    """What --cluster names: jobs that dask-jobqueue submits, each of which is a worker."""
+
+    cluster: str
+    """One of `CLASSES`."""
+    jobs: Count
+    """How many are submitted."""
+    options: dict[str, Any]
+    """Of that class: queue, cores, memory, walltime, job_extra_directives, ..."""
+
+
+@contextmanager
+def here(jobs: int) -> Iterator[Client]:
+    """A scheduler and its only worker, in this process: jobs are processes of their own already.
+
+    Args:
+        jobs: at a time.
+    """
+    address = "http://127.0.0.1:{port}/status"  # where it listens, for its page has no password
+    with (
+        _own(),
+        dask.config.set({"distributed.dashboard.link": address}),
+        LocalCluster(
+            n_workers=1, threads_per_worker=jobs, processes=False, memory_limit=None, dashboard_address="127.0.0.1:0"
+        ) as made,
+        Client(made) as client,
+    ):
+        yield client
+
+
+@contextmanager
+def scheduler(address: str) -> Iterator[Client]:
+    """A running scheduler, and whatever workers it has or gets.
+
+    Raises:
+        UserError: there is none.
+    """
+    with _quiet():
+        try:
+            client = Client(address, timeout=10)
+        except (OSError, ValueError) as error:
+            raise UserError(f"--scheduler {address}: no Dask scheduler answers there ({error})") from error
+        with client:
+            yield client
+
+
+@contextmanager
+def cluster(path: Path) -> Iterator[Client]:
+    """The workers that a cluster's queue gives.
+
+    Args:
+        path: of the file, see `ClusterFile`.
+
+    Raises:
+        UserError: the file is wrong.
+    """
+    content = read(path)
+    with _own(), make(content, path) as made, Client(made) as client:
+        made.scale(jobs=content.jobs)
+        yield client
+
+
+def read(path: Path) -> ClusterFile:
+    """A cluster file, validated.
+
+    Raises:
+        UserError: it is wrong; lists every problem.
+    """
+    content = yamlfile.read(path)
+    with explained(str(path)):
+        found = ClusterFile.model_validate(content)
+    if found.cluster not in CLASSES:
+        raise UserError(
+            f"{path}: cluster: {found.cluster!r} is no class of dask_jobqueue. Allowed: {', '.join(CLASSES)}"
+        )
+    return found
+
+
+def make(content: ClusterFile, path: Path) -> JobQueueCluster:
+    """The cluster that a file describes, without jobs.
+
+    Raises:
+        UserError: its class does not take these options.
+    """
+    try:
+        return getattr(dask_jobqueue, content.cluster)(**content.options)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path}: options: {content.cluster} does not take them: {error}") from error
+
+
+@contextmanager
+def _own() -> Iterator[None]:
+    """For a scheduler of ours: a job whose worker is gone comes back to us, who know how often it may be tried."""
+    with _quiet(), dask.config.set({"distributed.scheduler.allowed-failures": 0}):
+        yield
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Dask's remarks on workers that come and go, which are the sweep's to make."""
+    logger = logging.getLogger("distributed")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,292 @@
+"""What a sweep would do, with reasons, the time that it would take and the disk that it would fill."""
+
+import heapq
+import shutil
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.filesize import decimal
+from rich.table import Table
+
+from kdcore import checksum, plan, yamlfile
+from kdcore.catalog import VANILLA
+from kdcore.cell import Cell
+from kdcore.params import Params
+from kdcore.sweep.estimates import Estimates
+from kdcore.sweep.judge import Judge, Outlook
+from kdcore.sweep.lookup import MD5, Lookup
+from kdcore.sweep.order import Order
+from kdcore.sweep.pipeline import Pipeline
+from kdcore.sweep.words import duration
+
+ROWS = 40
+"""Of a table; stages that fare alike share a row where there would be more."""
+AHEAD = (Outlook.TO_RUN, Outlook.BLOCKED)
+"""Outlooks of what takes time."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a training would take; None where nothing like it was trained here."""
+
+    seconds: float | None
+    bytes: float | None
+    """Of its results."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """Of one stage."""
+
+    step: str
+    outlook: Outlook
+    reason: str
+    cell: Cell | None
+    """That it trains; None for other stages, teachers' too."""
+    training: Training | None
+    """None for stages that train nothing."""
+
+
+@dataclass(frozen=True)
+class Disk:
+    """One that would be written to."""
+
+    folder: Path
+    needed: float
+    free: float
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Of all stages.
+
+    Args:
+        lines: in the order in which a sweep would run them.
+        jobs: at a time.
+        cache: the folder of DVC's cache.
+    """
+
+    lines: list[Line]
+    jobs: int
+    cache: Path
+
+    def count(self, outlook: Outlook, *, cells: bool) -> int:
+        """Cells with this outlook, or other stages."""
+        return sum(line.outlook is outlook and (line.cell is not None) is cells for line in self.lines)
+
+    def trainings(self, *outlooks: Outlook) -> list[Training]:
+        """Of cells and teachers with one of these outlooks."""
+        return [line.training for line in self.lines if line.training is not None and line.outlook in outlooks]
+
+    def seconds(self, outlook: Outlook) -> float:
+        """That trainings with this outlook would take, so many jobs at a time, as far as that is known."""
+        return sum(training.seconds or 0.0 for training in self.trainings(outlook)) / self.jobs
+
+    @property
+    def unknown(self) -> int:
+        """Trainings ahead of which nobody knows how long they take."""
+        return sum(training.seconds is None for training in self.trainings(*AHEAD))
+
+    def disks(self) -> list[Disk]:
+        """What results would need, as far as that is known: new ones in the workspace and in the cache, cached ones in
+        the workspace.
+        """
+        new, cached = (
+            sum(training.bytes or 0.0 for training in self.trainings(*outlooks))
+            for outlooks in (AHEAD, (Outlook.CACHED,))
+        )
+        return disks([(Path.cwd(), new + cached), (self.cache, new)])
+
+    def show(self, console: Console) -> None:
+        """Print it."""
+        table = Table("stage", "", "state", "reason", "time", box=None, pad_edge=False, header_style="bold")
+        table.columns[1].justify = table.columns[4].justify = "right"
+        for row in condensed([line for line in self.lines if line.outlook is not Outlook.UP_TO_DATE]):
+            table.add_row(*row)
+        if table.row_count:
+            console.print(table, "", sep="\n", markup=False)
+        console.print(*self.totals(), sep="\n", markup=False, soft_wrap=True)
+
+    def totals(self) -> list[str]:
+        """Lines below the table."""
+        lines = [
+            f"{what}: " + ", ".join(f"{self.count(outlook, cells=cells)} {outlook.value}" for outlook in Outlook)
+            for what, cells in (("cells", True), ("other stages", False))
+        ]
+        if self.trainings(*AHEAD):
+            lines.append(f"time: {self._time()}")
+        for disk in self.disks():
+            if not disk.needed:
+                continue
+            least = "at least " if self.unknown else ""
+            told = f"{least}{decimal(int(disk.needed))} for results and DVC's cache, {decimal(int(disk.free))} free"
+            lines.append(f"disk: {told} at {disk.folder}")
+            if disk.needed > disk.free:
+                lines.append(f"warning: the disk of {disk.folder} will be full; make space there first")
+        return lines
+
+    def _time(self) -> str:
+        ahead = self.trainings(*AHEAD)
+        if self.unknown == len(ahead):
+            return "unknown, for nothing like what is to be trained was trained here"
+        blocked = self.seconds(Outlook.BLOCKED)
+        at = "one job at a time" if self.jobs == 1 else f"{self.jobs} jobs at a time"
+        parts = [f"about {duration(self.seconds(Outlook.TO_RUN))}, {at}"]
+        parts += [f"up to {duration(blocked)} more where what is blocked must run too"] if blocked else []
+        parts += [f"without {self.unknown} of {len(ahead)}, which nothing trained here is like"] if self.unknown else []
+        return "; ".join(parts)
+
+
+def make(
+    pipeline: Pipeline, params: Params, estimates: Estimates, *, jobs: int, replaced: Path | None = None
+) -> Forecast:
+    """What a sweep of these stages would do.
+
+    Args:
+        pipeline: its stages.
+        params: the matrix.
+        estimates: of its cells.
+        jobs: at a time.
+        replaced: the params.yaml that stands for the project's.
+
+    Raises:
+        UserError: the plan could not be made.
+    """
+    order = Order(params, estimates, pipeline.steps)
+    judge = Judge(
+        Lookup(pipeline),
+        params,
+        lambda: plan.make(
+            params,
+            published_recipes=yamlfile.read("data/recipes.yaml"),
+            known_teachers=yamlfile.read("data/teachers.yaml"),
+        ),
+        replaced={} if replaced is None else {replaced.name: checksum.digests(replaced, MD5)[MD5]},
+    )
+    lines = {}
+    for step in pipeline.steps:
+        outlook, reason = judge.judge(step)
+        cell = order.cells.get(step)
+        training = (
+            _teacher(step, params, estimates) if cell is None else Training(order.seconds[step], estimates.bytes(cell))
+        )
+        lines[step] = Line(step, outlook, reason, cell, training)
+    return Forecast([lines[step] for step in run_order(pipeline.needs, order.rank)], jobs, pipeline.cache)
+
+
+def _teacher(step: str, params: Params, estimates: Estimates) -> Training | None:
+    """Of a teacher that is trained here, which is a network trained alone."""
+    stage, _, name = step.partition("@")
+    if stage != "teacher" or params.teachers[name].source != "train":
+        return None
+    alone = Cell(f"{name}-{name}", VANILLA, plan.TEACHER_SEED)
+    epochs = params.teachers[name].epochs or params.train.of(student=name, method=VANILLA).epochs
+    return Training(estimates.seconds(alone, epochs), estimates.bytes(alone))
+
+
+def run_order(needs: Mapping[str, Iterable[str]], rank: Callable[[str], Any]) -> list[str]:
+    """Steps in the order in which one worker would run them: of those whose needs are done, the one that ranks first.
+
+    Args:
+        needs: step -> those that it needs; those not among the steps are taken to be in place.
+        rank: see `Order`.
+    """
+    left = {step: set(above) & needs.keys() for step, above in needs.items()}
+    below = defaultdict(list)
+    for step, above in left.items():
+        for needed in above:
+            below[needed].append(step)
+    ready = [(rank(step), step) for step, above in left.items() if not above]
+    heapq.heapify(ready)
+    found = []
+    while ready:
+        _, step = heapq.heappop(ready)
+        found.append(step)
+        for waiting in below[step]:
+            left[waiting].remove(step)
+            if not left[waiting]:
+                heapq.heappush(ready, (rank(waiting), waiting))
+    return found
+
+
+def condensed(lines: Sequence[Line]) -> list[tuple[str, str, str, str, str]]:
+    """Rows of a table: stages, how many, their state, the reason, and the time that they take one after another.
+
+    Where there would be too many, stages with the same state and reason share a row: seeds, then the cells of a method,
+    of a pair, all cells.
+    """
+    rows: list[list[Line]] = []
+    for alike in (_itself, _but_seed, _method, _pair, _stage):
+        groups: dict[Any, list[Line]] = defaultdict(list)
+        for line in lines:
+            groups[alike(line), line.outlook, line.reason].append(line)
+        rows = list(groups.values())
+        if len(rows) <= ROWS:
+            break
+    return [
+        (
+            named([line.step for line in row]),
+            f"× {len(row)}" if len(row) > 1 else "",
+            row[0].outlook.value,
+            row[0].reason,
+            _total(row),
+        )
+        for row in rows
+    ]
+
+
+def _itself(line: Line) -> Any:
+    return line.step
+
+
+def _but_seed(line: Line) -> Any:
+    return line.step if line.cell is None else replace(line.cell, seed=0)
+
+
+def _method(line: Line) -> Any:
+    return line.step if line.cell is None else (line.cell.pair, line.cell.method)
+
+
+def _pair(line: Line) -> Any:
+    return line.step if line.cell is None else (line.cell.stage, line.cell.pair)
+
+
+def _stage(line: Line) -> Any:
+    return line.step.partition("@")[0]
+
+
+def named(steps: Sequence[str]) -> str:
+    """A name for steps of one stage: a pattern of all their names, as of --glob."""
+    if len(steps) == 1:
+        return steps[0]
+    parts = [step.replace("@", "@-").split("-") for step in steps]
+    same = [column[0] for column in takewhile(lambda column: len(set(column)) == 1, zip(*parts, strict=False))]
+    return "-".join([*same, "*"]).replace("@-", "@")
+
+
+def _total(lines: Sequence[Line]) -> str:
+    trainings = [line.training for line in lines if line.training is not None and line.outlook in AHEAD]
+    known = [training.seconds for training in trainings if training.seconds is not None]
+    if not trainings:
+        return ""
+    return f"{'> ' if known and len(known) < len(trainings) else ''}{duration(sum(known) if known else None)}"
+
+
+def disks(needed: Sequence[tuple[Path, float]]) -> list[Disk]:
+    """The disks of some folders, which may be one.
+
+    Args:
+        needed: each of the folders, and the bytes that it will grow by.
+    """
+    found: dict[int, Disk] = {}
+    for folder, size in needed:
+        there = next(place for place in (folder, *folder.parents) if place.exists())
+        device = there.stat().st_dev
+        so_far = found.get(device, Disk(folder, 0.0, shutil.disk_usage(there).free))
+        found[device] = replace(so_far, needed=so_far.needed + size)
+    return list(found.values())

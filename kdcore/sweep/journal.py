@@ -1,0 +1,101 @@
+"""What a sweep is doing, in a file for whoever looks from elsewhere; and the lock that keeps a second one out."""
+
+import json
+import os
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from pydantic import TypeAdapter, ValidationError
+
+from kdcore import scratch
+from kdcore.errors import UserError
+from kdcore.sweep import FOLDER
+from kdcore.sweep.schedule import Step
+
+FILE, LOCK = Path(FOLDER) / "journal.json", Path(FOLDER) / "lock"
+LOGS = Path(FOLDER) / "logs"
+
+
+@dataclass
+class Journal:
+    """Of one sweep."""
+
+    command: str
+    """As it was typed."""
+    pid: int
+    host: str
+    started: float
+    """Unix time."""
+    steps: dict[str, Step] = field(default_factory=dict)
+    dashboard: str = ""
+    """Address of Dask's page."""
+    ended: float | None = None
+    """Unix time; None as long as it runs, or if it was killed."""
+
+    def write(self) -> None:
+        """Replace the file as a whole."""
+        scratch.replace(FILE, json.dumps(asdict(self)))
+
+
+_JOURNAL = TypeAdapter(Journal)
+
+
+def read() -> Journal | None:
+    """That of the latest sweep here; None where there was none.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    try:
+        return _JOURNAL.validate_json(FILE.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValidationError as error:
+        raise UserError(f"{FILE}: is damaged ({error.errors()[0]['msg']}); delete it") from error
+
+
+def log(step: str) -> Path:
+    """Where the output of a stage goes."""
+    return LOGS / f"{step}.log"
+
+
+@contextmanager
+def opened() -> Iterator[Journal]:
+    """The journal of a new sweep, alone in this folder.
+
+    Raises:
+        UserError: another sweep is at work here; says which.
+    """
+    LOCK.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(LOCK, timeout=0):
+            command = f"python -m stages.sweep {shlex.join(sys.argv[1:])}".rstrip()
+            yield Journal(command, os.getpid(), platform.node(), time.time())
+    except Timeout as error:
+        raise UserError(f"{LOCK}: {_holder()}; see 'python -m stages.status', wait for it or stop it") from error
+
+
+def is_running() -> bool:
+    """Whether a sweep is at work in this folder, on whatever machine shares it."""
+    if not LOCK.is_file():
+        return False
+    try:
+        with FileLock(LOCK, timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
+def _holder() -> str:
+    found = read()
+    if found is None:
+        return "another sweep has just begun here"
+    since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(found.started))
+    return f"another sweep is at work here: '{found.command}', process {found.pid} on {found.host} since {since}"

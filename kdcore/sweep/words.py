@@ -1,0 +1,35 @@
+"""Times and numbers in words."""
+
+from math import ceil
+
+from rich.console import Console
+
+WIDTH = 160
+"""Columns where nobody's terminal says how many there are."""
+
+
+def duration(seconds: float | None) -> str:
+    """To two units, the last one rounded up to: 45 s, 12 min, 3 h 20 min, 2 d 4 h; a question mark for None."""
+    if seconds is None:
+        return "?"
+    if seconds <= 59:
+        return f"{ceil(seconds)} s"
+    minutes = ceil(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 24:
+        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+    days, hours = divmod(hours + (minutes > 0), 24)
+    return f"{days} d {hours} h" if hours else f"{days} d"
+
+
+def counted(number: int, what: str) -> str:
+    """1 cell, 2 cells."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def console() -> Console:
+    """For a table: as wide as the terminal; wide enough where there is none, unless COLUMNS says otherwise."""
+    made = Console(highlight=False)
+    return made if made.is_terminal else Console(highlight=False, width=max(made.width, WIDTH))

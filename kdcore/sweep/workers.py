@@ -1,0 +1,235 @@
+"""Dask workers as a crew for stages: what each of them offers, what it is given to do, and how that ended."""
+
+import os
+import queue
+import secrets
+import socket
+import threading
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import cast
+
+from distributed import Client, Future, Worker, WorkerPlugin, get_worker
+from distributed.client import FutureCancelledError
+from distributed.scheduler import KilledWorker
+
+from kdcore import pulse
+from kdcore.errors import RunError
+from kdcore.sweep import FOLDER, slots
+from kdcore.sweep.jobs import Ending, Job, Outcome, nursery, run
+from kdcore.sweep.pipeline import PROJECT_FILE
+from kdcore.sweep.transfer import Delivery, Parcel, Post, code_of
+
+SLOT = "slot"
+"""Dask's resource of which every job takes one."""
+NAME = "kdcore"
+"""Of the plugin by which a worker joins."""
+PULSES = "kdcore-pulses"
+"""Dask's topic on which workers that share no files with the sweep say how far their cells are."""
+
+
+@dataclass
+class Place:
+    """What a worker knows of where it is."""
+
+    folder: str
+    """The project's: the sweep's, or a clone of its own."""
+    is_apart: bool
+    """Whether it is a clone that shares no files with the sweep."""
+    slots: slots.Slots
+    trouble: str = ""
+    """Why it cannot run jobs."""
+    stopping: threading.Event = field(default_factory=threading.Event)
+
+
+@dataclass
+class Joining(WorkerPlugin):
+    """Makes a Dask worker one of this sweep.
+
+    A worker that was started in a clone of the project works there, others in the sweep's folder, which they must see.
+
+    Args:
+        root: the sweep's folder.
+        token: a file in it that only this sweep has.
+        code: of the project, see `code_of`.
+        slots_per_gpu: jobs on one GPU at a time.
+        threads: of each job; None shares each machine's cores among its jobs. The worker's own OMP_NUM_THREADS does
+            not count, for Dask sets it to 1.
+    """
+
+    root: str
+    token: str
+    code: str
+    slots_per_gpu: int
+    threads: int | None
+    name: str = NAME
+    place: Place | None = None
+    """Of the worker that has this copy of the plugin."""
+
+    async def setup(self, worker: Worker) -> None:
+        """Look where the project is, and offer slots: the worker's threads, on GPUs at most so many each."""
+        self.place = self._find(Path.cwd(), worker.state.nthreads)
+        await worker.set_resources(**{SLOT: 0 if self.place.trouble else self.place.slots.count})
+
+    def _find(self, here: Path, threads: int) -> Place:
+        offered = slots.Slots(slots.environments(threads, self.slots_per_gpu, self.threads))
+        if (here / PROJECT_FILE).is_file() and not (here / self.token).is_file():
+            equal = code_of(here) == self.code
+            trouble = "" if equal else f"{here} holds other code than the sweep's folder: git pull there"
+            return Place(str(here), is_apart=True, slots=offered, trouble=trouble)
+        seen = (Path(self.root) / self.token).is_file()
+        trouble = "" if seen else f"{here} is no clone of the project, and {self.root} is not on this machine"
+        return Place(self.root, is_apart=False, slots=offered, trouble=trouble)
+
+
+def carry_out(job: Job, parcel: Parcel) -> Delivery:
+    """Run a job on a Dask worker (see `Joining`)."""
+    worker = get_worker()
+    place = _place(worker)
+    name = f"{worker.name} on {socket.gethostname()}"
+    job = replace(job, folder=place.folder, log=str(Path(place.folder) / job.log))
+    environment = place.slots.free.get()
+    try:
+        if not place.is_apart:
+            return Delivery(run(job, environment, place.stopping, worker=name))
+        post = Post(Path(place.folder))
+        post.fetch(parcel.inputs)
+        outcome = run(job, environment, place.stopping, worker=name, beat=lambda: _tell(worker, job))
+        done = outcome.ending is Ending.DONE
+        return Delivery(outcome, is_apart=True, made=post.send_made(parcel.outputs) if done else None)
+    except RunError as error:
+        return Delivery(Outcome(job.step, Ending.FAILED, worker=name, tail=str(error).splitlines()), place.is_apart)
+    finally:
+        place.slots.free.put(environment)
+
+
+def _tell(worker: Worker, job: Job) -> None:
+    path = Path(job.folder) / pulse.pulse_file(job.name)
+    if path.is_file():
+        worker.log_event(PULSES, {"name": job.name, "pulse": path.read_text()})
+
+
+def _stop(dask_worker: Worker) -> None:
+    _place(dask_worker).stopping.set()
+
+
+@dataclass(frozen=True)
+class Report:
+    """Of a worker: what the sweep has to know of its `Place`."""
+
+    is_apart: bool
+    trouble: str
+
+
+def _report(dask_worker: Worker) -> Report:
+    place = _place(dask_worker)
+    return Report(place.is_apart, place.trouble)
+
+
+def _place(worker: Worker) -> Place:
+    return cast(Place, cast(Joining, worker.plugins[NAME]).place)
+
+
+class Crew:
+    """The workers of a sweep: takes jobs, and says how they ended.
+
+    Args:
+        client: of the Dask scheduler that has the workers.
+        root: the sweep's folder.
+        slots_per_gpu: jobs on one GPU at a time.
+        threads: see `Joining`.
+        beside: jobs that share the cores of this machine with one that runs in the sweep's folder, and itself.
+    """
+
+    def __init__(self, client: Client, root: Path, *, slots_per_gpu: int, threads: int | None, beside: int) -> None:
+        self.client = client
+        self.root = root
+        self.code = code_of(root)
+        self.ended: queue.SimpleQueue[Delivery] = queue.SimpleQueue()
+        self.stopping = threading.Event()
+        self.here = ThreadPoolExecutor(max_workers=1, thread_name_prefix="here")
+        self.known: set[str] = set()
+        self.places: dict[str, Report] = {}
+        self.pending: dict[str, Future] = {}
+        token = f"{FOLDER}/token-{os.getpid()}-{secrets.token_hex(4)}"
+        (root / token).touch()
+        self.token = root / token
+        client.register_plugin(Joining(str(root), token, self.code, slots_per_gpu, threads))
+        client.subscribe_topic(PULSES, self._note)
+        self.environment = slots.environments(beside, slots_per_gpu, threads)[0]
+        nursery(str(root)).begin(self.environment)
+
+    @property
+    def dashboard(self) -> str:
+        """Address of Dask's own page; empty without one."""
+        return str(self.client.dashboard_link or "")
+
+    def capacity(self) -> int:
+        """Jobs that can run at a time on the workers that are there now."""
+        workers = self.client.scheduler_info(n_workers=-1)["workers"]
+        if workers.keys() != self.known:
+            self.known = set(workers)
+            self.places = self.client.run(_report, on_error="ignore")
+        return int(sum(worker["resources"].get(SLOT, 0) for worker in workers.values()))
+
+    @property
+    def is_apart(self) -> bool:
+        """Whether some worker shares no files with the sweep."""
+        return any(place.is_apart for place in self.places.values())
+
+    @property
+    def troubles(self) -> list[str]:
+        """Why workers that are there cannot work."""
+        return [f"worker {address}: {place.trouble}" for address, place in self.places.items() if place.trouble]
+
+    def submit(self, job: Job, parcel: Parcel) -> None:
+        """Let some worker run a job."""
+        key = f"{job.step}-{secrets.token_hex(4)}"
+        future = self.client.submit(carry_out, job, parcel, key=key, pure=False, resources={SLOT: 1})
+        self.pending[job.step] = future  # or Dask would take it that nobody waits for it
+        future.add_done_callback(partial(self._end, job.step))
+
+    def run_here(self, job: Job) -> None:
+        """Run a job in the sweep's folder, beside those of the workers."""
+        work = self.here.submit(run, job, self.environment, self.stopping)
+        work.add_done_callback(lambda done: self.ended.put(Delivery(done.result())))
+
+    def finished(self, timeout: float) -> list[Delivery]:
+        """Jobs that have ended since the last call; waits for one for so many seconds."""
+        found = []
+        try:
+            found.append(self.ended.get(timeout=timeout))
+            while True:
+                found.append(self.ended.get_nowait())
+        except queue.Empty:
+            return found
+
+    def stop(self) -> None:
+        """Ask all jobs to save their states and end; they are still to be waited for."""
+        self.stopping.set()
+        self.client.run(_stop, on_error="ignore")
+
+    def close(self) -> None:
+        """Leave the workers alone again."""
+        self.here.shutdown()
+        self.client.unregister_worker_plugin(NAME)
+        self.token.unlink(missing_ok=True)
+
+    def _end(self, step: str, future: Future) -> None:
+        self.pending.pop(step, None)
+        error = future.exception()
+        if error is None:
+            self.ended.put(future.result())
+        elif isinstance(error, KilledWorker | CancelledError | FutureCancelledError):
+            self.ended.put(Delivery(Outcome(step, Ending.LOST, tail=[f"its worker is gone: {error}"])))
+        else:
+            self.ended.put(Delivery(Outcome(step, Ending.FAILED, tail=[f"{type(error).__name__}: {error}"])))
+
+    def _note(self, event: tuple[float, dict[str, str]]) -> None:
+        """Keep what a cell elsewhere says of itself where those of this folder keep it."""
+        _, said = event
+        path = self.root / pulse.pulse_file(said["name"])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(said["pulse"])

@@ -1,0 +1,309 @@
+"""Sweeps of projects whose stages do next to nothing: what runs, what is left behind, and what goes wrong."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kdcore import yamlfile
+from tests import sweeps
+from tests.sweeps import PAIR, SweepProject, cell
+
+pytestmark = pytest.mark.pipeline
+
+VANILLA = f"{PAIR}-vanilla-0"
+CELLS = {VANILLA, *(cell(method, scale) for method in ("kd", "dkd") for scale in (1, 2))}
+
+
+@pytest.fixture
+def project(tmp_path):
+    return sweeps.make(tmp_path / "project")
+
+
+@pytest.fixture
+def swept(whole, tmp_path):
+    """A project that is up to date, to change."""
+    shutil.copytree(whole.folder, tmp_path / "project", symlinks=True)
+    return SweepProject(tmp_path / "project")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Sixteen cells and more, at eight jobs."""
+    project = sweeps.make(tmp_path_factory.mktemp("sweep") / "project", seeds=4)
+    project.output = project.sweep("--jobs", "8")
+    project.commit()
+    return project
+
+
+def test_leaves_what_a_serial_run_leaves(whole, tmp_path):
+    serial = SweepProject(tmp_path / "serial")
+    shutil.copytree(whole.folder, serial.folder, symlinks=True, ignore=shutil.ignore_patterns("cache", "tmp"))
+    for made in ("cards", "data/digits", "teachers", "pairs", "runs", "evaluations", "tables"):
+        shutil.rmtree(serial.folder / made)
+    (serial.folder / "dvc.lock").unlink()
+    serial.dvc("repro")
+    assert (serial.folder / "dvc.lock").read_bytes() == (whole.folder / "dvc.lock").read_bytes()
+    assert whole.dvc("status").strip() == "Data and pipelines are up to date."
+    assert whole.output.endswith("26 done\n")
+
+
+def test_does_nothing_twice(swept):
+    swept.forget()
+    before = (swept.folder / "dvc.lock").stat().st_mtime_ns
+    assert swept.sweep("--jobs", "2").strip() == "26 up to date"
+    assert swept.ran == []
+    assert (swept.folder / "dvc.lock").stat().st_mtime_ns == before
+    assert swept.run("git", "status", "--porcelain") == ""
+
+
+def test_only_what_is_stale_runs_and_keeps_its_place_in_the_lock(swept, tmp_path):
+    swept.set(methods_config={"kd": {"temperature": 3}})
+    shutil.copytree(swept.folder, tmp_path / "serial", symlinks=True)
+    swept.forget()
+    swept.sweep("--jobs", "2")
+    assert set(swept.ran) == {cell("kd", scale, seed) for scale in (1, 2) for seed in range(4)}
+    serial = SweepProject(tmp_path / "serial")
+    serial.dvc("repro")
+    assert (serial.folder / "dvc.lock").read_bytes() == (swept.folder / "dvc.lock").read_bytes()
+
+
+def test_targets_and_patterns(swept):
+    swept.set(seeds=[0, 1, 2, 3, 4])
+    swept.forget()
+    swept.sweep("--jobs", "2", f"train@{cell('kd', 1, 4)}")
+    assert swept.ran == [cell("kd", 1, 4)]
+    swept.sweep("--jobs", "2", "--glob", "train@*-kd-*")
+    assert swept.ran == [cell("kd", 1, 4), cell("kd", 2, 4)]
+    assert "train@nothing: names no stage" in swept.sweep("train@nothing", code=2)
+
+
+def test_baselines_first_then_in_the_order_of_a_serial_run(project):
+    project.sweep("--jobs", "1")
+    assert project.ran == ["resnet14", VANILLA, *(cell(method, scale) for method in ("kd", "dkd") for scale in (1, 2))]
+
+
+def test_cached_cells_are_brought_back(swept):
+    swept.set(seeds=[0])
+    swept.sweep()
+    for name in ("runs", "evaluations"):
+        shutil.rmtree(swept.folder / name)
+    swept.forget()
+    output = swept.sweep("--jobs", "2")
+    assert swept.ran == []
+    assert f"train@{cell('kd', 1)}: was in the cache" in output
+
+
+def test_a_variant_is_found_by_an_experiment(swept):
+    swept.forget()
+    swept.sweep("--jobs", "2", "-S", "scales=[1,2,4]")
+    new = {cell(method, 4, seed) for method in ("kd", "dkd") for seed in range(4)}
+    assert set(swept.ran) == new
+    assert yamlfile.read(swept.folder / "params.yaml")["scales"] == [1, 2, 4]
+    swept.run("git", "restore", ".")
+    swept.dvc("checkout")
+    swept.forget()
+    swept.dvc("exp", "run", "-S", "scales=[1,2,4]")
+    assert swept.ran == []
+    assert set(json.loads((swept.folder / f"evaluations/{PAIR}/metrics.json").read_text())["cells"]) >= new
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    (["scales=[1,3]"], "params.yaml with -S scales=[1,3]: scales"),
+    (["scals=[1]"], "-S scals=[1]: "),
+    (["scales=["], "-S scales=[: "),
+])  # fmt: skip
+def test_a_wrong_variant_changes_nothing(project, changes, message):
+    before = (project.folder / "params.yaml").read_bytes()
+    arguments = [part for change in changes for part in ("-S", change)]
+    assert message in project.sweep(*arguments, code=2)
+    assert (project.folder / "params.yaml").read_bytes() == before
+    assert project.run("git", "status", "--porcelain") == ""
+
+
+def test_a_failure_blocks_what_needs_it_and_nothing_else(project):
+    name = cell("kd", 2)
+    project.behave(**{name: "fail"})
+    output = project.sweep("--jobs", "2", code=1)
+    assert f"train@{name}: failed: failed (exit code 1), see scratch/sweep/logs/train@{name}.log" in output
+    assert f"    error: {name} was told to fail" in output
+    assert f"    blocked by it: evaluate@{PAIR}, tables" in output
+    assert "8 done, 1 failed, 2 blocked" in output
+    assert set(project.ran) == CELLS | {"resnet14"}
+    project.behave()
+    project.forget()
+    assert "3 done" in project.sweep("--failed")
+    assert project.ran == [name]
+    assert project.dvc("status").strip() == "Data and pipelines are up to date."
+    assert "nothing failed" in project.sweep("--failed", code=2)
+
+
+def test_an_exit_code_is_no_result(project):
+    name = cell("dkd", 1)
+    project.behave(**{name: "write nothing"})
+    output = project.sweep("--jobs", "2", code=1)
+    assert f"train@{name}: failed: runs/{PAIR}/{name}: has not been made" in output
+
+
+def test_lost_and_too_big_cells_are_tried_again(project):
+    lost, big = cell("kd", 1), cell("dkd", 1)
+    project.behave(**{lost: "die once", big: "too big once"})
+    output = project.sweep("--jobs", "2")
+    assert f"train@{lost}: lost; is tried again" in output
+    assert f"train@{big}: out of memory; is tried again" in output
+    assert "1 at a time from now on" in output
+    assert sorted(project.ran) == sorted([*CELLS, "resnet14", lost, big])
+
+
+def test_a_lost_cell_fails_after_its_tries(project):
+    name = cell("kd", 1)
+    project.behave(**{name: "die once"})
+    output = project.sweep("--jobs", "2", "--retries", "0", code=1)
+    assert f"train@{name}: failed: lost: killed from outside" in output
+
+
+def test_a_hanging_cell_is_ended(project):
+    name = cell("kd", 1)
+    project.behave(**{name: "hang"})
+    output = project.sweep("--jobs", "2", "--timeout", "0.03", code=1)
+    assert f"train@{name}: failed: timed out" in output
+    assert "interrupted" in (project.folder / f"scratch/sweep/logs/train@{name}.log").read_text()
+    assert set(project.ran) == CELLS | {"resnet14"}
+
+
+def test_killed_and_continued(project):
+    """The children of a sweep that is killed end too; the next one repeats only what had not ended."""
+    waiting = cell("kd", 1)
+    project.behave(**{waiting: "wait"})
+    with project.sweeping("--jobs", "2") as process:
+        project.wait_for(lambda: len(project.ran) == len(CELLS) + 1)
+        project.wait_for(lambda: f"{cell('dkd', 2)}: done" in project.said())
+        sweeps.stop(process, signal.SIGKILL)
+    log = project.folder / f"scratch/sweep/logs/train@{waiting}.log"
+    project.wait_for(lambda: "interrupted" in log.read_text())
+    project.behave()
+    project.forget()
+    project.sweep("--jobs", "2")
+    assert project.ran == [waiting]
+
+
+def test_stopped_by_a_signal(project):
+    waiting = cell("kd", 1)
+    project.behave(**{waiting: "wait"})
+    with project.sweeping("--jobs", "1") as process:
+        project.wait_for(lambda: waiting in project.ran)
+        assert sweeps.stop(process, signal.SIGTERM) == 128 + signal.SIGTERM
+    said = project.said()
+    assert f"stopping: train@{waiting} may save their states" in said
+    assert "stopped" in said.splitlines()[-1]
+    assert "interrupted" in (project.folder / f"scratch/sweep/logs/train@{waiting}.log").read_text()
+    done = set(project.ran) - {waiting}
+    project.behave()
+    project.forget()
+    project.sweep("--jobs", "2")
+    assert not done & set(project.ran)
+
+
+def test_one_at_a_time(project):
+    """A second sweep, and DVC's own commands, say who is at work."""
+    project.behave(**{VANILLA: "wait"})
+    with project.sweeping("--jobs", "1", "--retries", "1") as process:
+        project.wait_for(lambda: VANILLA in project.ran)
+        refused = project.sweep(code=2)
+        assert f"'python -m stages.sweep --jobs 1 --retries 1', process {process.pid} on" in refused
+        busy = project.dvc("repro", code=255)
+        assert "is busy" in busy
+        assert f"(PID {process.pid})" in busy
+        project.set(seeds=[0, 1])
+        (project.folder / "go").touch()
+        assert process.wait(timeout=60) == 0
+    assert "params.yaml has changed since this sweep began" in project.said()
+    assert f"{PAIR}-vanilla-1" not in project.ran
+    project.forget()
+    project.sweep("--jobs", "2")
+    assert len(project.ran) == len(CELLS)
+
+
+def test_a_full_disk(tmp_path):
+    mounted = tmp_path / "small"
+    mounted.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(mounted)]
+    if subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("no file system can be mounted here")
+    try:
+        project = sweeps.make(mounted / "project")
+        name = cell("kd", 1)
+        project.behave(**{name: "fill the disk"})
+        output = project.sweep("--jobs", "1", code=1)
+        assert "the disk is full: make space" in output
+        done = set(project.ran) - {name}
+        (project.folder / "ballast").unlink()
+        project.behave()
+        project.forget()
+        project.sweep("--jobs", "1")
+        assert name in project.ran
+        assert not done & set(project.ran)
+        assert project.dvc("status").strip() == "Data and pipelines are up to date."
+    finally:
+        subprocess.run(["umount", "-l", str(mounted)], check=True)
+
+
+def test_workers_in_clones_of_their_own(swept, tmp_path):
+    """They share a DVC remote with the sweep, and nothing else."""
+    remote = tmp_path / "remote"
+    swept.dvc("remote", "add", "--default", "here", str(remote))
+    swept.commit()
+    clones = [tmp_path / name for name in ("one", "two")]
+    for clone in clones:
+        swept.run("git", "clone", "-q", str(swept.folder), str(clone))
+        shutil.copy(swept.folder / "behaviour.json", clone)
+    swept.set(seeds=[0, 1, 2, 3, 4, 5])
+    swept.forget()
+    scheduler_file = tmp_path / "scheduler.json"
+    started = []
+    try:
+        started.append(dask("scheduler", "--host", "127.0.0.1", "--port", "0", "--scheduler-file", str(scheduler_file)))
+        swept.wait_for(scheduler_file.is_file)
+        address = json.loads(scheduler_file.read_text())["address"]
+        for clone in clones:
+            started.append(dask("worker", address, "--nthreads", "1", cwd=clone))
+        output = swept.sweep("--scheduler", address)
+    finally:
+        for process in started:
+            process.terminate()
+            process.wait(timeout=30)
+    assert swept.ran == []
+    ran = [SweepProject(clone).ran for clone in clones]
+    assert all(ran), output
+    new = {name.replace("-0", f"-{seed}") for name in CELLS for seed in (4, 5)}
+    assert set().union(*ran) == new
+    assert swept.dvc("status").strip() == "Data and pipelines are up to date."
+    assert (swept.folder / f"runs/{PAIR}/{cell('kd', 2, 5)}/meta.json").is_file()
+
+
+def dask(*arguments, cwd=None):
+    return subprocess.Popen(
+        [sys.executable, "-m", "dask", *arguments, "--no-dashboard"], cwd=cwd, stderr=subprocess.DEVNULL
+    )
+
+
+def test_no_scheduler(project):
+    output = project.sweep("--scheduler", "tcp://127.0.0.1:9", code=2)
+    assert "--scheduler tcp://127.0.0.1:9: no Dask scheduler answers there" in output
+    assert project.ran == []
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["--jobs", "0"], "--jobs 0: must be 1 or more"),
+    (["--retries", "-1"], "--retries -1: must be 0 or more"),
+    (["--timeout", "nan"], "--timeout nan: must be 0 or more"),
+    (["--failed", "tables"], "leave one of them out"),
+    (["--jobs", "2", "--scheduler", "tcp://a:1"], "not allowed with"),
+])  # fmt: skip
+def test_wrong_arguments(project, arguments, message):
+    assert message in project.sweep(*arguments, code=2)
+    assert not Path(project.folder, "scratch").exists()
