@@ -3,10 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: help setup repro sweep test lint presets preset clean
+.PHONY: help setup repro sweep test lint audit presets preset clean clean-scratch
 
 help:  ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 16
 
 setup: $(VENV)/.installed  ## create .venv and install everything into it
 
@@ -30,6 +30,10 @@ lint: setup  ## ruff (format and rules) and mypy
 	ruff check .
 	mypy
 
+audit: setup  ## licences, pins and known vulnerabilities of what is installed
+	-$(VENV)/bin/pip install --quiet -c constraints.txt -e '.[audit]'
+	python -m stages.audit
+
 presets: setup  ## list the files in presets/, check them, and estimate what they cost
 	python -m stages.preset
 
@@ -39,3 +43,6 @@ preset: setup  ## make one of them params.yaml: make preset NAME=cifar100-homoge
 clean:  ## remove what `dvc checkout` can bring back
 	rm -rf cards teachers pairs runs evaluations
 	for folder in data/*/; do if test -f "$$folder/manifest.json"; then rm -rf "$$folder"; fi; done
+
+clean-scratch: setup  ## remove states, live files, logs, downloads and teachers' tables, except those in use
+	python -m stages.clean_scratch

@@ -1,6 +1,7 @@
 """Archives from elsewhere: tar, tar.gz and zip, every member checked before a byte of any is written."""
 
 import difflib
+import gzip
 import stat
 import tarfile
 import unicodedata
@@ -17,6 +18,13 @@ from kdcore.folders import whole
 
 LIMIT = 256 * 2**30
 CHUNK = 1 << 20
+MOST_MEMBERS = 200_000
+"""Tiny-ImageNet, the largest archive that is read here, has 120,000."""
+LARGEST_RATIO, FREE = 100, 2**30
+"""Of what all members declare to the archive's size, where they declare more than so much: images and weights hardly
+shrink."""
+LONGEST_HEADER, LONGEST_END = 16 * CHUNK, 64 * CHUNK
+"""Bytes of a tar: of one header, which is read into memory, and of what follows the last member."""
 BLOCK = 512
 """Bytes of a tar header; a block of zeros ends the archive."""
 FILE, FOLDER = "a file", "a folder"
@@ -55,9 +63,9 @@ def extract(archive: Path, folder: Path, *, members: Sequence[str] | None = None
         limit: bytes that all members together may declare.
 
     Raises:
-        UserError: it is no archive, damaged or truncated; one of its members, wanted or not, is neither file nor
-            folder, has a path that is absolute or leads outside, takes the place of another one, or exceeds the limit;
-            or there is no such member.
+        UserError: it is no archive, damaged or truncated, or a bomb (too many members, or far larger unpacked); one of
+            its members, wanted or not, is neither file nor folder, has a path that is absolute or leads outside, takes
+            the place of another one, or exceeds the limit; or there is no such member.
     """
     with _checked(archive, folder, limit) as found:
         wanted = found if members is None else _wanted(archive, found, members)
@@ -99,13 +107,15 @@ def _checked(archive: Path, folder: Path, limit: int) -> Iterator[list[_Member]]
     with file:
         found: list[_Member] = []
         places = _Places()
-        declared = 0
+        declared, most = 0, min(limit, max(FREE, LARGEST_RATIO * archive.stat().st_size))
         with _reading(archive):
             for entry in _members(file):
                 declared += entry.size
                 problem = _problem(entry) or places.take(entry)
-                if declared > limit:
-                    problem = f"makes the archive larger than {limit:,} bytes"
+                if declared > most:
+                    problem = f"makes the archive larger than {most:,} bytes"
+                if len(found) == MOST_MEMBERS:
+                    problem = f"comes after {MOST_MEMBERS:,} others, more than are allowed"
                 if problem:
                     raise UserError(f"{archive}: its member {entry.name!r} {problem}; nothing was extracted")
                 if isinstance(entry.entry, tarfile.TarInfo) and hasattr(tarfile, "data_filter"):
@@ -133,11 +143,30 @@ def _members(file: IO[bytes]) -> Iterator[_Member]:
     file.seek(0)
     if start in (b"PK\3\4", b"PK\5\6"):
         return _of_zip(zipfile.ZipFile(file))
-    return _of_tar(file, "r:gz" if start[:2] == b"\x1f\x8b" else "r:")
+    return _of_tar(gzip.GzipFile(fileobj=file) if start[:2] == b"\x1f\x8b" else file)
 
 
-def _of_tar(file: IO[bytes], mode: Any) -> Iterator[_Member]:
-    archive: tarfile.TarFile = tarfile.open(fileobj=file, mode=mode)  # noqa: SIM115 - stays open as long as the file
+class _Sparing:
+    """A file of which no more is read at once than memory has room for, whatever a tar's header says.
+
+    Args:
+        file: uncompressed.
+    """
+
+    def __init__(self, file: Any) -> None:
+        self.file, self.seek, self.tell = file, file.seek, file.tell
+
+    def read(self, size: int = -1) -> bytes:
+        """So many bytes, or those that are left."""
+        if not 0 <= size <= LONGEST_HEADER:
+            raise tarfile.ReadError(f"a header of {size:,} bytes")
+        content: bytes = self.file.read(size)
+        return content
+
+
+def _of_tar(file: Any) -> Iterator[_Member]:
+    sparing: Any = _Sparing(file)
+    archive: tarfile.TarFile = tarfile.open(fileobj=sparing, mode="r:")  # noqa: SIM115 - stays open as long as the file
     for entry in archive:
         kinds = {
             FILE: entry.isreg(),
@@ -149,12 +178,14 @@ def _of_tar(file: IO[bytes], mode: Any) -> Iterator[_Member]:
         }
         kind = next(kind for kind, is_it in kinds.items() if is_it)
         yield _Member(entry.name, kind, entry.size, entry, partial(archive.extractfile, entry))
-    content: Any = archive.fileobj
-    content.seek(archive.offset)
-    if content.read(BLOCK) != bytes(BLOCK):  # the library takes the end of a file for the end of the archive
+    sparing.seek(archive.offset)
+    if sparing.read(BLOCK) != bytes(BLOCK):  # the library takes the end of a file for the end of the archive
         raise tarfile.ReadError("its end is missing")
-    while content.read(CHUNK):
-        pass  # the checksum of a compressed one comes after its last byte
+    left = LONGEST_END
+    while read := len(sparing.read(CHUNK)):  # the checksum of a compressed one comes after its last byte
+        left -= read
+        if left < 0:
+            raise tarfile.ReadError(f"more than {LONGEST_END:,} bytes follow its end")
 
 
 def _of_zip(archive: zipfile.ZipFile) -> Iterator[_Member]:

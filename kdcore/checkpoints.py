@@ -102,7 +102,8 @@ def check_there(path: Path) -> None:
         what = "is a folder, a pipe or a device" if os.path.exists(path) else "no such checkpoint"
         raise UserError(f"{path}: {what}; name a .safetensors or .pth file")
     try:
-        path.open("rb").close()
+        with path.open("rb") as file:
+            file.read(1)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
 

@@ -10,6 +10,7 @@ EPOCHS = 3
 """The last ones, of which a training accuracy must be told from chance."""
 ERRORS = 2
 """Standard errors of the accuracy of a network that always names the most frequent class."""
+ADVICE = "see its history; a lower train.lr, or lower weights of the method, may help"
 
 
 def reason(predicted: int, train_top1: Sequence[float], labels: np.ndarray) -> str | None:

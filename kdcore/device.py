@@ -19,7 +19,10 @@ def choose() -> torch.device:
     """
     name = os.environ.get(VARIABLE) or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return torch.empty(0, device=name).device
+        device = torch.empty(0, device=name).device
+        if device.type == "meta":
+            raise RuntimeError("it has shapes, and no numbers")
+        return device
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{VARIABLE}={name}: no such device here ({reason}); use cpu, cuda or cuda:1") from error

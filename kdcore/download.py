@@ -32,6 +32,8 @@ PASSING = (408, 425, 429)
 """Answers, besides 5xx, that may be another one soon."""
 CHECKSUM = re.compile("sha256:[0-9a-f]{8,64}|md5:[0-9a-f]{32}")
 LONG_NAME = 80
+LARGEST = 256 * 2**30
+"""Bytes of a file; an answer may have no end."""
 
 
 @dataclass(frozen=True)
@@ -239,15 +241,22 @@ class _Download:
         raise _PassingError("does not go on with the part that is here; it is fetched anew")
 
     def _receive(self, response: requests.Response, offset: int, announced: _Announced) -> None:
+        if (announced.length or 0) > LARGEST:
+            raise _RefusedError(f"announces {announced.length:,} bytes; at most {LARGEST:,} are allowed")
         with self.part.open("ab" if offset else "wb") as file, _progress() as bar:
             self.announced.write_text(json.dumps(asdict(announced)))
             task = bar.add_task(self.path.name, total=announced.length, completed=offset)
             for chunk in response.raw.stream(CHUNK, decode_content=False):
                 file.write(chunk)
                 bar.advance(task, len(chunk))
+                if file.tell() > LARGEST:
+                    break
             file.flush()
             os.fsync(file.fileno())
         received = self.part.stat().st_size
+        if received > LARGEST:
+            self._forget()
+            raise _RefusedError(f"sends more than {LARGEST:,} bytes; they were removed")
         if announced.length is not None and received < announced.length:
             raise _PassingError(f"broke off after {received:,} of {announced.length:,} bytes")
         if announced.length is not None and received > announced.length:

@@ -8,7 +8,7 @@ OUT_OF_MEMORY, FULL_DISK = 71, 74
 """Exit codes of stages (EX_OSERR, EX_IOERR), by which a sweep knows that others would fare no better."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
 CUT_OFF = re.compile(r"^\d+ requested and \d+ written$")
-"""All that NumPy says when a disk is full; safetensors, likewise, keeps the system's error to itself but for its text."""
+"""All that NumPy says of a full disk; of what safetensors is told by the system, it passes on the text alone."""
 
 SHOWN = 60
 """Most characters of a value in a message."""

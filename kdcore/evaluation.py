@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics.functional.classification import multiclass_accuracy
 
-from kdcore import checkpoints, checksum, runs
+from kdcore import checkpoints, checksum, collapse, runs
 from kdcore.cell import RUNS
 from kdcore.data.store import Dataset
+from kdcore.errors import UserError
 from kdcore.inference import predict
 from kdcore.networks.cost import multiply_adds, parameters
 
@@ -34,23 +35,27 @@ def evaluate_pair(
 
     Returns:
         Metrics of the teacher, cost of both networks, and one entry per cell with its identity, metrics, recipe and
-        provenance; and the histories of all cells, one row per cell and epoch.
+        provenance, and, where it has learnt nothing, the reason to say so (see `kdcore.collapse`); and the histories of
+        all cells, one row per cell and epoch.
 
     Raises:
-        UserError: a cell has no finished run, or its weights are not finite.
+        UserError: a cell has no finished run, or its weights or logits are not finite.
     """
     classes, image_size, stem = len(dataset.classes), dataset.image_size, dataset.stem
     labels = torch.from_numpy(dataset.test.labels).to(device)
     teacher_name, student_name = card["pair"].split("-")
     teacher = checkpoints.restore(teacher_name, classes, teacher_weights, device, stem=stem)
-    teacher_logits = predict(teacher, dataset.test, dataset, device)
+    teacher_logits = _predicted(teacher, teacher_weights, dataset, device)
     cells, histories = [], []
     for identity in card["cells"]:
         folder = RUNS / card["pair"] / identity["name"]
         meta = runs.read_meta(folder)
         history = pd.read_csv(folder / runs.HISTORY)
         student = checkpoints.restore(student_name, classes, folder / runs.WEIGHTS, device, stem=stem)
-        logits = predict(student, dataset.test, dataset, device)
+        logits = _predicted(student, folder / runs.WEIGHTS, dataset, device)
+        collapsed = collapse.reason(
+            len(logits.argmax(dim=1).unique()), list(history["train_top1"]), dataset.train.labels
+        )
         provenance = {key: meta[key] for key in PROVENANCE} | {"epochs": meta["train"]["epochs"]}
         cells.append(
             {
@@ -60,6 +65,7 @@ def evaluate_pair(
                 "recipe": meta["recipe"],
                 **provenance,
                 "weights_sha256": checksum.sha256(folder / runs.WEIGHTS),
+                **({"collapsed": collapsed} if collapsed else {}),
             }
         )
         histories.append(history.assign(cell=identity["name"]))
@@ -89,11 +95,11 @@ def evaluate_checkpoint(
         Metrics (see `measure`), the number of test images and the cost; and top-1 in percent by class.
 
     Raises:
-        UserError: the checkpoint cannot be read or does not fit the network.
+        UserError: the checkpoint cannot be read or does not fit the network, or its weights or logits are not finite.
     """
     restored = checkpoints.restore(network, len(dataset.classes), weights, device, stem=dataset.stem)
     labels = torch.from_numpy(dataset.test.labels).to(device)
-    logits = predict(restored, dataset.test, dataset, device)
+    logits = _predicted(restored, weights, dataset, device)
     metrics = {**measure(logits, labels), "test_images": len(labels), **cost(restored, dataset.image_size)}
     of_classes = _accuracy(logits, labels, 1, average="none").cpu() * 100
     return metrics, pd.Series(of_classes.tolist(), index=dataset.classes, name="top1").round(DIGITS)
@@ -149,6 +155,17 @@ def cost(network: nn.Module, image_size: int) -> dict[str, int]:
 def best_top1(history: pd.DataFrame) -> float:
     """The best epoch's accuracy in percent, chosen on the test images as many papers do."""
     return round(float(history["test_top1"].max()), DIGITS)
+
+
+def _predicted(network: nn.Module, weights: Path, dataset: Dataset, device: torch.device) -> Tensor:
+    """Logits of the test images: a number that is none would be counted as a class like any other."""
+    logits = predict(network, dataset.test, dataset, device)
+    broken = int((~torch.isfinite(logits).all(dim=1)).sum())
+    if broken:
+        raise UserError(
+            f"{weights}: the logits of {broken} of {len(logits)} test images are not finite; train it again"
+        )
+    return logits
 
 
 def _with_reliability(logits: Tensor, labels: Tensor, teacher_logits: Tensor) -> dict[str, Any]:

@@ -1,11 +1,13 @@
 """One card, carried out: the network trained and its results written. Teachers, baselines and students alike."""
 
+import sys
 from contextlib import nullcontext
 from pathlib import Path
 
-from kdcore import checkpoints, device, distributed, precision, provenance, runs, timings, training, yamlfile
+from kdcore import checkpoints, collapse, device, distributed, precision, provenance, runs, timings, training, yamlfile
 from kdcore.data import store
 from kdcore.distributed import World
+from kdcore.interruption import Interruption
 from kdcore.networks.contract import Network
 from kdcore.progress import TrainingProgress
 from kdcore.resume import ResumeState
@@ -25,7 +27,8 @@ def run(card_file: Path, out: Path, *, teacher_weights: Path | None = None) -> N
 
     Raises:
         UserError: an input file is missing or damaged, or the cell cannot be shared among processes.
-        NotFiniteError: the loss was not finite.
+        NotFiniteError: a loss or a weight was not finite.
+        Interrupted: by a signal; in several processes it ends them at once, and they go on from the last epoch.
     """
     with distributed.joined() as world:
         _run(card_file, out, teacher_weights, world)
@@ -43,19 +46,19 @@ def _run(card_file: Path, out: Path, teacher_weights: Path | None, world: World)
         classes = len(dataset.classes)
         teacher = checkpoints.restore(card["teacher"], classes, teacher_weights, where, stem=dataset.stem)
     dtype = precision.resolve(card["train"]["precision"], where)
-    state = ResumeState.of(*inputs, device=where, dtype=dtype, processes=world.size)
+    state, interruption = ResumeState.of(*inputs, device=where, dtype=dtype, processes=world.size), Interruption()
     with state.locked() if world.leads else nullcontext():
-        with TrainingProgress(
-            card["name"], card["train"]["epochs"], len(dataset.train.labels), shown=world.leads
-        ) as progress:
+        with (
+            TrainingProgress(
+                card["name"], card["train"]["epochs"], len(dataset.train.labels), shown=world.leads
+            ) as progress,
+            interruption.noted() if world.size == 1 else nullcontext(),
+        ):
             run = training.prepare(
                 card, dataset, teacher, device=where, checkpoint=state, watcher=progress.watcher, world=world
             )
-            progress.follow(run.history)
-            try:
-                training.train([run], teacher, dataset)
-            except training.NotFiniteError as error:
-                raise training.NotFiniteError(f"{card['name']}: {error}") from error
+            progress.follow(run.history, run.sums.images)
+            training.train([run], teacher, dataset, interruption=interruption)
         if world.leads:
             made = {"computed_in": str(dtype).removeprefix("torch."), "processes": world.size}
             meta = {**card, **provenance.describe(where), **made}
@@ -71,3 +74,6 @@ def _run(card_file: Path, out: Path, teacher_weights: Path | None, world: World)
                 )
             progress.forget()
             state.remove()
+            reason = collapse.reason(run.predicted, [row["train_top1"] for row in run.history], dataset.train.labels)
+            if reason:
+                print(f"warning: {card['name']}: collapsed: {reason}; {collapse.ADVICE}", file=sys.stderr)

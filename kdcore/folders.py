@@ -1,4 +1,4 @@
-"""Outputs that are whole or absent."""
+"""Outputs that are whole or absent, whenever the process that makes them is killed, and whoever else makes them."""
 
 import errno
 import os
@@ -17,18 +17,17 @@ from kdcore.errors import is_full
 def whole(path: Path) -> Iterator[Path]:
     """A folder to fill, which takes its place at `path` only when the block ends without an error.
 
-    Until then it stands beside it, and after an error it is removed; what was at `path` is replaced. Other processes
-    that fill the same folder wait, and then replace it in their turn.
+    Until then it stands beside it, and after an error it is removed; what was at `path` is replaced. What a killed
+    process left beside it goes with the next call. Other processes that fill the same folder wait for their turn.
 
     Raises:
-        OSError: of a full disk, naming the folder, whatever the library that wrote said of it.
+        OSError: the disk is full, whatever the library said that found it so; names the folder.
     """
+    aside, replaced = _beside(path, "unfinished"), _beside(path, "replaced")
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside, replaced = (path.with_name(f".{path.name}{kind}.unfinished") for kind in ("", ".replaced"))
     with _alone(path):
-        for left in (aside, replaced):  # by a process that was killed
-            if left.exists():
-                shutil.rmtree(left)
+        for left in (aside, replaced):
+            shutil.rmtree(left, ignore_errors=True)
         aside.mkdir()
         try:
             yield aside
@@ -38,16 +37,23 @@ def whole(path: Path) -> Iterator[Path]:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
             raise
         if path.exists():
-            path.rename(replaced)  # at once: half of it would be there for a while if it were deleted in its place
+            path.rename(replaced)  # in one step: removed in its place, it would be a part of itself meanwhile
         aside.rename(path)
-        if replaced.exists():
-            shutil.rmtree(replaced)
+        shutil.rmtree(replaced, ignore_errors=True)
+
+
+def remove(path: Path) -> None:
+    """Remove a folder, so that nobody finds a part of it."""
+    replaced = _beside(path, "replaced")
+    shutil.rmtree(replaced, ignore_errors=True)
+    path.rename(replaced)
+    shutil.rmtree(replaced)
 
 
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
     """Keep other processes from filling the same folder."""
-    file = path.with_name(f".{path.name}.lock.unfinished")
+    file = _beside(path, "lock.unfinished")
     lock = FileLock(file)
     try:
         lock.acquire(timeout=0)
@@ -59,3 +65,7 @@ def _alone(path: Path) -> Iterator[None]:
     finally:
         file.unlink(missing_ok=True)  # while it is held: who waits for it sees that it is gone, and makes a new one
         lock.release()
+
+
+def _beside(path: Path, what: str) -> Path:
+    return path.with_name(f".{path.name}.{what}")

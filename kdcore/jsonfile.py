@@ -17,7 +17,7 @@ def read(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); run 'dvc repro'") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: is damaged ({error}); run 'dvc checkout' or 'dvc repro'") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: is damaged (no keys and values); run 'dvc checkout' or 'dvc repro'")

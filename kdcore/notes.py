@@ -49,7 +49,7 @@ def caption(card: Card, evaluations: list[Evaluation]) -> str:
 
 def notes(results: Results) -> list[str]:
     """What a reader must know to compare: costs, what stand and SDD change, inherited values, published protocols and
-    doubts, cells that are missing or were made otherwise than the others.
+    doubts, cells that are missing, have learnt nothing or were made otherwise than the others.
     """
     card = results.card
     costs = [
@@ -67,8 +67,13 @@ def notes(results: Results) -> list[str]:
 
 
 def marks(results: Results) -> list[str]:
-    """Those of the notes that explain words and symbols in the tables."""
-    return [*_of_missing(results.entries), *_of_budgets(results.entries), *_of_publications(results)]
+    """Those of the notes that explain words, symbols and numbers in the tables."""
+    return [
+        *_of_missing(results.entries),
+        *_of_collapsed(results.evaluations),
+        *_of_budgets(results.entries),
+        *_of_publications(results),
+    ]
 
 
 def _of_stand(card: Card) -> Iterator[str]:
@@ -124,6 +129,16 @@ def _of_missing(entries: list[Entry]) -> Iterator[str]:
         yield f"Missing: {_count(cells, 'cell')} of {_count(len(missing), 'row')} have no result yet."
 
 
+def _of_collapsed(evaluations: list[Evaluation]) -> Iterator[str]:
+    found: dict[str, list[str]] = {}
+    for evaluation in evaluations:
+        for cell in evaluation["cells"]:
+            if "collapsed" in cell:
+                found.setdefault(cell["collapsed"], []).append(cell["name"])
+    for reason, names in found.items():
+        yield f"Collapsed, and counted in the means all the same: {', '.join(names)} ({reason})."
+
+
 def _of_budgets(entries: list[Entry]) -> Iterator[str]:
     """Rows that the caption does not describe, by what they were trained with."""
     found: dict[str, dict[str, list[str]]] = {}
@@ -142,6 +157,7 @@ def _of_provenance(evaluations: list[Evaluation]) -> Iterator[str]:
         "commits": {cell["commit"] for cell in cells},
         "versions": {_joined(cell["versions"]) for cell in cells},
         "devices": {cell["device"] for cell in cells},
+        "numbers of threads": {str(cell["threads"]) for cell in cells},
         "precisions": {cell["computed_in"] for cell in cells},
     }
     for what, found in made.items():

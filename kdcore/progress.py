@@ -76,19 +76,23 @@ class TrainingProgress:
 
     @property
     def trained(self) -> int:
-        """Epochs in this process."""
-        return len(self.history) - self.begun
+        """Whole epochs in this process."""
+        return len(self.history) - math.ceil(self.begun / self.images)
 
-    def follow(self, history: list[Row]) -> None:
-        """Keep the files equal to this history, to which the trainer adds a row per epoch."""
-        self.history, self.begun, self.is_followed = history, len(history), self.shown
+    def follow(self, history: list[Row], seen: int = 0) -> None:
+        """Keep the files equal to this history, to which the trainer adds a row per epoch; of the next one, so many
+        images were seen before.
+        """
+        self.history, self.is_followed = history, self.shown
+        self.begun = len(history) * self.images + seen
+        self.bar.update(self.task, completed=self.begun)
         self._write_live()
 
     def forget(self) -> None:
         """Remove the files, once the run's results are in place."""
         if self.shown:
-            live_file(self.name).unlink(missing_ok=True)
-            pulse_file(self.name).unlink(missing_ok=True)
+            scratch.remove(live_file(self.name))
+            scratch.remove(pulse_file(self.name))
 
     def _write_live(self) -> None:
         if not self.is_followed:
@@ -104,7 +108,7 @@ class TrainingProgress:
     def _write_pulse(self) -> None:
         last = self.history[-1] if self.history else {}
         rate = self.images_per_second
-        left = (self.epochs - self.begun) * self.images - self.done
+        left = self.epochs * self.images - self.begun - self.done
         pulse = Pulse(
             name=self.name,
             epoch=len(self.history),

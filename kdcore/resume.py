@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
-from kdcore import folders, limits, scratch
+from kdcore import disk, limits, scratch
 from kdcore.errors import UserError
 
 FOLDER = scratch.FOLDER / "states"
@@ -21,7 +21,7 @@ LARGEST = 20.0
 """GB of all states together, where the variable says nothing."""
 KIND = b"kdcore state "
 HEADER = KIND + b"2 "
-"""Of a file: the version of what follows, then the sha256 of the content, in as many hexadecimal digits, and a newline."""
+"""Of a file, with the version of what follows: the content's sha256 in hexadecimal digits, a newline, the content."""
 DIGITS = 2 * hashlib.sha256().digest_size
 PATIENCE = 0.5
 """Seconds for which `make_room` of another process may hold a state."""
@@ -113,7 +113,7 @@ class ResumeState:
         if self.path.is_file():
             self.path.replace(self.before)
         self.aside.replace(self.path)
-        folders.sync(self.path.parent)
+        disk.sync(self.path.parent)
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdcore import jsonfile
+from kdcore import disk, jsonfile
 from kdcore.errors import UserError
 from kdcore.folders import whole
 
@@ -37,7 +37,7 @@ def write(
     """
     from kdcore import checkpoints  # torch, which readers of runs need not wait for
 
-    with whole(folder, lasting=True) as aside:
+    with whole(folder) as aside:
         checkpoints.save(network, aside / WEIGHTS)
         if adapters is not None and adapters.state_dict():
             checkpoints.save(adapters, aside / ADAPTERS)
@@ -47,6 +47,8 @@ def write(
                 table.writeheader()
                 table.writerows(history)
         jsonfile.write(aside / META, meta)
+        disk.sync(*aside.iterdir(), aside)
+    disk.sync(folder.parent)
 
 
 def check(folder: Path, card: dict[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """Folder scratch/: what a machine keeps for itself, outside DVC's outputs (which DVC deletes before a stage runs)."""
 
+import glob
 import secrets
 from pathlib import Path
 
@@ -16,3 +17,9 @@ def replace(path: Path, text: str) -> None:
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, if it is there, and what processes that were killed while they wrote it have left."""
+    for left in (path, *path.parent.glob(f".{glob.escape(path.name)}.*")):
+        left.unlink(missing_ok=True)

@@ -7,13 +7,17 @@ every cell of a teacher, whatever its student, scale, method, standardisation or
 cell before it has seen.
 
 A table is a sparse file that processes of one machine share: a row is written before it is marked, and two processes
-that compute the same row write the same bytes.
+that compute the same row write the same bytes. It is read and written by calls, not mapped into memory: what goes wrong
+with the disk is then an error, after which training goes on without the table, and not the end of the process (SIGBUS).
 """
 
+import errno
 import hashlib
 import json
 import os
 import shutil
+import sys
+import weakref
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -29,7 +33,7 @@ FOLDER_VARIABLE = "KDCORE_TABLES"
 SIZE_VARIABLE = "KDCORE_TABLES_GB"
 LARGEST = 40.0
 """GB of all tables together, where the variable says nothing."""
-ABOUT = "about.json"
+ABOUT, LOGITS, MARK = "about.json", "logits", b"\1"
 SPARE = 0.1
 """Of the disk, which stays free."""
 
@@ -46,13 +50,23 @@ class Shape:
     classes: int
 
     @property
-    def size(self) -> int:
-        """Numbers in all."""
-        return self.images * self.views * self.regions * self.classes
+    def rows(self) -> int:
+        """One for each view of each image."""
+        return self.images * self.views
+
+    def row_bytes(self, dtype: torch.dtype) -> int:
+        """Of a row's numbers."""
+        return self.regions * self.classes * dtype.itemsize
+
+    def table_bytes(self, dtype: torch.dtype) -> int:
+        """Of all rows, each with its mark."""
+        return self.rows * (1 + self.row_bytes(dtype))
 
 
 class TeacherTable:
     """The table of one teacher, data set, augmentation, grid and precision.
+
+    Its file begins with a mark for each row, which is 1 once the row is there.
 
     Args:
         folder: its own; made by `open_table`.
@@ -61,33 +75,69 @@ class TeacherTable:
     """
 
     def __init__(self, folder: Path, shape: Shape, dtype: torch.dtype) -> None:
-        kind = np.float16 if dtype == torch.float16 else np.float32
-        rows = (shape.images * shape.views, shape.regions, shape.classes)
-        self.shape, self.dtype = shape, dtype
-        self.logits = np.memmap(folder / "logits", kind, "r+", shape=rows)
-        self.filled = np.memmap(folder / "filled", np.uint8, "r+", shape=rows[:1])
+        self.folder, self.shape, self.dtype = folder, shape, dtype
+        self.row_bytes = shape.row_bytes(dtype)
+        self.marked = np.zeros(shape.rows, bool)
+        """Rows whose mark has been seen."""
+        self.is_readable = self.is_writable = True
+        self.file = os.open(folder / LOGITS, os.O_RDWR)
+        weakref.finalize(self, os.close, self.file)
 
-    def missing(self, rows: np.ndarray) -> np.ndarray:
-        """Positions in `rows` of those that nobody has computed."""
-        return np.flatnonzero(self.filled[rows] == 0)
+    def read(self, rows: np.ndarray) -> tuple[Tensor, np.ndarray]:
+        """What rows hold, (n, R, C) on the CPU, and the positions in them of those that nobody has computed."""
+        kind = np.float16 if self.dtype == torch.float16 else np.float32
+        logits = np.zeros((len(rows), self.shape.regions, self.shape.classes), kind)
+        missing = np.ones(len(rows), bool)
+        if self.is_readable:
+            try:
+                self._read(rows, logits.view(np.uint8).reshape(len(rows), -1), missing)
+            except OSError as error:
+                self.is_readable = self.is_writable = False
+                self._complain(error)
+        return torch.from_numpy(logits), np.flatnonzero(missing)
 
     def write(self, rows: np.ndarray, logits: Tensor) -> None:
-        """Keep what was computed. (n,), (n, R, C)."""
-        self.logits[rows] = logits.to(self.dtype).cpu().numpy()
-        self.filled[rows] = 1
+        """Keep what was computed, (n,), (n, R, C) of the table's type on the CPU, as long as the disk takes it."""
+        if self.is_writable:
+            try:
+                for row, values in zip(rows.tolist(), logits.numpy(), strict=True):
+                    self._write(row, values.tobytes())
+            except OSError as error:
+                self.is_writable = False
+                self._complain(error)
 
-    def read(self, rows: np.ndarray) -> Tensor:
-        """(n, R, C), on the CPU."""
-        return torch.from_numpy(self.logits[rows])
+    def _read(self, rows: np.ndarray, logits: np.ndarray, missing: np.ndarray) -> None:
+        """Fill in the bytes of those that are there, (n, bytes), and that they are not missing, (n,)."""
+        for row in rows[~self.marked[rows]].tolist():
+            self.marked[row] = os.pread(self.file, 1, row) == MARK
+        for position in np.flatnonzero(self.marked[rows]).tolist():
+            into = logits[position].data
+            missing[position] = os.preadv(self.file, [into], self._place(int(rows[position]))) < into.nbytes
+
+    def _write(self, row: int, values: bytes) -> None:
+        if os.pwrite(self.file, values, self._place(row)) < len(values):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        os.pwrite(self.file, MARK, row)
+
+    def _place(self, row: int) -> int:
+        """Byte at which a row's numbers begin."""
+        return self.shape.rows + row * self.row_bytes
+
+    def _complain(self, error: OSError) -> None:
+        print(
+            f"warning: {self.folder}: {error.strerror}; training goes on, and computes what this table lacks of the "
+            "teacher's logits",
+            file=sys.stderr,
+        )
 
 
 def open_table(
     identity: dict[str, object], shape: Shape, dtype: torch.dtype, *, make: bool = True
 ) -> TeacherTable | None:
-    """The table of this identity, made if there is none; None where the disk has no room for it, or none are wanted.
+    """The table of this identity, made if there is none; None where there can be none, or none are wanted.
 
-    The tables used longest ago make room for a new one. Tables do not outlive a restart of the machine: what was
-    marked before a loss of power may never have been written.
+    The tables used longest ago make room for a new one; processes that have one of those open keep it until they end.
+    Tables do not outlive a restart of the machine: what was marked before a loss of power may never have been written.
 
     Args:
         identity: all that determines the teacher's outputs.
@@ -100,21 +150,36 @@ def open_table(
     content = {**identity, **asdict(shape), "dtype": str(dtype), "boot": _boot()}
     key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24]
     cache = Path(os.environ.get(FOLDER_VARIABLE) or CACHE)
-    cache.mkdir(parents=True, exist_ok=True)
-    with FileLock(cache / "lock"):
-        if not (cache / key / ABOUT).is_file():
-            if not make or not _make_room(cache, shape.size * dtype.itemsize + shape.images * shape.views):
-                return None
-            _make(cache / key, content, shape, dtype)
-        os.utime(cache / key)
-        return TeacherTable(cache / key, shape, dtype)
+    size = shape.table_bytes(dtype)
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with FileLock(cache / "lock"):
+            if not _is_whole(cache / key, size):
+                if not make or not _make_room(cache, size):
+                    return None
+                _make(cache / key, content, size)
+            os.utime(cache / key)
+            return TeacherTable(cache / key, shape, dtype)
+    except OSError as error:
+        if not make:  # the caller will ask for another one
+            return None
+        print(
+            f"warning: {cache}: {error.strerror or error}; training goes on without a table of the teacher's logits. "
+            f"{FOLDER_VARIABLE} names another folder for tables, {SIZE_VARIABLE}=0 wants none",
+            file=sys.stderr,
+        )
+        return None
 
 
-def _make(folder: Path, content: dict[str, object], shape: Shape, dtype: torch.dtype) -> None:
+def _is_whole(folder: Path, size: int) -> bool:
+    file = folder / LOGITS
+    return file.is_file() and file.stat().st_size == size
+
+
+def _make(folder: Path, content: dict[str, object], size: int) -> None:
     with folders.whole(folder) as aside:
-        for name, size in (("logits", shape.size * dtype.itemsize), ("filled", shape.images * shape.views)):
-            with (aside / name).open("wb") as file:
-                file.truncate(size)
+        with (aside / LOGITS).open("wb") as file:
+            file.truncate(size)
         jsonfile.write(aside / ABOUT, content)
 
 
@@ -124,7 +189,7 @@ def _make_room(cache: Path, needed: int) -> bool:
     tables = sorted((path for path in cache.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime)
     while True:
         disk = shutil.disk_usage(cache)
-        used = sum(file.stat().st_size for file in cache.rglob("logits"))
+        used = sum(file.stat().st_size for file in cache.rglob(LOGITS))
         if used + needed <= limit and disk.free - needed >= SPARE * disk.total:
             return True
         if not tables or needed > limit:

@@ -90,12 +90,14 @@ class Tabled:
     def __call__(self, seen: Seen) -> list[Known]:
         """What is known of the batch."""
         names, images = cast(np.ndarray, seen.names), seen.views[0]
-        missing = self.table.missing(names)
+        rows, missing = self.table.read(names)
         for chunk in np.array_split(missing, range(self.batch_size, len(missing), self.batch_size)):
             if len(chunk):
-                self.table.write(names[chunk], self._compute(images, chunk))
-        rows = self.table.read(names).to(images.device, non_blocking=True).float()
-        return [Known(rows[:, 0], rows[:, 1:] if rows.shape[1] > 1 else None)]
+                computed = self._compute(images, chunk).to(self.table.dtype).cpu()
+                self.table.write(names[chunk], computed)
+                rows[chunk] = computed
+        known = rows.to(images.device, non_blocking=True).float()
+        return [Known(known[:, 0], known[:, 1:] if known.shape[1] > 1 else None)]
 
     def _compute(self, images: Tensor, chunk: np.ndarray) -> Tensor:
         """(n, R, C) for n images, filled up to a batch with the first of them."""

@@ -86,7 +86,8 @@ def load() -> list[Timing]:
     if not FILE.is_file():
         return []
     found = []
-    for number, line in enumerate(FILE.read_bytes().splitlines(), start=1):
+    whole = FILE.read_bytes().split(b"\n")[:-1]  # what follows the last end of a line is being written just now
+    for number, line in enumerate(whole, start=1):
         if not line:
             continue
         try:

@@ -15,6 +15,7 @@ from kdcore import catalog, checkpoints, device, experiment, jsonfile, plan, pre
 from kdcore.cell import RUNS
 from kdcore.data import store
 from kdcore.errors import UserError, named
+from kdcore.interruption import Interruption
 from kdcore.progress import TrainingProgress
 from kdcore.resume import ResumeState
 
@@ -68,6 +69,7 @@ def _train(pair: str, cards: dict[Path, Card]) -> None:
     dtype = precision.resolve(first["train"]["precision"], where)
     name = pair.partition("-")[0]
     teacher = checkpoints.restore(name, len(dataset.classes), weights, where, stem=dataset.stem)
+    interruption = Interruption()
     with ExitStack() as stack:
         progress = TrainingProgress(
             f"{len(cards)} cells of {pair}", first["train"]["epochs"], len(dataset.train.labels)
@@ -81,11 +83,12 @@ def _train(pair: str, cards: dict[Path, Card]) -> None:
             taught = teacher if "teacher" in card else None
             made.append(training.prepare(card, dataset, taught, device=where, checkpoint=state, watcher=watcher))
         stack.enter_context(progress)
+        stack.enter_context(interruption.noted())
         for _, group in groupby(sorted(made, key=_behind), key=_behind):
-            training.train(list(group), teacher, dataset)
+            training.train(list(group), teacher, dataset, interruption=interruption)
 
 
-def _behind(run: training.Run) -> tuple[int, int]:
-    """Runs of one epoch go together; one with dropout goes alone, since it draws from torch's own generator."""
+def _behind(run: training.Run) -> tuple[int, int, int]:
+    """Runs of one step go together; one with dropout goes alone, since it draws from torch's own generator."""
     draws = any(isinstance(module, nn.Dropout) for module in run.student.modules())
-    return run.epoch, id(run) if draws else 0
+    return run.epoch, run.sums.steps, id(run) if draws else 0

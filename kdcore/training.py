@@ -4,15 +4,16 @@ Deterministic: all randomness comes from (seed, epoch, index). Nothing is read b
 """
 
 import math
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from signal import Signals
+from functools import partial
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from kdcore import catalog, collapse, memory, networks, objective, precision, teaching
+from kdcore import catalog, memory, networks, objective, precision, teaching
 from kdcore.data.augment import device_generator, drawn_state, restore_drawn, seed_dropout
 from kdcore.data.feed import Feed, Seen
 from kdcore.data.store import Dataset
@@ -276,22 +277,21 @@ class Run:
             )
 
     def _check_weights(self, logits: Tensor, values: Tensor) -> None:
-        """Logits of test images after the epoch, and values (losses, steps) of it, which are finite. The loss of the
-        step after an explosion is the first that shows it, so that one in the last step shows here alone; and batch
-        norm hides weights that are finite, but so large that no gradient moves them any more.
+        """Logits of test images after the epoch, and values (losses, steps) of it, which are finite.
+
+        A loss shows an explosion in the step after it, so that of the last step shows here alone; and batch norm hides
+        weights that are finite, but so large that no gradient moves them any more.
         """
         weights = {**dict(self.student.named_parameters()), **dict(self.goal.named_parameters())}
-        weights |= {f"running {name}": value for name, value in self.student.named_buffers() if value.is_floating_point()}
-        largest = torch.stack([value.detach().abs().max().float() for value in weights.values()]).tolist()
-        found = [f"{name} of up to {value:.3g}" for name, value in zip(weights, largest, strict=True) if not value <= LARGEST]
+        found = _beyond(weights, LARGEST) or _beyond(dict(self.student.named_buffers()), sys.float_info.max)
         if not found and self.world.total((~torch.isfinite(logits)).sum()):
-            found = ["logits of test images that are not finite"]
+            found = "logits of test images are not finite"
         if found:
-            worst = int(values[0].argmax())
+            worst, steps = int(values[0].argmax()), values.shape[1]
             raise NotFiniteError(
-                f"{self.name}: epoch {self.epoch}, after step {values.shape[1]}: {found[0]}; the losses are finite, "
-                f"largest in step {worst + 1}: {self._described(values[:, worst])}, and in the last one: "
-                f"{self._described(values[:, -1])}. {ADVICE}"
+                f"{self.name}: epoch {self.epoch}, after step {steps} of {steps}: {found}; the losses are finite: "
+                f"{self._described(values[:, -1])}; where the loss was largest, in step {worst + 1}: "
+                f"{self._described(values[:, worst])}. {ADVICE}"
             )
 
     def _described(self, values: Tensor) -> str:
@@ -394,19 +394,13 @@ def train(
         NotFiniteError: a loss or a weight was not finite, or a weight absurdly large.
         Interrupted: a signal asked for it; the states are saved.
     """
-    # Not use_deterministic_algorithms, which imports torch's compiler (see kdcore.sgd) to tell it too.
-    torch.set_deterministic_debug_mode("error" if runs[0].device.type == "cpu" else "warn")
-    # Filling memory costs a third of the time of small networks; nothing here reads what it has not written.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    if runs[0].device.type == "cpu":
-        memory.keep_freed()
+    _settle(runs[0].device)
     first, views = runs[0], max(run.goal.views for run in runs)
-    interruption = interruption or Interruption()
     feed = Feed(dataset, first.device, first.world)
     test_labels = torch.from_numpy(dataset.test.labels).to(first.device)
-    goals = [run.goal for run in runs]
-    size = first.settings.batch_size
+    goals, size = [run.goal for run in runs], first.settings.batch_size
     teach = teaching.prepare(teacher, goals, feed, first.dtype, batch_size=math.ceil(size / first.world.size))
+    leave = partial(_leave, runs, feed, interruption or Interruption())
     while first.epoch <= first.settings.epochs:
         for run in runs:
             run.begin()
@@ -414,19 +408,40 @@ def train(
             target, taught = feed.labels[seen.index], teach(seen)
             for run in runs:
                 run.step(seen, target, taught)
-            if interruption.signal is not None:
-                for run in runs:
-                    run.save()
-                where = f"epoch {first.epoch}, step {first.sums.steps} of {len(feed.sizes(size))}"
-                raise _interrupted(interruption.signal, runs, where)
+            leave()
         for run in runs:
             run.end(dataset, test_labels)
-        if interruption.signal is not None:
-            raise _interrupted(interruption.signal, runs, f"the end of epoch {first.epoch - 1}")
+        leave()
 
 
-def _interrupted(by: Signals, runs: Sequence[Run], where: str) -> Interrupted:
+def _settle(device: torch.device) -> None:
+    """How torch computes, and keeps its memory."""
+    # Not use_deterministic_algorithms, which imports torch's compiler (see kdcore.sgd) to tell it too.
+    torch.set_deterministic_debug_mode("error" if device.type == "cpu" else "warn")
+    # Filling memory costs a third of the time of small networks; nothing here reads what it has not written.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    if device.type == "cpu":
+        memory.keep_freed()
+
+
+def _leave(runs: Sequence[Run], feed: Feed, interruption: Interruption) -> None:
+    """If a signal asks for it: save what the last epoch's end has not saved, and raise."""
+    if interruption.signal is None:
+        return
+    first = runs[0]
+    where = f"the end of epoch {first.epoch - 1}"
+    if first.sums.steps:
+        where = f"epoch {first.epoch}, step {first.sums.steps} of {len(feed.sizes(first.settings.batch_size))}"
+        for run in runs:
+            run.save()
     others = f" and {len(runs) - 1} more" if len(runs) > 1 else ""
-    return Interrupted(
-        by, f"{runs[0].name}{others}: interrupted ({by.name}), saved at {where}; run it again to go on from there"
-    )
+    said = f"interrupted ({interruption.signal.name}), saved at {where}; run it again to go on from there"
+    raise Interrupted(interruption.signal, f"{first.name}{others}: {said}")
+
+
+def _beyond(tensors: Mapping[str, Tensor], limit: float) -> str | None:
+    """The first of them that holds a value which is none, or larger than the limit."""
+    for name, value in tensors.items():
+        if value.is_floating_point() and not (largest := value.detach().abs().max().item()) <= limit:
+            return f"{name} holds {largest:.3g}"
+    return None

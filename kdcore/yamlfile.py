@@ -12,16 +12,28 @@ from ruamel.yaml.constructor import ConstructorError, SafeConstructor
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode
 from ruamel.yaml.reader import ReaderError
+from ruamel.yaml.scanner import Scanner, ScannerError
 
 from kdcore.errors import UserError, shown
 
 MOST_BYTES, MOST_VALUES = 1 << 16, 5000
 """Of a file that a person writes, its aliases written out; presets have a thirtieth of it."""
+DEEPEST = 100
 LONGEST_NUMBER = 1000
 """Digits; Python prints no integers of more than 4300."""
 LONGEST_PROBLEM = 300
 """Characters of what the library says."""
 _FAST = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _Scanner(Scanner):
+    """Refuses brackets in brackets by their depth: the library needs the square of it, and then gives up."""
+
+    def fetch_flow_collection_start(self, *arguments: Any, **options: Any) -> None:
+        """An opening bracket."""
+        if self.flow_level == DEEPEST:
+            raise ScannerError(None, None, f"brackets in more than {DEEPEST} brackets", self.reader.get_mark())
+        super().fetch_flow_collection_start(*arguments, **options)
 
 
 class _Composer(Composer):
@@ -108,6 +120,7 @@ def read(path: Path | str, *, bounded: bool = False) -> dict[str, Any]:
     """
     path = Path(path)
     loader = YAML(typ="safe", pure=True)
+    loader.Scanner = _Scanner
     loader.Composer = _Bounded if bounded else _Composer
     loader.Constructor = _Constructor
     try:

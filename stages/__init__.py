@@ -16,15 +16,18 @@ from kdcore.errors import FULL_DISK, OUT_OF_MEMORY, RunError, UserError, is_full
 UNREAD = 141
 """128 + SIGPIPE, as shells have it."""
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+LESS_MEMORY = (
+    "take a smaller train.batch_size, train.precision: bfloat16, or fewer jobs at a time (--jobs, --slots-per-gpu)"
+)
 
 
 def run(main: Callable[..., None]) -> None:
     """Call a stage's main with the command line's arguments.
 
     Bad input is a message and exit code 2, and so is a folder that may not be written; a run that fails on its own is a
-    message and exit code 1; so is one that the machine fails, with exit code `OUT_OF_MEMORY` or `FULL_DISK`; what nobody
-    foresaw is a traceback and exit code 70 (EX_SOFTWARE); output that nobody reads any more (`| head`) ends in silence,
-    with `UNREAD`. Ctrl-C and SIGTERM end it with a message, and 128 and the signal's number.
+    message and exit code 1; so is one that the machine fails, with exit code `OUT_OF_MEMORY` or `FULL_DISK`; what
+    nobody foresaw is a traceback and exit code 70 (EX_SOFTWARE); output that nobody reads any more (`| head`) ends in
+    silence, with `UNREAD`. Ctrl-C and SIGTERM end it with a message, and 128 and the signal's number.
     """
     signal.signal(signal.SIGTERM, _interrupt)
     try:
@@ -49,17 +52,17 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 def _explain(error: Exception, command: str) -> int:
     """Print what nobody could foresee; returns the exit code."""
-    code, text = os.EX_SOFTWARE, traceback.format_exc()
     if is_full(error):
         code, text = FULL_DISK, f"the disk is full ({error}); make space, and run it again"
     elif is_out_of_memory(error):
-        code, text = OUT_OF_MEMORY, (
-            f"memory did not suffice ({error}); take a smaller train.batch_size, train.precision: bfloat16, or fewer "
-            "jobs at a time (--jobs, --slots-per-gpu)"
-        )
+        code, text = OUT_OF_MEMORY, f"memory did not suffice ({error}); {LESS_MEMORY}"
     elif isinstance(error, OSError) and error.errno in FORBIDDEN:
-        code, text = 2, f"{error}; let this user read and write there, or work in another folder, and run it again"
-    print(text if code == os.EX_SOFTWARE else f"error: {command}: {text}", file=sys.stderr)
+        where = f"{error.filename}: " if error.filename else ""
+        code, text = 2, f"{where}{error.strerror}; let this user read and write there, or work in another folder"
+    else:
+        traceback.print_exc()
+        return os.EX_SOFTWARE
+    print(f"error: {command}: {text}", file=sys.stderr)
     return code
 
 

@@ -1,7 +1,7 @@
 """One cell per method, trained by the processes that torchrun started: python -m tests.distributed_cells FOLDER."""
 
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from kdcore import catalog, checkpoints, distributed, jsonfile, training
@@ -14,11 +14,11 @@ SETTINGS = Settings(1, 15, 0.002, 0.9, False, 5e-4, "cosine")
 METHODS = ["vanilla", *(name for name, entry in catalog.methods().items() if entry.across == "samples"), "fitnet+kd"]
 
 
-def train(method, world=distributed.ALONE):
+def train(method, world=distributed.ALONE, *, settings=SETTINGS):
     """A run of three steps over 40 images, whose batches of 15, 15 and 10 two processes cannot halve evenly."""
     dataset = digits.fetch(source="embedded", image_size=16, train_per_class=4)
     teacher = None if method == "vanilla" else training.create("wrn_16_1", 10, 7, CPU)
-    run = training.prepare(card(PAIR, method, asdict(SETTINGS)), dataset, teacher, device=CPU, world=world)
+    run = training.prepare(card(PAIR, method, asdict(settings)), dataset, teacher, device=CPU, world=world)
     training.train([run], teacher, dataset)
     return run
 
@@ -30,3 +30,8 @@ if __name__ == "__main__":
             run = train(method, world)
             jsonfile.write(folder / f"{method}-{world.rank}.json", run.history)
             checkpoints.save(run.student, folder / f"{method}-{world.rank}.safetensors")
+        for lr in (1e30, 1e9):
+            try:
+                train("kd", world, settings=replace(SETTINGS, lr=lr, batch_size=40 if lr < 1e10 else 15))
+            except training.NotFiniteError as error:
+                jsonfile.write(folder / f"{lr}-{world.rank}.json", {"said": str(error)})

@@ -1,10 +1,12 @@
 """Archives made here, sound, hostile and damaged."""
 
+import gzip
 import io
 import shutil
 import stat
 import struct
 import tarfile
+import tracemalloc
 import zipfile
 
 import pytest
@@ -163,6 +165,82 @@ def test_limit(pack, tmp_path):
     archive = pack(("good", b"1" * 1000), ("a", b"2" * 1000))
     refused(archive, tmp_path, "its member 'a' makes the archive larger than 1,999 bytes", limit=1999)
     archives.extract(archive, tmp_path / "out", limit=2000)
+
+
+class TestBombs:
+    """Small files that would fill a disk, the memory or a day."""
+
+    @pytest.fixture(autouse=True)
+    def little(self, monkeypatch):
+        """Limits that a test reaches in milliseconds."""
+        for name, value in {"FREE": 2**20, "LONGEST_HEADER": 2**20, "LONGEST_END": 2**20, "MOST_MEMBERS": 100}.items():
+            monkeypatch.setattr(archives, name, value)
+
+    def test_ratio(self, pack, tmp_path):
+        archive = pack(("good", b"1"), *((f"zeros{i}", bytes(2**20)) for i in range(8)))
+        if archive.suffix == ".tar":  # nothing shrinks in it
+            archives.extract(archive, tmp_path / "out")
+            assert len(files(tmp_path / "out")) == 9
+        else:
+            assert archive.stat().st_size < 20_000
+            refused(archive, tmp_path, r"its member 'zeros\d' makes the archive larger than [\d,]+ bytes; nothing was")
+
+    def test_overlapping_members(self, tmp_path):
+        """A list of a hundred files, of which one is there."""
+        archive = as_zip(tmp_path / "a.zip", [("good", b"1"), ("000", bytes(2**16))])
+        content = archive.read_bytes()
+        start, end = content.rindex(b"PK\1\2"), content.rindex(b"PK\5\6")
+        entries = [content[start:end].replace(b"000", f"{i:03d}".encode()) for i in range(99)]
+        first = content[content.index(b"PK\1\2") : start]
+        listed = first + b"".join(entries)
+        tail = content[end : end + 8] + struct.pack("<HHI", 100, 100, len(listed)) + content[end + 16 :]
+        archive.write_bytes(content[: content.index(b"PK\1\2")] + listed + tail)
+        assert archive.stat().st_size < 10_000
+        refused(
+            archive, tmp_path, r"its member '\d+' makes the archive larger than 1,048,576 bytes; nothing was extracted"
+        )
+
+    def test_number_of_members(self, pack, tmp_path):
+        names = ["good", *(f"{i}" for i in range(99))]
+        archives.extract(pack(*((name, b"") for name in names)), tmp_path / "out")
+        shutil.rmtree(tmp_path / "out")
+        archive = pack(*((name, b"") for name in [*names, "last"]))
+        refused(archive, tmp_path, "its member 'last' comes after 100 others, more than are allowed; nothing was")
+
+    @pytest.mark.parametrize(
+        "kind", [tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE]
+    )
+    def test_header(self, tmp_path, kind):
+        """Which the library would read into memory."""
+        entry = tarfile.TarInfo("evil")
+        entry.type, entry.size = kind, 2**26
+        with gzip.open(tmp_path / "a.tar.gz", "wb") as file:
+            file.write(entry.tobuf(tarfile.GNU_FORMAT) + bytes(2**26) + bytes(1024))
+        tracemalloc.start()
+        refused(
+            tmp_path / "a.tar.gz", tmp_path, r"is no whole tar, tar.gz or zip archive \(a header of 67,108,864 bytes\)"
+        )
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert most < 2**24
+
+    def test_what_follows_the_end(self, tmp_path):
+        sound = as_tar(tmp_path / "a.tar", [("good", b"1")]).read_bytes()
+        for extra, fine in ((2**20 - len(sound), True), (2**23, False)):
+            with gzip.open(tmp_path / "a.tar", "wb") as file:
+                file.write(sound + bytes(extra))
+            if fine:
+                archives.extract(tmp_path / "a.tar", tmp_path / "out")
+                shutil.rmtree(tmp_path / "out")
+            else:
+                refused(tmp_path / "a.tar", tmp_path, r"more than 1,048,576 bytes follow its end")
+
+    def test_archives_inside_stay_packed(self, pack, tmp_path):
+        """Nobody unpacks what was unpacked."""
+        inner = as_zip(tmp_path / "inner.zip", [("zeros", bytes(2**24))]).read_bytes()
+        (tmp_path / "inner.zip").unlink()
+        archives.extract(pack(("inner.zip", inner), ("inner/inner.zip", inner)), tmp_path / "out")
+        assert files(tmp_path / "out") == {"inner.zip": inner, "inner/inner.zip": inner}
 
 
 def test_declared_size_of_what_is_not_there(tmp_path):

@@ -1,13 +1,17 @@
 """Published checkpoints as strangers wrote them: old formats, NumPy's values beside the weights, hostile pickles."""
 
 import argparse
+import json
 import os
+import struct
 import zipfile
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from kdcore import checkpoints, networks
 from kdcore.errors import UserError
@@ -161,6 +165,161 @@ def test_truncated_at_any_length_before_1_6(tmp_path):
             loaded(tmp_path / "a.pth")
 
 
+@pytest.mark.parametrize("compressed", [True, False])
+def test_bomb(tmp_path, compressed):
+    """Torch unpacks compressed files, though it writes none."""
+    torch.save({"model": state_dict(), "zeros": torch.zeros(10**7)}, tmp_path / "whole.pth")
+    with zipfile.ZipFile(tmp_path / "whole.pth") as file:
+        entries = {name: file.read(name) for name in file.namelist()}
+    with zipfile.ZipFile(tmp_path / "a.pth", "w", zipfile.ZIP_DEFLATED if compressed else zipfile.ZIP_STORED) as file:
+        for name, data in entries.items():
+            file.writestr(name, data)
+    if not compressed:
+        assert same(loaded(tmp_path / "a.pth"))
+        return
+    with pytest.raises(UserError, match=r"or damaged \([\d,]+ bytes that unpack to 40,[\d,]+: an archive bomb\)"):
+        loaded(tmp_path / "a.pth")
+
+
+def test_compressed_weights(tmp_path):
+    """Which hardly shrink."""
+    with zipfile.ZipFile(written(tmp_path / "whole.pth", state_dict(), zipped=True)) as file:
+        entries = {name: file.read(name) for name in file.namelist()}
+    with zipfile.ZipFile(tmp_path / "a.pth", "w", zipfile.ZIP_DEFLATED) as file:
+        for name, data in entries.items():
+            file.writestr(name, data)
+    assert same(loaded(tmp_path / "a.pth"))
+
+
+def test_keys_that_would_fill_the_message(tmp_path, zipped):
+    """Pairs of pairs of the same, of which a million are written out."""
+    key = ("x",)
+    for _ in range(20):
+        key = (key, key)
+    with pytest.raises(UserError, match=r"but tuple, 'xxx") as caught:
+        loaded(written(tmp_path / "a.pth", {key: 1, "x" * 10**6: 2}, zipped=zipped))
+    assert len(str(caught.value)) < 500
+
+
+class TestSafetensors:
+    """Headers that lie: the length of the header, then JSON with type, shape and place of each tensor, then bytes."""
+
+    @pytest.fixture
+    def sound(self, tmp_path):
+        checkpoints.save(networks.create("resnet8", 10), tmp_path / "sound.safetensors")
+        return (tmp_path / "sound.safetensors").read_bytes()
+
+    @pytest.fixture
+    def refused(self, tmp_path, sound):
+        """A file whose header is changed, or is another text, or of which only its length is changed."""
+        end = 8 + struct.unpack("<Q", sound[:8])[0]
+
+        def refused(change=None, text=None, length=None, rest=sound[end:]):
+            header = json.loads(sound[8:end])
+            if change is not None:
+                change(header)
+            said = json.dumps(header).encode() if text is None else text
+            content = struct.pack("<Q", len(said) if length is None else length) + said + rest
+            (tmp_path / "a.safetensors").write_bytes(content)
+            with pytest.raises(
+                UserError, match=r"a\.safetensors: (not a safetensors file, |does not fit|holds)"
+            ) as caught:
+                loaded(tmp_path / "a.safetensors")
+            return str(caught.value)
+
+        return refused
+
+    @pytest.mark.parametrize(("key", "value", "reason"), [
+        ("data_offsets", lambda old: [old[0], 10**9], "invalid shape, data type, or offset"),
+        ("data_offsets", lambda old: [2**63, 2**64 - 1], "invalid offset"),
+        ("data_offsets", lambda old: [2**64, 2**65], "invalid JSON in header"),
+        ("data_offsets", lambda old: [-4, old[1]], "invalid JSON in header"),
+        ("data_offsets", lambda old: old[::-1], "invalid offset"),
+        ("data_offsets", lambda old: [old[0] - 4, old[1]], "invalid "),
+        ("data_offsets", lambda old: [0, old[1] - old[0]], "invalid "),
+        ("data_offsets", lambda old: [old[0] + 0.5, old[1]], "invalid JSON in header"),
+        ("data_offsets", lambda old: old[:1], "invalid JSON in header"),
+        ("dtype", lambda old: "F16", "invalid shape, data type, or offset"),
+        ("dtype", lambda old: "F64", "invalid shape, data type, or offset"),
+        ("dtype", lambda old: "F7", "invalid JSON in header: unknown variant"),
+        ("dtype", lambda old: "I32", "holds what are no weights, in ['fc.weight (torch.int32)']"),
+        ("shape", lambda old: [10, 10**6], "invalid shape, data type, or offset"),
+        ("shape", lambda old: [2**40, 2**40], "overflow"),
+        ("shape", lambda old: [-10, -64], "invalid JSON in header"),
+        ("shape", lambda old: [640], "fc.weight: (640,) in the file, (10, 64) in the network"),
+        ("shape", lambda old: [64, 10], "fc.weight: (64, 10) in the file, (10, 64) in the network"),
+    ])  # fmt: skip
+    def test_tensor(self, refused, key, value, reason):
+        def change(header):
+            header["fc.weight"][key] = value(header["fc.weight"][key])
+
+        assert reason in refused(change)
+
+    @pytest.mark.parametrize(("length", "reason"), [
+        (0, "invalid JSON in header"), (1, "invalid JSON in header"), (10**7, "invalid header length"),
+        (10**9, "header too large"), (2**63, "header too large"), (2**64 - 1, "header too large"),
+    ])  # fmt: skip
+    def test_length_of_the_header(self, refused, length, reason):
+        assert reason in refused(length=length)
+
+    @pytest.mark.parametrize(("text", "reason"), [
+        (b"", "invalid JSON in header"), (b"[]", "invalid JSON in header"), (b"null", "invalid JSON in header"),
+        (b"[" * 10**6, "invalid JSON in header"), (b'{"a":' * 10**5, "invalid JSON in header"),
+        (b"\xff" * 99, "invalid UTF-8 in header"), (b"{}", "incomplete metadata, file not fully covered"),
+        (b'{"fc.weight": 3}', "invalid JSON in header"), (b'{"__metadata__": {"a": 1}}', "invalid JSON in header"),
+    ])  # fmt: skip
+    def test_text_of_the_header(self, refused, text, reason):
+        assert reason in refused(text=text)
+
+    def test_bytes_that_no_tensor_has(self, refused, sound):
+        assert "file not fully covered" in refused(rest=sound[8 + struct.unpack("<Q", sound[:8])[0] :] + b"x")
+
+    def test_truncated_at_any_length(self, tmp_path, sound):
+        for length in [*range(0, len(sound), len(sound) // 40), len(sound) - 1]:
+            (tmp_path / "a.safetensors").write_bytes(sound[:length])
+            with pytest.raises(UserError, match="not a safetensors file, or damaged"):
+                loaded(tmp_path / "a.safetensors")
+
+    @pytest.mark.parametrize("kind", [torch.int64, torch.int8, torch.bool, torch.complex64])
+    def test_what_are_no_weights(self, tmp_path, kind):
+        path = tmp_path / "a.safetensors"
+        save_file({**state_dict(), "fc.bias": torch.zeros(10).to(kind)}, path)
+        with pytest.raises(
+            UserError, match=rf"holds what are no weights, in \['fc\.bias \({kind}\)'\]; those are float"
+        ):
+            loaded(path)
+
+
+@pytest.mark.parametrize("name", ["a.pth", "a.safetensors"])
+class TestNoFile:
+    @pytest.mark.parametrize("make", [
+        Path.mkdir, os.mkfifo, lambda path: path.symlink_to("/dev/zero"), lambda path: path.symlink_to("/"),
+    ])  # fmt: skip
+    def test_folder_pipe_and_device(self, tmp_path, name, make):
+        """Of which the last two would never end."""
+        make(tmp_path / name)
+        with pytest.raises(
+            UserError, match=rf"{name}: is a folder, a pipe or a device; name a \.safetensors or \.pth file"
+        ):
+            loaded(tmp_path / name)
+
+    @pytest.mark.parametrize("target", ["nowhere", "a.pth", "a.safetensors"])
+    def test_link_that_leads_nowhere(self, tmp_path, name, target):
+        (tmp_path / name).symlink_to(target)
+        with pytest.raises(UserError, match=f"{name}: no such checkpoint"):
+            loaded(tmp_path / name)
+
+    def test_name_that_is_too_long(self, tmp_path, name):
+        with pytest.raises(UserError, match="no such checkpoint"):
+            loaded(tmp_path / ("x" * 300 + name))
+
+    def test_file_that_cannot_be_read(self, tmp_path, name):
+        """The first bytes of a process's memory, which root cannot read either."""
+        (tmp_path / name).symlink_to("/proc/self/mem")
+        with pytest.raises(UserError, match=rf"{name}: cannot be read \(Input/output error\)"):
+            loaded(tmp_path / name)
+
+
 class TestKey:
     def test_named(self, tmp_path, zipped):
         others = {key: value + 1 for key, value in state_dict().items()}
@@ -203,7 +362,8 @@ class TestKey:
     (b"weights", "or damaged"),
 ])  # fmt: skip
 def test_other_files_are_called_what_they_are(tmp_path, content, message):
-    (tmp_path / "weights.pth").write_bytes(content)
-    with pytest.raises(UserError, match=message) as caught:
-        checkpoints.load(tmp_path / "weights.pth", networks.create("resnet8", 10))
-    assert "weights_only" not in str(caught.value)
+    for name in ("weights.pth", "weights.safetensors"):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError, match=f"{name}: not a .*{message}") as caught:
+            checkpoints.load(tmp_path / name, networks.create("resnet8", 10))
+        assert "weights_only" not in str(caught.value)

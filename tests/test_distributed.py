@@ -46,6 +46,16 @@ def test_two_processes_train_as_one(shared, method):
         torch.testing.assert_close(first[key], value, rtol=1e-3, atol=2e-3, msg=key)
 
 
+@pytest.mark.parametrize(("lr", "expected"), [
+    (1e30, "wrn_16_1-resnet8-kd-2-True-0: epoch 1, step 2 of 3: loss nan, ce nan, kd nan; the last finite ones: loss "),
+    (1e9, "wrn_16_1-resnet8-kd-2-True-0: epoch 1, after step 1 of 1: conv1.weight holds "),
+])  # fmt: skip
+def test_numbers_that_are_none_or_absurd_stop_all(shared, lr, expected):
+    first, second = (json.loads((shared / f"{lr}-{rank}.json").read_text())["said"] for rank in range(2))
+    assert first.startswith(expected)
+    assert first == second
+
+
 @pytest.mark.parametrize("method", [name for name, entry in catalog.methods().items() if entry.across == "batch"])
 def test_losses_that_relate_samples_of_a_batch_are_refused(method):
     with pytest.raises(UserError, match=f"method {method} relates the samples of a batch; train it in one process"):
@@ -104,5 +114,5 @@ def test_stage_train_in_two_processes(finished, monkeypatch):
     after = json.loads((folder / "meta.json").read_text())
     assert (before["processes"], after["processes"]) == (1, 2)
     assert output.count("top-1") == 1
-    assert not list((finished.folder / "scratch").glob(f"{name}*"))
+    assert not list((finished.folder / "scratch/states").glob(f"{name}*"))
     finished.dvc("checkout", "--force")

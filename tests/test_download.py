@@ -148,6 +148,19 @@ def test_truncated_by_a_server_that_cannot_go_on(site, fetch, tmp_path):
     assert files(tmp_path) == []
 
 
+@pytest.mark.parametrize("headers", [{}, {"Content-Length": "", "Transfer-Encoding": "chunked"}])
+def test_larger_than_any_file(site, fetch, tmp_path, monkeypatch, headers):
+    """Which an answer without an end would be."""
+    monkeypatch.setattr(download, "LARGEST", len(CONTENT))
+    url = site.add("a", CONTENT, headers=headers)
+    assert fetch(url) == SHA256
+    site.add("a", CONTENT + b"x", tag='"2"', headers=headers)
+    (tmp_path / "file").unlink()
+    with pytest.raises(UserError, match=r"announces 512,001 bytes; at most 512,000|sends more than 512,000 bytes"):
+        fetch(url)
+    assert not {"file", "file.part", "file.part.json"} & set(files(tmp_path))
+
+
 def test_chunks_are_counted(site, fetch):
     chunked = {"Content-Length": "", "Transfer-Encoding": "chunked"}
     assert fetch(site.add("a", CONTENT, headers=chunked)) == SHA256
@@ -226,6 +239,15 @@ def test_web_page(site, fetch, tmp_path):
     assert files(tmp_path) == []
 
 
+@pytest.mark.parametrize("checksum", [f"sha256:{SHA256}", f"md5:{hashlib.md5(CONTENT).hexdigest()}"])
+@pytest.mark.parametrize("kind", ["application/octet-stream", "application/x-tar", ""])
+def test_web_page_that_says_it_is_a_file(site, fetch, tmp_path, kind, checksum):
+    page = b"<!DOCTYPE html><html><body>Sign in first</body></html>"
+    with pytest.raises(UserError, match=r"/a: has (sha256|md5) \w+, not \w+; it was removed"):
+        fetch(site.add("a", page, headers={"Content-Type": kind}), checksum=checksum)
+    assert files(tmp_path) == []
+
+
 def test_redirection(site, fetch):
     site.add("b", CONTENT)
     url = site.add("a", b"", statuses=[302], headers={"Location": "/b"})
@@ -248,16 +270,32 @@ def test_redirection_to_where_anyone_may_change_the_file(fetch, monkeypatch, hop
         fetch(hops[0])
 
 
-@pytest.mark.parametrize("url", ["ftp://a.org/b", "file:///etc/passwd", "a/b", "http+unix://a"])
-def test_other_addresses(fetch, url):
+@pytest.mark.parametrize("url", [
+    "ftp://a.org/b", "file:///etc/passwd", "FILE:///etc/passwd", "file:/etc/passwd", "data:text/plain,weights", "a/b",
+    "http+unix://a", " http://a.org/b", "\thttps://a.org/b", "//a.org/b", "http:a.org/b", "javascript:alert(1)", "",
+])  # fmt: skip
+def test_other_addresses(fetch, tmp_path, url):
     with pytest.raises(UserError, match="only http and https addresses"):
-        fetch(url)
+        fetch("http://127.0.0.1:9/a", url)
+    assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("location", ["ftp://a.org/b", "file:///etc/passwd"])
-def test_redirection_to_another_protocol(site, fetch, location):
-    with pytest.raises(UserError, match="cannot be asked"):
-        fetch(site.add("a", b"", statuses=[302], headers={"Location": location}))
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize("location", [
+    "ftp://a.org/b", "file:///etc/passwd", "FILE:///etc/passwd", "file://127.0.0.1/etc/passwd",
+    "data:text/plain,weights", "gopher://a.org/b", "http+unix://a",
+])  # fmt: skip
+def test_redirection_to_another_protocol(site, fetch, tmp_path, status, location):
+    """Followed only to http and https."""
+    with pytest.raises(UserError, match=f"^{site.url}/a: cannot be asked"):
+        fetch(site.add("a", CONTENT, statuses=[status], headers={"Location": location}))
+    assert files(tmp_path) == []
+
+
+def test_redirection_in_circles(site, fetch, tmp_path):
+    with pytest.raises(UserError, match=r"/a: cannot be asked \(Exceeded 30 redirects"):
+        fetch(site.add("a", b"", statuses=[302] * 99, headers={"Location": "/a"}))
+    assert files(tmp_path) == []
 
 
 @pytest.mark.parametrize("checksum", ["0" * 64, "sha256:00", "sha1:" + "0" * 40, "sha256:" + "g" * 64, "md5:00000000"])

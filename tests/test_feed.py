@@ -36,6 +36,19 @@ def test_a_lone_image_joins_the_batch_before_it(forty, size, expected):
     assert all(view.shape == (len(seen.index), 3, 16, 16) for seen in batches for view in seen.views)
 
 
+@pytest.mark.parametrize("skip", [0, 1, 2, 3])
+def test_batches_that_were_seen_are_skipped(forty, skip):
+    feed = Feed(forty, CPU)
+    every = list(feed.batches(16, views=2, seed=0, epoch=1))
+    rest = list(feed.batches(16, views=2, seed=0, epoch=1, skip=skip))
+    assert len(rest) == len(feed.sizes(16)) - skip
+    for expected, seen in zip(every[skip:], rest, strict=True):
+        assert torch.equal(expected.index, seen.index)
+        assert np.array_equal(expected.names, seen.names)
+        assert expected.whole == seen.whole
+        assert all(torch.equal(a, b) for a, b in zip(expected.views, seen.views, strict=True))
+
+
 def test_the_strong_view_has_a_crop_of_its_own(forty, monkeypatch):
     """Both views of an image are drawn apart, from the seed and the epoch; other draws are others'."""
     monkeypatch.setattr(feed, "apply_strong_views", lambda images, views: images)
@@ -113,6 +126,18 @@ class TestStream:
         again = self.epoch(split)
         assert torch.equal(torch.random.get_rng_state(), state)
         assert all(torch.equal(a[0], b[0]) for (a, _), (b, _) in zip(reference, again, strict=True))
+
+    @pytest.mark.parametrize("skip", [1, 2, 3])
+    def test_skipped_batches_are_not_decoded(self, split, skip, monkeypatch):
+        monkeypatch.setenv(stream.VARIABLE, "0")
+        feed = Feed(self.dataset(split), CPU)
+        every = list(feed.batches(4, views=1, seed=0, epoch=1))
+        read, decoded = stream.picture.read, []
+        monkeypatch.setattr(stream.picture, "read", lambda file: decoded.append(file) or read(file))
+        rest = list(feed.batches(4, views=1, seed=0, epoch=1, skip=skip))
+        assert len(decoded) == max(10 - 4 * skip, 0)
+        for expected, seen in zip(every[skip:], rest, strict=True):
+            assert torch.equal(expected.views[0], seen.views[0])
 
     def test_epochs_seeds_and_images_differ(self, split):
         feeder = Feed(self.dataset(split), CPU)

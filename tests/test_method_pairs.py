@@ -86,7 +86,7 @@ def test_mode_of_ofds_teacher(dataset, variant, moves):
     before = {key: value.clone() for key, value in teacher.state_dict().items()}
     train = {"epochs": 1, "batch_size": 10, "lr": 0.02, "momentum": 0.9, "nesterov": False, "weight_decay": 0.0}
     recipe = {"variant": variant, "ce_weight": 1.0, "kd_weight": 0.001, "warmup": 0}
-    card = {"student": "resnet8", "method": "ofd", "seed": 0, "train": {**train, "schedule": "cosine"}}
+    card = {"name": "cell", "student": "resnet8", "method": "ofd", "seed": 0, "train": {**train, "schedule": "cosine"}}
     carry_out({**card, "recipe": recipe}, dataset, teacher)
     moved = {key for key, value in teacher.state_dict().items() if not torch.equal(value, before[key])}
     assert bool(moved) == moves

@@ -2,12 +2,14 @@
 
 import json
 import os
+import platform
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -207,7 +209,7 @@ def test_killed_cell_goes_on_and_ends_with_the_same_bits(project):
     shutil.rmtree(project.folder / run)
     process = subprocess.Popen([sys.executable, "-m", "stages.train", "train", name], cwd=project.folder)
     deadline = time.monotonic() + 120
-    while not list((project.folder / "scratch").glob("*.pt")) and time.monotonic() < deadline:
+    while not list((project.folder / "scratch/states").glob("*.pt")) and time.monotonic() < deadline:
         time.sleep(0.002)
     process.kill()
     assert process.wait() == -9, "the cell ended before it could be killed"
@@ -230,12 +232,12 @@ def test_cells_trained_together_leave_dvc_nothing_to_train(project):
         shutil.rmtree(project.folder / f"runs/resnet14-resnet8/{name}")
     python = sys.executable
     assert "5 cells trained" in project.run(python, "-m", "stages.train_together", "resnet14-resnet8", "0")
-    assert len(list((project.folder / "scratch").glob("*.pt"))) == 5
+    assert len(list((project.folder / "scratch/states").glob("*.pt"))) == 5
     project.run("rm", "-rf", ".dvc/cache")
     project.dvc("repro", "--force", "--single-item", *CELLS)
     assert (project.folder / TIMINGS).read_text() == before
     assert {name: project.digest(path) for name, path in weights.items()} == expected
-    assert list((project.folder / "scratch").glob("*.pt")) == []
+    assert list((project.folder / "scratch/states").glob("*.pt")) == []
     assert "no cell is stale" in project.run(python, "-m", "stages.train_together", "resnet14-resnet8", "0")
     assert "holds no cells" in project.run(python, "-m", "stages.train_together", "resnet14-resnet8", "9", code=2)
 
@@ -265,3 +267,28 @@ def test_sweep_killed_and_continued_ends_with_the_bits_of_a_serial_run(finished,
     output = project.sweep("--jobs", "2")
     assert project.dvc("status").strip() == "Data and pipelines are up to date."
     assert (project.folder / "dvc.lock").read_bytes() == (finished.folder / "dvc.lock").read_bytes(), output
+
+
+def test_a_serial_run_seen_from_another_terminal(project):
+    params = yamlfile.read(project.folder / "params.yaml")
+    project.set(train={**params["train"], "epochs": 2000, "milestones": [1000]}, seeds=[1])
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    project.dvc("repro", "plan")
+    command = ["dvc", "repro", "--quiet", "-s", "baseline"]
+    environment = {**os.environ, "PATH": path}
+    with subprocess.Popen(command, cwd=project.folder, env=environment, start_new_session=True) as process:
+        try:
+            deadline, running = time.monotonic() + 120, []
+            while not running:
+                assert time.monotonic() < deadline
+                time.sleep(0.5)
+                found = json.loads(project.run("python", "-m", "stages.status", "--json"))
+                running = [one for one in found["steps"] if one["state"] == "running" and one["epoch"]]
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert found["sweep"] is None
+    (one,) = running
+    assert one["step"] == "baseline@resnet14-resnet8-vanilla-1"
+    assert (one["epochs"], one["host"]) == (2000, platform.node())
+    assert one["loss"] > 0
+    assert one["seconds_left"] > 0

@@ -28,7 +28,6 @@ from kdcore.sweep.screen import Screen, beat, time_left
 from kdcore.timings import FILE as TIMINGS
 from kdcore.timings import Timing
 from tests import sweeps
-from tests.project import Project
 
 PAIR = "resnet14-resnet8"
 EPOCHS = 3
@@ -467,31 +466,3 @@ def test_a_sweep_seen_from_another_terminal(tmp_path):
     project.sweep("--jobs", "2")
     found = look()
     assert found["counts"] == {"done": 6, "running": 0, "waiting": 0, "failed": 0, "blocked": 0}
-
-
-@pytest.mark.pipeline
-def test_a_serial_run_seen_from_another_terminal(finished, tmp_path):
-    shutil.copytree(finished.folder, tmp_path / "project", symlinks=True)
-    project = Project(tmp_path / "project")
-    params = yamlfile.read(project.folder / "params.yaml")
-    project.set(train={**params["train"], "epochs": 2000, "milestones": [1000]}, seeds=[1])
-    path = f"{os.path.dirname(sys.executable)}{os.pathsep}{os.environ['PATH']}"
-    project.dvc("repro", "plan")
-    command = ["dvc", "repro", "--quiet", "-s", "baseline"]
-    environment = {**os.environ, "PATH": path}
-    with subprocess.Popen(command, cwd=project.folder, env=environment, start_new_session=True) as process:
-        try:
-            deadline, running = time.monotonic() + 120, []
-            while not running:
-                assert time.monotonic() < deadline
-                time.sleep(0.5)
-                found = json.loads(project.run("python", "-m", "stages.status", "--json"))
-                running = [one for one in found["steps"] if one["state"] == "running" and one["epoch"]]
-        finally:
-            os.killpg(process.pid, signal.SIGKILL)
-    assert found["sweep"] is None
-    (one,) = running
-    assert one["step"] == f"baseline@{PAIR}-vanilla-1"
-    assert (one["epochs"], one["host"]) == (2000, HERE)
-    assert one["loss"] > 0
-    assert one["seconds_left"] > 0

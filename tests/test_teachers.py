@@ -3,7 +3,9 @@
 import hashlib
 import io
 import json
+import os
 import tarfile
+import zipfile
 
 import pytest
 import torch
@@ -68,11 +70,15 @@ def pickled(content):
 
 
 def tar(**members):
+    """Of files with these contents; of links and devices, by their types."""
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w") as archive:
         for name, content in members.items():
             info = tarfile.TarInfo(name)
-            info.size = len(content)
+            if len(content) == 1 and content.isdigit():
+                info.type, info.linkname = content, MEMBER
+            else:
+                info.size = len(content)
             archive.addfile(info, io.BytesIO(content))
     return file.getvalue()
 
@@ -88,6 +94,27 @@ def weights():
 
 CHECKPOINT = pickled({"model": weights(), "epoch": 240})
 ARCHIVE = tar(**{MEMBER: CHECKPOINT, "cifar_teachers/other.pth": b"other"})
+PAGE = b"<!DOCTYPE html>\n<html><body>Sign in first</body></html>"
+
+
+class Order:
+    """Pickles as a call that a careless reader would make."""
+
+    def __reduce__(self):
+        return os.system, ("touch ran",)
+
+
+def shrunk(content):
+    """A checkpoint whose files are compressed."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+    return file.getvalue()
+
+
+CODE = pickled({"model": weights(), "epoch": Order()})
+BOMB = shrunk(pickled({"model": weights(), "zeros": torch.zeros(10**7)}))
 
 
 @pytest.fixture
@@ -390,6 +417,50 @@ class TestAdoption:
             assert part in reason, source
         kept = {path.name[17:] for path in download.FOLDER.iterdir() if path.suffix in (".pth", ".tar")}
         assert kept == {"last.pth"}, "what is unusable was kept"
+
+    @pytest.mark.parametrize(("content", "reason"), [
+        (PAGE, "not a checkpoint of tensors alone, but a web page: the download did not reach the file"),
+        (b"", "not a checkpoint of tensors alone, or damaged"),
+        (ARCHIVE, "not a checkpoint of tensors alone, but an archive: name the file inside with 'member'"),
+        (CODE, "not a checkpoint of tensors alone: it asks for posix.system, which could be code. Where you trust"),
+        (CHECKPOINT[:-500], "not a checkpoint of tensors alone, or damaged"),
+        (BOMB, "an archive bomb"),
+    ])  # fmt: skip
+    @pytest.mark.parametrize("as_member", [False, True])
+    def test_what_is_no_checkpoint(self, adopt, folder, site, content, reason, as_member):
+        """Refused, explained, and removed: the next run asks again."""
+        sound = {"archive": site.add("b.tar", ARCHIVE), "member": MEMBER}
+        bad = {"address": site.add("a.pth", content)}
+        if as_member:
+            bad = {"archive": site.add("a.tar", tar(**{MEMBER: content})), "member": MEMBER}
+        meta = adopt(card(bad, sound))
+        assert [one["source"] for one in meta["tried"]] == [next(iter(bad.values()))]
+        assert reason in meta["tried"][0]["reason"]
+        assert not (folder / "ran").exists()
+        kept = {path.name[17:] for path in download.FOLDER.iterdir() if path.suffix != ".lock"}
+        assert kept == {"b.tar", "b.tar.sha256"}
+
+    @pytest.mark.parametrize(("members", "reason"), [
+        ({"../evil": b"x"}, "leads outside"), ({"/evil": b"x"}, "has an absolute path"),
+        ({"link": tarfile.SYMTYPE}, "is a symbolic link"), ({"link": tarfile.LNKTYPE}, "is a hard link"),
+        ({"null": tarfile.CHRTYPE}, "is a device"), ({"pipe": tarfile.FIFOTYPE}, "is a device"),
+    ])  # fmt: skip
+    def test_hostile_archive(self, adopt, folder, site, members, reason):
+        """Its checkpoint is sound, and not taken."""
+        url = site.add("a.tar", tar(**{MEMBER: CHECKPOINT}, **members))
+        with pytest.raises(
+            teachers.NoSourceError, match=f"- {url}: .*a.tar: its member .* {reason}; nothing was extracted"
+        ):
+            adopt(card({"archive": url, "member": MEMBER}))
+        assert [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock"] == []
+
+    def test_archive_that_is_a_web_page(self, adopt, folder, site):
+        for url in (site.add("a.tar", PAGE), site.add("b.tar", PAGE, headers={"Content-Type": "text/html"})):
+            with pytest.raises(
+                teachers.NoSourceError, match=r"is no whole tar, tar\.gz or zip archive|answers with a web"
+            ):
+                adopt(card({"archive": url, "member": MEMBER}))
+        assert [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock"] == []
 
     def test_all_fail(self, adopt, folder, site):
         made = card(

@@ -117,19 +117,19 @@ def load(folder: Path) -> Dataset:
         raise UserError(f"{folder / MANIFEST}: is not of format {FORMAT}; run 'dvc repro --force data'")
     try:
         train, test = (_open(folder, name, manifest["encoded"]) for name in SPLITS)
-    except (OSError, EOFError, ValueError) as error:
-        raise UserError(f"{folder}: is damaged ({error}); run 'dvc checkout' or 'dvc repro --force data'") from error
-    dataset = Dataset(
-        name=manifest["name"],
-        classes=manifest["classes"],
-        train=train,
-        test=test,
-        mean=tuple(manifest["mean"]),
-        std=tuple(manifest["std"]),
-        image_size=manifest["image_size"],
-        stem=manifest["stem"],
-        **manifest["augmentation"],
-    )
+        dataset = Dataset(
+            name=manifest["name"],
+            classes=manifest["classes"],
+            train=train,
+            test=test,
+            mean=tuple(manifest["mean"]),
+            std=tuple(manifest["std"]),
+            image_size=manifest["image_size"],
+            stem=manifest["stem"],
+            **manifest["augmentation"],
+        )
+    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder}: is damaged ({error!r}); run 'dvc checkout' or 'dvc repro --force data'") from error
     for name, split in zip(SPLITS, (train, test), strict=True):
         _check(dataset, name, split)
     return dataset

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Container, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -40,7 +40,10 @@ def folders(folder: Path) -> list[Path]:
     Raises:
         UserError: a link leads nowhere.
     """
-    visible = sorted(child for child in folder.iterdir() if not child.name.startswith("."))
+    try:
+        visible = sorted(child for child in folder.iterdir() if not child.name.startswith("."))
+    except OSError as error:
+        _unreadable(error)
     for child in visible:
         _check_link(child)
     return [child for child in visible if child.is_dir()]
@@ -178,7 +181,7 @@ def _where(images: Images, position: int, name: Callable[[int], str] | None) -> 
 
 
 def _visible_files(folder: Path) -> Iterator[Path]:
-    for parent, inside, files in os.walk(folder, followlinks=True):
+    for parent, inside, files in os.walk(folder, onerror=_unreadable, followlinks=True):
         inside[:] = [name for name in inside if not name.startswith(".")]
         for link in (Path(parent, name) for name in inside):
             if link.is_symlink() and link.resolve() in [Path(parent).resolve(), *Path(parent).resolve().parents]:
@@ -187,12 +190,18 @@ def _visible_files(folder: Path) -> Iterator[Path]:
             if not name.startswith("."):
                 path = Path(parent, name)
                 _check_link(path)
+                if not path.is_file():
+                    raise UserError(f"{path}: is a pipe or a device; remove it")
                 yield path
 
 
 def _check_link(path: Path) -> None:
     if path.is_symlink() and not path.exists():
         raise UserError(f"{path}: is a link to {path.readlink()}, which is missing; mend or remove it")
+
+
+def _unreadable(error: OSError) -> NoReturn:
+    raise UserError(f"{error.filename}: cannot be read ({error.strerror}); see its permissions") from error
 
 
 def _labels(files: Files) -> np.ndarray:

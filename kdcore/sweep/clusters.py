@@ -1,6 +1,7 @@
 """Where a sweep's workers come from: this process, a running Dask scheduler, or a cluster's queue."""
 
 import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -118,11 +119,13 @@ def _own() -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without Dask's remarks on workers that come and go, which are the sweep's to make."""
+    """Without Dask's remarks on workers that come and go, which are the sweep's to make, and on a missing network."""
     logger = logging.getLogger("distributed")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Couldn't detect a suitable IP address", RuntimeWarning)
+            yield
     finally:
         logger.setLevel(level)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from kdcore import params, timings
 from kdcore.errors import UserError
-from kdcore.sweep import forecast, journal, slots, words
+from kdcore.sweep import journal, slots, words
 from kdcore.sweep.estimates import Estimates
 from kdcore.sweep.order import Order
 from kdcore.sweep.pipeline import Pipeline, override
@@ -78,7 +78,8 @@ def sweep(options: Options) -> int:
     slots.threads_wanted()
     with journal.opened() as diary, Screen(diary) as screen:
         if options.changes:
-            change(PARAMS, options.changes)
+            with Pipeline(Path.cwd()).held():  # refused before anything is changed, where a 'dvc repro' is at work
+                change(PARAMS, options.changes)
         matrix = params.load(PARAMS)
         pipeline = Pipeline(Path.cwd(), failed() if options.failed else options.targets, glob=options.glob)
         order = Order(matrix, Estimates(timings.load()), pipeline.steps)
@@ -108,6 +109,8 @@ def show_forecast(options: Options) -> int:
     Raises:
         UserError: something in the command line or the project is wrong.
     """
+    from kdcore.sweep import forecast  # makes all cards itself, which takes half a second to import
+
     targets = failed() if options.failed else options.targets
     with TemporaryDirectory() as aside:
         replaced = _changed(PARAMS, options.changes, Path(aside)) if options.changes else None
@@ -121,11 +124,7 @@ def show_forecast(options: Options) -> int:
 def _changed(path: Path, changes: list[str], folder: Path) -> Path:
     """A changed copy of a params file; raises as `change`."""
     copy = folder / path.name
-    copy.write_bytes(path.read_bytes())
-    try:
-        change(copy, changes)
-    except UserError as error:
-        raise UserError(str(error).replace(str(copy), str(path))) from error
+    change(path, changes, copy)
     return copy
 
 
@@ -138,18 +137,25 @@ def _jobs(options: Options) -> int:
     return 1 if options.scheduler else options.jobs or slots.default_jobs(options.slots_per_gpu)
 
 
-def change(path: Path, changes: list[str]) -> None:
+def change(path: Path, changes: list[str], to: Path | None = None) -> None:
     """Change a params file as `dvc exp run -S` does, if what it becomes is valid.
 
+    Args:
+        path: of the file.
+        changes: key=value.
+        to: what becomes of it is written there; None replaces it.
+
     Raises:
-        UserError: a change is malformed, or makes the file wrong.
+        UserError: there is no such file, a change is malformed, or makes the file wrong.
     """
-    aside = path.with_name(f".{path.name}.unfinished.yaml")
-    aside.write_bytes(path.read_bytes())
+    aside = (to or path).with_name(f".{path.name}.unfinished.yaml")
     try:
+        aside.write_bytes(path.read_bytes())
         override(aside, changes)
         params.load(aside)
-        aside.replace(path)
+        aside.replace(to or path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); start it in the project's folder") from error
     except UserError as error:
         raise UserError(str(error).replace(str(aside), f"{path} with -S {' -S '.join(changes)}")) from error
     finally:

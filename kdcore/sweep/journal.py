@@ -75,7 +75,7 @@ def opened() -> Iterator[Journal]:
     """
     LOCK.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(LOCK, timeout=0):
+        with FileLock(LOCK, timeout=1):  # is_running, of whoever looks from elsewhere, has it for a moment
             command = f"python -m stages.sweep {shlex.join(sys.argv[1:])}".rstrip()
             yield Journal(command, os.getpid(), platform.node(), time.time())
     except Timeout as error:

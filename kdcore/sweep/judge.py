@@ -20,6 +20,7 @@ from kdcore.errors import UserError
 from kdcore.params import Params
 from kdcore.plan import Card
 from kdcore.sweep.lookup import Lookup, Sums
+from kdcore.sweep.words import listed
 
 NOTHING = ""
 """Instead of the md5 of what is not there and nobody makes."""
@@ -30,6 +31,8 @@ TROUBLES = {
     "modified": "its results were changed",
     "not in cache": "its results are not in DVC's cache",
 }
+FILLED = {"runs": "cells", "teachers": "teachers", "evaluations": "evaluations"}
+"""What stages put into folders."""
 SHORT, FEW, MANY = 40, 3, 10
 """Characters of a value, and values, that a reason shows; and values of one key of a card that are not told apart."""
 
@@ -101,7 +104,7 @@ class Judge:
             reasons = ["made before" if outlook is Outlook.CACHED else "never run"]
         else:
             reasons = [*self._changes(step, changed), *([trouble] if trouble else [])]
-        reasons += [f"{' and '.join(map(self._subject, waits))} must run first"] if waits else []
+        reasons += [f"{listed([self._subject(path) for path in waits])} must run first"] if waits else []
         return outlook, "; ".join(reasons)
 
     def _outlook(self, step: str, now: dict[str, str | None], *, is_changed: bool) -> tuple[Outlook, Sums | None, str]:
@@ -180,7 +183,8 @@ class Judge:
             return path
         if len(waits) == 1:
             return waits[0]
-        return f"{'all' if waits == fillers else f'{len(waits)} of'} {len(fillers)} stages that fill {path}"
+        what = FILLED.get(path.partition("/")[0], f"stages that fill {path}")
+        return f"{'all' if waits == fillers else f'{len(waits)} of'} {len(fillers)} {what}"
 
     def _card_change(self, step: str, path: str) -> str:
         new = self.cards[Path(path).relative_to(plan.FOLDER).with_suffix("").as_posix()]

@@ -1,8 +1,8 @@
 """The pipeline as DVC has it: what is stale, what lies in its cache, and the record of what was made.
 
 DVC stays the only authority on both. Its command line takes a second per stage and reads and writes the whole lock file
-each time, so this module calls what the command calls; nothing else in this project knows DVC from inside. What it
-does, and in which order, is what `dvc repro` does (dvc/repo/reproduce.py and dvc/stage of DVC 3.60 to 3.67).
+each time, so this module calls what the command calls; besides it only `lookup` and `transfer` know DVC from inside.
+What it does, and in which order, is what `dvc repro` does (dvc/repo/reproduce.py and dvc/stage of DVC 3.60 to 3.67).
 """
 
 import logging
@@ -204,6 +204,9 @@ class Pipeline:
         with self.repo.scm_context(quiet=True):
             stage.save(run_cache=not uncached)
             stage.commit()
+        lost = [out.def_path for out in stage.outs if out.use_cache and out.changed_cache()]
+        if lost:  # DVC prints what it could not copy, and goes on
+            raise RunError(f"{', '.join(lost)}: DVC could not put it into its cache; is the disk full?")
         self.made.append(stage)
 
     @contextmanager

@@ -1,5 +1,6 @@
 """Times and numbers in words."""
 
+from collections.abc import Sequence
 from math import ceil
 
 from rich.console import Console
@@ -24,9 +25,9 @@ def duration(seconds: float | None) -> str:
     return f"{days} d {hours} h" if hours else f"{days} d"
 
 
-def counted(number: int, what: str) -> str:
-    """1 cell, 2 cells."""
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+def listed(parts: Sequence[str]) -> str:
+    """a; a and b; a, b and c."""
+    return " and ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]]))
 
 
 def console() -> Console:

@@ -15,7 +15,7 @@ from distributed import Client, Future, Worker, WorkerPlugin, get_worker
 from distributed.client import FutureCancelledError
 from distributed.scheduler import KilledWorker
 
-from kdcore import pulse
+from kdcore import pulse, scratch
 from kdcore.errors import RunError
 from kdcore.sweep import FOLDER, slots
 from kdcore.sweep.jobs import Ending, Job, Outcome, nursery, run
@@ -230,6 +230,4 @@ class Crew:
     def _note(self, event: tuple[float, dict[str, str]]) -> None:
         """Keep what a cell elsewhere says of itself where those of this folder keep it."""
         _, said = event
-        path = self.root / pulse.pulse_file(said["name"])
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(said["pulse"])
+        scratch.replace(self.root / pulse.pulse_file(said["name"]), said["pulse"])
