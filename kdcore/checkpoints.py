@@ -100,7 +100,7 @@ def check_there(path: Path) -> None:
     """
     if not os.path.isfile(path):  # Path.is_file() raises errors for names that are too long
         what = "is a folder, a pipe or a device" if os.path.exists(path) else "no such checkpoint"
-        raise UserError(f"{path}: {what}; name a .safetensors or .pth file")
+        raise UserError(f"{path}: {what}; name a .safetensors or .pth file, or run 'dvc repro' for the pipeline's own")
     try:
         with path.open("rb") as file:
             file.read(1)
@@ -173,7 +173,7 @@ def _what_else(path: Path, reason: str) -> str:
         return "but a web page: the download did not reach the file"
     if start[257:262] == b"ustar" or start[:2] == b"\x1f\x8b":
         return "but an archive: name the file inside with 'member'"
-    return "or damaged" if "weights_only" in reason else f"or damaged ({reason})"
+    return "or damaged; get it anew" if "weights_only" in reason else f"or damaged ({reason}); get it anew"
 
 
 def _unwrap(path: Path, content: Any, weights_key: str | None) -> dict[str, Tensor]:

@@ -54,7 +54,7 @@ def _check_axis(values: list[Any]) -> list[Any]:
         raise ValueError("is empty; an axis of the matrix needs at least one value")
     twice = sorted(str(value) for value, count in Counter(values).items() if count > 1)
     if twice:
-        raise ValueError(f"names {', '.join(twice[:5])} more than once")
+        raise ValueError(f"names {', '.join(twice[:5])} more than once; keep one of each")
     return values
 
 
@@ -233,6 +233,8 @@ def _describe(problem: Any) -> str:
         message = "unknown key; remove it or correct its name"
     elif problem["type"] == "missing":
         message = "is missing; give it a value"
+    elif problem["type"] in ("dict_type", "model_type"):
+        message = f"{shown(problem['input'])}: must be keys and values (key: value)"
     elif problem["type"] != "value_error":
         message = f"{shown(problem['input'])}: {message}"
     return f"{key}: {message}" if key else message

@@ -268,7 +268,9 @@ def _checkpoint_sha256(name: str, teacher: Teacher) -> str:
             "Allowed: train, published, the path of a checkpoint or archive, or an http(s) address"
         ) from error
     if teacher.sha256 not in (None, found):
-        raise UserError(f"params.yaml: teachers.{name}.sha256: {teacher.source} has sha256 {found}")
+        raise UserError(
+            f"params.yaml: teachers.{name}.sha256: {teacher.source} has sha256 {found}; correct one of both"
+        )
     return found
 
 

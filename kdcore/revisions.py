@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import pandas as pd
-import yaml
 
 from kdcore import published, yamlfile
 from kdcore.errors import UserError
@@ -85,10 +84,17 @@ class Files:
         return cls(name, None if name == WORKSPACE else _commit(name))
 
     def read(self, path: str) -> str | None:
-        """The text of a file, by its path relative to the project; None where there is none."""
-        if self.commit is None:
-            return Path(path).read_text(encoding="utf-8") if Path(path).is_file() else None
-        return _git("show", f"{self.commit}:./{path}")
+        """The text of a file, by its path relative to the project; None where there is none.
+
+        Raises:
+            UserError: it is no text.
+        """
+        try:
+            if self.commit is None:
+                return Path(path).read_text(encoding="utf-8") if Path(path).is_file() else None
+            return _git("show", f"{self.commit}:./{path}")
+        except UnicodeDecodeError as error:
+            raise UserError(f"{self.name}: {path}: is not UTF-8 text (byte {error.start})") from error
 
     def data(self) -> str:
         """The data set that the tables are of: the name of the one table that is there as Markdown, LaTeX and CSV.
@@ -120,7 +126,10 @@ class Files:
         text = self.read(CELLS)
         if not (text or "").strip():
             raise UserError(f"{self.name}: has no {CELLS}, or an empty one; {self._remedy()}")
-        frame = pd.read_csv(io.StringIO(text), dtype={"scale": str, "stand": str})
+        try:
+            frame = pd.read_csv(io.StringIO(text), dtype={"scale": str, "stand": str})
+        except ValueError as error:
+            raise UserError(f"{self.name}: {CELLS} is no table ({error}); {self._remedy()}") from error
         missing = [column for column in (*COLUMNS, accuracy) if column not in frame]
         if missing or pd.to_numeric(frame[accuracy], errors="coerce").isna().any():
             what = f"lacks {', '.join(missing)}" if missing else f"has cells without {accuracy}"
@@ -141,12 +150,8 @@ class Files:
         Raises:
             UserError: it is not YAML, or it or one of the sections, which may be missing, is no mapping.
         """
-        try:
-            found = yaml.safe_load(self.read(PARAMS) or "{}") or {}
-        except yaml.YAMLError as error:
-            raise UserError(f"{self.name}: {PARAMS} is not valid YAML ({error})") from error
-        if not isinstance(found, dict):
-            raise UserError(f"{self.name}: {PARAMS} must hold keys and values, not {type(found).__name__}")
+        text = self.read(PARAMS) or ""
+        found = yamlfile.parse(text, f"{self.name}: {PARAMS}", bounded=True) if text.strip() else {}
         sections = {name: found.get(name) or {} for name in SECTIONS}
         wrong = [name for name, section in sections.items() if not isinstance(section, dict)]
         if wrong:

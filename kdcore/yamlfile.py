@@ -119,24 +119,31 @@ def read(path: Path | str, *, bounded: bool = False) -> dict[str, Any]:
         UserError: no such file, not UTF-8, not YAML, a duplicate key, or no mapping.
     """
     path = Path(path)
+    try:
+        content = _text(path, bounded=bounded)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); name a file that is there") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
+    return parse(content, str(path), bounded=bounded)
+
+
+def parse(content: str, where: str, *, bounded: bool = False) -> dict[str, Any]:
+    """The mapping that a text is; `where` it is from, for messages. Otherwise as `read`."""
     loader = YAML(typ="safe", pure=True)
     loader.Scanner = _Scanner
     loader.Composer = _Bounded if bounded else _Composer
     loader.Constructor = _Constructor
     try:
-        content = loader.load(_text(path, bounded=bounded))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); name a file that is there") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
+        found = loader.load(content)
     except RecursionError as error:
-        raise UserError(f"{path}: is not valid YAML: nested too deeply; a few levels are enough") from error
+        raise UserError(f"{where}: is not valid YAML: nested too deeply; a few levels are enough") from error
     except YAMLError as error:
-        raise UserError(f"{path}{_explain(error)}") from error
-    if not isinstance(content, dict):
-        what = "nothing" if content is None else f"a {type(content).__name__}"
-        raise UserError(f"{path}: must hold keys and values (key: value), not {what}")
-    return content
+        raise UserError(f"{where}{_explain(error)}") from error
+    if not isinstance(found, dict):
+        what = {type(None): "nothing", str: "text"}.get(type(found), f"a {type(found).__name__}")
+        raise UserError(f"{where}: must hold keys and values (key: value), not {what}")
+    return found
 
 
 def _explain(error: YAMLError) -> str:

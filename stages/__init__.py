@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable
 from types import FrameType
 
-from kdcore.errors import FULL_DISK, OUT_OF_MEMORY, RunError, UserError, is_full, is_out_of_memory
+from kdcore.errors import FULL_DISK, OUT_OF_MEMORY, RunError, UserError, is_full, is_out_of_memory, shown
 
 UNREAD = 141
 """128 + SIGPIPE, as shells have it."""
@@ -83,7 +83,8 @@ def _check_arguments(main: Callable[..., None], arguments: list[str]) -> None:
         signature.bind(*arguments)
     except TypeError as error:
         names = " ".join(name.upper() for name in signature.parameters)
-        raise UserError(f"usage: python -m {_module(main)} {names}".rstrip()) from error
+        usage = f"usage: python -m {_module(main)} {names}".rstrip()
+        raise UserError(f"{usage}; given: {shown(shlex.join(arguments))}") from error
 
 
 def _command(main: Callable[..., None]) -> str:
@@ -92,4 +93,4 @@ def _command(main: Callable[..., None]) -> str:
 
 
 def _module(main: Callable[..., None]) -> str:
-    return str(main.__globals__["__spec__"].name)
+    return str(getattr(main.__globals__["__spec__"], "name", main.__module__))  # a script by its path has no spec

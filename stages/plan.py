@@ -1,7 +1,7 @@
 """Stage plan: params.yaml -> one card per stage and cell. With --check, only validates the params files named."""
 
 from kdcore import params, plan, yamlfile
-from kdcore.errors import UserError
+from kdcore.errors import UserError, shown
 from kdcore.folders import whole
 from stages import run
 
@@ -20,7 +20,7 @@ def main(*arguments: str) -> None:
     """Write the cards of params.yaml, or check other files."""
     if arguments:
         if arguments[0] != "--check" or len(arguments) == 1:
-            raise UserError("usage: python -m stages.plan [--check FILE...]")
+            raise UserError(f"usage: python -m stages.plan [--check FILE...]; given: {shown(' '.join(arguments))}")
         return check(*arguments[1:])
     cards = plan.make(
         params.load("params.yaml"),

@@ -25,6 +25,10 @@ BETTER = (72.0, 72.5, 71.7, 72.2)
 """Two points above NOISY, seed by seed, give or take a tenth."""
 WORSE = (68.1, 68.3, 67.7, 68.2)
 
+LAUGHS = "train:\n  a0: &a0 [x,x,x,x,x,x,x,x,x]\n" + "".join(
+    f"  a{i}: &a{i} [{','.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12)
+)
+"""A few hundred bytes that stand for 9 to the power of 12 values."""
 LITTLE = {"data": {"train_per_class": 20}, "train": {"epochs": 18, "milestones": [11, 14], "nesterov": False}}
 MUCH = {"data": {"train_per_class": 80}, "train": {"epochs": 36, "milestones": [11, 14], "dot_delta": 0.075}}
 """params.yaml of two budgets."""
@@ -332,15 +336,19 @@ class TestRevisions:
     @pytest.mark.parametrize(
         ("text", "match"),
         [
-            ("[1]", "must hold keys and values, not list"),
-            ("x", "not str"),
+            ("[1]", r"must hold keys and values \(key: value\), not a list"),
+            ("x", "not text"),
             ("train: 5", "train must"),
             ("{", "not valid"),
+            ("train: {lr: 2001-99-99}", "line 1: is not valid YAML: '2001-99-99' is no timestamp"),
+            ("train: &a [*a]", "line 1: is not valid YAML: an alias that holds itself"),
+            (LAUGHS, "line 5: is not valid YAML: 7,381 values"),
+            (b"\xff", r"is not UTF-8 text \(byte 0\)"),
         ],
     )
     def test_params_that_are_none(self, repository, text, match):
         repository.commit({PLAIN: NOISY})
-        (repository.folder / "params.yaml").write_text(text)
+        (repository.folder / "params.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
         repository.git("commit", "-qam", "damaged")
         for sides in (("HEAD~1", "HEAD"), ("HEAD", "published")):
             with pytest.raises(UserError, match=f"HEAD: params.yaml.*{match}"):
@@ -376,7 +384,12 @@ class TestRevisions:
 
     @pytest.mark.parametrize(
         ("old", "new", "match"),
-        [(",top1,", ",top5,", "lacks top1"), ("70.0", "oops", "has cells without top1"), (",1,", ",0,", "scale 0 is")],
+        [
+            (",top1,", ",top5,", "lacks top1"),
+            ("70.0", "oops", "has cells without top1"),
+            (",1,", ",0,", "scale 0 is"),
+            ("70.2", "70.2,1,2,3,4,5,6,7,8", "is no table"),
+        ],
     )
     def test_damaged(self, repository, old, new, match):
         repository.commit({PLAIN: NOISY})

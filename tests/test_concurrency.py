@@ -24,7 +24,6 @@ from kdcore.sweep.schedule import Step
 from kdcore.teacher_table import Shape, open_table
 from kdcore.training import Settings
 from tests import sweeps
-from tests.sweeps import PAIR
 from tests.test_teaching import distil, trained
 
 CROWD, ROUNDS = 8, 25
@@ -235,14 +234,13 @@ def test_who_looks_keeps_no_sweep_out(here):
 def test_one_repro_at_a_time(tmp_path):
     """A second `dvc repro`, and a sweep, say who is at work, and change nothing; the first one is not disturbed."""
     project = sweeps.make(tmp_path / "project")
-    vanilla = f"{PAIR}-vanilla-0"
-    project.behave(**{vanilla: "wait"})
+    project.behave(resnet14="wait")
     before = (project.folder / "params.yaml").read_bytes()
     with (project.folder / "sweep.log").open("w") as log:
-        dvc = [str(Path(sys.executable).with_name("dvc")), "repro", f"baseline@{vanilla}"]
+        dvc = [str(Path(sys.executable).with_name("dvc")), "repro", "teacher@resnet14"]
         process = subprocess.Popen(dvc, cwd=project.folder, stdout=log, stderr=log)
     try:
-        project.wait_for(lambda: vanilla in project.ran)
+        project.wait_for(lambda: "resnet14" in project.ran)
         for refused in (
             project.dvc("repro", code=255),
             project.sweep(code=2),

@@ -1,7 +1,10 @@
 """ImageNet, CUB-200 and Tiny-ImageNet in their real layouts, and data sets of one's own."""
 
+import errno
 import io
 import json
+import os
+import pickle
 import shutil
 import tarfile
 import tracemalloc
@@ -21,6 +24,7 @@ from kdcore.data import picture as picture_file
 from kdcore.data.feed import Feed
 from kdcore.errors import UserError
 from tests.pictures import encoded, picture, write_tree
+from tests.server import serving
 
 CPU = torch.device("cpu")
 WNIDS = ["n01440764", "n01443537", "n01484850"]
@@ -248,6 +252,31 @@ class TestArchives:
             tiny_imagenet.fetch(source="tiny.zip", subset=True)
         assert (tmp_path / "tiny.zip").exists()
 
+    @pytest.mark.parametrize("module", [cifar100, cub200, tiny_imagenet])
+    def test_download_of_something_else(self, tmp_path, monkeypatch, module):
+        """Refused, explained, and removed."""
+        monkeypatch.chdir(tmp_path)
+        options = {"train_per_class": None} if module is cifar100 else {"subset": True}
+        with serving() as site:
+            url = site.add("data.zip", b"<!DOCTYPE html><html><body>Sign in first</body></html>")
+            monkeypatch.setattr(module, "ARCHIVE", replace(module.ARCHIVE, urls=(url,)))
+            with pytest.raises(UserError, match=f"^{url}: has sha256 .*, not {module.ARCHIVE.sha256}; it was removed$"):
+                module.fetch(source="download", **options)
+        assert [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".lock"] == []
+
+    def test_pickles_of_others_are_not_read(self, tmp_path):
+        """CIFAR-100 is published as pickles, of which the reader knows the checksums."""
+        folder = tmp_path / "cifar-100-python"
+        folder.mkdir()
+        order = b"cos\nsystem\n(S'touch " + str(tmp_path / "ran").encode() + b"'\ntR."
+        for name in ("train", "test", "meta"):
+            (folder / name).write_bytes(order)
+        with pytest.raises(UserError, match=r"cifar-100-python: is not CIFAR-100 as published"):
+            cifar100.fetch(source=str(folder), train_per_class=None)
+        assert not (tmp_path / "ran").exists()
+        pickle.loads(order)
+        assert (tmp_path / "ran").exists(), "the order is none"
+
 
 def fetch_own(source, **changes):
     fields = {"name": "mine", "image_size": 32, "augmentation": None, "flip": True, "stem": None, "test_share": None}
@@ -393,6 +422,31 @@ class TestOwnFolder:
         write_tree(tmp_path, ["cat", "dog"], 2)
         (tmp_path / "cat" / "again").symlink_to(tmp_path / "cat")
         with pytest.raises(UserError, match="again: is a link to a folder that it is in"):
+            fetch_own(f"folder:{tmp_path}", test_share=0.5)
+
+    @pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")])
+    def test_a_pipe_or_a_device(self, tmp_path, make):
+        """Neither of which would end."""
+        write_tree(tmp_path, ["cat", "dog"], 2)
+        make(tmp_path / "cat" / "cat_9.jpg")
+        with pytest.raises(UserError, match=r"cat_9\.jpg: is a pipe or a device; remove it"):
+            fetch_own(f"folder:{tmp_path}", test_share=0.5)
+
+    @pytest.mark.parametrize("folder", ["", "cat", "cat/deep"])
+    def test_a_folder_that_cannot_be_read(self, tmp_path, monkeypatch, folder):
+        """Whatever is in it would be left out in silence."""
+        write_tree(tmp_path, ["cat", "dog"], 2)
+        write_tree(tmp_path / "cat", ["deep"], 2)
+        closed, scandir = str(tmp_path / folder), os.scandir
+
+        def look(path):
+            if str(path) == closed:
+                raise PermissionError(errno.EACCES, "Permission denied", closed)
+            return scandir(path)
+
+        monkeypatch.setattr(os, "scandir", look)
+        monkeypatch.setattr(os, "listdir", lambda path: [entry.name for entry in look(path)])
+        with pytest.raises(UserError, match=f"^{closed}: cannot be read \\(Permission denied\\); see its permissions$"):
             fetch_own(f"folder:{tmp_path}", test_share=0.5)
 
     def test_streams_are_looked_at(self, tmp_path):

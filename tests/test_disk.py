@@ -179,15 +179,14 @@ class TestFull:
         """In a serial run; tests/test_sweep.py has the sweep."""
         with disk(tmp_path / "small", 24 << 20) as small:
             project = sweeps.make(small / "project")
-            vanilla = f"{PAIR}-vanilla-0"
-            project.behave(**{vanilla: "fill the disk"})
-            said = project.dvc("repro", f"baseline@{vanilla}", code=255)
-            assert f"error: stages.train baseline {vanilla}: the disk is full (" in said
-            assert not (project.folder / f"runs/{PAIR}/{vanilla}").exists()
+            project.behave(resnet14="fill the disk")
+            said = project.dvc("repro", "teacher@resnet14", code=255)
+            assert "error: stages.teacher resnet14: the disk is full (" in said
+            assert not (project.folder / "teachers/resnet14").exists()
             (project.folder / "ballast").unlink()
             project.behave()
-            project.dvc("repro", f"baseline@{vanilla}")
-            assert project.ran == ["resnet14", vanilla, vanilla]
+            project.dvc("repro", "teacher@resnet14")
+            assert project.ran == ["resnet14", "resnet14"]
             self.check_cache(project)
 
     def check_cache(self, project):

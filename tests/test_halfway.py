@@ -284,9 +284,9 @@ class TestLive:
         epochs, written = [], []
         train, write = training.train, runs.write
 
-        def on_train(*arguments):
+        def on_train(*arguments, **options):
             epochs.append(len(pd.read_csv(self.LIVE)))
-            train(*arguments)
+            train(*arguments, **options)
 
         def on_write(out, *arguments, **options):
             write(out, *arguments, **options)

@@ -14,6 +14,7 @@ from kdcore.data import digits
 from kdcore.data.store import Split
 from kdcore.errors import UserError
 from kdcore.interruption import Interrupted, Interruption
+from kdcore.progress import TrainingProgress
 from kdcore.resume import ResumeState
 from kdcore.training import Settings, Watcher
 from tests.train import CPU, card
@@ -233,7 +234,8 @@ def carry_out(dataset, cell, state=None, *, stop_at=None):
 
 def same(run, other):
     mine, others = ({**one.student.state_dict(), **one.goal.state_dict()} for one in (run, other))
-    return all(torch.equal(value, others[key]) for key, value in mine.items()) and run.history == other.history
+    bits = all(torch.equal(value, others[key]) for key, value in mine.items())
+    return bits and (run.history, run.predicted) == (other.history, other.predicted)
 
 
 def cell_of(method, settings=SETTINGS, **changes):
@@ -282,6 +284,16 @@ def test_dropout_goes_on_with_its_draws(dataset, state):
     state.save(loaded)
     run, _ = carry_out(dataset, DROPOUT, state)
     assert not same(run, expected)
+
+
+def test_time_is_that_of_whole_epochs():
+    """An epoch of which others took the first steps is none for whoever asks how long one takes."""
+    progress, history = TrainingProgress("x", 3, 10, shown=False), [{"epoch": 1}]
+    progress.follow(history, 5)
+    history.append({"epoch": 2})
+    assert progress.trained == 0
+    history.append({"epoch": 3})
+    assert progress.trained == 1
 
 
 def test_several_at_once(dataset, state):

@@ -12,9 +12,9 @@ import pytest
 
 from kdcore import audit, yamlfile
 from stages import audit as stage
-from tests import sweeps
 from tests.conftest import ROOT
 from tests.project import TINY, Project, copy_of_project
+from tests.sweeps import PAIR
 
 UNSHARED = ["unshare", "--net"]
 """A command in a network of its own, of which not even the loopback is up."""
@@ -129,8 +129,8 @@ def cut_off():
         port = server.getsockname()[1]
         socket.create_connection(("127.0.0.1", port)).close()  # which can be done outside
 
-        def run(project, *command, umask="022"):
-            script = f'umask {umask} && python -c "$PROBE" {port} && {shlex.join(command)}'
+        def run(project, *command):
+            script = f'umask 077 && python -c "$PROBE" {port} && {shlex.join(command)}'
             with pytest.MonkeyPatch.context() as patch:
                 patch.setenv("PROBE", PROBE)
                 said = project.run(*UNSHARED, "sh", "-c", script)
@@ -142,7 +142,7 @@ def cut_off():
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory, cut_off):
-    """A matrix that was run without a network, for a user who shares nothing."""
+    """A matrix that was run without a network, for a user who shares nothing: begun by DVC, and ended by a sweep."""
     folder = tmp_path_factory.mktemp("supply") / "project"
     copy_of_project(folder)
     project = Project(folder)
@@ -151,13 +151,17 @@ def tiny(tmp_path_factory, cut_off):
     project.run("git", "init", "-q")
     project.commit()
     project.before = set(folder.rglob("*"))
-    cut_off(project, "dvc", "repro", umask="077")
+    cut_off(project, "dvc", "repro", f"baseline@{PAIR}-vanilla-0")
+    project.said = cut_off(project, "python", "-m", "stages.sweep", "--jobs", "2")
     return project
 
 
 @pytest.mark.pipeline
 class TestTinyRun:
     def test_needs_no_network(self, tiny):
+        """Nor an interface that is up, though Dask listens on one."""
+        assert tiny.said.endswith("3 done, 5 up to date\n")
+        assert "Warning" not in tiny.said
         assert tiny.dvc("status").strip() == "Data and pipelines are up to date."
         assert (tiny.folder / "tables/report.html").is_file()
 
@@ -170,12 +174,3 @@ class TestTinyRun:
         assert [name for name, mode in modes.items() if mode & 0o022] == []
         assert [name for name, mode in modes.items() if mode & 0o077 and not name.startswith(".dvc/")] == []
         assert [path for path in files if path.stat().st_mode & 0o111] == []
-
-
-@pytest.mark.pipeline
-def test_a_sweep_needs_no_network(tmp_path, cut_off):
-    """Nor an interface that is up, though Dask listens on one."""
-    project = sweeps.make(tmp_path / "project")
-    said = cut_off(project, "python", "-m", "stages.sweep", "--jobs", "2")
-    assert said.endswith("11 done\n")
-    assert "Warning" not in said

@@ -169,7 +169,7 @@ def test_a_lost_cell_fails_after_its_tries(project):
 def test_a_hanging_cell_is_ended(project):
     name = cell("kd", 1)
     project.behave(**{name: "hang"})
-    output = project.sweep("--jobs", "2", "--timeout", "0.03", code=1)
+    output = project.sweep("--jobs", "2", "--timeout", "0.1", code=1)
     assert f"train@{name}: failed: timed out" in output
     assert "interrupted" in (project.folder / f"scratch/sweep/logs/train@{name}.log").read_text()
     assert set(project.ran) == CELLS | {"resnet14"}

@@ -426,19 +426,15 @@ class TestAdoption:
         (CHECKPOINT[:-500], "not a checkpoint of tensors alone, or damaged"),
         (BOMB, "an archive bomb"),
     ])  # fmt: skip
-    @pytest.mark.parametrize("as_member", [False, True])
-    def test_what_is_no_checkpoint(self, adopt, folder, site, content, reason, as_member):
+    def test_what_is_no_checkpoint(self, adopt, folder, site, content, reason):
         """Refused, explained, and removed: the next run asks again."""
-        sound = {"archive": site.add("b.tar", ARCHIVE), "member": MEMBER}
-        bad = {"address": site.add("a.pth", content)}
-        if as_member:
-            bad = {"archive": site.add("a.tar", tar(**{MEMBER: content})), "member": MEMBER}
-        meta = adopt(card(bad, sound))
-        assert [one["source"] for one in meta["tried"]] == [next(iter(bad.values()))]
-        assert reason in meta["tried"][0]["reason"]
-        assert not (folder / "ran").exists()
-        kept = {path.name[17:] for path in download.FOLDER.iterdir() if path.suffix != ".lock"}
-        assert kept == {"b.tar", "b.tar.sha256"}
+        alone = {"address": site.add("a.pth", content)}
+        member = {"archive": site.add("a.tar", tar(**{MEMBER: content})), "member": MEMBER}
+        with pytest.raises(teachers.NoSourceError) as caught:
+            adopt(card(alone, member))
+        assert [one["source"] for one in caught.value.tried] == [alone["address"], member["archive"]]
+        assert all(reason in one["reason"] for one in caught.value.tried)
+        assert [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock"] == []
 
     @pytest.mark.parametrize(("members", "reason"), [
         ({"../evil": b"x"}, "leads outside"), ({"/evil": b"x"}, "has an absolute path"),

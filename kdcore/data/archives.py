@@ -46,7 +46,10 @@ def opened(source: str, archive: Archive) -> Iterator[Path]:
     except OSError as error:
         raise UserError(f"data.source {source}: cannot be read ({error.strerror})") from error
     if found != archive.sha256:
-        raise UserError(f"data.source {source}: has sha256 {found}, the published archive {archive.sha256}")
+        raise UserError(
+            f"data.source {source}: has sha256 {found}, the published archive {archive.sha256}; get it anew, or set "
+            "data.source: download"
+        )
     download.FOLDER.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=download.FOLDER) as temporary:
         extracted = Path(temporary) / "extracted"

@@ -130,8 +130,8 @@ def seed_dropout(seed: int, epoch: int, rank: int = 0) -> None:
 def drawn_state(device: torch.device, generator: torch.Generator) -> dict[str, Tensor]:
     """Where in their draws `seed_dropout`'s generators and a `device_generator` are, for `restore_drawn`."""
     state = {"methods": generator.get_state(), "dropout": torch.get_rng_state()}
-    if device.type != "cpu":
-        state["dropout_on_device"] = torch.get_device_module(device).get_rng_state(device)
+    if device.type == "cuda":
+        state["dropout_on_device"] = torch.cuda.get_rng_state(device)
     return state
 
 
@@ -139,8 +139,8 @@ def restore_drawn(state: dict[str, Tensor], device: torch.device, generator: tor
     """Go on with the draws of another process."""
     generator.set_state(state["methods"])
     torch.set_rng_state(state["dropout"])
-    if device.type != "cpu":
-        torch.get_device_module(device).set_rng_state(state["dropout_on_device"], device)
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state["dropout_on_device"], device)
 
 
 def generator(seed: int, epoch: int, purpose: int) -> np.random.Generator:

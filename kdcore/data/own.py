@@ -44,7 +44,9 @@ def fetch(
     read = _from_folders if source.startswith(IMAGE_FOLDER) else _from_parquet
     root = Path(source.partition(":")[2])
     if not root.is_dir():
-        raise UserError(f"data.source {source}: {root} {'is not a folder' if root.exists() else 'does not exist'}")
+        raise UserError(
+            f"data.source {source}: {root} {'is not a folder' if root.exists() else 'does not exist'}; name a folder"
+        )
     classes, train, test = read(root, side, test_share)
     mean, std = _statistics(train) if isinstance(train, Split) else (imagenet.MEAN, imagenet.STD)
     return Dataset(
@@ -134,7 +136,10 @@ def _divide(files: tree.Files, share: float, root: Path) -> tuple[tree.Files, tr
     for label, (name, of_class) in enumerate(files.items()):
         kept = math.ceil(share * len(of_class))
         if kept == len(of_class):
-            raise UserError(f"{root / name}: of {len(of_class)} images {kept} would be kept for the test, none left")
+            raise UserError(
+                f"{root / name}: of {len(of_class)} images {kept} would be kept for the test, none left; lower "
+                "data.test_share, or add images"
+            )
         chosen = set(np.random.Generator(np.random.PCG64([0, label])).permutation(len(of_class))[:kept].tolist())
         train[name] = [path for i, path in enumerate(of_class) if i not in chosen]
         test[name] = [path for i, path in enumerate(of_class) if i in chosen]

@@ -205,7 +205,7 @@ def _opened(file: Path) -> Iterator[pyarrow.parquet.ParquetFile]:
         with pyarrow.parquet.ParquetFile(file) as content:
             yield content
     except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{file}: is not a whole parquet file ({error})") from error
+        raise UserError(f"{file}: is not a whole parquet file ({error}); get it anew") from error
 
 
 def _columns(file: Path, schema: pa.Schema) -> tuple[str, str]:

@@ -131,7 +131,10 @@ def load(folder: Path) -> Dataset:
     except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder}: is damaged ({error!r}); run 'dvc checkout' or 'dvc repro --force data'") from error
     for name, split in zip(SPLITS, (train, test), strict=True):
-        _check(dataset, name, split)
+        try:
+            _check(dataset, name, split)
+        except UserError as error:
+            raise UserError(f"{folder}: {error}; run 'dvc checkout' or 'dvc repro --force data'") from error
     return dataset
 
 
