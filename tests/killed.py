@@ -43,7 +43,9 @@ from kdcore.folders import whole
 from tests import made_up
 from tests.train import card
 
-KILLS, TERMINATIONS, WRITES, IN_A_ROW = 50, 12, 13, 3
+KILLS, TERMINATIONS, WRITES, IN_A_ROW = 50, 12, 8, 3
+CALLS = ("open", "os.mkdir", "os.pwrite", "os.remove", "os.rename", "os.rmdir", "os.truncate")
+"""Of Python, that change files, as its audit hooks name them."""
 TRAIN = {"epochs": 2, "batch_size": 8, "lr": 0.02, "momentum": 0.9, "nesterov": False, "weight_decay": 5e-4,
          "schedule": "cosine", "precision": "float32", "threads": 1}  # fmt: skip
 STEPS = 3
@@ -299,46 +301,79 @@ class Table:
     """A teacher's table, whose rows hold their own numbers."""
 
     folder = Path("scratch/teacher-tables")
-    shape = teacher_table.Shape(1000, 9, 1, 100)
+    shape = teacher_table.Shape(3, 2, 1, 100)
 
     def write(self, number):
-        order = np.random.default_rng(number).permutation(9000)
-        for rows in np.array_split(order, 20):
-            self._open().write(rows, torch.from_numpy(rows).float()[:, None, None].expand(-1, 1, 100).contiguous())
+        rows = np.random.default_rng(number).permutation(6)
+        self._open().write(rows, torch.from_numpy(rows).float()[:, None, None].expand(-1, 1, 100).contiguous())
 
     def check(self):
-        logits, missing = self._open().read(np.arange(9000))
-        there = np.setdiff1d(np.arange(9000), missing)
+        logits, missing = self._open().read(np.arange(6))
+        there = np.setdiff1d(np.arange(6), missing)
         assert (logits.numpy()[there] == there[:, None, None]).all()
 
     def _open(self):
         return teacher_table.open_table({"teacher": 1}, self.shape, torch.float32)
 
 
+def writing(writer, versions, kill_before=None):
+    """A fork that writes, killed before one of its calls that change files, if it comes to it."""
+    process = os.fork()
+    if process:
+        return process
+    code, calls = 1, itertools.count(1)
+
+    def count(event, _arguments=()):
+        if event in CALLS and next(calls) == kill_before:
+            kill()
+
+    def pwrite(*arguments, original=os.pwrite):  # of which Python tells no hook
+        count("os.pwrite")
+        return original(*arguments)
+
+    try:
+        os.pwrite = pwrite
+        sys.addaudithook(count)
+        for version in versions:
+            writer.write(version)
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def is_whole(writer):
+    """Or is not there."""
+    if not writer.folder.exists():
+        return False
+    writer.check()
+    return True
+
+
 def writers():
-    """Kill processes that write something else again and again; how often it was there afterwards, and whole."""
-    moments, there = random.Random(2), {}
+    """Kill processes that write: how often, before each of their calls and at random moments, and how often something
+    was there afterwards, which was then whole.
+    """
+    moments, counts = random.Random(2), {}
     for writer in (Arrays(), Evaluation(), Tables(), Table()):
-        name, began = type(writer).__name__, time.process_time()
+        codes, there = [], 0
+        for is_replaced in (True, False):
+            for number in itertools.count(1):  # later and later, until it ends before it is killed
+                shutil.rmtree(writer.folder, ignore_errors=True)
+                if is_replaced:
+                    writer.write(0)
+                codes.append(end(writing(writer, [1], number)))
+                there += is_whole(writer)
+                if codes[-1] == 0:
+                    break
+        began = time.process_time()
         writer.write(0)
         longest = 3 * (time.process_time() - began)
-        for number in range(WRITES):
-            if number % 2:  # otherwise, what is there is replaced
-                shutil.rmtree(writer.folder, ignore_errors=True)
-            process = os.fork()
-            if not process:
-                try:
-                    for version in itertools.count(number):
-                        writer.write(version)
-                finally:
-                    traceback.print_exc()
-                    os._exit(1)
-            if end_at(process, signal.SIGKILL, moments.uniform(0, longest)) != -signal.SIGKILL:
-                raise SystemExit(f"{name} ended by itself")
-            if writer.folder.exists():
-                writer.check()
-                there[name] = there.get(name, 0) + 1
-    return there
+        for _ in range(WRITES):
+            codes.append(end_at(writing(writer, itertools.count()), signal.SIGKILL, moments.uniform(0, longest)))
+            there += is_whole(writer)
+        killed = codes.count(-signal.SIGKILL)
+        counts[type(writer).__name__] = {"killed": killed, "there": there, "codes": sorted(set(codes))}
+    return counts
 
 
 def main(folder):

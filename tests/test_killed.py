@@ -66,7 +66,12 @@ def test_terminated_at_random(found):
     assert any(steps % killed.STEPS for steps in told), "none was told in the middle of an epoch"
 
 
-def test_writers_killed_at_random(found):
-    """Data sets, evaluations, tables and teachers' tables, each written again and again."""
-    assert set(found["writers"]) == {"Arrays", "Evaluation", "Tables", "Table"}
-    assert min(found["writers"].values()) >= killed.WRITES // 4
+@pytest.mark.parametrize("writer", ["Arrays", "Evaluation", "Tables", "Table"])
+def test_writers(found, writer):
+    """Data sets, evaluations, tables and teachers' tables, killed before each call that changes a file, and at random
+    moments.
+    """
+    seen = found["writers"][writer]
+    assert seen["codes"] == [-signal.SIGKILL, 0]
+    assert seen["killed"] > killed.WRITES + 20
+    assert seen["there"] > 10

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from kdcore import resume, training
+from kdcore import resume, together, training
 from kdcore.data import digits
 from kdcore.data.store import Split
 from kdcore.errors import UserError
@@ -319,6 +319,18 @@ def test_several_at_once(dataset, state):
         run, left = carry_out(dataset, cell, one)
         assert left == 2
         assert same(run, carry_out(dataset, cell)[0])
+
+
+def test_runs_of_other_steps_go_apart(dataset, state):
+    """When cells that were interrupted are trained together again."""
+    with pytest.raises(Interrupted):
+        carry_out(dataset, KD, state, stop_at=2)
+    teacher = training.create("wrn_16_1", 10, 7, CPU)
+    old, new, other = (
+        training.prepare(KD, dataset, teacher, device=CPU, checkpoint=one) for one in (state, None, None)
+    )
+    assert old.epoch == new.epoch
+    assert together._behind(old) != together._behind(new) == together._behind(other)
 
 
 class TestInterruption:

@@ -6,6 +6,7 @@ import json
 import os
 import tarfile
 import zipfile
+from functools import cache
 
 import pytest
 import torch
@@ -32,6 +33,8 @@ from tests.server import serving
 from tests.test_stages import call
 
 CPU = torch.device("cpu")
+CODE = cache(plan.Code)
+"""Fingerprints of the code, which stays as it is."""
 LISTED = yamlfile.read(ROOT / "data/teachers.yaml")
 QUICK = download.Patience(attempts=2, first_wait=0.01, longest_wait=0.01, silence=10)
 MEMBER = "cifar_teachers/resnet8_vanilla/ckpt_epoch_240.pth"
@@ -113,7 +116,7 @@ def shrunk(content):
     return file.getvalue()
 
 
-CODE = pickled({"model": weights(), "epoch": Order()})
+ORDERS = pickled({"model": weights(), "epoch": Order()})
 BOMB = shrunk(pickled({"model": weights(), "zeros": torch.zeros(10**7)}))
 
 
@@ -126,6 +129,7 @@ def site():
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(plan, "Code", CODE)
     return tmp_path
 
 
@@ -422,7 +426,7 @@ class TestAdoption:
         (PAGE, "not a checkpoint of tensors alone, but a web page: the download did not reach the file"),
         (b"", "not a checkpoint of tensors alone, or damaged"),
         (ARCHIVE, "not a checkpoint of tensors alone, but an archive: name the file inside with 'member'"),
-        (CODE, "not a checkpoint of tensors alone: it asks for posix.system, which could be code. Where you trust"),
+        (ORDERS, "not a checkpoint of tensors alone: it asks for posix.system, which could be code. Where you trust"),
         (CHECKPOINT[:-500], "not a checkpoint of tensors alone, or damaged"),
         (BOMB, "an archive bomb"),
     ])  # fmt: skip
