@@ -37,7 +37,7 @@ CARD = {
 def cell(method, seed, top1, scale=None, stand=None):
     name = "-".join(str(v) for v in ("resnet56-resnet20", method, scale, stand, seed) if v is not None)
     found = {"name": name, "method": method, "seed": seed, "top1": top1, "top1_best": top1 + 1,
-             "recipe": {"ce_weight": 1.0}, "versions": {"torch": "2"}, "commit": "abc", "device": "cpu",
+             "recipe": {"ce_weight": 1.0}, "versions": {"torch": "2"}, "commit": "abc", "device": "cpu", "threads": 1,
              "computed_in": "float32", "epochs": 240}  # fmt: skip
     return found if scale is None else {**found, "scale": scale, "levels": [1], "stand": stand}
 
@@ -281,9 +281,10 @@ def test_a_pair_that_has_not_been_evaluated():
 
 
 def test_cells_that_were_made_otherwise_are_noted():
-    mixed = [{**c, "commit": "def" if c["method"] == "at" else "abc"} for c in EVALUATION["cells"]]
+    mixed = [{**c, **({"commit": "def", "threads": 2} if c["method"] == "at" else {})} for c in EVALUATION["cells"]]
     remarks = notes.notes(results(evaluations=[{**EVALUATION, "cells": mixed}]))
     assert "Cells were made with several commits: abc | def (each in cells.csv)." in remarks
+    assert "Cells were made with several numbers of threads: 1 | 2 (each in cells.csv)." in remarks
     assert not any("several" in remark for remark in notes.notes(results()))
 
 
