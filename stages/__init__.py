@@ -38,7 +38,8 @@ def run(main: Callable[..., None]) -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(FULL_DISK if is_full(error) else 2 if isinstance(error, UserError) else 1)
     except KeyboardInterrupt as interruption:
-        print("interrupted; run it again to go on from the last finished epoch", file=sys.stderr)
+        said = getattr(interruption, "message", "interrupted; run it again to go on from the last finished epoch")
+        print(said, file=sys.stderr)
         sys.exit(128 + (interruption.args[0] if interruption.args else signal.SIGINT))
     except Exception as error:
         if isinstance(error, BrokenPipeError) and _silence_unread():

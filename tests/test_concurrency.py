@@ -111,33 +111,39 @@ class TestTeacherTables:
         assert torch.equal(found, expected)
         return len(known)
 
-    @pytest.mark.parametrize("removed", [False, True])
-    def test_two_cells_of_one_teacher_end_as_each_would_alone(self, here, monkeypatch, removed):
+    def test_two_cells_of_one_teacher_end_as_each_would_alone(self, here, monkeypatch):
         """Also where the table that they share is removed meanwhile, to make room for others."""
         dataset = digits.fetch(source="embedded", image_size=16, train_per_class=4)
+        students = ("resnet8", "wrn_16_1")
 
         def train(out, student):
-            settings = Settings(4, 16, 0.05, 0.9, False, 5e-4, "cosine")
+            settings = Settings(3, 16, 0.05, 0.9, False, 5e-4, "cosine")
             run = distil(dataset, "kd", (1, 2), student=student, settings=settings)
-            (here / out).write_bytes(pickle.dumps(trained(dataset, run)))
+            (here / f"{out}-{student}").write_bytes(pickle.dumps(trained(dataset, run)))
+
+        def train_both(out):
+            end(*(start(train, out, student) for student in students))
+            return [(here / f"{out}-{student}").read_bytes() for student in students]
 
         def take_room():
-            while not (here / "both").exists():
+            while not (here / "enough").exists():
                 assert open_table({"name": time.monotonic()}, self.SHAPE, torch.float32)
                 time.sleep(0.01)
 
+        def tables_left():
+            return [path for path in here.glob("tables/*/about.json") if '"teacher"' in path.read_text()]
+
         monkeypatch.setenv(teacher_table.SIZE_VARIABLE, "0")
-        students = ("resnet8", "wrn_16_1")
-        end(*(start(train, f"alone-{student}", student) for student in students))
-        monkeypatch.setenv(teacher_table.SIZE_VARIABLE, "0.0025")  # the cells' is of 2.2 MB
-        others = [start(take_room)] if removed else []
-        end(*(start(train, f"both-{student}", student) for student in students))
-        (here / "both").touch()
-        end(*others)
-        for student in students:
-            assert (here / f"both-{student}").read_bytes() == (here / f"alone-{student}").read_bytes()
-        left = [path for path in here.glob("tables/*/about.json") if '"teacher"' in path.read_text()]
-        assert len(left) == (0 if removed else 1)
+        alone = train_both("alone")
+        monkeypatch.setenv(teacher_table.SIZE_VARIABLE, "0.0025")  # the cells' table is of 2.2 MB
+        assert train_both("shared") == alone
+        assert len(tables_left()) == 1
+        shutil.rmtree(here / "tables")
+        other = start(take_room)
+        assert train_both("removed") == alone
+        (here / "enough").touch()
+        end(other)
+        assert tables_left() == []
 
 
 def test_a_folder_is_always_whole(here):
