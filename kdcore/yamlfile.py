@@ -65,6 +65,8 @@ class _Composer(Composer):
             total = 1
         else:
             parts = [part for pair in node.value for part in pair] if isinstance(node, MappingNode) else node.value
+            if isinstance(node, MappingNode) and not all(isinstance(key, ScalarNode) for key, _ in node.value):
+                raise _problem(node, "a key that is a list, or keys and values; a key is a name or a number")
             if any(id(part) in counted and counted[id(part)] is None for part in parts):
                 raise _problem(node, "an alias that holds itself")
             total = 1 + sum(self._count(part, counted) for part in parts)

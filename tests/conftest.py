@@ -1,5 +1,6 @@
 """Fixtures that several test files use."""
 
+import shutil
 import subprocess
 import sys
 
@@ -29,7 +30,7 @@ def python():
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
-    """A clone in which the tiny matrix has been run."""
+    """A clone in which the tiny matrix has been run; to be read, for other tests share it."""
     folder = tmp_path_factory.mktemp("pipeline") / "project"
     copy_of_project(folder)
     project = Project(folder)
@@ -37,6 +38,13 @@ def finished(tmp_path_factory):
     project.set(**TINY)
     project.set(train={**yamlfile.read(folder / "params.yaml")["train"], "epochs": 6, "schedule": "cosine"})
     project.commit()
-    project.dvc("repro")
+    project.run("python", "-m", "stages.sweep", "--jobs", "1")  # half the time of a serial run
     project.commit()
     return project
+
+
+@pytest.fixture
+def project(finished, tmp_path):
+    """A copy of it to change."""
+    shutil.copytree(finished.folder, tmp_path / "project", symlinks=True)
+    return Project(tmp_path / "project")

@@ -241,7 +241,8 @@ FILES = [
     (written(b"seeds: [0\n"), "is not valid YAML: expected ',' or ']', but got '<stream end>'"),
     (written(b"seeds: '0\n"), "is not valid YAML: found unexpected end of stream"),
     (written(b"seeds: [0]]\n"), "line 1: is not valid YAML: expected <block end>, but found ']'"),
-    (written(b"? {a: 1}\n: 2\n"), "line 1: is not valid YAML: found unhashable key"),
+    (written(b"? {a: 1}\n: 2\n"), "line 1: is not valid YAML: a key that is a list, or keys and values; a key"),
+    (written(b"pairs:\n  ? [[a]]\n  : 2\n"), "line 2: is not valid YAML: a key that is a list, or keys and values"),
     (written(b"1: 2\n"), "pairs: is missing; give it a value"),
 ]  # fmt: skip
 
@@ -570,7 +571,7 @@ COMMANDS = [
     (["pairs"], missing("cards"), "cards/: holds no card of 'pairs'. Run 'dvc repro plan'"),
     (["tables"], missing("cards"), "cards/: holds no card of 'tables'. Run 'dvc repro plan'"),
     (["tables"], nothing, "teachers/resnet20/meta.json: cannot be read (No such file or directory); run 'dvc repro'"),
-    (["report"], missing("cards"), "cards/tables.yaml: there is no plan yet; run 'dvc repro plan'"),
+    (["report"], missing("cards"), "cards/: holds no card of 'tables'. Run 'dvc repro plan'"),
     (["preset", "quik"], nothing, "there is no preset 'quik'. Did you mean quick? Say make preset NAME=<preset>,"),
     (["preset", "../params"], nothing, "there is no preset '../params'."),
     (["preset", "--no-such-option"], nothing, "there is no preset '--no-such-option'."),
@@ -721,6 +722,7 @@ def start(folder, *command):
     (["plan"], given(pairs=["a;touch ran-resnet8"]), "error: params.yaml: pairs[0]: unknown network 'a;touch ran'."),
     (["data", "x"], nothing, "error: usage: python -m stages.data"),
     (["evaluate", "../tables"], nothing, "error: cards/evaluate/: holds no card of '../tables'."),
+    (["report"], missing("cards"), "error: cards/: holds no card of 'tables'. Run 'dvc repro plan'"),
     (["preset", "quik"], nothing, "error: there is no preset 'quik'. Did you mean quick?"),
     (["compare", "main", "--no-such-option"], nothing, "usage: python -m stages.compare"),
     (["train", "train", "../../params"], nothing, "error: cards/train/: holds no card of '../../params'."),

@@ -48,18 +48,15 @@ def test_it_is_listed_with_its_values(followed):
 
 
 @pytest.mark.pipeline
-def test_it_trains_in_every_form(followed, finished):
+def test_it_trains_in_every_form(followed, project):
     """In the project whose tiny matrix has been run, its cells are all that is new, sums included."""
-    folder = followed.folder.parent / "finished"
-    shutil.copytree(finished.folder, folder, symlinks=True)
-    project = Project(folder)
     for file in ("kdcore/methods/pearson.py", "data/recipes.yaml"):
-        shutil.copy(followed.folder / file, folder / file)
+        shutil.copy(followed.folder / file, project.folder / file)
     project.set(methods=["kd", "dkd", "pearson", "at+pearson"], scales=[1, 2], stand=[False])
     ran = project.ran(project.dvc("repro"))
     new = {f"train@resnet14-resnet8-{m}-{scale}-False-0" for m in ("pearson", "at+pearson") for scale in (1, 2)}
     assert {name for name in ran if name.startswith(("train@", "baseline@", "teacher@"))} == new
-    table = (folder / "tables/digits.md").read_text()
+    table = (project.folder / "tables/digits.md").read_text()
     assert "| PEARSON + SDD [1,2]" in table
     assert "| AT+PEARSON " in table
 

@@ -40,7 +40,7 @@ VALUES = st.recursive(
     max_leaves=12,
 )
 TOKENS = st.sampled_from([
-    *"[]{},:-?&*!|>'\"%@`#~=<\n\t ", "\n  ", "\n    ", ": ", "- ", "&a ", "*a", "<<: *a", "!!int ", "!!float ",
+    *"[]{},:-?&*!|>'\"%@`#~=<\n\t ", "\n  ", "\n    ", ": ", "- ", "? ", "&a ", "*a", "<<: *a", "!!int ", "!!float ",
     "!!set ", "!!binary ", "!!timestamp ", "!!omap ", "!!python/name:os.system ", "---\n", "...\n", "%YAML 1.1\n", "0x",
     "0o7", "1e999", ".nan", "-.inf", "1_000", "12:30:45", "2001-01-01", "null", "true", "pairs", "seeds", "train", "lr",
     "\x00", "\x85", "\ufeff", "\u2028", "é",

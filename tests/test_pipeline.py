@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from kdcore import params, yamlfile
-from tests.project import ROOT, Project
+from tests.project import ROOT
 from tests.sweeps import SweepProject, stop
 
 pytestmark = pytest.mark.pipeline
@@ -30,13 +30,6 @@ def kept(project):
     """The files below scratch/."""
     files = [path for path in (project.folder / "scratch").rglob("*") if path.is_file()]
     return [path.relative_to(project.folder).as_posix() for path in files]
-
-
-@pytest.fixture
-def project(finished, tmp_path):
-    """A copy of it to change."""
-    shutil.copytree(finished.folder, tmp_path / "project", symlinks=True)
-    return Project(tmp_path / "project")
 
 
 def test_stages_are_the_declared_cells(project):

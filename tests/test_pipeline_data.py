@@ -69,10 +69,8 @@ def test_large_images_of_ones_own_are_streamed(folder):
 
 
 @pytest.mark.pipeline
-def test_three_lines_from_a_folder_of_images_to_a_table(finished, tmp_path):
+def test_three_lines_from_a_folder_of_images_to_a_table(project, tmp_path):
     """As docs/extending.md says: nothing but section data of params.yaml changes."""
-    shutil.copytree(finished.folder, tmp_path / "project", symlinks=True)
-    project = Project(tmp_path / "project")
     write_tree(tmp_path / "pets" / "train", ["cat", "dog"], 8)
     write_tree(tmp_path / "pets" / "test", ["cat", "dog"], 5, start=100)
     project.set(data={"name": "pets", "source": f"folder:{tmp_path / 'pets'}", "image_size": 16})
