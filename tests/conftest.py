@@ -1,12 +1,15 @@
 """Fixtures that several test files use."""
 
+import os
 import shutil
 import subprocess
 import sys
 
 import pytest
+from filelock import FileLock
 
 from kdcore import yamlfile
+from kdcore.folders import whole
 from tests.project import ROOT, TINY, Project, copy_of_project
 
 
@@ -30,17 +33,26 @@ def python():
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
-    """A clone in which the tiny matrix has been run; to be read, for other tests share it."""
-    folder = tmp_path_factory.mktemp("pipeline") / "project"
-    copy_of_project(folder)
-    project = Project(folder)
-    project.run("git", "init", "-q")
-    project.set(**TINY)
-    project.set(train={**yamlfile.read(folder / "params.yaml")["train"], "epochs": 6, "schedule": "cosine"})
-    project.commit()
-    project.run("python", "-m", "stages.sweep", "--jobs", "1")  # half the time of a serial run
-    project.commit()
+    """A clone in which the tiny matrix has been run; to be read, for other tests, and other workers, share it."""
+    own = tmp_path_factory.getbasetemp()
+    project = Project((own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "finished")
+    with FileLock(f"{project.folder}.lock"):
+        if not project.folder.exists():
+            with whole(project.folder) as folder:
+                _run_tiny_matrix(Project(folder))
     return project
+
+
+def _run_tiny_matrix(project):
+    """As `dvc repro` would, in less time."""
+    copy_of_project(project.folder)
+    project.run("git", "init", "-q")
+    train = yamlfile.read(project.folder / "params.yaml")["train"]
+    project.set(**TINY, train={**train, "epochs": 6, "schedule": "cosine"})
+    project.commit()
+    project.run("python", "-m", "stages.sweep", "--jobs", "1")
+    shutil.rmtree(project.folder / "scratch/sweep")  # its journal and logs, which a serial run does not have
+    project.commit()
 
 
 @pytest.fixture

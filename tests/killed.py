@@ -168,9 +168,10 @@ def at_random(how, count, expected, durations, seed):
             code = end_at(start(name), how, moments.uniform(0, 1.1 * durations[name]))
             steps += COUNT.stat().st_size
             kills += code != 0
-            rounds.append(
-                {"cell": name, "code": code, "found": found(name, expected[name]), "steps": COUNT.stat().st_size}
-            )
+            rounds.append({
+                "cell": name, "code": code, "found": found(name, expected[name]), "steps": COUNT.stat().st_size,
+                "said": Path("log").read_text(),
+            })  # fmt: skip
             if rounds[-1]["found"] != "absent":
                 break
         rounds[-1] |= {"next": go_on(name, expected[name]), "steps_before": steps}

@@ -62,8 +62,9 @@ def test_terminated_at_random(found):
     assert all(one["next"]["same"] and not one["next"]["left"] for one in ends)
     stopped = [one for one in ends if one["found"] == "absent"]
     assert all(one["steps_before"] + one["next"]["steps"] == STEPS for one in stopped)
-    told = [one["steps"] for one in rounds if one["code"] == 128 + signal.SIGTERM]
-    assert any(steps % killed.STEPS for steps in told), "none was told in the middle of an epoch"
+    told = [one for one in rounds if one["code"] == 128 + signal.SIGTERM and one["steps"] % killed.STEPS]
+    assert told, "none was told in the middle of an epoch"
+    assert all(f"(SIGTERM), saved at epoch {1 + one['steps'] // killed.STEPS}, step" in one["said"] for one in told)
 
 
 @pytest.mark.parametrize("writer", ["Arrays", "Evaluation", "Tables", "Table"])

@@ -10,7 +10,6 @@ from kdcore import params, yamlfile
 from stages import data, evaluate, pairs, plan, tables, teacher, train
 from tests.conftest import ROOT
 from tests.pictures import write_tree
-from tests.project import Project
 from tests.test_datasets import write_cub, write_imagenet, write_tiny
 
 MATRIX = {"methods": ["kd"], "scales": [4], "stand": [True], "seeds": [0], "baselines": ["vanilla"]}
@@ -74,7 +73,7 @@ def test_three_lines_from_a_folder_of_images_to_a_table(project, tmp_path):
     write_tree(tmp_path / "pets" / "train", ["cat", "dog"], 8)
     write_tree(tmp_path / "pets" / "test", ["cat", "dog"], 5, start=100)
     project.set(data={"name": "pets", "source": f"folder:{tmp_path / 'pets'}", "image_size": 16})
-    project.dvc("repro")
+    project.run("python", "-m", "stages.sweep", "--jobs", "2")
     table = (project.folder / "tables/pets.md").read_text()
     assert "on pets of the last epoch" in table
     assert "Hyper-parameters inherited from another data set or method: of every row" in table

