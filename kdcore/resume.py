@@ -1,5 +1,6 @@
 """The state of unfinished training, outside DVC's outputs (which DVC deletes before a stage runs)."""
 
+import errno
 import hashlib
 import os
 import sys
@@ -13,7 +14,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from kdcore import disk, limits, scratch
-from kdcore.errors import UserError
+from kdcore.errors import UserError, is_full
 
 FOLDER = scratch.FOLDER / "states"
 SIZE_VARIABLE = "KDCORE_STATES_GB"
@@ -97,6 +98,9 @@ class ResumeState:
     def save(self, state: dict[str, Any]) -> None:
         """Add a state, and forget the one before the last. After a kill or a loss of power, at whatever moment, there
         is one of them, whole.
+
+        Raises:
+            OSError: the disk is full; names the file.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         buffer = BytesIO()
@@ -107,8 +111,10 @@ class ResumeState:
                 file.write(buffer.getbuffer())
                 file.flush()
                 os.fsync(file.fileno())
-        except BaseException:
+        except BaseException as error:
             self.aside.unlink(missing_ok=True)  # a full disk needs its room
+            if is_full(error):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path)) from error
             raise
         if self.path.is_file():
             self.path.replace(self.before)
@@ -130,7 +136,7 @@ class ResumeState:
                     make_room()
                     yield
                 finally:
-                    self.lock.unlink()
+                    self.lock.unlink(missing_ok=True)  # somebody may have removed the folder meanwhile
         except Timeout as error:
             raise UserError(
                 f"{self.lock}: another process trains this; wait for it or end it, then run again"

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import signal
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -148,6 +149,12 @@ class TestFiles:
         with other.locked():
             assert files() == [".lock"]
         assert files() == []
+
+    def test_folder_is_removed_meanwhile(self, state):
+        with state.locked():
+            shutil.rmtree(resume.FOLDER)
+            saved(state, 1)
+        assert files() == [".pt"]
 
 
 def flipped(content, position):
