@@ -191,12 +191,13 @@ def test_killed_and_continued(project):
     assert project.ran == [waiting]
 
 
-def test_stopped_by_a_signal(project):
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_stopped_by_a_signal(project, how):
     waiting = cell("kd", 1)
     project.behave(**{waiting: "wait"})
     with project.sweeping("--jobs", "1") as process:
         project.wait_for(lambda: waiting in project.ran)
-        assert sweeps.stop(process, signal.SIGTERM) == 128 + signal.SIGTERM
+        assert sweeps.stop(process, how) == 128 + how
     said = project.said()
     assert f"stopping: train@{waiting} may save their states" in said
     assert "stopped" in said.splitlines()[-1]

@@ -7,7 +7,6 @@ import threading
 import time
 from types import SimpleNamespace
 
-import dask_jobqueue
 import pytest
 import yaml
 from hypothesis import given
@@ -195,8 +194,8 @@ def test_the_cluster_file_of_the_docs(tmp_path):
 
 
 def test_every_class_of_dask_jobqueue_is_known():
-    assert {"SLURMCluster", "PBSCluster", "LSFCluster", "SGECluster", "HTCondorCluster"} <= set(clusters.CLASSES)
-    assert all(hasattr(dask_jobqueue, name) for name in clusters.CLASSES)
+    assert {"SLURMCluster", "PBSCluster", "LSFCluster", "SGECluster", "HTCondorCluster"} <= set(clusters.classes())
+    assert all(hasattr(clusters.jobqueue(), name) for name in clusters.classes())
 
 
 @pytest.mark.parametrize(("changes", "message"), [
@@ -205,6 +204,7 @@ def test_every_class_of_dask_jobqueue_is_known():
     ({"queue": "gpu"}, "queue"),
     ({"options": {"cores": 1, "memory": "1GB", "qeue": "gpu"}}, "options: SLURMCluster does not take them: .*qeue"),
     ({"options": {"memory": "1GB"}}, "options: SLURMCluster does not take them: .*cores"),
+    ({"options": {"cores": 1, "memory": "1GB", "interface": "nope0"}}, "options: SLURMCluster does not take them: "),
 ])  # fmt: skip
 def test_wrong_cluster_files(tmp_path, changes, message):
     path = cluster_file(tmp_path / "cluster.yaml", **{**SLURM, **changes})

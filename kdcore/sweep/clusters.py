@@ -1,15 +1,16 @@
 """Where a sweep's workers come from: this process, a running Dask scheduler, or a cluster's queue."""
 
 import logging
+import signal
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import dask
-import dask_jobqueue
-from dask_jobqueue.core import JobQueueCluster
 from distributed import Client, LocalCluster
 
 from kdcore import yamlfile
@@ -17,14 +18,31 @@ from kdcore.errors import UserError
 from kdcore.params import explained
 from kdcore.section import Count, Section
 
-CLASSES = sorted(name for name in dir(dask_jobqueue) if name.endswith("Cluster") and name != "JobQueueCluster")
+if TYPE_CHECKING:
+    from dask_jobqueue.core import JobQueueCluster
+
+
+@cache
+def jobqueue() -> ModuleType:
+    """dask_jobqueue, which takes Ctrl-C away from whoever imports it."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        import dask_jobqueue
+    finally:
+        signal.signal(signal.SIGINT, before)
+    return dask_jobqueue
+
+
+def classes() -> list[str]:
+    """Names of those that submit jobs to a queue."""
+    return sorted(name for name in dir(jobqueue()) if name.endswith("Cluster") and name != "JobQueueCluster")
 
 
 class ClusterFile(Section):
     """What --cluster names: jobs that dask-jobqueue submits, each of which is a worker."""
 
     cluster: str
-    """One of `CLASSES`."""
+    """One of `classes`."""
     jobs: Count
     """How many are submitted."""
     options: dict[str, Any]
@@ -91,22 +109,22 @@ def read(path: Path) -> ClusterFile:
     content = yamlfile.read(path)
     with explained(str(path)):
         found = ClusterFile.model_validate(content)
-    if found.cluster not in CLASSES:
+    if found.cluster not in classes():
         raise UserError(
-            f"{path}: cluster: {found.cluster!r} is no class of dask_jobqueue. Allowed: {', '.join(CLASSES)}"
+            f"{path}: cluster: {found.cluster!r} is no class of dask_jobqueue. Allowed: {', '.join(classes())}"
         )
     return found
 
 
-def make(content: ClusterFile, path: Path) -> JobQueueCluster:
+def make(content: ClusterFile, path: Path) -> "JobQueueCluster":
     """The cluster that a file describes, without jobs.
 
     Raises:
         UserError: its class does not take these options.
     """
     try:
-        return getattr(dask_jobqueue, content.cluster)(**content.options)
-    except (TypeError, ValueError) as error:
+        return getattr(jobqueue(), content.cluster)(**content.options)
+    except (TypeError, ValueError, OSError, RuntimeError) as error:
         raise UserError(f"{path}: options: {content.cluster} does not take them: {error}") from error
 
 

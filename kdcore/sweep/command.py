@@ -219,5 +219,8 @@ def _crew(options: Options) -> "Iterator[Crew]":
         crew = Crew(connected, Path.cwd(), slots_per_gpu=slots_per_gpu, threads=threads, beside=beside)
         try:
             yield crew
+        except BaseException:  # of the sweep itself: nobody will wait for what runs
+            crew.stop()
+            raise
         finally:
             crew.close()

@@ -219,13 +219,13 @@ class Crew:
 
     def _end(self, step: str, future: Future) -> None:
         self.pending.pop(step, None)
-        error = future.exception()
-        if error is None:
-            self.ended.put(future.result())
-        elif isinstance(error, KilledWorker | CancelledError | FutureCancelledError):
-            self.ended.put(Delivery(Outcome(step, Ending.LOST, tail=[f"its worker is gone: {error}"])))
-        else:
-            self.ended.put(Delivery(Outcome(step, Ending.FAILED, tail=[f"{type(error).__name__}: {error}"])))
+        try:
+            delivery = future.result()
+        except (KilledWorker, CancelledError, FutureCancelledError) as error:
+            delivery = Delivery(Outcome(step, Ending.LOST, tail=[f"its worker is gone: {error}"]))
+        except Exception as error:
+            delivery = Delivery(Outcome(step, Ending.FAILED, tail=[f"{type(error).__name__}: {error}"]))
+        self.ended.put(delivery)
 
     def _note(self, event: tuple[float, dict[str, str]]) -> None:
         """Keep what a cell elsewhere says of itself where those of this folder keep it."""
