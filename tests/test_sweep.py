@@ -176,7 +176,9 @@ def test_a_hanging_cell_is_ended(project):
 
 
 def test_killed_and_continued(project):
-    """The children of a sweep that is killed end too; the next one repeats only what had not ended."""
+    """The children of a sweep that is killed end too; the next one repeats only what had not ended, and leaves the
+    stages in the order of a serial run.
+    """
     waiting = cell("kd", 1)
     project.behave(**{waiting: "wait"})
     with project.sweeping("--jobs", "2") as process:
@@ -189,6 +191,8 @@ def test_killed_and_continued(project):
     project.forget()
     project.sweep("--jobs", "2")
     assert project.ran == [waiting]
+    recorded = [name for name in yamlfile.read(project.folder / "dvc.lock")["stages"] if name.startswith("train@")]
+    assert recorded == [f"train@{cell(method, scale)}" for method in ("kd", "dkd") for scale in (1, 2)]
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])

@@ -106,7 +106,7 @@ def read(path: Path) -> ClusterFile:
     Raises:
         UserError: it is wrong; lists every problem.
     """
-    content = yamlfile.read(path)
+    content = yamlfile.read(path, bounded=True)
     with explained(str(path)):
         found = ClusterFile.model_validate(content)
     if found.cluster not in classes():

@@ -73,15 +73,16 @@ def sweep(options: Options) -> int:
     Raises:
         UserError: something in the command line or the project is wrong, or another sweep is at work; nothing is done.
     """
+    slots.threads_wanted()
     if options.dry_run:
         return show_forecast(options)
-    slots.threads_wanted()
     with journal.opened() as diary, Screen(diary) as screen:
         if options.changes:
             with Pipeline(Path.cwd()).held():  # refused before anything is changed, where a 'dvc repro' is at work
                 change(PARAMS, options.changes)
         matrix = params.load(PARAMS)
         pipeline = Pipeline(Path.cwd(), failed() if options.failed else options.targets, glob=options.glob)
+        pipeline.recorded_before = diary.recorded_before
         order = Order(matrix, Estimates(timings.load()), pipeline.steps)
         screen.seconds = order.seconds
         with pipeline.held(), ExitStack() as stack:

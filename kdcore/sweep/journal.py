@@ -17,10 +17,11 @@ from pydantic import TypeAdapter, ValidationError
 from kdcore import scratch
 from kdcore.errors import UserError
 from kdcore.sweep import FOLDER
-from kdcore.sweep.schedule import Step
+from kdcore.sweep.schedule import State, Step
 
 FILE, LOCK = Path(FOLDER) / "journal.json", Path(FOLDER) / "lock"
 LOGS = Path(FOLDER) / "logs"
+UNFINISHED = (State.WAITING, State.RUNNING, State.STOPPED)
 
 
 @dataclass
@@ -38,6 +39,8 @@ class Journal:
     """Address of Dask's page."""
     ended: float | None = None
     """Unix time; None as long as it runs, or if it was killed."""
+    recorded_before: list[str] | None = None
+    """See `Pipeline`."""
 
     def write(self) -> None:
         """Replace the file as a whole."""
@@ -77,9 +80,18 @@ def opened() -> Iterator[Journal]:
     try:
         with FileLock(LOCK, timeout=1):  # is_running, of whoever looks from elsewhere, has it for a moment
             command = f"python -m stages.sweep {shlex.join(sys.argv[1:])}".rstrip()
-            yield Journal(command, os.getpid(), platform.node(), time.time())
+            before = _recorded_before_interruption()
+            yield Journal(command, os.getpid(), platform.node(), time.time(), recorded_before=before)
     except Timeout as error:
         raise UserError(f"{LOCK}: {_holder()}; see 'python -m stages.status', wait for it or stop it") from error
+
+
+def _recorded_before_interruption() -> list[str] | None:
+    """What the sweep before this one found recorded, if it was interrupted."""
+    last = read()
+    if last is None or not any(step.state in UNFINISHED for step in last.steps.values()):
+        return None
+    return last.recorded_before
 
 
 def is_running() -> bool:

@@ -86,7 +86,8 @@ class Pipeline:
         """Stage -> those whose outputs it depends on."""
         self.made: list[PipelineStage] = []
         """Since the last `record`."""
-        self.recorded_before: set[str] | None = None
+        self.recorded_before: list[str] | None = None
+        """Stages that dvc.lock held when the first of a row of interrupted sweeps began; None until that is known."""
 
     @property
     def steps(self) -> list[str]:
@@ -180,11 +181,12 @@ class Pipeline:
         content.setdefault("schema", "2.0")
         entries = content.setdefault("stages", {})
         if self.recorded_before is None:
-            self.recorded_before = set(entries)
+            self.recorded_before = list(entries)
         for stage in self.made:
             entries.update(to_lockfile(stage))
+        before = set(self.recorded_before)
         for name in self.stages:
-            if name in entries and name not in self.recorded_before:
+            if name in entries and name not in before:
                 entries[name] = entries.pop(name)  # new entries stand last, in the order of a serial run
 
     def inputs(self, step: str) -> list[Item]:

@@ -231,6 +231,8 @@ class Sweep:
                 self.pipeline.record()
                 self.recorded = time.monotonic()
                 self.recording = self.recorded - began
+                self.journal.recorded_before = self.pipeline.recorded_before
+                self.journal.write()
         except OSError as error:
             if not is_full(error):
                 raise
