@@ -1,10 +1,11 @@
 """What computes: the device, a property of the machine and so not of params.yaml, and the threads of the CPU."""
 
 import os
+import textwrap
 
 import torch
 
-from kdcore.errors import UserError
+from kdcore.errors import SHOWN, UserError
 
 VARIABLE = "KDCORE_DEVICE"
 OWN_THREADS = torch.get_num_threads()
@@ -23,8 +24,8 @@ def choose() -> torch.device:
         if device.type == "meta":
             raise RuntimeError("it has shapes, and no numbers")
         return device
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+    except (RuntimeError, AssertionError, ImportError) as error:
+        reason = textwrap.shorten(str(error), SHOWN, placeholder="...")
         raise UserError(f"{VARIABLE}={name}: no such device here ({reason}); use cpu, cuda or cuda:1") from error
 
 

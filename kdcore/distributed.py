@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from kdcore.errors import UserError
+from kdcore.errors import UserError, shown
 
 VARIABLE = "KDCORE_PROCESSES"
 Module = TypeVar("Module", bound=nn.Module)
@@ -70,11 +70,14 @@ def processes() -> int:
     """How many the environment variable KDCORE_PROCESSES asks for; 1 where it says nothing.
 
     Raises:
-        UserError: it is no number from 1 upwards.
+        UserError: it is no number, or larger than the machine has GPUs, or cores where it has none.
     """
-    given = os.environ.get(VARIABLE, "1")
-    if not given.isdecimal() or int(given) < 1:
-        raise UserError(f"{VARIABLE}={given}: must be a number from 1 upwards, of processes (GPUs) that train a cell")
+    given, most = os.environ.get(VARIABLE, "1"), torch.cuda.device_count() or max(2, os.cpu_count() or 1)
+    if given not in map(str, range(1, most + 1)):
+        raise UserError(
+            f"{VARIABLE}={shown(given)}: must be a number from 1 to {most}, of processes that train a cell: one per "
+            "GPU, or core where there is none"
+        )
     return int(given)
 
 

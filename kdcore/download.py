@@ -21,15 +21,16 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt
-from urllib3.exceptions import HTTPError
 
 from kdcore.checksum import digests
-from kdcore.errors import UserError
+from kdcore.errors import UserError, named
+from kdcore.web import Pace, PassingError, RefusedError, asked
 
 FOLDER = Path("scratch/downloads")
 CHUNK = 1 << 16
 PASSING = (408, 425, 429)
 """Answers, besides 5xx, that may be another one soon."""
+NUMBER = "([0-9]{1,18})"
 CHECKSUM = re.compile("sha256:[0-9a-f]{8,64}|md5:[0-9a-f]{32}")
 LONG_NAME = 80
 LARGEST = 256 * 2**30
@@ -50,25 +51,11 @@ class Patience:
     """Seconds until a connection is given up."""
     silence: float = 60.0
     """Seconds without a byte until a connection is given up."""
+    slowest: float = 300.0
+    """Bytes per second, averaged over the seconds of `silence`, below which a server counts as silent."""
 
 
 PATIENT = Patience()
-
-
-class _RefusedError(Exception):
-    """An address that does not serve the file; asking again would not help."""
-
-
-class _PassingError(_RefusedError):
-    """A failure that may pass.
-
-    Args:
-        after: seconds that the server asks to wait.
-    """
-
-    def __init__(self, message: str, after: float = 0.0) -> None:
-        super().__init__(message)
-        self.after = after
 
 
 @dataclass(frozen=True)
@@ -152,7 +139,7 @@ class _Download:
         for url in urls:
             try:
                 return self._from(url)
-            except _RefusedError as error:
+            except RefusedError as error:
                 reasons.append(f"{url}: {error}")
         if self.part.is_file():
             reasons.append(f"{self.part} is kept; run it again to go on from there")
@@ -169,7 +156,7 @@ class _Download:
 
     def _from(self, url: str) -> str:
         attempts = Retrying(
-            retry=retry_if_exception_type(_PassingError),
+            retry=retry_if_exception_type(PassingError),
             stop=stop_after_attempt(self.patience.attempts),
             wait=self._wait,
             before_sleep=self._announce_wait,
@@ -177,7 +164,7 @@ class _Download:
         )
         try:
             attempts(self._attempt, url)
-        except _RefusedError:
+        except RefusedError:
             begun = self._begun()
             if begun is None or not begun.validator:
                 self._forget()  # nobody could go on with it
@@ -186,7 +173,7 @@ class _Download:
 
     def _wait(self, state: RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome else None
-        asked = error.after if isinstance(error, _PassingError) else 0.0
+        asked = error.after if isinstance(error, PassingError) else 0.0
         doubled = self.patience.first_wait * 2 ** (state.attempt_number - 1)
         return min(max(doubled, asked), self.patience.longest_wait)
 
@@ -204,15 +191,11 @@ class _Download:
         if part and offset:
             headers |= {"Range": f"bytes={offset}-", "If-Range": part.validator}
         timeout = (self.patience.connect, self.patience.silence)
-        try:
-            with requests.get(url, headers=headers, stream=True, timeout=timeout) as response:
-                _check_answer(response)
-                offset, announced = self._where(response, url, part, offset)
-                self._receive(response, offset, announced)
-        except (requests.ConnectionError, requests.Timeout, HTTPError) as error:
-            raise _PassingError(f"connection failed ({_brief(error)})") from error
-        except requests.RequestException as error:
-            raise _RefusedError(f"cannot be asked ({_brief(error)})") from error
+        pace = Pace(self.patience.silence, self.patience.slowest)
+        with asked(url, headers, timeout, pace) as response:
+            _check_answer(response)
+            offset, announced = self._where(response, url, part, offset)
+            self._receive(response, offset, announced, pace)
 
     def _begun(self) -> _Announced | None:
         """What was announced of the part that is here."""
@@ -225,28 +208,28 @@ class _Download:
         self, response: requests.Response, url: str, part: _Announced | None, offset: int
     ) -> tuple[int, _Announced]:
         """At which byte the answer begins, and what it says of the whole file."""
-        length = response.headers.get("Content-Length")
         validator = _validator(response)
         if response.status_code == 200:
-            whole = _Announced(url, validator, int(length) if length and length.isdigit() else None)
+            whole = _Announced(url, validator, _number(response, "Content-Length"))
             chunked = "chunked" in response.headers.get("Transfer-Encoding", "")
             if whole.length is None and not chunked and self.checksum is None:
-                raise _RefusedError("does not say how long the file is, so a truncated one could not be told")
+                raise RefusedError("does not say how long the file is, so a truncated one could not be told")
             return 0, whole
-        said = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))
-        same = said and part and validator in ("", part.validator) and part.length in (None, int(said[2]))
+        said = re.fullmatch(rf"bytes {NUMBER}-{NUMBER}/{NUMBER}", response.headers.get("Content-Range", ""))
+        same = said and part and validator in ("", part.validator) and part.length in (None, int(said[3]))
         if response.status_code == 206 and said and part and same and int(said[1]) == offset:
-            return offset, _Announced(url, part.validator, int(said[2]))
+            return offset, _Announced(url, part.validator, int(said[3]))
         self._forget()
-        raise _PassingError("does not go on with the part that is here; it is fetched anew")
+        raise PassingError("does not go on with the part that is here; it is fetched anew")
 
-    def _receive(self, response: requests.Response, offset: int, announced: _Announced) -> None:
+    def _receive(self, response: requests.Response, offset: int, announced: _Announced, pace: Pace) -> None:
         if (announced.length or 0) > LARGEST:
-            raise _RefusedError(f"announces {announced.length:,} bytes; at most {LARGEST:,} are allowed")
+            raise RefusedError(f"announces {announced.length:,} bytes; at most {LARGEST:,} are allowed")
         with self.part.open("ab" if offset else "wb") as file, _progress() as bar:
             self.announced.write_text(json.dumps(asdict(announced)))
             task = bar.add_task(self.path.name, total=announced.length, completed=offset)
             for chunk in response.raw.stream(CHUNK, decode_content=False):
+                pace.went_on()
                 file.write(chunk)
                 bar.advance(task, len(chunk))
                 if file.tell() > LARGEST:
@@ -256,19 +239,19 @@ class _Download:
         received = self.part.stat().st_size
         if received > LARGEST:
             self._forget()
-            raise _RefusedError(f"sends more than {LARGEST:,} bytes; they were removed")
+            raise RefusedError(f"sends more than {LARGEST:,} bytes; they were removed")
         if announced.length is not None and received < announced.length:
-            raise _PassingError(f"broke off after {received:,} of {announced.length:,} bytes")
+            raise PassingError(f"broke off after {received:,} of {announced.length:,} bytes")
         if announced.length is not None and received > announced.length:
             self._forget()
-            raise _RefusedError(f"sent {received:,} bytes, though the file has {announced.length:,}; it was removed")
+            raise RefusedError(f"sent {received:,} bytes, though the file has {announced.length:,}; it was removed")
 
     def _take_place(self) -> str:
         found = digests(self.part, "sha256", "md5")
         if self.checksum is not None and not _fits(found, self.checksum):
             self._forget()
             kind, _, wanted = self.checksum.partition(":")
-            raise _RefusedError(f"has {kind} {found[kind]}, not {wanted}; it was removed")
+            raise RefusedError(f"has {kind} {found[kind]}, not {wanted}; it was removed")
         self.record.write_text(found["sha256"])
         self.part.replace(self.path)
         self.announced.unlink(missing_ok=True)
@@ -281,17 +264,19 @@ class _Download:
 
 def _check_answer(response: requests.Response) -> None:
     """Refuse an answer that holds no bytes of a file."""
-    status, said = response.status_code, f"answers {response.status_code} {response.reason}".rstrip()
+    status, said = response.status_code, f"answers {response.status_code} {named(response.reason or '')}".rstrip()
     if status in PASSING or status >= 500:
-        after = response.headers.get("Retry-After", "")
-        raise _PassingError(said, float(after) if after.isdigit() else 0.0)
+        raise PassingError(said, _number(response, "Retry-After") or 0)
     if status not in (200, 206, 416):
-        raise _RefusedError(said)
-    hops = [urlsplit(hop.url).scheme for hop in (*response.history, response)]
-    if "http" in hops[hops.index("https") if "https" in hops else len(hops) :]:
-        raise _RefusedError("leads from https to http, where anyone may change the file")
+        raise RefusedError(said)
     if status != 416 and response.headers.get("Content-Type", "").startswith("text/html"):
-        raise _RefusedError("answers with a web page, not with a file")
+        raise RefusedError("answers with a web page, not with a file")
+
+
+def _number(response: requests.Response, header: str) -> int | None:
+    """What a header says, if it is a number of any sense."""
+    said = response.headers.get(header, "")
+    return int(said) if re.fullmatch(NUMBER, said) else None
 
 
 def _validator(response: requests.Response) -> str:
@@ -337,13 +322,3 @@ def _progress() -> Progress:
         transient=True,
         disable=not console.is_terminal,
     )
-
-
-def _brief(error: BaseException) -> str:
-    """Without the chain of causes that the libraries put into one line."""
-    while error.args and isinstance(error.args[0], BaseException):
-        error = error.args[0]
-    cause = getattr(error, "reason", None)
-    error = cause if isinstance(cause, BaseException) else error
-    said = str(error.args[0]) if error.args else ""
-    return said.rpartition(": ")[2] or type(error).__name__

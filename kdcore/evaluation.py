@@ -39,7 +39,7 @@ def evaluate_pair(
         all cells, one row per cell and epoch.
 
     Raises:
-        UserError: a cell has no finished run, or its weights or logits are not finite.
+        UserError: a cell has no whole run, or its weights or logits are not finite.
     """
     classes, image_size, stem = len(dataset.classes), dataset.image_size, dataset.stem
     labels = torch.from_numpy(dataset.test.labels).to(device)
@@ -49,8 +49,7 @@ def evaluate_pair(
     cells, histories = [], []
     for identity in card["cells"]:
         folder = RUNS / card["pair"] / identity["name"]
-        meta = runs.read_meta(folder)
-        history = pd.read_csv(folder / runs.HISTORY)
+        meta, history = runs.read(folder, identity)
         student = checkpoints.restore(student_name, classes, folder / runs.WEIGHTS, device, stem=stem)
         logits = _predicted(student, folder / runs.WEIGHTS, dataset, device)
         collapsed = collapse.reason(

@@ -27,7 +27,7 @@ def whole(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with _alone(path):
         for left in (aside, replaced):
-            shutil.rmtree(left, ignore_errors=True)
+            _discard(left)
         aside.mkdir()
         try:
             yield aside
@@ -36,10 +36,10 @@ def whole(path: Path) -> Iterator[Path]:
             if is_full(error):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
             raise
-        if path.exists():
+        if os.path.lexists(path):
             path.rename(replaced)  # in one step: removed in its place, it would be a part of itself meanwhile
         aside.rename(path)
-        shutil.rmtree(replaced, ignore_errors=True)
+        _discard(replaced)
 
 
 def remove(path: Path) -> None:
@@ -48,6 +48,14 @@ def remove(path: Path) -> None:
     shutil.rmtree(replaced, ignore_errors=True)
     path.rename(replaced)
     shutil.rmtree(replaced)
+
+
+def _discard(path: Path) -> None:
+    """Remove whatever is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 @contextmanager

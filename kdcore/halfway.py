@@ -4,6 +4,7 @@ A run counts where it was made from the card that the plan has now; what a repla
 alone can tell.
 """
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,14 @@ from typing import Any
 import pandas as pd
 import torch
 
-from kdcore import checksum, evaluation, jsonfile, networks, notes, plan, published, runs, timings, yamlfile
+from kdcore import checksum, evaluation, networks, notes, plan, published, runs, timings, yamlfile
 from kdcore.cell import RUNS
 from kdcore.data import store
 from kdcore.errors import UserError
 from kdcore.evaluation import DIGITS, PROVENANCE
 from kdcore.experiment import DATA
 from kdcore.pulse import live_file
-from kdcore.results import Card, Evaluation, Results
+from kdcore.results import METRICS, Card, Evaluation, Results, read_evaluation
 from kdcore.timings import Timing
 
 OUT = Path("scratch/report")
@@ -74,9 +75,10 @@ def collect() -> Halfway:
     """Read the plan's cards, and of teachers, runs, evaluations and live histories what is there now.
 
     Pairs without a teacher, or before the data set is there, have no evaluation: none of their cells can be current.
+    What is damaged is named on stderr, and counts as not there.
 
     Raises:
-        UserError: there is no plan, or a file is damaged.
+        UserError: there is no plan, or the plan, the data set or data/published.yaml is damaged.
     """
     if not (plan.FOLDER / "tables.yaml").is_file():
         raise UserError(f"{plan.FOLDER / 'tables.yaml'}: there is no plan yet; run 'dvc repro plan'")
@@ -95,7 +97,7 @@ def collect() -> Halfway:
             found, histories[pair], still = _of_pair(card, pair, identities, teacher)
             evaluations.append(found)
             unfinished += still
-    figures = published.Published.of(yamlfile.read("data/published.yaml"), card["data"])
+    figures = published.Published.of(yamlfile.read(published.FILE), card["data"])
     results = Results.of(card, evaluations, histories, figures, _timings(evaluations))
     return Halfway(results, cells, [one for one in unfinished if one is not None])
 
@@ -106,8 +108,7 @@ def _of_pair(
     """As `kdcore.evaluation.evaluate_pair` has it, of the cells that are done, not evaluated ones with their accuracy
     alone; histories of all that have begun; and what is unfinished.
     """
-    old = EVALUATIONS / pair / "metrics.json"
-    evaluated: Evaluation = jsonfile.read(old) if old.is_file() else {"cells": []}
+    evaluated = _evaluated(EVALUATIONS / pair)
     measured = {cell["name"]: cell for cell in evaluated["cells"]}
     cells, unfinished, reused = [], [], False
     histories = [pd.DataFrame(columns=["cell", "epoch", "test_top1"])]
@@ -129,16 +130,28 @@ def _of_pair(
     return {**summary, "cells": cells}, together, unfinished
 
 
+def _evaluated(folder: Path) -> Evaluation:
+    """The evaluation of a folder, one of no cells where there is none."""
+    try:
+        return read_evaluation(folder) if (folder / METRICS).is_file() else {"cells": []}
+    except UserError as error:
+        _warn(error)
+        return {"cells": []}
+
+
 def _done(folder: Path, card: Card) -> Done | None:
     """The run of a folder, None where there is none of this card."""
     if not (folder / runs.META).is_file():
         return None
-    meta, history = runs.read_meta(folder), folder / runs.HISTORY
-    if not meta.items() >= card.items():
+    try:
+        meta = runs.read_meta(folder)
+        if not meta.items() >= card.items():
+            return None
+        runs.check(folder, card)
+        return Done(meta, None if "adopted" in meta else runs.read_history(folder / runs.HISTORY))
+    except UserError as error:
+        _warn(error)
         return None
-    if "adopted" in meta:
-        return Done(meta, None)
-    return Done(meta, pd.read_csv(history)) if history.is_file() else None
 
 
 def _unfinished(card_file: Path) -> Unfinished | None:
@@ -148,9 +161,17 @@ def _unfinished(card_file: Path) -> Unfinished | None:
     try:
         if live.stat().st_mtime < card_file.stat().st_mtime:
             return None
-        return Unfinished(card["name"], card["train"]["epochs"], pd.read_csv(live))
-    except FileNotFoundError:  # also between the two calls, when its results come in
+        return Unfinished(card["name"], card["train"]["epochs"], runs.read_history(live))
+    except FileNotFoundError:
         return None
+    except UserError as error:
+        if live.exists():  # or it went between the two calls, when its results came in
+            _warn(error)
+        return None
+
+
+def _warn(error: UserError) -> None:
+    print(f"warning: {error}; it counts as not there", file=sys.stderr)
 
 
 def _card_file(identity: dict[str, Any]) -> Path:
@@ -188,14 +209,14 @@ def _cell(identity: dict[str, Any], done: Done, history: pd.DataFrame) -> dict[s
 
 def _without_evaluation(card: Card, pair: str, teacher: Done) -> Evaluation:
     """What is known of a pair besides its cells."""
-    manifest = jsonfile.read(DATA / card["data"] / store.MANIFEST)
+    manifest = store.read_manifest(DATA / card["data"])
     with torch.device("meta"):  # costs depend on shapes alone
-        made = [networks.create(name, len(manifest["classes"]), stem=manifest["stem"]) for name in pair.split("-")]
-    of_teacher, of_student = (evaluation.cost(network, manifest["image_size"]) for network in made)
+        made = [networks.create(name, len(manifest.classes), stem=manifest.stem) for name in pair.split("-")]
+    of_teacher, of_student = (evaluation.cost(network, manifest.image_size) for network in made)
     return {
         "pair": pair,
-        "train_images": manifest["counts"]["train"],
-        "classes": len(manifest["classes"]),
+        "train_images": manifest.counts.train,
+        "classes": len(manifest.classes),
         "teacher": {"top1": teacher.top1, **of_teacher},
         "student": of_student,
     }

@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
+from kdcore.addresses import check_address
 from kdcore.errors import UserError
 from kdcore.params import Percent
 from kdcore.section import Positive, Section
@@ -13,7 +14,7 @@ FILE = "data/teachers.yaml"
 COPIES = Path("checkpoints")
 SUFFIXES = (".safetensors", ".pth")
 KINDS = ("address", "archive", "torchvision", "by_hand")
-Address = Annotated[str, Field(pattern="^https?://")]
+Address = Annotated[str, AfterValidator(check_address)]
 Digits = Annotated[str, Field(pattern="^[0-9a-f]{8,64}$")]
 
 

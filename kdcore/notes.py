@@ -177,9 +177,9 @@ def _of_publications(results: Results) -> Iterator[str]:
         yield "In parentheses behind a published figure, measured minus published; one seed cannot tell it from noise."
     for source in dict.fromkeys(figure.source for figure in figures):
         about = results.published.sources[source]
-        yield f"Published figures from {about['title']} ({about['file']}); protocol: {about['protocol']}."
-        if "doubt" in about:
-            yield f"Doubt about figures from {about['title']}: {about['doubt']}."
+        yield f"Published figures from {about.title} ({about.file}); protocol: {about.protocol}."
+        if about.doubt:
+            yield f"Doubt about figures from {about.title}: {about.doubt}."
     for entry in results.entries:
         figure = entry.figure
         if figure is not None and figure.doubt:

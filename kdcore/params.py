@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError, model_validator
 
 from kdcore import catalog, yamlfile
+from kdcore.addresses import check_address
 from kdcore.cell import Cell
 from kdcore.data_params import KNOWN, OWN, Data
 from kdcore.errors import UserError, named, shown
@@ -113,8 +114,7 @@ class Teacher(Section):
         if self.source != "train" and not self.otherwise and self.epochs is not None:
             raise ValueError("epochs is for source train and for otherwise: train; a checkpoint is not trained")
         if "://" in self.source:
-            if not self.source.startswith(("http://", "https://")):
-                raise ValueError(f"source {shown(self.source)}: only http and https addresses are allowed")
+            check_address(self.source)
             if self.sha256 is None:
                 raise ValueError(f"source {shown(self.source)} is an address and needs the file's sha256")
         return self
@@ -173,12 +173,18 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _exceptions_fit(self) -> "Params":
-        for pair, method in product(self.pairs, [*self.methods, *self.baselines]):
+        runs = [
+            (f"{method} for {pair}", {"student": pair.split("-")[1], "method": method, "pair": pair})
+            for pair, method in product(self.pairs, [*self.methods, *self.baselines])
+        ]
+        trained = [name for name, teacher in self.teachers.items() if "train" in (teacher.source, teacher.otherwise)]
+        runs += [(f"teacher {name}", {"student": name, "method": catalog.VANILLA}) for name in trained]
+        for what, run in runs:
             try:
-                self.train.of(student=pair.split("-")[1], method=method, pair=pair)
+                self.train.of(**run)
             except ValidationError as error:
                 message = error.errors()[0]["msg"].removeprefix("Value error, ")
-                raise ValueError(f"train.exceptions: of {method} for {pair}: {message}") from error
+                raise ValueError(f"train.exceptions: of {what}: {message}") from error
         return self
 
     def cells(self) -> Iterator[Cell]:

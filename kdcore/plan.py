@@ -9,6 +9,7 @@ to the tables' card, which prints them.
 import difflib
 from dataclasses import asdict
 from functools import cache, partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,7 @@ def make(
         UserError: a recipe is incomplete, an override wrong, a checkpoint missing or not listed, or its accuracy
             unknown.
     """
+    check_sources(params)
     known = KnownTeachers.of(known_teachers)
     resolved = resolve_recipes(params, published_recipes)
     cells = list(resolved)
@@ -153,8 +155,8 @@ def check_teachers(params: Params, known_teachers: dict[str, Any], file: str) ->
             _listed(name, params.data.name, known, file)
 
 
-def check_source(params: Params, file: str = "params.yaml") -> None:
-    """Refuse a data source that DVC would delete: outputs are removed before their stages run.
+def check_sources(params: Params, file: str = "params.yaml") -> None:
+    """Refuse sources that DVC would delete: outputs are removed before their stages run.
 
     Args:
         params: the matrix.
@@ -163,20 +165,21 @@ def check_source(params: Params, file: str = "params.yaml") -> None:
     Raises:
         UserError: names source and output.
     """
-    path = data_params.path(str(params.data.source))
-    if path is None:
-        return
-    for output in (*OUTPUTS, f"data/{params.data.name}"):
+    images = data_params.path(str(params.data.source))
+    sources = {"data.source": images} if images is not None else {}
+    for name, teacher in params.teachers.items():
+        if teacher.source not in ("train", "published") and "://" not in teacher.source:
+            sources[f"teachers.{name}.source"] = Path(teacher.source)
+    for (key, path), output in product(sources.items(), (*OUTPUTS, f"data/{params.data.name}")):
         source, made = path.resolve(), Path(output).resolve()
         if source == made or source in made.parents or made in source.parents:
             raise UserError(
-                f"{file}: data.source: {path} overlaps with {output}, which the pipeline writes, and deletes first; "
-                "move your images elsewhere, or give the data set another name"
+                f"{file}: {key}: {path} overlaps with {output}, which the pipeline writes, and deletes first; "
+                "move it elsewhere, or, if it lies in data/, give the data set another name"
             )
 
 
 def _data_card(params: Params, code: Code) -> Card:
-    check_source(params)
     section = params.data.model_dump()
     data_params.check_there(section, "params.yaml")
     return {**section, "code": {"data": code.of(f"kdcore.data.{data_params.module(params.data.name)}")}}

@@ -2,20 +2,75 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 import pandas as pd
 
-from kdcore import catalog, statistics
+from kdcore import catalog, statistics, stored
 from kdcore.cell import Cell
 from kdcore.levels import levels
 from kdcore.published import Figure, Published
 from kdcore.statistics import ALPHA, Comparison
+from kdcore.stored import Stored
 from kdcore.timings import Timing
 
+METRICS, CURVES = "metrics.json", "curves.csv"
+"""Files of an evaluation."""
 Card = dict[str, Any]
 Evaluation = dict[str, Any]
+
+
+class _Cost(Stored):
+    parameters: int
+    multiply_adds: int
+
+
+class _Bins(Stored):
+    count: list[int]
+    confidence: list[float | None]
+    accuracy: list[float | None]
+
+
+class _Teacher(_Cost):
+    top1: float
+    reliability: _Bins | None = None
+
+
+class _Cell(Stored):
+    name: str
+    pair: str
+    method: str
+    seed: int
+    top1: float
+    top5: float
+    nll: float
+    ece: float
+    agreement: float
+    top1_best: float
+    recipe: dict[str, Any]
+    commit: str
+    device: str
+    threads: int
+    processes: int
+    computed_in: str
+    versions: dict[str, str]
+    epochs: int
+    weights_sha256: str
+    reliability: _Bins | None = None
+    collapsed: str = ""
+
+
+class _Evaluation(Stored):
+    """The keys of metrics.json that tables, figures and the report read."""
+
+    pair: str
+    train_images: int
+    classes: int
+    teacher: _Teacher
+    student: _Cost
+    cells: list[_Cell]
 
 
 @dataclass(frozen=True)
@@ -133,6 +188,29 @@ class Results:
         if row.method is None:
             return []
         return [Cell(entry.pair, row.method, seed, row.scale, row.stand).name for seed in self.card["seeds"]]
+
+
+def read_evaluation(folder: Path) -> Evaluation:
+    """What stage evaluate measured of a pair.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    return stored.read_json(folder / METRICS, _Evaluation)
+
+
+def read_curves(folder: Path, evaluation: Evaluation) -> pd.DataFrame:
+    """The histories of its cells, as `Results.histories` has them.
+
+    Raises:
+        UserError: they are missing or damaged, or a cell's epochs are not all there.
+    """
+    file = folder / CURVES
+    curves = stored.read_table(file, ("epoch", "train_top1", "test_top1"))
+    expected = {cell["name"]: cell["epochs"] for cell in evaluation["cells"]}
+    if "cell" not in curves or curves["cell"].value_counts().to_dict() != expected:
+        raise stored.damaged(file, f"its cells and epochs are not those of {METRICS}")
+    return curves
 
 
 def rows(card: Card) -> list[Row]:

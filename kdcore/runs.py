@@ -5,17 +5,52 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdcore import disk, jsonfile
+from pydantic import model_validator
+
+from kdcore import disk, jsonfile, stored
 from kdcore.errors import UserError
 from kdcore.folders import whole
+from kdcore.stored import Stored
 
 if TYPE_CHECKING:
+    import pandas as pd
     from torch import nn
 
 WEIGHTS = "weights.safetensors"
 ADAPTERS = "adapters.safetensors"
 HISTORY = "history.csv"
 META = "meta.json"
+
+
+class _Training(Stored):
+    epochs: int
+
+
+class _Trained(Stored):
+    """What evaluation takes from the meta.json of a cell."""
+
+    recipe: dict[str, Any]
+    train: _Training
+    commit: str
+    device: str
+    threads: int
+    processes: int
+    computed_in: str
+    versions: dict[str, str]
+
+
+class _Teacher(Stored):
+    """What the tables take from the meta.json of a teacher."""
+
+    source: str
+    adopted: Any = None
+    train: _Training | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "_Teacher":
+        if self.source == "published" and self.adopted is None and self.train is None:
+            raise ValueError("neither adopted nor trained")
+        return self
 
 
 def write(
@@ -63,21 +98,52 @@ def check(folder: Path, card: dict[str, Any]) -> None:
     """
     meta = read_meta(folder)
     if not meta.items() >= card.items():
-        raise UserError(f"{folder / META}: is of another card")
+        raise UserError(f"{folder / META}: is of another card; run 'dvc repro'")
     weights = folder / WEIGHTS
     if not weights.is_file() or not weights.stat().st_size:
-        raise UserError(f"{weights}: is missing or empty")
+        raise UserError(f"{weights}: is missing or empty; {stored.REMEDY}")
     if "adopted" in meta:
         return
     try:
         with (folder / HISTORY).open(newline="") as file:
             accuracies = [float(row["test_top1"]) for row in csv.DictReader(file)]
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{folder / HISTORY}: is missing or damaged ({error!r})") from error
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:  # TypeError: of a line that is cut short
+        raise stored.damaged(folder / HISTORY, error) from error
     if len(accuracies) != card["train"]["epochs"] or not all(map(math.isfinite, accuracies)):
-        raise UserError(
-            f"{folder / HISTORY}: holds {len(accuracies)} epochs of {card['train']['epochs']}, or no numbers"
-        )
+        held = f"it holds {len(accuracies)} epochs of {card['train']['epochs']}, or no numbers"
+        raise stored.damaged(folder / HISTORY, held)
+
+
+def read(folder: Path, identity: dict[str, Any]) -> "tuple[dict[str, Any], pd.DataFrame]":
+    """What made a trained network, and its history.
+
+    Args:
+        folder: of the run.
+        identity: what is known of its card.
+
+    Raises:
+        UserError: as of `check`.
+    """
+    meta = stored.read_json(folder / META, _Trained)
+    check(folder, {**identity, "train": meta["train"]})
+    return meta, read_history(folder / HISTORY)
+
+
+def read_history(file: Path) -> "pd.DataFrame":
+    """A line per epoch, of a run or of one that is not finished.
+
+    Raises:
+        UserError: it is missing or damaged, or an epoch is missing.
+    """
+    history = stored.read_table(file, ("epoch", "train_top1", "test_top1"))
+    if history["epoch"].tolist() != list(range(1, len(history) + 1)):
+        raise stored.damaged(file, "its epochs are not those from 1 on")
+    return history
+
+
+def read_teacher(folder: Path) -> dict[str, Any]:
+    """As `read_meta`, of a teacher. Errors likewise."""
+    return stored.read_json(folder / META, _Teacher)
 
 
 def read_meta(folder: Path) -> dict[str, Any]:

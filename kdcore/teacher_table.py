@@ -6,18 +6,22 @@ must see the same view; FKD (Shen and Xing, ECCV 2022) keeps a few views' output
 every cell of a teacher, whatever its student, scale, method, standardisation or seed, computes only those that no
 cell before it has seen.
 
-A table is a sparse file that processes of one machine share: a row is written before it is marked, and two processes
-that compute the same row write the same bytes. It is read and written by calls, not mapped into memory: what goes wrong
-with the disk is then an error, after which training goes on without the table, and not the end of the process (SIGBUS).
+A table is a sparse file that processes of one machine share: each row has a checksum, so that one which was never
+written whole, or has changed since, is computed again; two processes that compute the same row write the same bytes.
+It is read and written by calls, not mapped into memory: what goes wrong with the disk is then an error, after which
+training goes on without the table, and not the end of the process (SIGBUS).
 """
 
 import errno
 import hashlib
 import json
 import os
+import platform
+import re
 import shutil
 import sys
 import weakref
+import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -33,7 +37,12 @@ FOLDER_VARIABLE = "KDCORE_TABLES"
 SIZE_VARIABLE = "KDCORE_TABLES_GB"
 LARGEST = 40.0
 """GB of all tables together, where the variable says nothing."""
-ABOUT, LOGITS, MARK = "about.json", "logits", b"\1"
+FORMAT = 2
+ABOUT, LOGITS = "about.json", "logits"
+KEY = 24
+"""Hexadecimal digits of a table's name."""
+CHECK = np.dtype("<u4")
+"""Of a row, before its numbers: their CRC-32, which is not 0 where all of them are."""
 SPARE = 0.1
 """Of the disk, which stays free."""
 
@@ -55,18 +64,16 @@ class Shape:
         return self.images * self.views
 
     def row_bytes(self, dtype: torch.dtype) -> int:
-        """Of a row's numbers."""
-        return self.regions * self.classes * dtype.itemsize
+        """Of a row, its checksum included."""
+        return CHECK.itemsize + self.regions * self.classes * dtype.itemsize
 
     def table_bytes(self, dtype: torch.dtype) -> int:
-        """Of all rows, each with its mark."""
-        return self.rows * (1 + self.row_bytes(dtype))
+        """Of all rows."""
+        return self.rows * self.row_bytes(dtype)
 
 
 class TeacherTable:
     """The table of one teacher, data set, augmentation, grid and precision.
-
-    Its file begins with a mark for each row, which is 1 once the row is there.
 
     Args:
         folder: its own; made by `open_table`.
@@ -77,14 +84,12 @@ class TeacherTable:
     def __init__(self, folder: Path, shape: Shape, dtype: torch.dtype) -> None:
         self.folder, self.shape, self.dtype = folder, shape, dtype
         self.row_bytes = shape.row_bytes(dtype)
-        self.marked = np.zeros(shape.rows, bool)
-        """Rows whose mark has been seen."""
         self.is_readable = self.is_writable = True
         self.file = os.open(folder / LOGITS, os.O_RDWR)
         weakref.finalize(self, os.close, self.file)
 
     def read(self, rows: np.ndarray) -> tuple[Tensor, np.ndarray]:
-        """What rows hold, (n, R, C) on the CPU, and the positions in them of those that nobody has computed."""
+        """What rows hold, (n, R, C) on the CPU, and the positions in them of those that are to be computed."""
         kind = np.float16 if self.dtype == torch.float16 else np.float32
         logits = np.zeros((len(rows), self.shape.regions, self.shape.classes), kind)
         missing = np.ones(len(rows), bool)
@@ -101,27 +106,23 @@ class TeacherTable:
         if self.is_writable:
             try:
                 for row, values in zip(rows.tolist(), logits.numpy(), strict=True):
-                    self._write(row, values.tobytes())
+                    self._write(row, np.ascontiguousarray(values))
             except OSError as error:
                 self.is_writable = False
                 self._complain(error)
 
     def _read(self, rows: np.ndarray, logits: np.ndarray, missing: np.ndarray) -> None:
         """Fill in the bytes of those that are there, (n, bytes), and that they are not missing, (n,)."""
-        for row in rows[~self.marked[rows]].tolist():
-            self.marked[row] = os.pread(self.file, 1, row) == MARK
-        for position in np.flatnonzero(self.marked[rows]).tolist():
-            into = logits[position].data
-            missing[position] = os.preadv(self.file, [into], self._place(int(rows[position]))) < into.nbytes
+        check = np.zeros(1, CHECK)
+        for position, row in enumerate(rows.tolist()):
+            values = logits[position].data
+            size = os.preadv(self.file, [check.data, values], row * self.row_bytes)
+            missing[position] = size < self.row_bytes or zlib.crc32(values) != check[0]
 
-    def _write(self, row: int, values: bytes) -> None:
-        if os.pwrite(self.file, values, self._place(row)) < len(values):
+    def _write(self, row: int, values: np.ndarray) -> None:
+        check = np.array([zlib.crc32(values.data)], CHECK)
+        if os.pwritev(self.file, [check.data, values.data], row * self.row_bytes) < self.row_bytes:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        os.pwrite(self.file, MARK, row)
-
-    def _place(self, row: int) -> int:
-        """Byte at which a row's numbers begin."""
-        return self.shape.rows + row * self.row_bytes
 
     def _complain(self, error: OSError) -> None:
         print(
@@ -137,7 +138,6 @@ def open_table(
     """The table of this identity, made if there is none; None where there can be none, or none are wanted.
 
     The tables used longest ago make room for a new one; processes that have one of those open keep it until they end.
-    Tables do not outlive a restart of the machine: what was marked before a loss of power may never have been written.
 
     Args:
         identity: all that determines the teacher's outputs.
@@ -147,8 +147,8 @@ def open_table(
     """
     if limits.in_bytes(SIZE_VARIABLE, LARGEST) == 0:
         return None
-    content = {**identity, **asdict(shape), "dtype": str(dtype), "boot": _boot()}
-    key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24]
+    content = {**identity, **asdict(shape), "dtype": str(dtype), "machine": platform.node(), "format": FORMAT}
+    key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:KEY]
     cache = Path(os.environ.get(FOLDER_VARIABLE) or CACHE)
     size = shape.table_bytes(dtype)
     try:
@@ -171,6 +171,13 @@ def open_table(
         return None
 
 
+def tables(cache: Path) -> list[Path]:
+    """Folders of tables, and nothing else that may be in the same place."""
+    return [
+        path for path in cache.iterdir() if re.fullmatch(f"[0-9a-f]{{{KEY}}}", path.name) and (path / ABOUT).is_file()
+    ]
+
+
 def _is_whole(folder: Path, size: int) -> bool:
     file = folder / LOGITS
     return file.is_file() and file.stat().st_size == size
@@ -186,17 +193,12 @@ def _make(folder: Path, content: dict[str, object], size: int) -> None:
 def _make_room(cache: Path, needed: int) -> bool:
     """Whether a table of so many bytes fits, once the tables used longest ago are removed."""
     limit = limits.in_bytes(SIZE_VARIABLE, LARGEST)
-    tables = sorted((path for path in cache.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime)
+    oldest = sorted(tables(cache), key=lambda path: path.stat().st_mtime)
     while True:
         disk = shutil.disk_usage(cache)
-        used = sum(file.stat().st_size for file in cache.rglob(LOGITS))
+        used = sum((path / LOGITS).stat().st_size for path in oldest)
         if used + needed <= limit and disk.free - needed >= SPARE * disk.total:
             return True
-        if not tables or needed > limit:
+        if not oldest or needed > limit:
             return False
-        folders.remove(tables.pop(0))
-
-
-def _boot() -> str:
-    path = Path("/proc/sys/kernel/random/boot_id")
-    return path.read_text().strip() if path.is_file() else ""
+        folders.remove(oldest.pop(0))

@@ -42,9 +42,10 @@ def prepare(
     network = folded(teacher.eval(), feed.dataset.image_size).to(dtype)
     if feed.view_count is not None and all(goal.asks_for_logits_alone for goal in goals):
         regions = any(goal.asks_for_regions for goal in goals)
-        table = _table(teacher, feed, batch_size, dtype, regions=regions)
+        size = min(batch_size, len(feed.labels))
+        table = _table(teacher, feed, size, dtype, regions=regions)
         if table is not None:
-            return Tabled(network, dtype, table, batch_size)
+            return Tabled(network, dtype, table, size)
     return Live(network, dtype)
 
 

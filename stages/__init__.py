@@ -16,9 +16,14 @@ from kdcore.errors import FULL_DISK, OUT_OF_MEMORY, RunError, UserError, is_full
 UNREAD = 141
 """128 + SIGPIPE, as shells have it."""
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+MISPLACED = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
+INTERRUPTED = "interrupted; run it again to go on from the last finished epoch"
 LESS_MEMORY = (
     "take a smaller train.batch_size, train.precision: bfloat16, or fewer jobs at a time (--jobs, --slots-per-gpu)"
 )
+
+_received: list[int] = []
+"""Signals that asked this process to end; a library in C may make another error of the exception that says so."""
 
 
 def run(main: Callable[..., None]) -> None:
@@ -30,25 +35,37 @@ def run(main: Callable[..., None]) -> None:
     silence, with `UNREAD`. Ctrl-C and SIGTERM end it with a message, and 128 and the signal's number.
     """
     signal.signal(signal.SIGTERM, _interrupt)
+    if signal.getsignal(signal.SIGINT) in (_leave, signal.default_int_handler):
+        signal.signal(signal.SIGINT, _interrupt)
+    _received.clear()
     try:
         _check_arguments(main, sys.argv[1:])
         main(*sys.argv[1:])
         sys.stdout.flush()
-    except (UserError, RunError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(FULL_DISK if is_full(error) else 2 if isinstance(error, UserError) else 1)
     except KeyboardInterrupt as interruption:
-        said = getattr(interruption, "message", "interrupted; run it again to go on from the last finished epoch")
-        print(said, file=sys.stderr)
+        print(getattr(interruption, "message", INTERRUPTED), file=sys.stderr)
         sys.exit(128 + (interruption.args[0] if interruption.args else signal.SIGINT))
     except Exception as error:
+        if _received:
+            print(INTERRUPTED, file=sys.stderr)
+            sys.exit(128 + _received[0])
+        if isinstance(error, UserError | RunError):
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(FULL_DISK if is_full(error) else 2 if isinstance(error, UserError) else 1)
         if isinstance(error, BrokenPipeError) and _silence_unread():
             sys.exit(UNREAD)
         sys.exit(_explain(error, _command(main)))
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
+    _received.append(number)
     raise KeyboardInterrupt(number)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    """End at once: nothing has been begun."""
+    os.write(2, b"interrupted; run it again\n")
+    os._exit(128 + number)
 
 
 def _explain(error: Exception, command: str) -> int:
@@ -60,6 +77,8 @@ def _explain(error: Exception, command: str) -> int:
     elif isinstance(error, OSError) and error.errno in FORBIDDEN:
         where = f"{error.filename}: " if error.filename else ""
         code, text = 2, f"{where}{error.strerror}; let this user read and write there, or work in another folder"
+    elif isinstance(error, OSError) and error.errno in MISPLACED and error.filename:
+        code, text = 2, f"{error.filename}: {error.strerror}; something else stands in its place: move that away"
     else:
         traceback.print_exc()
         return os.EX_SOFTWARE
@@ -95,3 +114,7 @@ def _command(main: Callable[..., None]) -> str:
 
 def _module(main: Callable[..., None]) -> str:
     return str(getattr(main.__globals__["__spec__"], "name", main.__module__))  # a script by its path has no spec
+
+
+if sys.argv[0] == "-m" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, _leave)  # a stage that still imports: Ctrl-C would show where, for pages

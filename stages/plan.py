@@ -1,6 +1,6 @@
 """Stage plan: params.yaml -> one card per stage and cell. With --check, only validates the params files named."""
 
-from kdcore import params, plan, yamlfile
+from kdcore import params, plan, published, yamlfile
 from kdcore.errors import UserError, shown
 from kdcore.folders import whole
 from stages import run
@@ -8,12 +8,13 @@ from stages import run
 
 def check(*paths: str) -> None:
     """Validate params files, whether or not their data and checkpoints are on this machine."""
-    published, known = yamlfile.read("data/recipes.yaml"), yamlfile.read("data/teachers.yaml")
+    recipes, known = yamlfile.read("data/recipes.yaml"), yamlfile.read("data/teachers.yaml")
+    published.check(yamlfile.read(published.FILE))
     for path in paths:
         matrix = params.load(path)
         plan.check_teachers(matrix, known, path)
-        plan.check_source(matrix, path)
-        print(f"{path}: {len(plan.resolve_recipes(matrix, published, path))} cells")
+        plan.check_sources(matrix, path)
+        print(f"{path}: {len(plan.resolve_recipes(matrix, recipes, path))} cells")
 
 
 def main(*arguments: str) -> None:
@@ -22,8 +23,10 @@ def main(*arguments: str) -> None:
         if arguments[0] != "--check" or len(arguments) == 1:
             raise UserError(f"usage: python -m stages.plan [--check FILE...]; given: {shown(' '.join(arguments))}")
         return check(*arguments[1:])
+    matrix = params.load("params.yaml")
+    published.check(yamlfile.read(published.FILE))
     cards = plan.make(
-        params.load("params.yaml"),
+        matrix,
         published_recipes=yamlfile.read("data/recipes.yaml"),
         known_teachers=yamlfile.read("data/teachers.yaml"),
     )

@@ -44,7 +44,7 @@ from tests import made_up
 from tests.train import card
 
 KILLS, TERMINATIONS, WRITES, IN_A_ROW = 50, 12, 8, 3
-CALLS = ("open", "os.mkdir", "os.pwrite", "os.remove", "os.rename", "os.rmdir", "os.truncate")
+CALLS = ("open", "os.mkdir", "os.pwritev", "os.remove", "os.rename", "os.rmdir", "os.truncate")
 """Of Python, that change files, as its audit hooks name them."""
 TRAIN = {"epochs": 2, "batch_size": 8, "lr": 0.02, "momentum": 0.9, "nesterov": False, "weight_decay": 5e-4,
          "schedule": "cosine", "precision": "float32", "threads": 1}  # fmt: skip
@@ -328,12 +328,12 @@ def writing(writer, versions, kill_before=None):
         if event in CALLS and next(calls) == kill_before:
             kill()
 
-    def pwrite(*arguments, original=os.pwrite):  # of which Python tells no hook
-        count("os.pwrite")
+    def pwritev(*arguments, original=os.pwritev):  # of which Python tells no hook
+        count("os.pwritev")
         return original(*arguments)
 
     try:
-        os.pwrite = pwrite
+        os.pwritev = pwritev
         sys.addaudithook(count)
         for version in versions:
             writer.write(version)

@@ -1,7 +1,10 @@
 """A web server on this machine whose files break off, change and fail as a test wants."""
 
+import itertools
+import socketserver
 import sys
 import threading
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -124,5 +127,36 @@ def serving():
         thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
         thread.start()
         yield server.site
+        server.shutdown()
+        thread.join()
+
+
+class Sent(socketserver.ThreadingTCPServer):
+    """Answers with bytes as they are, whatever is asked, and counts them."""
+
+    daemon_threads = True
+    count = 0
+
+    def finish_request(self, request, client_address):
+        request.recv(1 << 16)
+        try:
+            for part in self.parts:
+                request.sendall(part)
+                self.count += len(part)
+                time.sleep(self.pause)
+        except ConnectionError:
+            pass
+
+
+@contextmanager
+def sending(content, endless=b"", pause=0.0):
+    """A server that sends this, then the same bytes for ever, with seconds of pause; yields it, with its `url`."""
+    with Sent(("127.0.0.1", 0), None) as server:
+        server.parts = [content] if not endless else itertools.chain([content], itertools.repeat(endless))
+        server.pause = pause
+        server.url = f"http://127.0.0.1:{server.server_address[1]}/a"
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+        thread.start()
+        yield server
         server.shutdown()
         thread.join()

@@ -87,7 +87,7 @@ def project(template, code, tmp_path, monkeypatch):
 @pytest.fixture(autouse=True)
 def as_before():
     """Handlers and threads, which stages set for their process."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGALRM)}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)}
     yield
     signal.alarm(0)
     for number, handler in handlers.items():
@@ -246,6 +246,44 @@ FILES = [
     (written(b"1: 2\n"), "pairs: is missing; give it a value"),
 ]  # fmt: skip
 
+FIGURE = "{teacher: a, student: b, method: kd, top1: 70.0, source: s}"
+
+
+def figures(*records, sources="s: {title: T, file: F, protocol: P}"):
+    """A data/published.yaml of these."""
+    listed = "".join(f"- {record}\n" for record in records)
+    return written(f"sources: {{{sources}}}\ndigits:\n{listed}", "data/published.yaml")
+
+
+def figure(old, new):
+    """A data/published.yaml whose one figure is wrong there."""
+    assert old in FIGURE
+    return figures(FIGURE.replace(old, new))
+
+
+# (what is done to the project, what is said) - of data/published.yaml.
+PUBLISHED = [
+    (missing("data/published.yaml"), ": cannot be read (No such file or directory)"),
+    (written("digits: []", "data/published.yaml"), ": sources: is missing; give it a value"),
+    (written("sources: []\n", "data/published.yaml"), ": sources: []: must be keys and values (key: value)"),
+    (written("sources: {}\ndigits: abc\n", "data/published.yaml"), ": digits: 'abc': Input should be a valid list"),
+    (written("sources: {}\ncifar100: [1]\n", "data/published.yaml"), ": cifar100: [0]: 1: must be keys and values"),
+    (figures(FIGURE, sources="s: {title: T, file: F}"), ": sources.s.protocol: is missing; give it a value"),
+    (figures(FIGURE, sources="s: {file: F, protocol: P}"), ": sources.s.title: is missing; give it a value"),
+    (figures(FIGURE, sources="s: {title: T, file: F, protocol: P, run: 4}"), ": sources.s.run: unknown key; remove it"),
+    (figures(FIGURE, sources="s: {title: T, file: F, protocol: P, runs: 0}"), ": sources.s.runs: 0: Input should be"),
+    (figures("{teacher: a}"), ": digits: [0].student: is missing; give it a value"),
+    (figure("70.0", "high"), ": digits: [0].top1: 'high': Input should be a valid number"),
+    (figure("70.0", ".nan"), ": digits: [0].top1: nan: Input should be "),
+    (figure("70.0", "100.5"), ": digits: [0].top1: 100.5: Input should be less than or equal to 100"),
+    (figure("70.0", "-1.0"), ": digits: [0].top1: -1.0: Input should be greater than or equal to 0"),
+    (figure("method: kd", "method: kd, level: [1]"), ": digits: [0].level: unknown key; remove it or correct its name"),
+    (figure("method: kd", "method: kd, levels: 1"), ": digits: [0].levels: 1: Input should be a valid list"),
+    (figure("method: kd", "method: kd, optimizer: adam"), ": digits: [0].optimizer: 'adam': Input should be 'sgd' or"),
+    (figure("source: s", "source: t"), ": digits: [0].source: 't' is not among the sources (s); add it there"),
+    (figures(FIGURE, FIGURE.replace("70.0", "71.0")), ": digits: [0] and [1] are of one experiment (a, b, kd); keep"),
+]  # fmt: skip
+
 HUGE = 10**400
 MANY = {
     "pairs": [f"resnet20-{student}" for student in ("resnet8", "resnet14", "resnet20", "resnet32", "vgg8")],
@@ -310,8 +348,8 @@ VALUES = [
     ({"teachers__resnet20": {"source": "train", "epochs": 2}}, "teachers.resnet20.epochs: 2 leaves no room for"),
     ({"teachers__resnet20": {"source": "nowhere.pth", "published_top1": 70.0}},
      "teachers.resnet20.source: 'nowhere.pth' cannot be read (No such file or directory). Allowed: train, published,"),
-    ({"teachers__resnet20": {"source": "data", "published_top1": 70.0}},
-     "teachers.resnet20.source: 'data' cannot be read (a folder, a pipe or a device). Allowed: train, published, the"),
+    ({"teachers__resnet20": {"source": "presets", "published_top1": 70.0}},
+     "teachers.resnet20.source: 'presets' cannot be read (a folder, a pipe or a device). Allowed: train, published,"),
     ({"teachers__resnet20": {"source": "/dev/zero", "published_top1": 70.0}},
      "teachers.resnet20.source: '/dev/zero' cannot be read (a folder, a pipe or a device)"),
     ({"teachers__resnet20": {"source": "/proc/self/mem", "published_top1": 70.0}},
@@ -557,8 +595,14 @@ COMMANDS = [
     (TRAIN, missing("data/digits/train_images.npy"), "data/digits: is damaged (FileNotFoundError(2, 'No such file"),
     (TRAIN, written(b"[" * 100_000, "data/digits/manifest.json"), "data/digits/manifest.json: is damaged"),
     (TRAIN, manifest(format=1), "data/digits/manifest.json: is not of format 2; run 'dvc repro --force data'"),
-    (TRAIN, manifest(classes=None), "data/digits: is damaged (KeyError('classes')); run 'dvc checkout' or 'dvc repro"),
-    (TRAIN, manifest(augmentation={"twist": 1}), "data/digits: is damaged (TypeError"),
+    (TRAIN, manifest(classes=None), "data/digits/manifest.json: is damaged (classes: Field required); run 'dvc"),
+    (TRAIN, manifest(augmentation={"twist": 1}), "manifest.json: is damaged (augmentation.padding: Field required)"),
+    (TRAIN, manifest(mean=["a", "b", "c"]), "data/digits/manifest.json: is damaged (mean.0: Input should be a valid"),
+    (TRAIN, manifest(mean=[0, 0]), "manifest.json: is damaged (mean: List should have at least 3 items"),
+    (TRAIN, manifest(std=[0.3, 0, 0.3]), "manifest.json: is damaged (std.1: Input should be greater than 0)"),
+    (TRAIN, manifest(stem="x"), "manifest.json: is damaged (stem: Input should be 'small' or 'large')"),
+    (TRAIN, manifest(image_size="16"), "manifest.json: is damaged (image_size: Input should be a valid integer)"),
+    (TRAIN, manifest(classes=7), "manifest.json: is damaged (classes: Input should be a valid list)"),
     (TRAIN, manifest(image_size=17), "images of 16 pixels are smaller than image_size 17"),
     (TRAIN, manifest(classes=["0", "1"]), "data/digits: digits, train split: labels from 0 to 9, but there are 2"),
     (TRAIN, labels(np.full(200, 10)), "data/digits: digits, train split: labels from 10 to 10, but there are 10"),
@@ -647,13 +691,101 @@ COMMANDS = [
     (measure(dataset=None, params="params.yaml"), written(LAUGHS), "params.yaml, line 4: is not valid YAML: 7,381"),
 ]  # fmt: skip
 
+MADE = {"commit": "abc", "device": "cpu: x", "threads": 1, "processes": 1, "computed_in": "float32", "versions": {}}
+EVALUATION = f"evaluations/{PAIR}"
+
+
+def history(epochs):
+    rows = [f"{epoch},0.1,1.0,1.0,50.0,50.0\n" for epoch in range(1, epochs + 1)]
+    return "".join(["epoch,lr,loss,ce,train_top1,test_top1\n", *rows])
+
+
+def finished_run(name, make=None):
+    """A cell with results, but for what is at one path."""
+
+    def change(folder):
+        run = folder / f"runs/{PAIR}/{CELL}"
+        run.mkdir(parents=True)
+        card = yamlfile.read(folder / f"cards/train/{CELL}.yaml")
+        (run / "meta.json").write_text(json.dumps({**card, **MADE}))
+        (run / "history.csv").write_text(history(card["train"]["epochs"]))
+        weights("resnet8", 10)(run / "weights.safetensors")
+        replaced(make, f"runs/{PAIR}/{CELL}/{name}")(folder)
+
+    return change
+
+
+def shortened(count):
+    """The history of a finished run, of which that many bytes are left."""
+    return finished_run("history.csv", holding(history(18)[:count].encode()))
+
+
+def evaluated(name, make):
+    """Teachers and evaluations, but for what is at one path."""
+
+    def change(folder):
+        for path in (folder / "cards/teacher").glob("*.yaml"):
+            (folder / "teachers" / path.stem).mkdir(exist_ok=True)
+            (folder / "teachers" / path.stem / "meta.json").write_text(json.dumps(yamlfile.read(path)))
+        for path in (folder / "cards/evaluate").glob("*.yaml"):
+            of = {"top1": 50.0, "top5": 90.0, "nll": 1.0, "ece": 1.0, "agreement": 50.0, "top1_best": 50.0,
+                  "recipe": {}, "epochs": 18, "weights_sha256": "0", **MADE}  # fmt: skip
+            cells = [{**identity, **of} for identity in yamlfile.read(path)["cells"]]
+            cost = {"parameters": 1, "multiply_adds": 1}
+            found = {"pair": path.stem, "train_images": 200, "classes": 10, "teacher": {"top1": 50.0, **cost},
+                     "student": cost, "cells": cells}  # fmt: skip
+            (folder / "evaluations" / path.stem).mkdir(parents=True)
+            (folder / "evaluations" / path.stem / "metrics.json").write_text(json.dumps(found))
+            first, *rows = history(18).splitlines()
+            lines = [f"{first},cell", *(f"{row},{cell['name']}" for cell in cells for row in rows), ""]
+            (folder / "evaluations" / path.stem / "curves.csv").write_text("\n".join(lines))
+        replaced(make, name)(folder)
+
+    return change
+
+
+def last_line_lost(path):
+    path.write_text("epoch,train_top1,test_top1,cell\n1,50.0,50.0,x\n")
+
+
+# (command line, what is done to the project, what is said) - of results that are damaged.
+RESULTS = [
+    (["evaluate", PAIR], shortened(60), f"runs/{PAIR}/{CELL}/history.csv: "),
+    (["evaluate", PAIR], shortened(len(history(3))), "history.csv: is damaged (it holds 3 epochs of 18"),
+    (["evaluate", PAIR], shortened(-3), "history.csv: is damaged (cut short, or a number is missing or not finite)"),
+    (["evaluate", PAIR], shortened(0), "history.csv: is damaged (it holds 0 epochs of 18"),
+    (["evaluate", PAIR], finished_run("history.csv", lambda path: None), "history.csv: is damaged ([Errno 2] No such"),
+    (["evaluate", PAIR], finished_run("history.csv", os.mkdir), "history.csv: is damaged ([Errno 21] Is a dir"),
+    (["evaluate", PAIR], finished_run("history.csv", holding(b"\xff\x00")), "history.csv: is damaged ('utf-8' codec"),
+    (["evaluate", PAIR], finished_run("history.csv", holding(history(18).replace(",1.0,", ",x,").encode())),
+     "history.csv: is damaged (could not convert string to float: 'x'); run 'dvc checkout' or 'dvc repro'"),
+    (["evaluate", PAIR], finished_run("history.csv", holding(history(18).replace("\n18,", "\n17,").encode())),
+     "history.csv: is damaged (its epochs are not those from 1 on); run 'dvc checkout' or 'dvc repro'"),
+    (["evaluate", PAIR], finished_run("meta.json", holding(b"{}")), f"runs/{PAIR}/{CELL}/meta.json: is damaged ("),
+    (["evaluate", PAIR], finished_run("weights.safetensors", holding(b"")), "weights.safetensors: is missing or empty"),
+    (["tables"], evaluated("teachers/resnet20/meta.json", holding(b"{}")), "teachers/resnet20/meta.json: is damaged ("),
+    (["tables"], evaluated("teachers/resnet20/meta.json", holding(b'{"source": "published"}')), "neither adopted nor"),
+    (["tables"], evaluated(f"{EVALUATION}/metrics.json", holding(b"{}")), f"{EVALUATION}/metrics.json: is damaged ("),
+    (["tables"], evaluated(f"{EVALUATION}/metrics.json", lambda path: None), "metrics.json: cannot be read (No such"),
+    (["tables"], evaluated(f"{EVALUATION}/curves.csv", lambda path: None), f"{EVALUATION}/curves.csv: is damaged ("),
+    (["tables"], evaluated(f"{EVALUATION}/curves.csv", holding(b"")), "curves.csv: is damaged (No columns to parse"),
+    (["tables"], evaluated(f"{EVALUATION}/curves.csv", os.mkdir), "curves.csv: is damaged ([Errno 21] Is a directory"),
+    (["tables"], evaluated(f"{EVALUATION}/curves.csv", holding(b"\xff\x00")), "curves.csv: is damaged ('utf-8' codec"),
+    (["tables"], evaluated(f"{EVALUATION}/curves.csv", holding(b"a,b\n1,2\n")), "curves.csv: is damaged (\"None of ["),
+    (["tables"], evaluated(f"{EVALUATION}/curves.csv", last_line_lost), "its cells and epochs are not those of"),
+]  # fmt: skip
+
+
 # (variable of the environment, what is said) - of the training of a cell.
 VARIABLES = [
     ("KDCORE_DEVICE=cuda:99", "KDCORE_DEVICE=cuda:99: no such device here ("),
     ("KDCORE_DEVICE=meta", "KDCORE_DEVICE=meta: no such device here (it has shapes, and no numbers); use"),
+    ("KDCORE_DEVICE=hpu", "KDCORE_DEVICE=hpu: no such device here ("),
+    ("KDCORE_DEVICE=xla", "KDCORE_DEVICE=xla: no such device here ("),
     ("KDCORE_DEVICE=;touch ran", "KDCORE_DEVICE=;touch ran: no such device here ("),
-    ("KDCORE_PROCESSES=two", "KDCORE_PROCESSES=two: must be a number from 1 upwards, of processes (GPUs)"),
-    ("KDCORE_PROCESSES=0", "KDCORE_PROCESSES=0: must be a number from 1 upwards"),
+    ("KDCORE_PROCESSES=two", "KDCORE_PROCESSES='two': must be a number from 1 to "),
+    ("KDCORE_PROCESSES=0", "KDCORE_PROCESSES='0': must be a number from 1 to "),
+    ("KDCORE_PROCESSES=1000000", "KDCORE_PROCESSES='1000000': must be a number from 1 to "),
 ]  # fmt: skip
 
 
@@ -669,6 +801,15 @@ def test_params_file(project, refused, change, message):
     change(project)
     said = refused("plan")
     assert said.startswith("error: params.yaml")
+    assert message in said
+
+
+@pytest.mark.parametrize(("change", "message"), named(PUBLISHED))
+@pytest.mark.parametrize("arguments", [(), ("--check", "params.yaml")])
+def test_published_figures(project, refused, change, arguments, message):
+    change(project)
+    said = refused("plan", *arguments)
+    assert said.startswith("error: data/published.yaml")
     assert message in said
 
 
@@ -690,7 +831,7 @@ def test_data(project, refused, section, change, message):
     assert message in refused("data")
 
 
-@pytest.mark.parametrize(("command", "change", "message"), named(COMMANDS))
+@pytest.mark.parametrize(("command", "change", "message"), named([*COMMANDS, *RESULTS]))
 def test_command_line(project, refused, command, change, message):
     change(project)
     assert message in refused(*command)

@@ -69,6 +69,7 @@ class TestStore:
         lambda folder: (folder / "manifest.json").write_text('{"format": 1'),
         lambda folder: (folder / "manifest.json").write_text("{}"),
         lambda folder: (folder / "manifest.json").write_text("[1]"),
+        lambda folder: (folder / "manifest.json").write_text('{"format": 2}'),
     ])  # fmt: skip
     def test_damage_is_noticed(self, tmp_path, damage):
         store.save(small(), tmp_path)

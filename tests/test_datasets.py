@@ -7,9 +7,12 @@ import os
 import pickle
 import shutil
 import tarfile
+import time
 import tracemalloc
 import zipfile
+import zlib
 from dataclasses import replace
+from unittest.mock import Mock
 
 import numpy as np
 import pyarrow as pa
@@ -495,6 +498,65 @@ class TestPicture:
             assert image.size == (48, 40)
             assert np.array_equal(np.asarray(image), np.asarray(pil_loader(tmp_path / name)))
 
+    @pytest.mark.parametrize("form", [*picture_file.FORMATS, "MPO"])
+    def test_formats(self, form):
+        assert picture_file.read(encoded(0, 0, form=form)).size == (48, 40)
+
+    @pytest.mark.parametrize("form", ["EPS", "ICO", "TGA", "PCX", "PDF", "DDS"])
+    def test_other_formats(self, form, tmp_path, monkeypatch):
+        """Are none, under any name: for PostScript, a program would be started."""
+        (tmp_path / "gs").write_text(f"#!/bin/sh\ntouch {tmp_path / 'ran'}\n")
+        (tmp_path / "gs").chmod(0o755)
+        monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+        (tmp_path / "a.png").write_bytes(encoded(0, 0, form=form))
+        for look in (picture_file.read, picture_file.check):
+            with pytest.raises(picture_file.UnreadableError, match="cannot identify an image in it"):
+                look(tmp_path / "a.png")
+        assert not (tmp_path / "ran").exists()
+
+    @pytest.mark.parametrize("look", [picture_file.read, picture_file.check])
+    @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+    def test_too_large(self, look):
+        """Told from the beginning: there is nothing to decode."""
+        size = (13_300).to_bytes(4, "big")
+        content = encoded(0, 0, form="PNG")[:16] + size + size + bytes((16, 0, 0, 0, 0))
+        content += zlib.crc32(content[12:]).to_bytes(4, "big") + bytes(4) + b"IDAT"
+        with pytest.raises(picture_file.UnreadableError, match=r"of 13,300 x 13,300 pixels; at most 89,478,485"):
+            look(content)
+
+    def test_large_ones_one_at_a_time(self, monkeypatch):
+        convert, running, most = Image.Image.convert, [], []
+
+        def slowly(*args):
+            running.append(1)
+            most.append(len(running))
+            time.sleep(0.02)
+            running.pop()
+            return convert(*args)
+
+        monkeypatch.setattr(Image.Image, "convert", slowly)
+        images = [encoded(0, number) for number in range(8)]
+        assert tree.decode(images, 16).shape == (8, 16, 16, 3)
+        assert max(most) > 1
+        most.clear()
+        monkeypatch.setattr(picture_file, "LARGE", 48 * 40)
+        tree.decode(images, 16)
+        assert most == [1] * 8
+
+    @pytest.mark.parametrize(("error", "message"), [
+        (KeyError("x"), "'x'"), (TypeError(), "TypeError"), (RuntimeError("a\x1b[31m"), r"'a\\x1b\[31m'"),
+        (NotImplementedError("mode"), "mode"), (Image.DecompressionBombError("bomb"), "bomb"),
+    ])  # fmt: skip
+    def test_whatever_pillow_raises(self, monkeypatch, error, message):
+        monkeypatch.setattr(Image.Image, "convert", Mock(side_effect=error))
+        with pytest.raises(picture_file.UnreadableError, match=f"^{message}$"):
+            picture_file.read(encoded(0, 0))
+
+    def test_memory_is_not_the_images_fault(self, monkeypatch):
+        monkeypatch.setattr(Image.Image, "convert", Mock(side_effect=MemoryError))
+        with pytest.raises(MemoryError):
+            picture_file.read(encoded(0, 0))
+
     def test_the_check_does_not_decode(self):
         content = encoded(0, 0)[:-200]
         picture_file.check(content)
@@ -555,6 +617,44 @@ class TestOwnParquet:
         with pytest.raises(UserError, match="has the columns pixels, label; expected one of images"):
             fetch_own(f"parquet:{tmp_path}")
 
+    @pytest.mark.parametrize("name", ["label", "image"])
+    def test_two_columns_of_a_name(self, tmp_path, name):
+        columns = {"image": pa.array([encoded(0, 0)]), "label": pa.array([0])}
+        table = pa.Table.from_arrays([*columns.values(), pa.array([1])], names=[*columns, name])
+        pyarrow.parquet.write_table(table, tmp_path / "train-0.parquet")
+        with pytest.raises(UserError, match=f"has the columns image, label, {name}; expected one of images"):
+            fetch_own(f"parquet:{tmp_path}")
+
+    def test_names_of_many_columns(self, tmp_path):
+        table = pa.table({"\x1b[31m": [0]} | {f"c{i}": [0] for i in range(99)})
+        pyarrow.parquet.write_table(table, tmp_path / "train-0.parquet")
+        with pytest.raises(
+            UserError, match=r"has the columns '\\x1b\[31m', c0, .*, c18, \.\.\.; expected one of images"
+        ):
+            fetch_own(f"parquet:{tmp_path}")
+
+    def test_labels_in_another_encoding(self, tmp_path):
+        offsets = pa.py_buffer(np.array([0, 2, 4], np.int32))
+        labels = pa.StringArray.from_buffers(2, offsets, pa.py_buffer(b"\xff\xfeab"))
+        table = pa.table({"image": [encoded(0, 0)] * 2, "label": labels})
+        pyarrow.parquet.write_table(table, tmp_path / "train-0.parquet")
+        with pytest.raises(UserError, match=r"train-0\.parquet: holds text that is not UTF-8 .*; write labels"):
+            fetch_own(f"parquet:{tmp_path}")
+
+    def test_a_file_that_stands_for_much_more(self, tmp_path, monkeypatch):
+        """One image that its dictionary has once, and its rows many times."""
+        monkeypatch.setattr(parquet, "FREE", 1 << 20)
+        image = np.random.default_rng(0).bytes(1 << 14)
+        file = tmp_path / "train-0.parquet"
+        for count, refused in ((99, False), (9999, True)):
+            pyarrow.parquet.write_table(pa.table({"image": [image] * count, "label": [0] * count}), file)
+            assert file.stat().st_size < 1 << 16
+            if refused:
+                with pytest.raises(UserError, match=r"train-0\.parquet: stands for more than [\d,]+ bytes of images"):
+                    parquet.read(tmp_path, ("train",))
+            else:
+                assert len(parquet.read(tmp_path, ("train",)).images) == count
+
     def test_no_test_files(self, tmp_path):
         self.write(tmp_path)
         with pytest.raises(UserError, match=r"has no test\*\.parquet or val\*\.parquet or validation"):
@@ -585,7 +685,8 @@ class TestOwnParquet:
         assert fetch_own(f"parquet:{tmp_path}").test.labels.tolist() == [1, 0, 0]
 
     @pytest.mark.parametrize("metadata", [
-        "no JSON", "null", "[]", '{"info": null}', '{"info": {"features": [1]}}',
+        "no JSON", "null", "[]", pytest.param("[" * 200_000, id="deep"), '{"info": null}',
+        '{"info": {"features": [1]}}',
         '{"info": {"features": {"label": {"names": "cat"}}}}', '{"info": {"features": {"label": {"names": [1, 2]}}}}',
     ])  # fmt: skip
     def test_metadata_of_others(self, tmp_path, metadata):
@@ -602,6 +703,13 @@ class TestOwnParquet:
         self.write(tmp_path, labels=labels, metadata=names)
         self.write(tmp_path, "test-0", labels=labels)
         with pytest.raises(UserError, match=message):
+            fetch_own(f"parquet:{tmp_path}")
+
+    def test_one_name_for_two_classes(self, tmp_path):
+        names = '{"info": {"features": {"label": {"names": ["cat", "cat"]}}}}'
+        for name in ("train-0", "test-0"):
+            self.write(tmp_path, name, metadata=names)
+        with pytest.raises(UserError, match=r"train-0\.parquet: names several classes cat; write files with different"):
             fetch_own(f"parquet:{tmp_path}")
 
     @pytest.mark.parametrize(("labels", "kind"), [((0.0, 1.0), "double"), (([0], [1]), "list")])
@@ -666,7 +774,7 @@ class TestCifar100Names:
         assert cifar100.fetch(source=str(folder), train_per_class=None).classes == names
 
     @pytest.mark.parametrize(("content", "message"), [
-        ("[", "is not JSON"),
+        ("[", "is not JSON"), pytest.param("[" * 200_000, "is not JSON", id="deep"),
         ('["a", "b"]', "must be a list of 100 different names"),
         (json.dumps(list(range(100))), "must be a list of 100 different names"),
         (json.dumps(["a"] * 100), "must be a list of 100 different names"),

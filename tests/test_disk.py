@@ -63,7 +63,7 @@ def prepared(tmp_path_factory):
     train = {**params["train"], "epochs": 3, "schedule": "cosine"}
     yamlfile.write(folder / "params.yaml", {**params, **TINY, "train": train})
     (folder / "data").mkdir()
-    for name in ("recipes.yaml", "teachers.yaml"):
+    for name in ("published.yaml", "recipes.yaml", "teachers.yaml"):
         shutil.copy(ROOT / "data" / name, folder / "data")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)

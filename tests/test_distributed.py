@@ -95,10 +95,10 @@ def test_alone_nothing_is_wrapped_and_nothing_sent():
     assert type(module) is torch.nn.BatchNorm2d
 
 
-@pytest.mark.parametrize("value", ["0", "-1", "two", "1.5"])
+@pytest.mark.parametrize("value", ["0", "-1", "two", "1.5", "1000000", "²"])
 def test_wrong_number_of_processes(monkeypatch, value):
     monkeypatch.setenv("KDCORE_PROCESSES", value)
-    with pytest.raises(UserError, match=f"KDCORE_PROCESSES={value}: must be a number from 1 upwards"):
+    with pytest.raises(UserError, match=f"KDCORE_PROCESSES='{value}': must be a number from 1 to [0-9]+, of processes"):
         distributed.processes()
 
 

@@ -11,11 +11,12 @@ import time
 import pytest
 import requests
 
-from kdcore import download
+from kdcore import download, web
+from kdcore.addresses import check_address
 from kdcore.download import Patience
 from kdcore.errors import UserError
 from tests.project import ROOT
-from tests.server import serving
+from tests.server import sending, serving
 
 CONTENT = bytes(range(256)) * 2000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -256,18 +257,24 @@ def test_redirection(site, fetch):
 
 @pytest.mark.parametrize(("hops", "refused"), [
     (["https://a.org", "http://b.org"], True), (["https://a.org", "http://b.org", "https://c.org"], True),
+    (["https://a.org", "HTTP://b.org"], True),
     (["http://a.org", "https://b.org"], False), (["https://a.org", "https://b.org"], False),
 ])  # fmt: skip
 def test_redirection_to_where_anyone_may_change_the_file(fetch, monkeypatch, hops, refused):
-    responses = []
-    for hop in hops:
+    asked = []
+
+    def send(_, request, **__):
+        asked.append(request.url.rstrip("/"))
         response = requests.Response()
-        response.raw = io.BytesIO()
-        response.url, response.status_code, response.history = hop, 200, list(responses)
-        responses.append(response)
-    monkeypatch.setattr(requests, "get", lambda *_, **__: responses[-1])
+        response.raw, response.url = io.BytesIO(), request.url
+        response.status_code = 302 if hops[len(asked) :] else 200
+        response.headers["Location"] = "".join(hops[len(asked) : len(asked) + 1])
+        return response
+
+    monkeypatch.setattr(web._Adapter, "send", send)
     with pytest.raises(UserError, match="leads from https to http" if refused else "does not say how long"):
         fetch(hops[0])
+    assert asked == (hops[:1] if refused else hops)
 
 
 @pytest.mark.parametrize("url", [
@@ -296,6 +303,75 @@ def test_redirection_in_circles(site, fetch, tmp_path):
     with pytest.raises(UserError, match=r"/a: cannot be asked \(Exceeded 30 redirects"):
         fetch(site.add("a", b"", statuses=[302] * 99, headers={"Location": "/a"}))
     assert files(tmp_path) == []
+
+
+def head(status, *headers):
+    return b"\r\n".join([b"HTTP/1.1 " + status, *headers, b"", b""])
+
+
+@pytest.mark.parametrize(("answer", "message"), [
+    ([head(b"200 OK", b"Content-Length: \xb2")], "does not say how long the file is"),
+    ([head(b"200 OK", b"Content-Length: " + b"9" * 5000)], "does not say how long the file is"),
+    ([head(b"206 OK", b"Content-Range: bytes 0-1/" + b"9" * 5000)], "does not go on with the part"),
+    ([head(b"503 X", b"Retry-After: \xb2", b"Content-Length: 0")], "answers 503 X"),
+    ([head(b"503 X", b"Retry-After: " + b"9" * 5000, b"Content-Length: 0")], "answers 503 X"),
+    ([head(b"302 X", b"Location: http://[bad/")], "leads to 'http://\\[bad/', which is no address"),
+    ([head(b"302 X", b"Location: http://a:99999999/")], "cannot be asked \\('http://a:99999999/': names no host"),
+    ([head(b"302 X", b"Location: \xff\xfe://")], "Exceeded 30 redirects"),
+    ([head(b"404 \x1b[31mRED" + b"A" * 60_000)], r"answers 404 '\\x1b\[31mREDA+\.\.\.$"),
+    ([b"\x1b[31m\r\n\r\n"], "connection failed"),
+    ([head(b"200 OK", b"Transfer-Encoding: chunked") + b"-5\r\nabc"], "cannot be asked"),
+    ([b"", head(b"100 Continue") * 100], "sends more than 1,048,576 bytes that are no part of the file"),
+    ([head(b"200 OK", b"Transfer-Encoding: chunked") + b"-1\r\n", b"x" * 9999], "sends more than 1,048,576 bytes"),
+], ids=range(13))  # fmt: skip
+def test_answers_of_no_sense(site, fetch, capsys, answer, message):
+    """Are reasons, in a few words that do nothing to a terminal; and the mirror is next."""
+    with sending(*answer) as server:
+        with pytest.raises(UserError, match=message) as caught:
+            fetch(server.url)
+        assert len(str(caught.value)) < 300
+        assert (str(caught.value) + capsys.readouterr().err).replace("\n", "").isprintable()
+        assert fetch(server.url, site.add("b", CONTENT)) == SHA256
+
+
+def test_redirection_whose_own_body_has_no_end(site, fetch):
+    site.add("b", CONTENT)
+    with sending(head(b"302 X", f"Location: {site.url}/b".encode()), bytes(1 << 16)) as server:
+        assert fetch(server.url) == SHA256
+        assert server.count < 1 << 24  # what the system keeps of it on the way
+
+
+@pytest.mark.parametrize("begun", [b"", b"HTTP/1.1 200 OK\r\nX: ", head(b"200 OK", b"Content-Length: 100000")])
+def test_dripping(fetch, begun):
+    """Byte by byte, it would never be silent, nor end."""
+    with sending(begun, b"x", pause=0.02) as server:
+        start = time.monotonic()
+        with pytest.raises(UserError, match="sends less than 300 bytes per second"):
+            fetch(server.url, patience=Patience(attempts=2, first_wait=0.01, silence=0.3))
+        assert time.monotonic() - start < 5
+
+
+def test_slow_but_not_too_slow(fetch):
+    with sending(head(b"200 OK", b"Content-Length: 1000"), bytes(100), pause=0.05) as server:
+        patience = Patience(attempts=1, silence=0.2)
+        assert fetch(server.url, patience=patience) == hashlib.sha256(bytes(1000)).hexdigest()
+
+
+@pytest.mark.parametrize("text", [
+    "http://", "https:///a", "http://[bad/x", "http://a:99999999/x", "http://a:0/x", "http://a:b/x", "http://:80/x",
+    "http://a b/x", "http://a..b/x", "http://a/\x1b[31m", "http://a/\n", "http://" + "a" * 64, "http://a\\b/x",
+    "ftp://a.org/x", "a.org/x", "HTTP://a.org/x", "",
+])  # fmt: skip
+def test_impossible_addresses(text):
+    with pytest.raises(ValueError, match=r"only http and https addresses|names no host, or an impossible one"):
+        check_address(text)
+
+
+@pytest.mark.parametrize("text", [
+    "http://a.org", "https://user:word@a.org:8080/x?y#z", "http://[::1]:80/x", "http://127.0.0.1/a b", "http://\u00e4.de/x",
+])  # fmt: skip
+def test_possible_addresses(text):
+    assert check_address(text) == text
 
 
 @pytest.mark.parametrize("checksum", ["0" * 64, "sha256:00", "sha1:" + "0" * 40, "sha256:" + "g" * 64, "md5:00000000"])
@@ -343,7 +419,7 @@ def test_part_that_is_longer_than_the_file(site, fetch, tmp_path):
 @pytest.mark.parametrize(("url", "reason"), [
     ("http://127.0.0.1:9/a", r"connection failed \(\[Errno \d+\] Connection refused\)"),
     ("https://127.0.0.1:9/a", r"connection failed \(\[Errno \d+\] Connection refused\)"),
-    ("http:///a", r"cannot be asked \(No host supplied\)"), ("http://[a/b", r"cannot be asked \(.+\)"),
+    ("http:///a", r"cannot be asked \('http:///a': names no host, .+\)"), ("http://[a/b", r"cannot be asked \(.+\)"),
 ])  # fmt: skip
 def test_nobody_there(fetch, url, reason):
     with pytest.raises(UserError, match=rf"^.*: {reason}$"):

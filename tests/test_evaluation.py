@@ -100,10 +100,12 @@ class TestPair:
         teacher, student = (training.create(name, 10, 0, CPU) for name in ("resnet14", "resnet8"))
         runs.write(tmp_path / "teacher", teacher, [], {})
         history = [{"epoch": epoch, "train_top1": 50.0, "test_top1": 13.0 - epoch} for epoch in (1, 2)]
-        meta = {"recipe": {"ce_weight": 1.0}, "train": {"epochs": 2}, **dict.fromkeys(evaluation.PROVENANCE, "x")}
+        meta = {**CARD["cells"][0], "recipe": {"ce_weight": 1.0}, "train": {"epochs": 2}, "commit": "abc",
+                "device": "cpu: x", "threads": 1, "processes": 1, "computed_in": "float32", "versions": {}}  # fmt: skip
 
-        def evaluate(network=student):
-            runs.write(tmp_path / "runs/resnet14-resnet8/resnet14-resnet8-vanilla-0", network, history, meta)
+        def evaluate(network=student, **changes):
+            folder = tmp_path / "runs/resnet14-resnet8/resnet14-resnet8-vanilla-0"
+            runs.write(folder, network, history, {**meta, **changes})
             return evaluation.evaluate_pair(CARD, dataset, tmp_path / "teacher" / runs.WEIGHTS, CPU)
 
         return evaluate
@@ -126,6 +128,15 @@ class TestPair:
     def test_missing_cell(self, tmp_path):
         with pytest.raises(UserError, match=r"meta\.json: cannot be read"):
             runs.read_meta(tmp_path / "runs/resnet14-resnet8/resnet14-resnet8-vanilla-0")
+
+    @pytest.mark.parametrize(("changes", "message"), [
+        ({"method": "at"}, r"meta\.json: is of another card"),
+        ({"train": {"epochs": 3}}, r"history\.csv: is damaged \(it holds 2 epochs of 3"),
+        ({"train": {}}, r"meta\.json: is damaged \(train\.epochs: Field required\); run 'dvc checkout' or 'dvc repro'"),
+    ])  # fmt: skip
+    def test_run_of_something_else(self, evaluate, changes, message):
+        with pytest.raises(UserError, match=message):
+            evaluate(**changes)
 
     def test_weights_that_are_not_finite(self, evaluate):
         broken = training.create("resnet8", 10, 0, CPU)

@@ -86,12 +86,22 @@ def card_of(name):
 
 
 def finish(name, *top1, **meta):
-    """Make up the results of a teacher or cell."""
+    """Make up the results of a teacher or cell, which reach that in their last epochs."""
+    card = card_of(name)
+    top1 = (*[0.0] * (card["train"]["epochs"] - len(top1)), *top1)
     folder = halfway.TEACHERS / name if "-" not in name else halfway.RUNS / PAIR / name
     folder.mkdir(parents=True, exist_ok=True)
-    jsonfile.write(folder / runs.META, {**card_of(name), **MADE, **meta})
+    jsonfile.write(folder / runs.META, {**card, **MADE, **meta})
     history(*top1).to_csv(folder / runs.HISTORY, index=False)
     (folder / runs.WEIGHTS).write_text(f"that reach {top1}")
+
+
+def damage(path, content):
+    """Put something else there; None for nothing."""
+    if content is None:
+        path.unlink()
+    else:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
 
 
 def begin(name, *top1):
@@ -139,7 +149,7 @@ class TestCollect:
         assert (cell["name"], cell["top1"], cell["top1_best"]) == (KD, 84.9877, 85.1235)
         assert "agreement" not in cell
         assert (cell["recipe"]["temperature"], cell["commit"]) == (4.0, "abc")
-        assert list(found.results.histories[PAIR]["cell"]) == [KD] * 3
+        assert list(found.results.histories[PAIR]["cell"]) == [KD] * 18
 
     def test_costs_are_those_of_evaluation(self, project):
         finish("resnet14", 88.0)
@@ -206,12 +216,56 @@ class TestCollect:
         begin(DKD, 50.0, 61.0)
         found = halfway.collect()
         assert [str(one) for one in found.unfinished] == [f"{DKD}: 2 of 18 epochs, 61.00%"]
-        assert list(found.results.histories[PAIR]["cell"]) == [KD, DKD, DKD]
+        assert list(found.results.histories[PAIR]["cell"]) == [KD] * 18 + [DKD] * 2
 
     def test_histories_of_another_plan(self, project):
         begin("resnet14", 60.0)
         os.utime(live_file("resnet14"), (1, 1))
         assert halfway.collect().unfinished == []
+
+    @pytest.mark.parametrize(("name", "content"), [
+        (runs.HISTORY, ""),
+        (runs.HISTORY, "epoch,train_top1,test_top1\n1,50.0,50.0\n"),
+        (runs.HISTORY, "epoch,train_top1,test_top1\n1,50.0"),
+        (runs.HISTORY, b"\xff\x00"),
+        (runs.HISTORY, None),
+        (runs.WEIGHTS, None),
+        (runs.META, "{"),
+    ])  # fmt: skip
+    def test_damaged_run(self, project, capsys, name, content):
+        """Also a history that ends at the end of a line."""
+        finish("resnet14", 92.5)
+        finish(KD, 80.0)
+        finish(DKD, 79.0)
+        damage(halfway.RUNS / PAIR / KD / name, content)
+        assert [cell["name"] for cell in self.cells()] == [DKD]
+        said = capsys.readouterr().err
+        assert said.startswith(f"warning: {halfway.RUNS / PAIR / KD / name}: ")
+        assert said.endswith("; it counts as not there\n")
+
+    def test_damaged_live_history_of_an_emptied_run(self, project, capsys):
+        finish("resnet14", 92.5)
+        (halfway.RUNS / PAIR / KD).mkdir(parents=True)
+        for content in ("", "epoch,train_top1,test_top1\n1,50", "of another card\n", b"\xff\x00"):
+            begin(KD, 50.0)
+            damage(live_file(KD), content)
+            assert halfway.collect().unfinished == []
+            assert capsys.readouterr().err.startswith(f"warning: scratch/live/{KD}.csv: is damaged (")
+
+    @pytest.mark.parametrize("content", ["{}", "[]", "{", '{"cells": [{}]}', '{"cells": 3}'])
+    def test_damaged_evaluation(self, project, capsys, content):
+        finish("resnet14", 92.5)
+        finish(KD, 80.0)
+        evaluate(kd=81.0)
+        damage(halfway.EVALUATIONS / PAIR / "metrics.json", content)
+        assert self.cells()[0]["top1"] == 80.0
+        assert capsys.readouterr().err.startswith(f"warning: evaluations/{PAIR}/metrics.json: is damaged (")
+
+    def test_damaged_teacher(self, project, capsys):
+        finish("resnet14", 92.5)
+        damage(halfway.TEACHERS / "resnet14" / runs.HISTORY, "")
+        assert halfway.collect().results.evaluations == []
+        assert capsys.readouterr().err.startswith("warning: teachers/resnet14/history.csv: ")
 
     def cells(self):
         return halfway.collect().results.evaluations[0]["cells"]

@@ -35,6 +35,8 @@ from tests.train import CPU, card, train
 SETTINGS = Settings(2, 16, 0.02, 0.9, False, 0.0, "cosine")
 ONE_STEP = replace(SETTINGS, batch_size=40)
 HUGE = 1e30
+MADE = {"recipe": {}, "train": {"epochs": 1}, "commit": "abc", "device": "cpu: x", "threads": 1, "processes": 1,
+        "computed_in": "float32", "versions": {}}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -184,7 +186,7 @@ class TestCollapse:
             student.classifier.weight.mul_(10)
             student.classifier.bias[3] = bias
         runs.write(project / "teacher", teacher, [], {})
-        meta = {"recipe": {}, "train": {"epochs": 1}, **dict.fromkeys(evaluation.PROVENANCE, "x")}
+        meta = {**MADE, "name": name, "method": "vanilla"}
         runs.write(RUNS / pair / name, student, [{"epoch": 1, "train_top1": 50.0, "test_top1": 50.0}], meta)
         cells = [{"name": name, "method": "vanilla"}]
         found, _ = evaluation.evaluate_pair(
@@ -222,7 +224,7 @@ def test_evaluation_refuses_logits_that_are_no_numbers(tmp_path, monkeypatch, da
     good, bad = networks.create("resnet8", 10), networks.create("resnet8", 10)
     torch.nn.init.constant_(bad.classifier.weight, 3e38)
     checkpoints.save(good if student else bad, tmp_path / "teacher.safetensors")
-    meta = {"recipe": {}, "train": {"epochs": 1}, **dict.fromkeys(evaluation.PROVENANCE, "x")}
+    meta = {**MADE, "name": "cell", "method": "vanilla"}
     history = [{"epoch": 1, "train_top1": 50.0, "test_top1": 50.0}]
     runs.write(RUNS / "resnet8-resnet8/cell", bad if student else good, history, meta)
     of_pair = {"pair": "resnet8-resnet8", "cells": [{"name": "cell", "method": "vanilla"}]}

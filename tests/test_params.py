@@ -140,6 +140,10 @@ BAD = [
         {"train.exceptions": [{"methods": ["kd"], "epochs": 9}]},
         "train.exceptions: of kd for resnet20-resnet8: milestones [11, 14, 16] must rise and stay below epochs (9)",
     ),
+    (
+        {"train.exceptions": [{"students": ["resnet20"], "epochs": 9}]},
+        "train.exceptions: of teacher resnet20: milestones [11, 14, 16] must rise and stay below epochs (9)",
+    ),
     ({"scales": [1.5]}, "scales[0]: 1.5 is no scale. Allowed: 1 for M=[1]"),
     ({"scales": [[1, 2]]}, "scales[0]: [1, 2] is no scale"),
     ({"scales": [None]}, "scales[0]: None is no scale"),
@@ -159,6 +163,7 @@ BAD = [
     ({"teachers": {"resnet21": {"source": "train"}}}, "teachers.resnet21: unknown network 'resnet21'"),
     ({"teachers.resnet20": {"source": "https://a.org/b.pth"}}, "is an address and needs the file's sha256"),
     ({"teachers.resnet20": {"source": "ftp://a.org/b.pth"}}, "only http and https addresses"),
+    ({"teachers.resnet20": {"source": "http://[bad/x.pth", "sha256": "0" * 64}}, "names no host, or an impossible one"),
     ({"teachers.resnet20": {"source": "train", "sha256": "0" * 64}}, "source train takes neither sha256"),
     ({"teachers.resnet20": {"source": "train", "member": "a"}}, "source train takes neither sha256, member nor"),
     ({"teachers.resnet20": {"source": "published", "member": "a"}}, "source published knows its own"),

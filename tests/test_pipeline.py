@@ -140,6 +140,12 @@ def test_tables_make_only_tables_stale(project):
     assert project.stale() == {"tables"}
 
 
+def test_published_figures_make_only_tables_stale(project):
+    """They are checked with the plan, whose cards stay as they are."""
+    project.edit("data/published.yaml", "top1: 64.6,", "top1: 64.7,")
+    assert project.stale() == {"tables"}
+
+
 def test_temperature_of_kd_makes_its_cells_stale(project):
     project.set(methods_config={"kd": {"temperature": 3}})
     assert project.stale() - {"tables"} == KD

@@ -319,6 +319,14 @@ def test_sources_that_dvc_would_delete_are_refused(tmp_path, monkeypatch, source
         cards(data={"name": "pets", "source": f"folder:{source}", "image_size": 16})
 
 
+@pytest.mark.parametrize("source", ["teachers/resnet20/mine.pth", "runs/x/weights.safetensors", "data/digits/a.pth"])
+def test_teachers_that_dvc_would_delete_are_refused(source):
+    listed = yamlfile.read(ROOT / "params.yaml")["teachers"]
+    teachers = {**listed, "resnet20": {"source": source, "published_top1": 1.0}}
+    with pytest.raises(UserError, match=rf"teachers.resnet20.source: {source} overlaps with .*, which the pipeline"):
+        cards(teachers=teachers)
+
+
 def test_sources_beside_the_outputs_are_fine(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data/petimages").mkdir(parents=True)

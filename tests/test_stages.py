@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -25,7 +26,7 @@ from kdcore.data import digits, store
 from kdcore.errors import RunError, UserError
 from kdcore.folders import whole
 from kdcore.resume import ResumeState
-from stages import evaluate, teacher
+from stages import evaluate, run, teacher
 from tests.conftest import ROOT
 
 CARD = {
@@ -205,3 +206,51 @@ def test_folder_is_whole_or_absent(tmp_path):
         raise RuntimeError
     assert (tmp_path / "out/a").read_text() == "1"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_folder_takes_its_place_whatever_stands_there(tmp_path):
+    (tmp_path / ".out.unfinished").touch()
+    (tmp_path / ".out.replaced").touch()
+    (tmp_path / "out").symlink_to("nowhere")
+    for content in ("1", "2"):
+        with whole(tmp_path / "out") as folder:
+            (folder / "a").write_text(content)
+        assert (tmp_path / "out/a").read_text() == content
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_something_else_in_the_place_of_ours_is_named(project):
+    (project / "scratch").touch()
+    code, said = call(project, "stages.train", "baseline", "cell")
+    assert code == 2
+    assert said.endswith("scratch/states: Not a directory; something else stands in its place: move that away\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interruption_of_which_a_library_makes_another_error(monkeypatch, capsys, number):
+    """As safetensors does when a signal comes while it reads."""
+    before = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
+
+    def main():
+        try:
+            signal.raise_signal(number)
+        except KeyboardInterrupt:
+            raise ValueError("could not determine the shape") from None
+
+    monkeypatch.setattr(sys, "argv", ["stages.train"])
+    try:
+        with pytest.raises(SystemExit) as ended:
+            run(main)
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+    assert ended.value.code == 128 + number
+    assert capsys.readouterr().err == "interrupted; run it again to go on from the last finished epoch\n"
+
+
+def test_ctrl_c_while_a_stage_imports(tmp_path):
+    """One line, and no traceback."""
+    (tmp_path / "torch.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    path = f"{tmp_path}{os.pathsep}{ROOT}"
+    code, said = call(tmp_path, "stages.train", "baseline", "cell", PYTHONPATH=path)
+    assert (code, said) == (128 + signal.SIGINT, "interrupted; run it again\n")

@@ -56,6 +56,7 @@ EVALUATION = {
     ],
 }  # fmt: skip
 NOTHING = Published({}, {})
+SOURCE = {"title": "T", "file": "F", "protocol": "P"}
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +179,7 @@ def test_figures_of_dot_are_not_those_of_sgd():
         {"teacher": None, "student": "b", "method": "vanilla", "top1": 3.0, "source": "s"},
     ]
     dot = {**records[0], "optimizer": "dot", "top1": 4.0}
-    published = Published.of({"sources": {}, "x": [*records, dot]}, "x")
+    published = Published.of({"sources": {"s": SOURCE}, "x": [*records, dot]}, "x")
     row = Row("KD", "kd", 1, False)
     for optimizer, expected in (("sgd", [1.0, 2.0, 3.0]), ("dot", [4.0, None, 3.0])):
         found = [
@@ -189,7 +190,7 @@ def test_figures_of_dot_are_not_those_of_sgd():
 
 
 def test_a_data_set_named_as_the_sources_has_no_figures():
-    assert Published.of({"sources": {"paper": {}}}, "sources").figures == {}
+    assert Published.of({"sources": {"paper": SOURCE}}, "sources").figures == {}
 
 
 def test_inherited_values_of_every_row():
@@ -310,7 +311,7 @@ def test_doubts_are_marked():
         "source": "s",
         "doubt": "a log says 69",
     }
-    sources = {"s": {"title": "T", "file": "F", "protocol": "P", "doubt": "no runs are stated"}}
+    sources = {"s": {**SOURCE, "doubt": "no runs are stated"}}
     found = results(Published.of({"sources": sources, "cifar100": [record]}, "cifar100"))
     assert frame(found)["resnet56-resnet20", "published"]["AT"] == "70.00† (+0.50 ≈)"
     remarks = notes.notes(found)

@@ -194,7 +194,11 @@ class TestListing:
         ({"archive": "https://a.org/b"}, "an archive needs the member that is the checkpoint"),
         ({"address": "https://a.org/b", "member": "x"}, "an archive needs the member that is"),
         ({"address": "https://a.org/b", "archive_sha256": "0" * 8}, "archive_sha256 is for an archive"),
-        ({"address": "ftp://a.org/b"}, "should match pattern"), ({"torchvision": "resnet34"}, "should match pattern"),
+        ({"address": "ftp://a.org/b"}, "'ftp://a.org/b': only http and https addresses are allowed"),
+        ({"address": "http://[bad/x"}, r"address: 'http://\[bad/x': names no host"),
+        ({"address": "http://"}, "names no host"), ({"address": "http://a:99999999/x"}, "names no host"),
+        ({"archive": "http:///x", "member": "y"}, "archive: 'http:///x': names no host"),
+        ({"torchvision": "resnet34"}, "should match pattern"),
         ({"address": "https://a.org/b", "sha256": "0" * 7}, "should match pattern"),
         ({"url": "https://a.org/b"}, "Extra inputs"),
     ])  # fmt: skip
@@ -563,7 +567,7 @@ class TestStage:
     def test_unlisted_stops_the_plan(self, folder):
         yamlfile.write(folder / "params.yaml", matrix(source="published").model_dump())
         (folder / "data").mkdir()
-        for name in ("recipes", "teachers"):
+        for name in ("recipes", "teachers", "published"):
             (folder / f"data/{name}.yaml").write_text((ROOT / f"data/{name}.yaml").read_text())
         for arguments in ([], ["--check", "params.yaml"]):
             code, said = call(folder, "stages.plan", *arguments)

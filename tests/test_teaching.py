@@ -1,5 +1,7 @@
 """What makes training fast changes no result: folded norms, tables of teachers' logits, shared teachers."""
 
+import os
+import platform
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -178,11 +180,44 @@ class TestTable:
         with pytest.raises(UserError, match="KDCORE_TABLES_GB=much: must be a number of gigabytes"):
             open_table({}, Shape(1, 1, 1, 1), torch.float16)
 
-    def test_tables_of_another_boot_are_not_read(self, tables, monkeypatch):
+    def test_tables_of_another_machine_are_not_read(self, tables, monkeypatch):
         open_table({}, Shape(1, 1, 1, 1), torch.float16)
-        monkeypatch.setattr(teacher_table, "_boot", lambda: "another")
+        monkeypatch.setattr(platform, "node", lambda: "another")
         open_table({}, Shape(1, 1, 1, 1), torch.float16)
         assert len(list(Path(tables).glob("*/logits"))) == 2
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+    def test_damaged_rows_are_computed_again(self, tables, dtype):
+        """Whichever byte of a row has changed, its checksum's too; rows beside it are not touched."""
+        table, rows = open_table({}, Shape(2, 2, 3, 5), dtype), np.arange(4)
+        logits = torch.arange(60).reshape(4, 3, 5).to(dtype)
+        logits[3] = 0
+        assert table.read(rows)[1].tolist() == [0, 1, 2, 3]
+        table.write(rows, logits)
+        assert table.read(rows)[1].tolist() == []
+        (file,) = tables.glob("*/logits")
+        whole = file.read_bytes()
+        for position, byte in enumerate(whole):
+            with file.open("r+b") as damaged:
+                damaged.seek(position)
+                damaged.write(bytes([byte ^ 1]))
+            found, missing = table.read(rows)
+            assert missing.tolist() == [position // table.row_bytes]
+            there = np.delete(rows, missing)
+            assert torch.equal(found[there], logits[there])
+            file.write_bytes(whole)
+
+    def test_what_is_no_table_is_left_alone(self, tables, monkeypatch):
+        """The folder may hold anything: it is the user's."""
+        monkeypatch.setenv(teacher_table.SIZE_VARIABLE, "0.0001")
+        foreign = [tables / "thesis", tables / ("a" * 24), tables / ".ssh"]
+        for folder in foreign:
+            folder.mkdir(parents=True)
+            os.utime(folder, (0, 0))
+        for name in ("a", "b", "c"):
+            assert open_table({"name": name}, Shape(100, 2, 1, 100), torch.float16) is not None
+        assert all(folder.is_dir() for folder in foreign)
+        assert len(list(tables.glob("*/logits"))) == 2
 
 
 class TestTogether:

@@ -89,7 +89,7 @@ def _from_parquet(folder: Path) -> tuple[dict[str, Split], list[str]]:
 def _class_names(file: Path) -> list[str]:
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{file}: is not JSON ({error}); mend or remove it") from error
     is_names = isinstance(found, list) and all(isinstance(name, str) for name in found)
     if not is_names or len(set(found)) != len(found) or len(found) != CLASSES:

@@ -1,6 +1,7 @@
 """Parquet files of encoded images and labels, in the layout of the common hubs."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import pyarrow.parquet
 
 from kdcore.data import tree
 from kdcore.data.store import Encoded, Split
-from kdcore.errors import UserError
+from kdcore.errors import UserError, named
 
 LABELS = ("label", "labels", "fine_label", "class")
 """Columns that may hold the class, the first that is there."""
@@ -25,6 +26,11 @@ LAYOUTS = ("{}*.parquet", "data/{}*.parquet", "{}/*.parquet", "*/{}/*.parquet")
 UNLABELLED = -1
 """The label that the hubs give to test images whose classes are secret."""
 BATCH_ROWS = 256
+MOST_COLUMNS = 20
+"""Of which a message says the names."""
+LARGEST_RATIO, FREE = 100, 2**30
+"""Images may be so many times as large as their file, or so many bytes: encoded ones cannot be compressed much, and a
+file that stands for more says one image many times."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +125,7 @@ def common_classes(*splits: Rows) -> tuple[list[str], list[np.ndarray]]:
     """The names of the classes, and each split's labels as positions in them.
 
     Raises:
-        UserError: splits have other classes, or labels that no class has.
+        UserError: splits have other classes, labels that no class has, or one name for two classes.
     """
     first = splits[0]
     found = [set(rows.labels) for rows in splits]
@@ -133,6 +139,12 @@ def common_classes(*splits: Rows) -> tuple[list[str], list[np.ndarray]]:
         names = first.names or [str(label) for label in range(len(known))]
         if known != list(range(len(names))):
             raise UserError(f"{first.files[0]}: {_misfit(known, first.names)}")
+        twice = [name for name, count in Counter(names).items() if count > 1]
+        if twice:
+            raise UserError(
+                f"{first.files[0]}: names several classes {', '.join(map(named, twice[:5]))}; "
+                "write files with different names of the classes, or with none"
+            )
         return names, [np.array(rows.labels, dtype=np.int64) for rows in splits]
     position = {label: i for i, label in enumerate(known)}
     return known, [np.array([position[label] for label in rows.labels], dtype=np.int64) for rows in splits]
@@ -167,6 +179,7 @@ def _rows(files: list[Path], labels: list[Any]) -> Rows:
 
 def _images(file: Path) -> Iterator[pa.Array]:
     """The column of images in parts, as the file has them: whole, a part of 2 GiB would not fit into one array."""
+    most, received = max(FREE, LARGEST_RATIO * file.stat().st_size), 0
     with _opened(file) as content:
         column, _ = _columns(file, content.schema_arrow)
         for group in range(content.num_row_groups):  # all at once, the reader would keep them all, still compressed
@@ -174,6 +187,12 @@ def _images(file: Path) -> Iterator[pa.Array]:
                 array = batch.column(0)
                 if pa.types.is_struct(array.type):
                     array = pa.compute.struct_field(array, "bytes")
+                received += array.nbytes
+                if received > most:
+                    raise UserError(
+                        f"{file}: stands for more than {most:,} bytes of images, though it has "
+                        f"{file.stat().st_size:,}; get it anew, or write it without images that are the same"
+                    )
                 yield array.cast(pa.large_binary())
 
 
@@ -191,7 +210,7 @@ def _names(file: Path) -> list[str] | None:
     _, label = _columns(file, schema)
     try:
         found: Any = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     for key in ("info", "features", label, "names"):
         found = found.get(key) if isinstance(found, dict) else None
@@ -206,14 +225,17 @@ def _opened(file: Path) -> Iterator[pyarrow.parquet.ParquetFile]:
             yield content
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{file}: is not a whole parquet file ({error}); get it anew") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}: holds text that is not UTF-8 ({error}); write labels and names in UTF-8") from error
 
 
 def _columns(file: Path, schema: pa.Schema) -> tuple[str, str]:
     images = [field.name for field in schema if _is_image(field.type)]
     labels = [name for name in LABELS if name in schema.names]
-    if len(images) != 1 or not labels:
+    if len(images) != 1 or not labels or any(schema.names.count(name) > 1 for name in (images[0], labels[0])):
+        names = [named(name) for name in schema.names[:MOST_COLUMNS]] + ["..."][: len(schema.names) > MOST_COLUMNS]
         raise UserError(
-            f"{file}: has the columns {', '.join(schema.names)}; expected one of images (binary, or a struct with "
+            f"{file}: has the columns {', '.join(names)}; expected one of images (binary, or a struct with "
             f"bytes) and one of labels ({', '.join(LABELS)})"
         )
     kind = schema.field(labels[0]).type

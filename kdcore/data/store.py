@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kdcore import checksum, jsonfile
 from kdcore.errors import UserError
@@ -14,6 +15,8 @@ from kdcore.errors import UserError
 SPLITS = ("train", "test")
 FORMAT = 2
 MANIFEST = "manifest.json"
+REMEDY = "run 'dvc checkout' or 'dvc repro --force data'"
+Rgb = Field(min_length=3, max_length=3)
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,40 @@ class Dataset:
     """Of the networks made for 32 x 32 images (see `kdcore.networks.create`)."""
 
 
+class _Section(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+
+class _Counts(_Section):
+    train: int
+    test: int
+
+
+class _Augmentation(_Section):
+    padding: Annotated[int, Field(ge=0)]
+    rotation: Annotated[float, Field(ge=0)]
+    flip: bool
+
+
+class Manifest(_Section):
+    """What `save` writes beside the arrays; units as of `Dataset`."""
+
+    format: int
+    name: str
+    image_size: Annotated[int, Field(ge=1)]
+    counts: _Counts
+    """Images."""
+    mean: Annotated[list[Annotated[float, Field(ge=0, le=1)]], Rgb]
+    std: Annotated[list[Annotated[float, Field(gt=0, le=1)]], Rgb]
+    stem: Literal["small", "large"]
+    augmentation: _Augmentation
+    encoded: dict[str, str | None]
+    """Of splits that are an index: the folder of the images; None where the index holds them."""
+    classes: Annotated[list[str], Field(min_length=1)]
+    sha256: dict[str, str]
+    """Of every file."""
+
+
 def save(dataset: Dataset, folder: Path) -> None:
     """Write a data set into an existing folder.
 
@@ -112,30 +149,46 @@ def load(folder: Path) -> Dataset:
     Raises:
         UserError: the folder holds no data set of this format, or a damaged one.
     """
-    manifest = jsonfile.read(folder / MANIFEST)
-    if manifest.get("format") != FORMAT:
-        raise UserError(f"{folder / MANIFEST}: is not of format {FORMAT}; run 'dvc repro --force data'")
+    manifest = read_manifest(folder)
     try:
-        train, test = (_open(folder, name, manifest["encoded"]) for name in SPLITS)
-        dataset = Dataset(
-            name=manifest["name"],
-            classes=manifest["classes"],
-            train=train,
-            test=test,
-            mean=tuple(manifest["mean"]),
-            std=tuple(manifest["std"]),
-            image_size=manifest["image_size"],
-            stem=manifest["stem"],
-            **manifest["augmentation"],
-        )
+        train, test = (_open(folder, name, manifest.encoded) for name in SPLITS)
     except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder}: is damaged ({error!r}); run 'dvc checkout' or 'dvc repro --force data'") from error
+        raise UserError(f"{folder}: is damaged ({error!r}); {REMEDY}") from error
+    (a, b, c), (d, e, f) = manifest.mean, manifest.std
+    dataset = Dataset(
+        name=manifest.name,
+        classes=manifest.classes,
+        train=train,
+        test=test,
+        mean=(a, b, c),
+        std=(d, e, f),
+        image_size=manifest.image_size,
+        stem=manifest.stem,
+        **manifest.augmentation.model_dump(),
+    )
     for name, split in zip(SPLITS, (train, test), strict=True):
         try:
             _check(dataset, name, split)
         except UserError as error:
-            raise UserError(f"{folder}: {error}; run 'dvc checkout' or 'dvc repro --force data'") from error
+            raise UserError(f"{folder}: {error}; {REMEDY}") from error
     return dataset
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """What the data set of a folder is.
+
+    Raises:
+        UserError: as of `load`.
+    """
+    content = jsonfile.read(folder / MANIFEST)
+    if content.get("format") != FORMAT:
+        raise UserError(f"{folder / MANIFEST}: is not of format {FORMAT}; run 'dvc repro --force data'")
+    try:
+        return Manifest.model_validate(content)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        key = ".".join(map(str, problem["loc"]))
+        raise UserError(f"{folder / MANIFEST}: is damaged ({key}: {problem['msg']}); {REMEDY}") from error
 
 
 def first_of_each_class(split: Split, count: int) -> Split:
