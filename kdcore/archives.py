@@ -11,24 +11,27 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import IO, Any
+from typing import IO, Any, TypeAlias
 
-from kdcore.errors import UserError
+from kdcore.errors import UserError, named, shown
 from kdcore.folders import whole
 
 LIMIT = 256 * 2**30
 CHUNK = 1 << 20
 MOST_MEMBERS = 200_000
-"""Tiny-ImageNet, the largest archive that is read here, has 120,000."""
+"""And folders that members are in. Tiny-ImageNet, the largest archive that is read here, has 120,000."""
+LONGEST_PATH, DEEPEST = 4096, 100
+"""Characters of a member's path, which systems have no more of, and its parts."""
 LARGEST_RATIO, FREE = 100, 2**30
 """Of what all members declare to the archive's size, where they declare more than so much: images and weights hardly
 shrink."""
-LONGEST_HEADER, LONGEST_END = 16 * CHUNK, 64 * CHUNK
-"""Bytes of a tar: of one header, which is read into memory, and of what follows the last member."""
+LONGEST_HEADER, ALL_HEADERS, LONGEST_END = CHUNK, 128 * CHUNK, 64 * CHUNK
+"""Bytes of a tar: of one header, which is read into memory; of all, most members having one of 512 bytes; and of what
+follows the last member."""
 BLOCK = 512
 """Bytes of a tar header; a block of zeros ends the archive."""
 FILE, FOLDER = "a file", "a folder"
-SHOWN = 3
+SHOWN, LONGEST_REASON = 3, 200
 
 
 @dataclass(frozen=True)
@@ -114,10 +117,10 @@ def _checked(archive: Path, folder: Path, limit: int) -> Iterator[list[_Member]]
                 problem = _problem(entry) or places.take(entry)
                 if declared > most:
                     problem = f"makes the archive larger than {most:,} bytes"
-                if len(found) == MOST_MEMBERS:
+                if max(len(found) + 1, places.number) > MOST_MEMBERS:
                     problem = f"comes after {MOST_MEMBERS:,} others, more than are allowed"
                 if problem:
-                    raise UserError(f"{archive}: its member {entry.name!r} {problem}; nothing was extracted")
+                    raise UserError(f"{archive}: its member {shown(entry.name)} {problem}; nothing was extracted")
                 if isinstance(entry.entry, tarfile.TarInfo) and hasattr(tarfile, "data_filter"):
                     tarfile.data_filter(entry.entry, str(folder))  # a second lock, which early 3.10 lacks
                 found.append(entry)
@@ -128,14 +131,13 @@ def _checked(archive: Path, folder: Path, limit: int) -> Iterator[list[_Member]]
 def _reading(archive: Path) -> Iterator[None]:
     try:
         yield
-    except UserError:
+    except (UserError, MemoryError):
         raise
     except FileNotFoundError as error:
         raise UserError(f"{archive}: no such archive") from error
     except Exception as error:  # what the libraries raise depends on where the damage is
-        raise UserError(
-            f"{archive}: is no whole tar, tar.gz or zip archive ({error or type(error).__name__})"
-        ) from error
+        reason = (str(error) or type(error).__name__)[:LONGEST_REASON]
+        raise UserError(f"{archive}: is no whole tar, tar.gz or zip archive ({reason})") from error
 
 
 def _members(file: IO[bytes]) -> Iterator[_Member]:
@@ -147,7 +149,7 @@ def _members(file: IO[bytes]) -> Iterator[_Member]:
 
 
 class _Sparing:
-    """A file of which no more is read at once than memory has room for, whatever a tar's header says.
+    """A file of which no more is read, at once and in all, than headers need, whatever a tar's header says.
 
     Args:
         file: uncompressed.
@@ -155,11 +157,15 @@ class _Sparing:
 
     def __init__(self, file: Any) -> None:
         self.file, self.seek, self.tell = file, file.seek, file.tell
+        self.left = ALL_HEADERS
 
     def read(self, size: int = -1) -> bytes:
         """So many bytes, or those that are left."""
         if not 0 <= size <= LONGEST_HEADER:
             raise tarfile.ReadError(f"a header of {size:,} bytes")
+        self.left -= size
+        if self.left < 0:
+            raise tarfile.ReadError(f"headers of more than {ALL_HEADERS:,} bytes")
         content: bytes = self.file.read(size)
         return content
 
@@ -168,6 +174,8 @@ def _of_tar(file: Any) -> Iterator[_Member]:
     sparing: Any = _Sparing(file)
     archive: tarfile.TarFile = tarfile.open(fileobj=sparing, mode="r:")  # noqa: SIM115 - stays open as long as the file
     for entry in archive:
+        # Read already, and large where someone wants it: of each member; or of all, which each would get a copy of.
+        entry.pax_headers, archive.pax_headers = {}, {}
         kinds = {
             FILE: entry.isreg(),
             FOLDER: entry.isdir(),
@@ -178,11 +186,12 @@ def _of_tar(file: Any) -> Iterator[_Member]:
         }
         kind = next(kind for kind, is_it in kinds.items() if is_it)
         yield _Member(entry.name, kind, entry.size, entry, partial(archive.extractfile, entry))
-    sparing.seek(archive.offset)
-    if sparing.read(BLOCK) != bytes(BLOCK):  # the library takes the end of a file for the end of the archive
+    archive.fileobj = file  # what is left to read are contents
+    file.seek(archive.offset)
+    if file.read(BLOCK) != bytes(BLOCK):  # the library takes the end of a file for the end of the archive
         raise tarfile.ReadError("its end is missing")
     left = LONGEST_END
-    while read := len(sparing.read(CHUNK)):  # the checksum of a compressed one comes after its last byte
+    while read := len(file.read(CHUNK)):  # the checksum of a compressed one comes after its last byte
         left -= read
         if left < 0:
             raise tarfile.ReadError(f"more than {LONGEST_END:,} bytes follow its end")
@@ -196,11 +205,15 @@ def _of_zip(archive: zipfile.ZipFile) -> Iterator[_Member]:
             kind = "a symbolic link" if mode == stat.S_IFLNK else "a special file"
         elif entry.flag_bits & 1:
             kind = "an encrypted file"
+        elif entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            kind = "a file compressed otherwise than zips are"  # the library would unpack it to any size at once
         yield _Member(entry.orig_filename, kind, entry.file_size, entry, partial(archive.open, entry))
 
 
 def _problem(entry: _Member) -> str | None:
     """Why a member could do harm by itself."""
+    if len(entry.name) > LONGEST_PATH or entry.name.count("/") > DEEPEST:  # before anything takes it to pieces
+        return f"has a path of more than {LONGEST_PATH:,} characters or {DEEPEST} parts"
     problems = {
         f"is {entry.kind}": entry.kind not in (FILE, FOLDER),
         f"declares {entry.size} bytes": entry.size < 0,
@@ -213,26 +226,35 @@ def _problem(entry: _Member) -> str | None:
     return next((problem for problem, is_it in problems.items() if is_it), None)
 
 
+_Folder: TypeAlias = "dict[str, tuple[str, str, _Folder]]"
+"""Each part of a path, without case and composition -> itself, its kind and what is in it."""
+
+
 class _Places:
     """The places that members have taken, on file systems that ignore case and composition too."""
 
     def __init__(self) -> None:
-        self.taken: dict[str, tuple[PurePosixPath, str]] = {}
-        self.files: set[PurePosixPath] = set()
+        self.top: _Folder = {}
+        self.number = 0
+        """Of files and folders, with those that only others name."""
 
     def take(self, entry: _Member) -> str | None:
         """Why a member has no place of its own, or None; folders may be named again."""
-        if entry.path in self.files:
-            return "is there twice"
-        if entry.kind == FILE:
-            self.files.add(entry.path)
-        for path, kind in ((entry.path, entry.kind), *((parent, FOLDER) for parent in entry.path.parents)):
-            key = unicodedata.normalize("NFC", str(path)).casefold()
-            other = self.taken.setdefault(key, (path, kind))
-            if other[0] != path:
-                return f"differs from {str(other[0])!r} by case or composition alone"
-            if other[1] != kind:
+        inside, parts = self.top, entry.path.parts
+        for depth, part in enumerate(parts, 1):
+            kind = entry.kind if depth == len(parts) else FOLDER
+            key = unicodedata.normalize("NFC", part).casefold()
+            if key not in inside:
+                self.number += 1
+                inside[key] = (part, kind, {})
+            elif inside[key][0] != part:
+                other = "/".join([*parts[: depth - 1], inside[key][0]])
+                return f"differs from {shown(other)} by case or composition alone"
+            elif inside[key][1] != kind:
                 return "is in the way of another one: one is a file, the other a folder"
+            elif kind == FILE:
+                return "is there twice"
+            inside = inside[key][2]
         return None
 
 
@@ -253,8 +275,9 @@ def _wanted(archive: Path, found: list[_Member], names: Sequence[str]) -> list[_
 
 def _missing(archive: Path, found: list[_Member], name: str) -> UserError:
     files = [str(entry.path) for entry in found if entry.kind == FILE]
-    shown = difflib.get_close_matches(name, files, n=SHOWN, cutoff=0.5) or files[:SHOWN]
-    return UserError(f"{archive}: has no member {name!r}; it holds {len(files)} files, such as {', '.join(shown)}")
+    near = difflib.get_close_matches(name, files, n=SHOWN, cutoff=0.5) or files[:SHOWN]
+    held = ", ".join(map(named, near))
+    return UserError(f"{archive}: has no member {shown(name)}; it holds {len(files)} files, such as {held}")
 
 
 def _write(archive: Path, entry: _Member, target: Path) -> None:
@@ -263,7 +286,8 @@ def _write(archive: Path, entry: _Member, target: Path) -> None:
             for chunk in _chunks(archive, entry):
                 file.write(chunk)
     except OSError as error:
-        raise UserError(f"{target}: cannot be written ({error.strerror or error})") from error
+        place = target.parent / named(target.name)
+        raise UserError(f"{place}: cannot be written ({error.strerror or error})") from error
 
 
 def _chunks(archive: Path, entry: _Member) -> Iterator[bytes]:
@@ -275,4 +299,4 @@ def _chunks(archive: Path, entry: _Member) -> Iterator[bytes]:
             left -= len(chunk)
             yield chunk
         if left:
-            raise EOFError(f"{entry.name} has {entry.size - left:,} of {entry.size:,} bytes")
+            raise EOFError(f"{shown(entry.name)} has {entry.size - left:,} of {entry.size:,} bytes")

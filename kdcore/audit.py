@@ -32,6 +32,7 @@ SPOKEN = {
     "New BSD": "BSD-3-Clause",
     "PSFL": "PSF-2.0",
     "Python Software Foundation License": "PSF-2.0",
+    "Zope Public License": "ZPL-2.1",
 }
 """What packages say, in the names of SPDX."""
 NVIDIA = "NVIDIA's libraries, of which torch for Linux is made: used as they are, and not passed on"
@@ -44,6 +45,8 @@ EXCEPTIONS = {
     "pygit2": ("GPLv2 with linking exception", "DVC's way to git; the exception lets any program use it"),
 }
 """Package, or a pattern -> the licence that was looked at, and why it does no harm here."""
+COMMENT = re.compile(r"(^|\s)#.*")
+"""Of a line of constraints, as pip reads it."""
 TOOLS = ("pip", "setuptools")
 """Come with the virtual environment."""
 SHOWN = 3
@@ -71,13 +74,18 @@ def licences() -> Findings:
 
 
 def licence(made: Distribution) -> str:
-    """What a package says of its licence, in the names of SPDX where that is known; "" where it says nothing."""
+    """What a package says of its licence, in the names of SPDX where that is known; "" where it says nothing.
+
+    One that is allowed, of a package whose classifiers name another that is not, comes with that one: no name of SPDX.
+    """
     fields = made.metadata.get_all
     said = (fields("License-Expression") or fields("License") or [""])[0]
     classifiers = [line.split(" :: ")[-1] for line in fields("Classifier") or [] if line.startswith("License :: ")]
     if "\n" in said.strip() or said in ("", "Dual License"):  # the licence itself; or no name
         said = " AND ".join(SPOKEN.get(name, name) for name in classifiers)
-    return SPOKEN.get(said, said)
+    said = SPOKEN.get(said, said)
+    others = [name for name in classifiers if name != "OSI Approved" and not is_allowed(SPOKEN.get(name, name))]
+    return f"{said}, but by its classifiers {' and '.join(others)}" if others and is_allowed(said) else said
 
 
 def is_allowed(expression: str) -> bool:
@@ -89,17 +97,27 @@ def is_allowed(expression: str) -> bool:
 
 
 def pins(constraints: Path = CONSTRAINTS) -> Findings:
-    """Packages that the project needs, directly or not, and whose version here is not the one of its constraints."""
-    lines = [line for line in constraints.read_text().splitlines() if line and not line.startswith("#")]
-    wanted = [Requirement(line) for line in lines]
+    """Packages that the project needs, directly or not, and whose version here is not the one of its constraints.
+
+    And those of which the constraints allow more than one version.
+    """
+    lines = [COMMENT.sub("", line).strip() for line in constraints.read_text().splitlines()]
+    wanted = [Requirement(line) for line in lines if line]
     pinned = {canonicalize_name(one.name): one for one in wanted if one.marker is None or one.marker.evaluate()}
     if not pinned:
         return Findings([], f"{constraints} is for other versions of Python than {platform.python_version()}")
-    return Findings([
+    loose = [f"{name}: {constraints} has {one}, no pin; write {name}==VERSION" for name, one in sorted(pinned.items())
+             if not _is_pin(one)]  # fmt: skip
+    return Findings(loose + [
         f"{name} {made.version}: {constraints} pins {pinned[name].specifier if name in pinned else 'no version of it'}"
         for name, made in sorted(needed().items())
         if name not in pinned or made.version not in pinned[name].specifier
     ])  # fmt: skip
+
+
+def _is_pin(requirement: Requirement) -> bool:
+    """Whether it allows one version alone."""
+    return [(one.operator, "*" in one.version) for one in requirement.specifier] == [("==", False)]
 
 
 def needed(project: str = "kdcore", extras: tuple[str, ...] = ("test", "audit")) -> dict[NormalizedName, Distribution]:

@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import psutil
 from filelock import FileLock, Timeout
 
 from kdcore import download, pulse, resume, teacher_table
@@ -41,6 +42,11 @@ def _is_of(live: Path, names: list[str]) -> bool:
 
 def _clean_downloads() -> Iterator[str]:
     size, kept = 0, []
+    extracted = [path for path in download.FOLDER.glob("tmp*") if path.is_dir()]  # looked at before who is at work
+    if not _is_fetching():
+        size += _remove(extracted)
+    elif extracted:
+        kept.append("what a data stage extracted")
     for lock in sorted(download.FOLDER.glob("*.lock")):
         try:
             with FileLock(lock, timeout=0):
@@ -50,12 +56,21 @@ def _clean_downloads() -> Iterator[str]:
     yield f"downloads: {_shown(size)}" + (f"; kept, for they go on now: {', '.join(kept)}" if kept else "")
 
 
+def _is_fetching() -> bool:
+    """Whether a data stage, which holds no lock on what it extracts, is at work in this folder, or may be elsewhere."""
+    running = (process.info for process in psutil.process_iter(["cmdline", "cwd"]))
+    here = (str(Path.cwd()), None)  # None where the system does not say
+    return journal.is_running() or any(
+        "stages.data" in (found["cmdline"] or ()) and found["cwd"] in here for found in running
+    )
+
+
 def _remove_tables() -> int:
     folder = teacher_table.CACHE
     if not folder.is_dir():
         return 0
     with FileLock(folder / "lock"):
-        return _remove(path for path in folder.iterdir() if path.is_dir())
+        return _remove(teacher_table.tables(folder))
 
 
 def _remove(paths: Iterable[Path]) -> int:

@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+from collections.abc import Iterator
 
 OUT_OF_MEMORY, FULL_DISK = 71, 74
 """Exit codes of stages (EX_OSERR, EX_IOERR), by which a sweep knows that others would fare no better."""
@@ -12,6 +13,8 @@ CUT_OFF = re.compile(r"^\d+ requested and \d+ written$")
 
 SHOWN = 60
 """Most characters of a value in a message."""
+BRACKETS = {list.__repr__: ("[", "]"), tuple.__repr__: ("(", ")"), dict.__repr__: ("{", "}")}
+"""What writes a value, where it is one that holds others -> what is around those."""
 
 
 class UserError(Exception):
@@ -23,9 +26,28 @@ class RunError(Exception):
 
 
 def shown(value: object) -> str:
-    """A value in a message, cut short: it may be all that a hostile file holds."""
-    text = repr(value)
-    return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
+    """A value in a message, cut short: it may be all that a hostile file holds, or lists of lists of the same."""
+    text = ""
+    for piece in _pieces(value):
+        text += piece
+        if len(text) > SHOWN:
+            return f"{text[: SHOWN - 3]}..."
+    return text
+
+
+def _pieces(value: object) -> Iterator[str]:
+    """The parts of what repr() gives, one after the other."""
+    if not isinstance(value, list | tuple | dict) or type(value).__repr__ not in BRACKETS:
+        yield repr(value)
+        return
+    start, end = BRACKETS[type(value).__repr__]
+    yield start
+    for number, parts in enumerate(value.items() if isinstance(value, dict) else zip(value)):
+        yield ", " if number else ""
+        for place, part in enumerate(parts):
+            yield ": " if place else ""
+            yield from _pieces(part)
+    yield f",{end}" if isinstance(value, tuple) and len(value) == 1 else end
 
 
 def named(key: object) -> str:

@@ -30,6 +30,18 @@ def as_tar(path, entries, mode="w"):
     return path
 
 
+def as_commented(path, kind, number, size):
+    """A tar.gz with a comment of so many bytes before each member."""
+    with gzip.open(path, "wb") as file:
+        for i in range(number):
+            record = f" comment={'x' * size}\n".encode()
+            record = str(len(record) + 6).encode() + record
+            comment, entry = tarfile.TarInfo("comment"), tarfile.TarInfo(f"f{i}")
+            comment.type, comment.size = kind, len(record)
+            file.write(comment.tobuf() + record + bytes(-len(record) % 512) + entry.tobuf())
+        file.write(bytes(1024))
+
+
 def as_zip(path, entries):
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
         for entry, content in entries:
@@ -147,6 +159,15 @@ def test_what_is_no_file_in_a_zip(tmp_path, mode, said):
     refused(as_zip(tmp_path / "a.zip", [("good", b"1"), (entry, b"/etc")]), tmp_path, f"'evil' is a {said};")
 
 
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_compressed_otherwise(tmp_path, method):
+    """The library would unpack a block to any size at once, whatever was declared."""
+    archive = as_zip(tmp_path / "a.zip", [("good", b"1")])
+    with zipfile.ZipFile(archive, "a", method) as file:
+        file.writestr("evil", bytes(2**20))
+    refused(archive, tmp_path, "its member 'evil' is a file compressed otherwise than zips are")
+
+
 def test_encrypted(tmp_path):
     archive = as_zip(tmp_path / "a.zip", [("good", b"1")])
     content = bytearray(archive.read_bytes())
@@ -159,6 +180,41 @@ def test_zero_byte(tmp_path):
     archive = as_zip(tmp_path / "a.zip", [("good", b"1"), ("evilX.pth", b"2")])
     archive.write_bytes(archive.read_bytes().replace(b"evilX", b"evil\0"))
     refused(archive, tmp_path, "'evil.x00.pth' has a backslash or a zero byte")
+
+
+@pytest.mark.parametrize("name", ["a/" * 101 + "x", "a" * 4097, "a/" * 30_000], ids=["parts", "name", "both"])
+def test_long_paths(pack, tmp_path, name):
+    archive = pack(("good", b"1"), (name, b"2"))
+    tracemalloc.start()
+    refused(
+        archive, tmp_path, r"its member 'a.{55}\.\.\. has a path of more than 4,096 characters or 100 parts; nothing"
+    )
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 2**23
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize("name", ["we\x1b[31m\x07.pth", "x" * 3000])
+def test_names_in_messages(pack, tmp_path, name):
+    archive = pack((name, b"1"))
+    for ask in (archives.member, lambda *args: archives.extract(args[0], args[2], members=[args[1]])):
+        with pytest.raises(UserError, match=r"it holds 1 files, such as '(we.x1b\[31m|x{56}\.\.\.)") as caught:
+            ask(archive, "y", tmp_path / "out")
+        assert str(caught.value).isprintable()
+        assert len(str(caught.value)) < 400
+    with pytest.raises(UserError, match=r"is there twice") as caught:
+        archives.extract(pack((name, b"1"), (name, b"2")), tmp_path / "out")
+    assert len(str(caught.value)) < 400
+
+
+def test_no_memory_is_no_damage(pack, tmp_path, monkeypatch):
+    def without_memory(_):
+        raise MemoryError
+
+    monkeypatch.setattr(archives, "_problem", without_memory)
+    with pytest.raises(MemoryError):
+        archives.extract(pack(("a", b"1")), tmp_path / "out")
 
 
 def test_limit(pack, tmp_path):
@@ -223,6 +279,25 @@ class TestBombs:
         _, most = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         assert most < 2**24
+
+    @pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE])
+    def test_headers(self, tmp_path, kind, monkeypatch):
+        """Each of which is read, and none kept; that for all is not copied for each."""
+        kept = []
+        monkeypatch.setattr(tarfile, "data_filter", lambda entry, _: kept.append(entry), raising=False)
+        monkeypatch.setattr(archives, "ALL_HEADERS", 2**24)
+        as_commented(tmp_path / "a.tar", kind, 20, 700_000)
+        archives.extract(tmp_path / "a.tar", tmp_path / "out")
+        assert [entry.pax_headers for entry in kept] == [{}] * 20
+        (tmp_path / "a.tar").unlink()
+        shutil.rmtree(tmp_path / "out")
+        as_commented(tmp_path / "a.tar", kind, 40, 700_000)
+        refused(tmp_path / "a.tar", tmp_path, r"archive \(headers of more than 16,777,216 bytes\)")
+
+    def test_number_of_folders(self, pack, tmp_path):
+        """That members are in, and nothing else names."""
+        archive = pack(("good", b"1"), *((f"{i}/a/b/c/d/e/f/g", b"1") for i in range(20)))
+        refused(archive, tmp_path, "its member '12/a/b/c/d/e/f/g' comes after 100 others, more than are allowed")
 
     def test_what_follows_the_end(self, tmp_path):
         sound = as_tar(tmp_path / "a.tar", [("good", b"1")]).read_bytes()

@@ -1,8 +1,10 @@
 """Published checkpoints as strangers wrote them: old formats, NumPy's values beside the weights, hostile pickles."""
 
 import argparse
+import io
 import json
 import os
+import pickle
 import struct
 import zipfile
 from collections import Counter
@@ -11,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 
 from kdcore import checkpoints, networks
-from kdcore.errors import UserError
+from kdcore.errors import UserError, shown
 
 NEW_NUMPY, OLD_NUMPY = b"numpy._core.multiarray", b"numpy.core.multiarray"
 
@@ -201,6 +203,75 @@ def test_keys_that_would_fill_the_message(tmp_path, zipped):
     assert len(str(caught.value)) < 500
 
 
+def respelt_as(path, pickled, *, zipped):
+    """A checkpoint whose pickle of weights is another one."""
+    torch.save({"a": torch.zeros(1)}, path, _use_new_zipfile_serialization=zipped)
+    if zipped:
+        with zipfile.ZipFile(path) as file:
+            entries = {name: file.read(name) for name in file.namelist()}
+        with zipfile.ZipFile(path, "w") as file:
+            for name, data in entries.items():
+                file.writestr(name, pickled if name.endswith("data.pkl") else data)
+        return path
+    whole = io.BytesIO(path.read_bytes())
+    for _ in range(3):
+        pickle.load(whole)
+    path.write_bytes(whole.getvalue()[: whole.tell()] + pickled + pickle.dumps([], protocol=2))
+    return path
+
+
+def doubled(times, make, end):
+    """A pickle of two of the same, of which each is two of the same."""
+    steps = (b"h" + bytes([i]) + make + b"q" + bytes([i + 1]) for i in range(times))
+    return b"\x80\x02K\x01q\0" + b"".join(steps) + end
+
+
+KEY = b"q\xff}h\xffK\x01s."
+"""The value as a key of a dictionary."""
+OPEN_LISTS = b"".join(b"]q" + bytes([i]) for i in range(26)) + b"".join(
+    b"h" + bytes([i]) + (b"h" + bytes([i + 1])) * 2 + b"\x86a0" for i in range(24)
+)
+"""Lists that get their two of the same after they are in others."""
+
+
+@pytest.mark.parametrize(("pickled", "reason"), [
+    (doubled(24, b"\x86", KEY), "10,000,000 values, most of them the same ones: a bomb"),
+    (doubled(24, b"\x86", b")R."), "10,000,000 values, most of them the same ones: a bomb"),
+    (doubled(20, b"\x86", b"q\xff}(" + b"h\xffK\x01" * 100 + b"u."), "10,000,000 values"),
+    (b"\x80\x02X\0\0\x10\0" + b"x" * 2**20 + b"q\0(" + b"h\0" * 100 + b"t.", "10,000,000 values"),
+    (b"\x80\x02K\x01" + b"\x85" * 10**4 + KEY, "more than 100 values inside one another"),
+    (b"\x80\x02" + OPEN_LISTS + b"R.", "a value that changes after its use"),
+    (b"\x80\x02]q\0h\0a.", "a value that changes after its use"),
+], ids=["key", "message", "keys", "text", "deep", "late", "itself"])  # fmt: skip
+def test_pickle_bombs(tmp_path, zipped, pickled, reason):
+    """Larger ones are hashed and printed for ever, and no signal ends it."""
+    with pytest.raises(UserError, match=rf"a\.pth: not a checkpoint of tensors alone, or damaged \(.*{reason}"):
+        loaded(respelt_as(tmp_path / "a.pth", pickled, zipped=zipped))
+
+
+def test_values_that_are_there_more_than_once(tmp_path, zipped):
+    """As of optimisers, and weights that layers share."""
+    betas, shared = (0.9, 0.999), torch.ones(3)
+    groups = [{"betas": betas, "params": [shared, shared], "tags": {(1, (2, 3)): betas}} for _ in range(2000)]
+    assert same(loaded(written(tmp_path / "a.pth", {"model": state_dict(), "groups": groups}, zipped=zipped)))
+
+
+@pytest.mark.parametrize("value", [
+    1, "it's", (), (1,), [], {}, {"a": [1, (2,)], 3: None}, [["x" * 80]], "x" * 80, {1, 2}, Counter("aab"), range(3),
+    ["\x1b[31m"],
+])  # fmt: skip
+def test_values_in_messages(value):
+    text = repr(value)
+    assert shown(value) == (text if len(text) <= 60 else text[:57] + "...")
+
+
+def test_values_of_values_of_the_same_in_messages():
+    key = ("x",)
+    for _ in range(60):
+        key = (key, key)
+    assert shown(key) == "(" * 57 + "..."
+
+
 class TestSafetensors:
     """Headers that lie: the length of the header, then JSON with type, shape and place of each tensor, then bytes."""
 
@@ -246,6 +317,7 @@ class TestSafetensors:
         ("shape", lambda old: [10, 10**6], "invalid shape, data type, or offset"),
         ("shape", lambda old: [2**40, 2**40], "overflow"),
         ("shape", lambda old: [-10, -64], "invalid JSON in header"),
+        ("shape", lambda old: [1] * 10**5 + old, f"fc.weight: ({'1, ' * 18}1,... in the file, (10, 64) in the network"),
         ("shape", lambda old: [640], "fc.weight: (640,) in the file, (10, 64) in the network"),
         ("shape", lambda old: [64, 10], "fc.weight: (64, 10) in the file, (10, 64) in the network"),
     ])  # fmt: skip
@@ -273,6 +345,34 @@ class TestSafetensors:
 
     def test_bytes_that_no_tensor_has(self, refused, sound):
         assert "file not fully covered" in refused(rest=sound[8 + struct.unpack("<Q", sound[:8])[0] :] + b"x")
+
+    def test_shape_beyond_torch(self, refused):
+        """Raises its own error."""
+        header = b'{"fc.weight": {"dtype": "F32", "shape": [0, 9223372036854775808], "data_offsets": [0, 0]}}'
+        assert "or damaged (reshape(): argument 'shape' failed to unpack" in refused(text=header, rest=b"")
+
+    def test_long_names(self, refused):
+        def rename(header):
+            header["x" * 10**6] = header.pop("fc.weight")
+
+        assert len(refused(rename)) < 1000
+
+    def test_numbers_that_networks_cannot_hold(self, tmp_path):
+        weights = {**state_dict(), "fc.bias": torch.full((10,), 1e300, dtype=torch.float64)}
+        (tmp_path / "a.safetensors").write_bytes(save(weights))
+        with pytest.raises(UserError, match=r"holds values that are not finite, in \['fc.bias'\]"):
+            loaded(tmp_path / "a.safetensors")
+
+    @pytest.mark.skipif(not hasattr(torch, "float4_e2m1fn_x2"), reason="this torch has no such type")
+    def test_two_numbers_in_a_byte(self, refused, sound):
+        header = b'{"fc.bias": {"dtype": "F4", "shape": [10], "data_offsets": [0, 5]}}'
+        assert "holds what are no weights, in ['fc.bias (torch.float4_e2m1fn_x2)']" in refused(
+            text=header, rest=bytes(5)
+        )
+
+    def test_length_that_reads_like_a_web_page(self, refused):
+        """Of 60 bytes, a number whose first byte is "<"."""
+        assert "or damaged (" in refused(text=b"x" * 60)
 
     def test_truncated_at_any_length(self, tmp_path, sound):
         for length in [*range(0, len(sound), len(sound) // 40), len(sound) - 1]:

@@ -1,5 +1,8 @@
 """make clean-scratch: what only saves time goes, except what is needed now."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from filelock import FileLock
@@ -34,6 +37,7 @@ def project(tmp_path, monkeypatch):
     write(*(other.with_name(f"{other.name}{end}") for end in (".part", ".part.json", ".lock")))
     teacher_table.open_table({"teacher": 1}, teacher_table.Shape(10, 9, 1, 10), torch.float32)
     write(*(scratch.FOLDER / name for name in KEPT))
+    journal.Journal("python -m stages.sweep", 1, "host", 0.0).write()
     return tmp_path
 
 
@@ -97,6 +101,39 @@ def test_nothing_of_a_download_that_goes_on(project):
     names = [f"downloads/{path.name}{end}" for end in (".lock", ".part", ".part.json")]
     assert left() == names
     assert said[3].endswith(f"; kept, for they go on now: {path.name}")
+
+
+@pytest.fixture
+def extraction(project):
+    """What a data stage that was killed has extracted; of this name, as tempfile makes them."""
+    path = download.FOLDER / "tmpz_k3x91a/extracted/cifar-100-python/train"
+    write(path)
+    return path
+
+
+def test_what_a_killed_data_stage_extracted(extraction):
+    list(cleaning.clean())
+    assert left() == []
+    assert not extraction.parents[2].exists()
+
+
+@pytest.mark.parametrize("elsewhere", [True, False])
+def test_what_a_data_stage_reads_now(extraction, elsewhere, tmp_path_factory):
+    """Which has no lock; one of another project needs nothing here."""
+    command = [sys.executable, "-c", "print(flush=True); input()", "-m", "stages.data"]
+    where = tmp_path_factory.mktemp("other") if elsewhere else None
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=where) as stage:
+        stage.stdout.readline()
+        said = list(cleaning.clean())
+        stage.communicate(b"\n")
+    assert extraction.exists() != elsewhere
+    assert said[3].endswith("; kept, for they go on now: what a data stage extracted") != elsewhere
+
+
+def test_what_a_sweep_may_read_elsewhere(extraction):
+    with journal.opened():
+        list(cleaning.clean())
+    assert extraction.exists()
 
 
 def test_tables_elsewhere_stay(project, tmp_path_factory, monkeypatch):

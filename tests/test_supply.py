@@ -6,7 +6,7 @@ import socket
 import stat
 import subprocess
 import sys
-from importlib.metadata import distribution
+from importlib.metadata import Distribution, distribution
 
 import pytest
 
@@ -51,6 +51,41 @@ class TestPackages:
         needed = audit.needed()
         assert {"torch", "dvc", "fsspec", "pytest", "execnet"} <= set(needed)
         assert audit.pins(ROOT / audit.CONSTRAINTS) == audit.Findings([])
+
+    @pytest.mark.skipif(sys.version_info < (3, 11), reason="3.10 takes the newest versions that support it")
+    @pytest.mark.parametrize("line", [
+        "requests", "requests>=1", "requests==2.*", "requests>=1,==2.34.2", "requests===2.34.2", "requests~=2.0",
+        "requests!=2.0",
+    ])  # fmt: skip
+    def test_pins_that_are_none(self, tmp_path, line):
+        lines = (ROOT / audit.CONSTRAINTS).read_text().splitlines()
+        assert sum(old.startswith("requests==") for old in lines) == 1
+        changed = [line if old.startswith("requests==") else old for old in lines]
+        (tmp_path / "constraints.txt").write_text("\n".join(changed))
+        problem = audit.pins(tmp_path / "constraints.txt").problems[0]
+        assert problem.startswith("requests: ")
+        assert problem.endswith(", no pin; write requests==VERSION")
+
+    @pytest.mark.skipif(sys.version_info < (3, 11), reason="3.10 takes the newest versions that support it")
+    def test_comments_beside_pins(self, tmp_path):
+        lines = (ROOT / audit.CONSTRAINTS).read_text().splitlines()
+        (tmp_path / "constraints.txt").write_text("\n".join(f"{line}  # why: a==1" for line in [*lines, ""]))
+        assert audit.pins(tmp_path / "constraints.txt") == audit.Findings([])
+
+    @pytest.mark.parametrize(("said", "classifiers", "expected"), [
+        ("License: MIT", ["GNU General Public License v3 (GPLv3)"], "MIT, but by its classifiers GNU General Public"),
+        ("License: BSD", ["BSD License", "GNU Affero General Public License v3"], "BSD-3-Clause, but by its"),
+        ("License-Expression: MIT", ["Other/Proprietary License"], "MIT, but by its classifiers Other/Prop"),
+        ("License: MIT", ["MIT License", "OSI Approved"], "MIT"),
+    ])  # fmt: skip
+    def test_licences_that_contradict(self, tmp_path, said, classifiers, expected):
+        made = tmp_path / "odd-1.0.dist-info"
+        made.mkdir()
+        lines = [f"Classifier: License :: OSI Approved :: {name}" for name in classifiers]
+        (made / "METADATA").write_text("\n".join(["Metadata-Version: 2.1", "Name: odd", "Version: 1.0", said, *lines]))
+        found = audit.licence(Distribution.at(made))
+        assert found.startswith(expected)
+        assert audit.is_allowed(found) == (expected == "MIT")
 
     @pytest.mark.skipif(sys.version_info < (3, 11), reason="3.10 takes the newest versions that support it")
     def test_pins_that_are_missing_or_others(self, tmp_path):
