@@ -13,6 +13,12 @@ from kdcore.folders import whole
 from tests.project import ROOT, TINY, Project, copy_of_project
 
 
+def pytest_collection_modifyitems(items):
+    """Files that run the pipeline come first: no worker then waits for them at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("pipeline")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def teacher_tables(tmp_path_factory):
     """Nothing is kept in the project itself."""
@@ -50,7 +56,7 @@ def _run_tiny_matrix(project):
     train = yamlfile.read(project.folder / "params.yaml")["train"]
     project.set(**TINY, train={**train, "epochs": 6, "schedule": "cosine"})
     project.commit()
-    project.run("python", "-m", "stages.sweep", "--jobs", "1")
+    project.sweep("--jobs", "1")
     shutil.rmtree(project.folder / "scratch/sweep")  # its journal and logs, which a serial run does not have
     project.commit()
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -29,16 +30,24 @@ class Project:
     def __init__(self, folder):
         self.folder = folder
 
-    def run(self, *command, code=0):
+    def run(self, *command, code=0, environment=None):
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         done = subprocess.run(
-            command, cwd=self.folder, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False
+            command,
+            cwd=self.folder,
+            env={**os.environ, "PATH": path, **(environment or {})},
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert done.returncode == code, done.stdout + done.stderr
         return done.stdout + done.stderr
 
     def dvc(self, *command, code=0):
         return self.run("dvc", *command, code=code)
+
+    def sweep(self, *arguments, code=0, environment=None):
+        return self.run("python", "-m", "stages.sweep", *arguments, code=code, environment=environment)
 
     def commit(self):
         self.run("git", "add", "-A")
@@ -59,7 +68,9 @@ class Project:
         return set(json.loads(self.dvc("status", "--json").splitlines()[-1]))
 
     def ran(self, output):
-        return {line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")}
+        """Stages that `dvc repro` or a sweep says it has run."""
+        found = re.findall(r"^Running stage '(.*)'|^(\S+): done in ", output, re.MULTILINE)
+        return {repeated or swept for repeated, swept in found}
 
     def digest(self, path):
         return hashlib.sha256((self.folder / path).read_bytes()).hexdigest()

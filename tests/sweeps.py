@@ -1,7 +1,6 @@
 """Projects whose stages do next to nothing, or what a test tells them: for tests of sweeps."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -99,18 +98,6 @@ if __name__ == "__main__":
 
 class SweepProject(Project):
     """A project whose stages obey `behave`."""
-
-    def sweep(self, *arguments, code=0, environment=None):
-        before = {key: os.environ.get(key) for key in environment or {}}
-        os.environ.update(environment or {})
-        try:
-            return self.run("python", "-m", "stages.sweep", *arguments, code=code)
-        finally:
-            for key, value in before.items():
-                if value is None:
-                    del os.environ[key]
-                else:
-                    os.environ[key] = value
 
     def behave(self, **behaviours):
         """What stages do; names of cells may leave the pair out."""

@@ -53,7 +53,7 @@ def test_it_trains_in_every_form(followed, project):
     for file in ("kdcore/methods/pearson.py", "data/recipes.yaml"):
         shutil.copy(followed.folder / file, project.folder / file)
     project.set(methods=["kd", "dkd", "pearson", "at+pearson"], scales=[1, 2], stand=[False])
-    ran = project.ran(project.dvc("repro"))
+    ran = project.ran(project.sweep("--jobs", "2"))
     new = {f"train@resnet14-resnet8-{m}-{scale}-False-0" for m in ("pearson", "at+pearson") for scale in (1, 2)}
     assert {name for name in ran if name.startswith(("train@", "baseline@", "teacher@"))} == new
     table = (project.folder / "tables/digits.md").read_text()

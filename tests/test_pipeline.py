@@ -50,7 +50,7 @@ def test_shipped_matrix_expands_as_declared(project):
 def test_sums_adapters_views_and_dot(project):
     """What a method trains beside the student is kept apart from it; DOT retrains what distils."""
     project.set(methods=["crd+kd", "mlkd"], scales=[1], baselines=["vanilla", "cc", "at+sp"])
-    output = project.dvc("repro")
+    output = project.sweep("--jobs", "2")
     new = {f"train@resnet14-resnet8-{method}-1-False-0" for method in ("crd+kd", "mlkd")}
     new |= {f"baseline@resnet14-resnet8-{method}-0" for method in ("cc", "at+sp")}
     assert project.ran(output) == {"plan", *new, *RESULTS}

@@ -73,7 +73,7 @@ def test_three_lines_from_a_folder_of_images_to_a_table(project, tmp_path):
     write_tree(tmp_path / "pets" / "train", ["cat", "dog"], 8)
     write_tree(tmp_path / "pets" / "test", ["cat", "dog"], 5, start=100)
     project.set(data={"name": "pets", "source": f"folder:{tmp_path / 'pets'}", "image_size": 16})
-    project.run("python", "-m", "stages.sweep", "--jobs", "2")
+    project.sweep("--jobs", "2")
     table = (project.folder / "tables/pets.md").read_text()
     assert "on pets of the last epoch" in table
     assert "Hyper-parameters inherited from another data set or method: of every row" in table
