@@ -13,12 +13,6 @@ from kdcore.folders import whole
 from tests.project import ROOT, TINY, Project, copy_of_project
 
 
-def pytest_collection_modifyitems(items):
-    """Files that run the pipeline come first: no worker then waits for them at the end."""
-    slow = {item.path for item in items if item.get_closest_marker("pipeline")}
-    items.sort(key=lambda item: item.path not in slow)
-
-
 @pytest.fixture(scope="session", autouse=True)
 def teacher_tables(tmp_path_factory):
     """Nothing is kept in the project itself."""
