@@ -17,6 +17,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 repro: setup  ## run the experiment matrix of params.yaml and render tables/
 	python -m stages.plan --check params.yaml
+	python -m stages.mend
 	dvc repro
 
 sweep: setup  ## the same in parallel: make sweep [JOBS=2]

@@ -266,6 +266,8 @@ def test_workers_in_clones_of_their_own(swept, tmp_path):
     for clone in clones:
         swept.run("git", "clone", "-q", str(swept.folder), str(clone))
         shutil.copy(swept.folder / "behaviour.json", clone)
+    (clones[0] / ".dvc/tmp").mkdir(exist_ok=True)
+    (clones[0] / ".dvc/tmp/rwlock").touch()  # of a worker that was killed while DVC wrote it
     swept.set(seeds=[0, 1, 2, 3, 4, 5])
     swept.forget()
     scheduler_file = tmp_path / "scheduler.json"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from kdcore import params, timings
 from kdcore.errors import UserError
-from kdcore.sweep import journal, slots, words
+from kdcore.sweep import journal, mend, slots, words
 from kdcore.sweep.estimates import Estimates
 from kdcore.sweep.order import Order
 from kdcore.sweep.pipeline import Pipeline, override
@@ -77,6 +77,8 @@ def sweep(options: Options) -> int:
     if options.dry_run:
         return show_forecast(options)
     with journal.opened() as diary, Screen(diary) as screen:
+        for line in mend.mend(Path.cwd()):
+            screen.say(line)
         if options.changes:
             with Pipeline(Path.cwd()).held():  # refused before anything is changed, where a 'dvc repro' is at work
                 change(PARAMS, options.changes)
@@ -102,7 +104,7 @@ def sweep(options: Options) -> int:
 
 
 def show_forecast(options: Options) -> int:
-    """Print what a sweep would do, and change nothing.
+    """Print what a sweep would do, and change nothing but what `mend` mends.
 
     Returns:
         The exit code: 0.
@@ -112,6 +114,8 @@ def show_forecast(options: Options) -> int:
     """
     from kdcore.sweep import forecast  # makes all cards itself, which takes half a second to import
 
+    for line in mend.mend(Path.cwd()):
+        words.console().print(line, markup=False, soft_wrap=True)
     targets = failed() if options.failed else options.targets
     with TemporaryDirectory() as aside:
         replaced = _changed(PARAMS, options.changes, Path(aside)) if options.changes else None

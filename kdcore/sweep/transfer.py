@@ -19,6 +19,7 @@ from dvc.stage.serialize import to_single_stage_lockfile
 
 from kdcore.errors import RunError
 from kdcore.sweep.jobs import Outcome
+from kdcore.sweep.mend import mend_locks
 from kdcore.sweep.pipeline import PROJECT_FILE, Item, reasons
 
 _IN_TURN = threading.Lock()
@@ -109,6 +110,7 @@ class Post:
             try:
                 repo = Repo(str(self.folder), _wait_for_lock=True)
                 with repo.lock, repo.scm_context(quiet=True):
+                    mend_locks(repo)
                     paths = [item["path"] for item in items]
                     stage = create_stage(PipelineStage, repo=repo, path=PROJECT_FILE, cmd="none", outs=paths)
                     StageLoader.fill_from_lock(stage, {"outs": list(items)})

@@ -1,0 +1,90 @@
+"""Files that DVC writes in place: half of one, left by a kill, stops every later command of DVC.
+
+No result is lost with them: DVC's run cache knows what has been made, and a process that has ended holds no lock.
+"""
+
+import json
+import subprocess
+from pathlib import Path
+
+from dvc.dvcfile import Lockfile
+from dvc.exceptions import DvcException
+from dvc.lock import make_lock
+from dvc.repo import Repo
+from dvc.rwlock import RWLOCK_FILE, RWLOCK_LOCK, SCHEMA
+from dvc.utils.serialize import ParseError
+from dvc.utils.strictyaml import YAMLFileCorruptedError, YAMLValidationError
+from voluptuous import Invalid
+
+from kdcore import scratch
+from kdcore.errors import UserError
+from kdcore.sweep.pipeline import LOCK_FILE, reasons
+
+CONFLICT = b"<<<<<<< "
+"""Begins what git leaves of two versions that it cannot merge."""
+
+
+def mend(root: Path) -> list[str]:
+    """Put right what a killed DVC left half-written.
+
+    Args:
+        root: the project's folder.
+
+    Returns:
+        What was done, a line each.
+
+    Raises:
+        UserError: there is no DVC project there, or git left a conflict in dvc.lock.
+    """
+    try:
+        repo = Repo(str(root), _wait_for_lock=True)
+        with repo.lock:
+            return [*mend_locks(repo), *mend_record(repo)]
+    except DvcException as error:
+        raise UserError(f"{root}: {reasons(error)}") from error
+
+
+def mend_locks(repo: Repo) -> list[str]:
+    """Remove DVC's list of who works with which paths, if it cannot be read; says so."""
+    path = Path(repo.tmp_dir) / RWLOCK_FILE
+    hardlink = repo.config["core"].get("hardlink_lock", False)
+    with make_lock(str(path.with_name(RWLOCK_LOCK)), tmp_dir=repo.tmp_dir, hardlink_lock=hardlink):
+        try:
+            SCHEMA(json.loads(path.read_bytes()))
+        except FileNotFoundError:
+            return []
+        except (ValueError, Invalid):
+            path.unlink()
+            return [f"{path}: was left half-written by a command of DVC that was killed; removed"]
+    return []
+
+
+def mend_record(repo: Repo) -> list[str]:
+    """Bring dvc.lock back as the last commit has it, if it cannot be read; says so.
+
+    Raises:
+        UserError: git left a conflict in it.
+    """
+    path = Path(repo.root_dir) / LOCK_FILE
+    try:
+        Lockfile(repo, str(path)).load()
+    except (ParseError, YAMLFileCorruptedError, YAMLValidationError) as error:
+        damaged = path.read_bytes()
+        if CONFLICT in damaged:
+            advice = f"'git checkout --ours {LOCK_FILE}' or '--theirs' settles it: DVC's cache knows what was made"
+            raise UserError(f"{path}: holds a conflict that git could not merge; {advice}") from error
+        kept = Path(repo.tmp_dir) / f"{LOCK_FILE}.damaged"
+        kept.write_bytes(damaged)
+        show = ["git", "show", f"HEAD:./{LOCK_FILE}"]
+        committed = subprocess.run(show, cwd=repo.root_dir, check=False, capture_output=True, encoding="utf-8")  # noqa: S603
+        if committed.returncode == 0:
+            scratch.replace(path, committed.stdout)
+            state = "as in the last commit"
+        else:
+            path.unlink()
+            state = "gone"
+        return [
+            f"{path}: was left half-written by a command of DVC that was killed ({kept} keeps it); "
+            f"it is {state} now, and what was made since comes from DVC's cache"
+        ]
+    return []
