@@ -13,7 +13,7 @@ from kdcore.cell import Cell
 from kdcore.levels import levels
 from kdcore.published import Figure, Published
 from kdcore.statistics import ALPHA, Comparison
-from kdcore.stored import Stored
+from kdcore.stored import Provenance, Stored
 from kdcore.timings import Timing
 
 METRICS, CURVES = "metrics.json", "curves.csv"
@@ -38,7 +38,7 @@ class _Teacher(_Cost):
     reliability: _Bins | None = None
 
 
-class _Cell(Stored):
+class _Cell(Provenance):
     name: str
     pair: str
     method: str
@@ -49,13 +49,6 @@ class _Cell(Stored):
     ece: float
     agreement: float
     top1_best: float
-    recipe: dict[str, Any]
-    commit: str
-    device: str
-    threads: int
-    processes: int
-    computed_in: str
-    versions: dict[str, str]
     epochs: int
     weights_sha256: str
     reliability: _Bins | None = None

@@ -10,7 +10,7 @@ from pydantic import model_validator
 from kdcore import disk, jsonfile, stored
 from kdcore.errors import UserError
 from kdcore.folders import whole
-from kdcore.stored import Stored
+from kdcore.stored import Provenance, Stored
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,17 +26,10 @@ class _Training(Stored):
     epochs: int
 
 
-class _Trained(Stored):
+class _Trained(Provenance):
     """What evaluation takes from the meta.json of a cell."""
 
-    recipe: dict[str, Any]
     train: _Training
-    commit: str
-    device: str
-    threads: int
-    processes: int
-    computed_in: str
-    versions: dict[str, str]
 
 
 class _Teacher(Stored):

@@ -24,9 +24,21 @@ class Stored(BaseModel):
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
 
-def damaged(file: Path, why: object) -> UserError:
+class Provenance(Stored):
+    """With what a cell was trained; see kdcore/provenance.py."""
+
+    recipe: dict[str, Any]
+    commit: str
+    device: str
+    threads: int
+    processes: int
+    computed_in: str
+    versions: dict[str, str]
+
+
+def damaged(file: Path, why: object, remedy: str = REMEDY) -> UserError:
     """The error to raise."""
-    return UserError(f"{file}: is damaged ({str(why)[:LONGEST]}); {REMEDY}")
+    return UserError(f"{file}: is damaged ({str(why)[:LONGEST]}); {remedy}")
 
 
 def read_json(file: Path, model: type[Stored]) -> dict[str, Any]:

@@ -17,12 +17,14 @@ import json
 import os
 import signal
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 from kdcore import jsonfile, plan, yamlfile
 from kdcore.cell import RUNS
 from kdcore.errors import RunError
 from kdcore.folders import whole
+from kdcore.pulse import LIVE, Pulse, pulse_file
 from stages import run
 
 
@@ -40,6 +42,11 @@ def behave(name: str) -> bool:
     if behaviour == "fail":
         raise RunError(f"{name} was told to fail")
     if behaviour == "die once" and times == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if behaviour == "die after each epoch" and times <= 4:
+        beat = Pulse(name, times, 4, None, None, 0.0, None, os.getpid(), "here", time.time())
+        LIVE.mkdir(parents=True, exist_ok=True)
+        jsonfile.write(pulse_file(name), asdict(beat))
         os.kill(os.getpid(), signal.SIGKILL)
     if behaviour == "too big once" and times == 1:
         raise MemoryError(name)

@@ -166,6 +166,14 @@ def test_a_lost_cell_fails_after_its_tries(project):
     assert f"train@{name}: failed: lost: killed from outside" in output
 
 
+def test_a_cell_that_gets_on_may_be_lost_more_often(project):
+    name = cell("kd", 1)
+    project.behave(**{name: "die after each epoch"})
+    output = project.sweep("--jobs", "2", "--retries", "1")
+    assert output.count(f"train@{name}: lost; is tried again") == 4
+    assert project.ran.count(name) == 5
+
+
 def test_a_hanging_cell_is_ended(project):
     name = cell("kd", 1)
     project.behave(**{name: "hang"})

@@ -19,6 +19,7 @@ from kdcore.sweep.estimates import Estimates
 from kdcore.sweep.jobs import Ending, Job
 from kdcore.sweep.order import Order
 from kdcore.sweep.schedule import GOOD, SETTLED, Schedule, State
+from kdcore.sweep.workers import Joining
 from kdcore.timings import Timing
 from tests.project import ROOT
 
@@ -282,6 +283,16 @@ def test_a_warm_process_that_cannot_begin(tmp_path):
     outcome = run(tmp_path, "true")
     assert outcome.ending is Ending.FAILED
     assert outcome.tail == ["the process that starts jobs ends at once:", "this code cannot be imported"]
+
+
+def test_workers_that_join_are_not_profiled(tmp_path):
+    with clusters.here(1) as client:
+        (callback,) = client.run(lambda dask_worker: dask_worker.periodic_callbacks["profile"]).values()
+        assert callback.is_running()
+        client.register_plugin(Joining(str(tmp_path), "token", "", slots_per_gpu=1, threads=None))
+        assert not callback.is_running()
+        (left,) = client.run(lambda dask_worker: list(dask_worker.periodic_callbacks)).values()
+    assert not {"profile", "profile-cycle"} & set(left)
 
 
 def test_tail(tmp_path):

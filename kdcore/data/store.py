@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from kdcore import checksum, jsonfile
+from kdcore import checksum, jsonfile, stored
 from kdcore.errors import UserError
 
 SPLITS = ("train", "test")
@@ -153,7 +153,7 @@ def load(folder: Path) -> Dataset:
     try:
         train, test = (_open(folder, name, manifest.encoded) for name in SPLITS)
     except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder}: is damaged ({error!r}); {REMEDY}") from error
+        raise stored.damaged(folder, repr(error), REMEDY) from error
     (a, b, c), (d, e, f) = manifest.mean, manifest.std
     dataset = Dataset(
         name=manifest.name,
@@ -186,9 +186,7 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         return Manifest.model_validate(content)
     except ValidationError as error:
-        problem = error.errors()[0]
-        key = ".".join(map(str, problem["loc"]))
-        raise UserError(f"{folder / MANIFEST}: is damaged ({key}: {problem['msg']}); {REMEDY}") from error
+        raise stored.damaged(folder / MANIFEST, stored.problem(error), REMEDY) from error
 
 
 def first_of_each_class(split: Split, count: int) -> Split:

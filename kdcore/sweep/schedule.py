@@ -36,6 +36,9 @@ class Step:
     reason: str = ""
     """Why it failed, is blocked, or runs."""
     attempts: int = 0
+    """Since it last got an epoch further."""
+    epoch: int = 0
+    """The last that it had finished when its worker was lost."""
     worker: str = ""
     started: float | None = None
     """Unix time."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from kdcore import checksum, jsonfile, plan, runs, scratch, yamlfile
 from kdcore.errors import FULL_DISK, RunError, UserError, is_full
+from kdcore.pulse import pulses
 from kdcore.sweep import journal as journals
 from kdcore.sweep.jobs import Ending, Job, Outcome
 from kdcore.sweep.journal import Journal
@@ -38,7 +39,7 @@ class Tries:
     """How patient a sweep is."""
 
     retries: int
-    """Further attempts for a stage whose worker was lost, or that ran out of memory."""
+    """Further attempts in a row for a stage whose worker was lost, or that ran out of memory, before its next epoch."""
     timeout: float | None
     """Seconds without a sign of life, after which a stage is ended; None waits for ever."""
 
@@ -190,7 +191,7 @@ class Sweep:
                 self.say(f"{step.name}: done in {outcome.seconds:.1f} s")
         elif outcome.ending is Ending.STOPPED:
             self.schedule.settle(step.name, State.STOPPED)
-        elif outcome.ending in (Ending.LOST, Ending.OUT_OF_MEMORY) and step.attempts <= self.tries.retries:
+        elif outcome.ending in (Ending.LOST, Ending.OUT_OF_MEMORY) and self._has_tries(step):
             self._try_again(step, outcome)
         else:
             if delivery.is_apart:
@@ -198,6 +199,13 @@ class Sweep:
             self._fail(step, _reason(outcome), outcome.tail)
             if outcome.code == FULL_DISK:
                 self._halt()
+
+    def _has_tries(self, step: Step) -> bool:
+        """Whether it may be tried once more: on machines that come and go it may be lost often, and still get done."""
+        pulse = pulses(self.say).get(step.name.partition("@")[2])
+        if pulse is not None and pulse.epoch > step.epoch:
+            step.epoch, step.attempts = pulse.epoch, 1
+        return step.attempts <= self.tries.retries
 
     def _try_again(self, step: Step, outcome: Outcome) -> None:
         step.state = State.WAITING

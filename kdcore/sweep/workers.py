@@ -29,6 +29,11 @@ NAME = "kdcore"
 PULSES = "kdcore-pulses"
 """Dask's topic on which workers that share no files with the sweep say how far their cells are."""
 
+PROFILERS = ("profile", "profile-cycle")
+"""Of a Dask worker. They look at all threads a hundred times a second, and Python 3.11 may stand still for ever where a
+garbage collection falls into that and DVC begins a thread (CPython issue 106883).
+"""
+
 
 @dataclass
 class Place:
@@ -72,6 +77,9 @@ class Joining(WorkerPlugin):
         """Look where the project is, and offer slots: the worker's threads, on GPUs at most so many each."""
         self.place = self._find(Path.cwd(), worker.state.nthreads)
         await worker.set_resources(**{SLOT: 0 if self.place.trouble else self.place.slots.count})
+        for name in PROFILERS:
+            if name in worker.periodic_callbacks:
+                worker.periodic_callbacks.pop(name).stop()
 
     def _find(self, here: Path, threads: int) -> Place:
         offered = slots.Slots(slots.environments(threads, self.slots_per_gpu, self.threads))
