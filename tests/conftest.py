@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -19,6 +20,14 @@ def teacher_tables(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KDCORE_TABLES", str(tmp_path_factory.mktemp("teacher-tables")))
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ctrl_c():
+    """Is listened to, though a shell that starts the tests in the background has it ignored, here and in children."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

@@ -148,11 +148,11 @@ def make(folder, *, seeds=1, epochs=1):
     for name in ("train", "teacher", "data", "evaluate", "tables"):
         (folder / "stages" / f"{name}.py").write_text(STAGE.replace("MAIN", name))
     project = SweepProject(folder)
-    # Stages that do nothing need nothing that takes seconds to import.
+    # Stages that do nothing need nothing that takes seconds to import; what one needs, all do.
     project.edit(
         "kdcore/sweep/warm.py",
         'PRELOADED = ("torch", "stages.train", "stages.teacher", "stages.evaluate")',
-        "PRELOADED = ()",
+        'PRELOADED = ("stages.train",)',
     )
     params = yamlfile.read(folder / "params.yaml")
     train = {**params["train"], "epochs": epochs, "schedule": "cosine"}

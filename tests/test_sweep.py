@@ -3,6 +3,7 @@
 import json
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -307,8 +308,11 @@ def dask(*arguments, cwd=None):
 
 
 def test_no_scheduler(project):
-    output = project.sweep("--scheduler", "tcp://127.0.0.1:9", code=2)
-    assert "--scheduler tcp://127.0.0.1:9: no Dask scheduler answers there" in output
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        addresses = [f"tcp://127.0.0.1:{silent.getsockname()[1]}", "tcp://127.0.0.1:9", "here"]
+        for address in addresses:
+            output = project.sweep("--scheduler", address, code=2)
+            assert f"--scheduler {address}: no Dask scheduler answers there" in output
     assert project.ran == []
 
 

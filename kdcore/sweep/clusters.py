@@ -1,5 +1,6 @@
 """Where a sweep's workers come from: this process, a running Dask scheduler, or a cluster's queue."""
 
+import asyncio
 import logging
 import signal
 import warnings
@@ -11,7 +12,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import dask
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, rpc
 
 from kdcore import yamlfile
 from kdcore.errors import UserError
@@ -20,6 +21,10 @@ from kdcore.section import Count, Section
 
 if TYPE_CHECKING:
     from dask_jobqueue.core import JobQueueCluster
+
+
+ANSWER = 3.0
+"""Seconds that a scheduler has to answer."""
 
 
 @cache
@@ -77,11 +82,19 @@ def scheduler(address: str) -> Iterator[Client]:
     """
     with _quiet():
         try:
-            client = Client(address, timeout=10)
-        except (OSError, ValueError) as error:
-            raise UserError(f"--scheduler {address}: no Dask scheduler answers there ({error})") from error
+            asyncio.run(asyncio.wait_for(_identity(address), ANSWER))
+            client = Client(address)
+        except (OSError, ValueError, OverflowError) as error:
+            reason = str(error) or f"silence for {ANSWER:g} seconds"
+            raise UserError(f"--scheduler {address}: no Dask scheduler answers there ({reason})") from error
         with client:
             yield client
+
+
+async def _identity(address: str) -> None:
+    """Ask a scheduler who it is; a client would wait for ever for one that is silent."""
+    async with rpc(address) as asked:
+        await asked.identity()
 
 
 @contextmanager
