@@ -43,6 +43,12 @@ def behave(name: str) -> bool:
         raise RunError(f"{name} was told to fail")
     if behaviour == "die once" and times == 1:
         os.kill(os.getpid(), signal.SIGKILL)
+    if behaviour == "die once, but for a child" and times == 1:
+        child = os.fork()
+        if child == 0:
+            time.sleep(600)
+        Path("child").write_text(str(child))
+        os.kill(os.getpid(), signal.SIGKILL)
     if behaviour == "die after each epoch" and times <= 4:
         beat = Pulse(name, times, 4, None, None, 0.0, None, os.getpid(), "here", time.time())
         LIVE.mkdir(parents=True, exist_ok=True)
@@ -120,9 +126,9 @@ class SweepProject(Project):
         (self.folder / "ran.log").unlink(missing_ok=True)
 
     @contextmanager
-    def sweeping(self, *arguments):
+    def sweeping(self, *arguments, prefix=()):
         """A sweep that goes on beside the test, killed when the test leaves."""
-        command = [sys.executable, "-m", "stages.sweep", *arguments]
+        command = [*prefix, sys.executable, "-m", "stages.sweep", *arguments]
         with (self.folder / "sweep.log").open("w") as log:
             process = subprocess.Popen(command, cwd=self.folder, stdout=log, stderr=log)
         try:
@@ -159,7 +165,7 @@ def make(folder, *, seeds=1, epochs=1):
     project.set(**TINY)
     project.set(train=train, seeds=list(range(seeds)))
     ignored = (folder / ".gitignore").read_text()
-    (folder / ".gitignore").write_text(f"{ignored}\nbehaviour.json\nran.log\ngo\nsweep.log\nballast\n")
+    (folder / ".gitignore").write_text(f"{ignored}\nbehaviour.json\nran.log\ngo\nsweep.log\nballast\nchild\n")
     project.behave()
     project.run("git", "init", "-q")
     project.commit()

@@ -6,8 +6,10 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from kdcore import yamlfile
@@ -266,7 +268,38 @@ def test_a_full_disk(tmp_path):
         subprocess.run(["umount", "-l", str(mounted)], check=True)
 
 
-def test_workers_in_clones_of_their_own(swept, tmp_path):
+class Dask:
+    """A scheduler, and workers as they are started."""
+
+    def __init__(self, folder):
+        self.started, file = [], folder / "scheduler.json"
+        self._start("scheduler", "--host", "127.0.0.1", "--port", "0", "--scheduler-file", str(file))
+        while not file.is_file():
+            time.sleep(0.05)
+        self.address = json.loads(file.read_text())["address"]
+
+    def work(self, folder, threads=1):
+        return self._start("worker", self.address, "--nthreads", str(threads), folder=folder)
+
+    def _start(self, *arguments, folder=None):
+        command = [sys.executable, "-m", "dask", *arguments, "--no-dashboard"]
+        self.started.append(subprocess.Popen(command, cwd=folder, stderr=subprocess.DEVNULL))
+        return self.started[-1]
+
+    def end(self):
+        for process in self.started:
+            process.kill()  # of a worker the nanny, with which it ends
+            process.wait(timeout=60)
+
+
+@pytest.fixture
+def dask(tmp_path):
+    running = Dask(tmp_path)
+    yield running
+    running.end()
+
+
+def test_workers_in_clones_of_their_own(swept, dask, tmp_path):
     """They share a DVC remote with the sweep, and nothing else."""
     remote = tmp_path / "remote"
     swept.dvc("remote", "add", "--default", "here", str(remote))
@@ -275,23 +308,12 @@ def test_workers_in_clones_of_their_own(swept, tmp_path):
     for clone in clones:
         swept.run("git", "clone", "-q", str(swept.folder), str(clone))
         shutil.copy(swept.folder / "behaviour.json", clone)
+        dask.work(clone)
     (clones[0] / ".dvc/tmp").mkdir(exist_ok=True)
     (clones[0] / ".dvc/tmp/rwlock").touch()  # of a worker that was killed while DVC wrote it
     swept.set(seeds=[0, 1, 2, 3, 4, 5])
     swept.forget()
-    scheduler_file = tmp_path / "scheduler.json"
-    started = []
-    try:
-        started.append(dask("scheduler", "--host", "127.0.0.1", "--port", "0", "--scheduler-file", str(scheduler_file)))
-        swept.wait_for(scheduler_file.is_file)
-        address = json.loads(scheduler_file.read_text())["address"]
-        for clone in clones:
-            started.append(dask("worker", address, "--nthreads", "1", cwd=clone))
-        output = swept.sweep("--scheduler", address)
-    finally:
-        for process in started:
-            process.terminate()
-            process.wait(timeout=30)
+    output = swept.sweep("--scheduler", dask.address)
     assert swept.ran == []
     ran = [SweepProject(clone).ran for clone in clones]
     assert all(ran), output
@@ -301,10 +323,96 @@ def test_workers_in_clones_of_their_own(swept, tmp_path):
     assert (swept.folder / f"runs/{PAIR}/{cell('kd', 2, 5)}/meta.json").is_file()
 
 
-def dask(*arguments, cwd=None):
-    return subprocess.Popen(
-        [sys.executable, "-m", "dask", *arguments, "--no-dashboard"], cwd=cwd, stderr=subprocess.DEVNULL
-    )
+def test_workers_that_come_and_go(project, dask):
+    """A sweep waits for the first, and for another one in the place of its last; the cell that ran there runs again."""
+    lost = cell("kd", 1)
+    project.behave(**{lost: "wait"})
+    with project.sweeping("--scheduler", dask.address) as process:
+        project.wait_for(lambda: "waiting for workers" in project.said())
+        worker = dask.work(project.folder)
+        project.wait_for(lambda: lost in project.ran)
+        worker.kill()  # the nanny; its worker ends with it
+        (project.folder / "go").touch()
+        dask.work(project.folder)
+        assert process.wait(timeout=60) == 0, project.said()
+    assert project.ran.count(lost) == 2
+    assert len(project.ran) == len(CELLS) + 2
+
+
+def test_a_sweep_that_goes_on_before_its_worker_is_there(project, dask):
+    """Nothing is left to be done but cells."""
+    project.behave(**dict.fromkeys(CELLS, "fail"))
+    project.sweep("--jobs", "2", code=1)
+    project.behave()
+    project.forget()
+    with project.sweeping("--scheduler", dask.address) as process:
+        project.wait_for(lambda: "waiting for workers" in project.said())
+        dask.work(project.folder)
+        assert process.wait(timeout=60) == 0, project.said()
+    assert set(project.ran) == CELLS
+
+
+def test_one_sweep_at_a_scheduler(project, dask, tmp_path):
+    """Another one is refused while it is there; one that was killed is not, and what it has left running ends first."""
+    waiting = cell("kd", 1)
+    project.behave(**{waiting: "wait"})
+    dask.work(project.folder, threads=2)
+    other = SweepProject(tmp_path / "other")
+    shutil.copytree(project.folder, other.folder)
+    with project.sweeping("--scheduler", dask.address) as process:
+        project.wait_for(lambda: waiting in project.ran)
+        assert "another sweep is at work there" in other.sweep("--scheduler", dask.address, code=2)
+        sweeps.stop(process, signal.SIGKILL)
+    project.behave()
+    project.sweep("--scheduler", dask.address)
+    assert project.ran.count(waiting) == 2
+    log = project.folder / f"scratch/sweep/logs/train@{waiting}.log"
+    assert log.read_text().count("begins") == 1  # begun anew, when nobody wrote to it any more
+    assert not list((project.folder / "scratch/sweep").glob("token-*"))
+
+
+def test_stopped_while_no_worker_is_there(project, dask):
+    waiting = cell("kd", 1)
+    project.behave(**{waiting: "wait"})
+    worker = dask.work(project.folder)
+    with project.sweeping("--scheduler", dask.address) as process:
+        project.wait_for(lambda: waiting in project.ran)
+        worker.kill()
+        project.wait_for(lambda: "waiting for workers" in project.said())
+        assert sweeps.stop(process) == 128 + signal.SIGTERM
+    assert "stopped" in project.said().splitlines()[-1]
+
+
+def test_a_scheduler_that_goes(project, dask):
+    waiting = cell("kd", 1)
+    project.behave(**{waiting: "wait"})
+    dask.work(project.folder)
+    patience = ("env", "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT=2s")
+    with project.sweeping("--scheduler", dask.address, prefix=patience) as process:
+        project.wait_for(lambda: waiting in project.ran)
+        dask.started[0].kill()
+        assert process.wait(timeout=120) == 1
+    assert "error: the Dask scheduler is gone; start it and its workers again" in project.said()
+    assert "Traceback" not in project.said()
+
+
+def test_nohup(project):
+    """The terminal goes, the sweep stays."""
+    waiting = cell("kd", 1)
+    project.behave(**{waiting: "wait"})
+    with project.sweeping("--jobs", "2", prefix=("nohup",)) as process:
+        project.wait_for(lambda: waiting in project.ran)
+        process.send_signal(signal.SIGHUP)
+        (project.folder / "go").touch()
+        assert process.wait(timeout=60) == 0, project.said()
+
+
+def test_a_killed_cell_is_lost_though_its_child_lives(project):
+    name = cell("kd", 1)
+    project.behave(**{name: "die once, but for a child"})
+    assert f"train@{name}: lost; is tried again" in project.sweep("--jobs", "2")
+    child = int((project.folder / "child").read_text())
+    assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
 
 
 def test_no_scheduler(project):

@@ -109,7 +109,7 @@ def cluster(path: Path) -> Iterator[Client]:
     """
     content = read(path)
     with _own(), make(content, path) as made, Client(made) as client:
-        made.scale(jobs=content.jobs)
+        made.adapt(minimum_jobs=content.jobs, maximum_jobs=content.jobs)  # a job that ends is submitted again
         yield client
 
 

@@ -15,6 +15,8 @@ from enum import Enum
 from functools import cache
 from pathlib import Path
 
+import psutil
+
 from kdcore import pulse
 from kdcore.errors import OUT_OF_MEMORY, RunError
 from kdcore.sweep import FOLDER, warm
@@ -23,6 +25,8 @@ TAIL = 20
 """Lines of a log that are shown."""
 LOOK = 0.5
 """Seconds between two looks at whether a job is to be ended."""
+SILENCE = 120.0
+"""Seconds in which the process that starts jobs has imported what it needs, and answers."""
 
 
 class Ending(str, Enum):
@@ -110,13 +114,14 @@ class Nursery:
         with theirs, self.lock:
             for _ in range(2):  # one that ended meanwhile, without a job, is replaced
                 control = self._begin(environment)
-                with suppress(ConnectionError):
+                control.settimeout(SILENCE)
+                with suppress(ConnectionError, TimeoutError):
                     socket.send_fds(control, [json.dumps(content).encode()], [theirs.fileno()])
                     answer = control.recv(64)
                     if answer:
                         return int(answer), ours
                 self.end()
-        raise RunError("\n".join(["the process that starts jobs ends at once:", *tail(self.log)]))
+        raise RunError("\n".join(["the process that starts jobs ends at once, or is silent:", *tail(self.log)]))
 
     @property
     def log(self) -> Path:
@@ -128,6 +133,7 @@ class Nursery:
         if self.control is not None:
             self.control.close()
         if self.process is not None:
+            self.process.kill()
             self.process.wait()
         self.control = self.process = None
 
@@ -157,7 +163,7 @@ def nursery(folder: str) -> Nursery:
 def run(
     job: Job,
     environment: dict[str, str],
-    stopping: threading.Event,
+    is_to_end: Callable[[], bool],
     *,
     worker: str = "here",
     beat: Callable[[], None] | None = None,
@@ -167,7 +173,7 @@ def run(
     Args:
         job: to be run; its log is begun anew.
         environment: variables of its slot.
-        stopping: when set, the job is asked to save its state and end, as it is after a timeout; and then made to.
+        is_to_end: whether the job is asked to save its state and end, as it is after a timeout; and then made to.
         worker: where this is, for the outcome.
         beat: called every half second meanwhile.
     """
@@ -179,7 +185,7 @@ def run(
     except (RunError, OSError) as error:
         return Outcome(job.step, Ending.FAILED, worker=worker, tail=str(error).splitlines())
     with closing(report):
-        code, asked = _watch(pid, report, lambda: _due(job, began, stopping), beat)
+        code, asked = _watch(pid, report, lambda: _due(job, began, is_to_end), beat)
     return Outcome(job.step, _ending(code, asked), code, time.time() - began, worker, tail(log))
 
 
@@ -189,26 +195,36 @@ def _watch(
     """Wait for a job's end; returns its exit code, if it gave one, and why it was asked to end, if it was."""
     asked, deadline, answer = None, 0.0, b""
     report.settimeout(LOOK)
-    while True:
-        try:
-            received = report.recv(64)
-            if not received:
-                return (int(answer) if answer else None), asked
+    while (received := _hear(report, pid)) != b"":
+        if received is not None:
             answer += received
-        except TimeoutError:
-            if beat is not None:
-                beat()
+        elif beat is not None:
+            beat()
         if asked is None:
             reason = due()
             if reason is not None and _end(pid, signal.SIGTERM):
                 asked, deadline = reason, time.time() + warm.GRACE
         elif time.time() > deadline:
             _end(pid, signal.SIGKILL)
+    return (int(answer) if answer else None), asked
 
 
-def _due(job: Job, began: float, stopping: threading.Event) -> Ending | None:
+def _hear(report: socket.socket, pid: int) -> bytes | None:
+    """What a job says; nothing after its end, None while it is silent."""
+    try:
+        return report.recv(64)
+    except TimeoutError:
+        if psutil.pid_exists(pid):
+            return None
+        _end(pid, signal.SIGKILL)  # what it has started, and what keeps the socket open
+        with suppress(BlockingIOError):
+            return report.recv(64, socket.MSG_DONTWAIT)
+        return b""
+
+
+def _due(job: Job, began: float, is_to_end: Callable[[], bool]) -> Ending | None:
     """Whether a job is to be ended now, and why."""
-    if stopping.is_set():
+    if is_to_end():
         return Ending.STOPPED
     if job.timeout is None:
         return None

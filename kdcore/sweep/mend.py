@@ -75,16 +75,23 @@ def mend_record(repo: Repo) -> list[str]:
             raise UserError(f"{path}: holds a conflict that git could not merge; {advice}") from error
         kept = Path(repo.tmp_dir) / f"{LOCK_FILE}.damaged"
         kept.write_bytes(damaged)
-        show = ["git", "show", f"HEAD:./{LOCK_FILE}"]
-        committed = subprocess.run(show, cwd=repo.root_dir, check=False, capture_output=True, encoding="utf-8")  # noqa: S603
-        if committed.returncode == 0:
-            scratch.replace(path, committed.stdout)
-            state = "as in the last commit"
-        else:
+        committed = _committed(path)
+        if committed is None:
             path.unlink()
-            state = "gone"
+        else:
+            scratch.replace(path, committed)
+        state = "gone" if committed is None else "as in the last commit"
         return [
             f"{path}: was left half-written by a command of DVC that was killed ({kept} keeps it); "
             f"it is {state} now, and what was made since comes from DVC's cache"
         ]
     return []
+
+
+def _committed(path: Path) -> str | None:
+    """A file as the last commit has it; None where there is none."""
+    command = ["git", "show", f"HEAD:./{path.name}"]
+    try:
+        return subprocess.run(command, cwd=path.parent, check=True, capture_output=True, encoding="utf-8").stdout  # noqa: S603
+    except (OSError, subprocess.CalledProcessError):  # no git, no repository, no commit, or the file is in none
+        return None

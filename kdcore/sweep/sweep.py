@@ -15,6 +15,7 @@ from kdcore import checksum, jsonfile, plan, runs, scratch, yamlfile
 from kdcore.errors import FULL_DISK, RunError, UserError, is_full
 from kdcore.pulse import pulses
 from kdcore.sweep import journal as journals
+from kdcore.sweep import warm
 from kdcore.sweep.jobs import Ending, Job, Outcome
 from kdcore.sweep.journal import Journal
 from kdcore.sweep.order import Order
@@ -26,6 +27,8 @@ from kdcore.sweep.transfer import Delivery, Parcel, Post
 if TYPE_CHECKING:
     from kdcore.sweep.workers import Crew  # Dask takes half a second, and a sweep that has nothing to do no Dask
 
+PATIENCE = 10.0
+"""Seconds that workers have to say that what was stopped has ended, beyond those that it has itself."""
 TICK = 0.25
 """Seconds between two looks at what has changed."""
 HERE = ("plan", "data", "pairs", "tables")
@@ -72,6 +75,8 @@ class Sweep:
         self.most: int | None = None
         """Jobs at a time, where memory did not suffice for all slots."""
         self.stopped: signal.Signals | None = None
+        self.patience = 0.0
+        """When one that was stopped waits no longer for what runs."""
         self.trouble = ""
         """Why nothing is handed out any more."""
         self.is_waiting = False
@@ -142,10 +147,17 @@ class Sweep:
         for step in self.schedule.steps.values():
             if step.state is State.WAITING:
                 step.state = State.STOPPED
-        if self.stopped is not None and self.schedule.count(State.RUNNING) and not self.crew.stopping.is_set():
-            running = [step.name for step in self.schedule.steps.values() if step.state is State.RUNNING]
+        running = [step.name for step in self.schedule.steps.values() if step.state is State.RUNNING]
+        if self.stopped is None or not running:
+            return
+        if not self.crew.stopping.is_set():
             self.say(f"stopping: {shortened(running)} may save their states (once more ends them at once)")
             self.crew.stop()
+            self.patience = time.monotonic() + warm.GRACE + PATIENCE
+        elif time.monotonic() > self.patience:
+            self.say(f"no answer: {shortened(running)} may still be at work")
+            for name in running:
+                self.schedule.settle(name, State.STOPPED)
 
     def _begin(self, name: str) -> None:
         """Let DVC decide what a stage needs, and have it run if it must."""
@@ -155,6 +167,8 @@ class Sweep:
             verdict = self.pipeline.check(name)
         if verdict is Verdict.STALE:
             crew = self.crew  # outside of what fails with one stage: without a crew there is no sweep
+            if not is_here(name) and self._is_busy():
+                return
             with self._failing(step):
                 self._start(step, crew)
         elif verdict is not None:
@@ -260,7 +274,10 @@ class Sweep:
                 os._exit(128 + number)
             self.stopped = signal.Signals(number)
 
-        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+        wanted = [signal.SIGTERM]
+        for number in (signal.SIGINT, signal.SIGHUP):  # which nohup, or a shell in whose background this runs, ignores
+            wanted += [number] if signal.getsignal(number) is not signal.SIG_IGN else []
+        before = {number: signal.signal(number, stop) for number in wanted}
         try:
             yield
         finally:
