@@ -12,7 +12,7 @@ def check_address(text: str) -> str:
     """An address as it is, if a web server could be asked for it.
 
     Raises:
-        ValueError: it is of another scheme, holds control characters, or names no host or an impossible port.
+        ValueError: it is of another scheme, holds control characters or a user, or names no host or an impossible port.
     """
     if not text.startswith(("http://", "https://")):
         raise ValueError(f"{shown(text)}: only http and https addresses are allowed")
@@ -24,4 +24,8 @@ def check_address(text: str) -> str:
         host, port = "", None
     if not text.isprintable() or not HOST.fullmatch(host) or port == 0:
         raise ValueError(f"{shown(text)}: names no host, or an impossible one; expected as in https://host.org/file")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError(
+            f"the address at {host}: holds a user or password, which cards and tables would show; ~/.netrc is for them"
+        )
     return text

@@ -150,7 +150,7 @@ def _read(path: Path, weights_key: str | None) -> dict[str, Tensor]:
 
 def _unpickle(path: Path) -> Any:
     try:
-        _check_size(path)
+        _check_zip(path)
         _check_pickles(path)
         with torch.serialization.safe_globals([(_Unread, name) for name in NUMPY]):
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -165,14 +165,20 @@ def _unpickle(path: Path) -> Any:
         raise UserError(f"{path}: not a checkpoint of tensors alone, {_what_else(path, error)}") from error
 
 
-def _check_size(path: Path) -> None:
-    """Refuse a file that would fill the memory: torch leaves its own uncompressed, but unpacks compressed ones."""
+def _check_zip(path: Path) -> None:
+    """Refuse a file that would fill the memory: torch leaves its own uncompressed, but unpacks compressed ones. And
+    one that is not as it was written, of which torch would read what is left.
+    """
     if not _is_zip(path):
         return
     with zipfile.ZipFile(path) as file:
-        declared, size = sum(entry.file_size for entry in file.infolist()), path.stat().st_size
-    if declared > LARGEST_RATIO * size:
-        raise ValueError(f"{size:,} bytes that unpack to {declared:,}: an archive bomb")
+        entries, size = file.infolist(), path.stat().st_size
+        declared = sum(entry.file_size for entry in entries)
+        if declared > LARGEST_RATIO * size:
+            raise ValueError(f"{size:,} bytes that unpack to {declared:,}: an archive bomb")
+        damaged = file.testzip() if any(entry.CRC for entry in entries) else None  # torch can be told to write none
+    if damaged is not None:
+        raise ValueError(f"{named(damaged)} is not what its checksum says")
 
 
 def _is_zip(path: Path) -> bool:

@@ -67,7 +67,7 @@ class Imagenet(Section):
 class Own(Section):
     """A data set of the user's own."""
 
-    name: Annotated[str, Field(pattern="^[a-z][a-z0-9_]*$")]
+    name: Annotated[str, Field(pattern="^[a-z][a-z0-9_]*$", max_length=64)]
     """Of its folder in data/, and of its recipes."""
     source: Text
     """ "folder:<path>", a folder per class, below train/ and test/ (or val/) where the images are split already; or

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from kdcore.addresses import check_address
-from kdcore.errors import UserError
+from kdcore.errors import UserError, named, shown
 from kdcore.params import Percent
 from kdcore.section import Positive, Section
 
@@ -75,10 +75,11 @@ class KnownTeachers(Section):
         try:
             return cls.model_validate(content)
         except ValidationError as error:
-            problems = [
-                f"{FILE}: {'.'.join(map(str, problem['loc']))}: {problem['msg'].removeprefix('Value error, ')}"
-                for problem in error.errors()
-            ]
+            problems = []
+            for problem in error.errors():
+                value = "" if problem["type"] == "value_error" else f"{shown(problem['input'])}: "
+                message = problem["msg"].removeprefix("Value error, ")
+                problems.append(f"{FILE}: {'.'.join(map(named, problem['loc']))}: {value}{message}")
             raise UserError("\n".join(problems)) from error
 
     def find(self, dataset: str, network: str) -> Published | None:

@@ -7,6 +7,7 @@ to the tables' card, which prints them.
 """
 
 import difflib
+import os
 from dataclasses import asdict
 from functools import cache, partial
 from itertools import product
@@ -20,6 +21,7 @@ from kdcore.fingerprint import ROOT, fingerprint
 from kdcore.known_teachers import COPIES, FILE, SUFFIXES, KnownTeachers, Published, own_copy
 from kdcore.levels import levels
 from kdcore.params import Params, Teacher
+from kdcore.section import MOST
 from kdcore.train_params import Train
 
 FOLDER = Path("cards")
@@ -171,7 +173,7 @@ def check_sources(params: Params, file: str = "params.yaml") -> None:
         if teacher.source not in ("train", "published") and "://" not in teacher.source:
             sources[f"teachers.{name}.source"] = Path(teacher.source)
     for (key, path), output in product(sources.items(), (*OUTPUTS, f"data/{params.data.name}")):
-        source, made = path.resolve(), Path(output).resolve()
+        source, made = (Path(os.path.realpath(found)) for found in (path, output))  # resolve() fails where links loop
         if source == made or source in made.parents or made in source.parents:
             raise UserError(
                 f"{file}: {key}: {path} overlaps with {output}, which the pipeline writes, and deletes first; "
@@ -367,8 +369,8 @@ def stretched(settings: Card, epochs: int, where: str) -> Card:
     Raises:
         UserError: there is no room for the milestones; `where` names the number.
     """
-    if epochs < 1:
-        raise UserError(f"{where}: {epochs} must be 1 or more")
+    if not 1 <= epochs <= MOST:
+        raise UserError(f"{where}: {shown(epochs)} must be from 1 to {MOST:,}")
     if "milestones" not in settings:
         return {**settings, "epochs": epochs}
     milestones = [round(milestone * epochs / settings["epochs"]) for milestone in settings["milestones"]]

@@ -24,4 +24,5 @@ Text = Annotated[str, Field(min_length=1), AfterValidator(_check_text)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
-Count = Annotated[int, Field(ge=1, le=10**6)]
+MOST = 10**6
+Count = Annotated[int, Field(ge=1, le=MOST)]

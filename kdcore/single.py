@@ -63,6 +63,8 @@ def dataset(name: str | None, file: str | None, *, source: str | None, image_siz
     Raises:
         UserError: the data set cannot be had.
     """
+    if (file is not None and source is not None) or (source is None and image_size is not None):
+        raise UserError("--source and --image-size say how --dataset is to be read anew; leave them out, or give both")
     size = {} if image_size is None else {"image_size": image_size}
     if file is not None:
         section, where = params.load(file).data.model_dump(), file
@@ -70,7 +72,7 @@ def dataset(name: str | None, file: str | None, *, source: str | None, image_siz
         section, where = params.data_section(name=name, source=source, **size), "--dataset, --source"
     else:
         folder = DATA / str(name)
-        if not (folder / MANIFEST).is_file():
+        if not os.path.isfile(folder / MANIFEST):  # Path.is_file() raises errors for names that are too long
             raise UserError(f"{folder}: no data set is stored here; run 'dvc repro data', or add --source or --params")
         return store.load(folder)
     data_params.check_there(section, where)
@@ -78,15 +80,22 @@ def dataset(name: str | None, file: str | None, *, source: str | None, image_siz
 
 
 def check_writable(path: Path | None) -> None:
-    """Refuse what is a folder, and a file in a folder that does not exist.
+    """Refuse a file that cannot be written, before what it is to hold has been measured.
 
     Raises:
-        UserError: names it.
+        UserError: says why.
     """
-    if path is not None and not os.path.isdir(path.parent):  # Path.is_dir() raises errors for names that are too long
+    if path is None:
+        return
+    if not os.path.isdir(path.parent):  # Path.is_dir() raises errors for names that are too long
         raise UserError(f"--json {path}: there is no folder {path.parent}; make it, or name another file")
-    if path is not None and os.path.isdir(path):
-        raise UserError(f"--json {path}: is a folder; name a file")
+    is_new = not os.path.lexists(path)
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o666))
+    except OSError as error:
+        raise UserError(f"--json {path}: cannot be written ({error.strerror}); name another file") from error
+    if is_new:
+        path.unlink()
 
 
 def teacher_weights(made: dict[str, Any], given: str | None) -> Path | None:
@@ -96,10 +105,10 @@ def teacher_weights(made: dict[str, Any], given: str | None) -> Path | None:
         UserError: there is none.
     """
     if "teacher" not in made:
-        if given:
+        if given is not None:
             raise UserError(f"--teacher {given}: {made['method']} trains the student alone and takes no teacher")
         return None
-    path = Path(given) if given else Path("teachers") / made["teacher"] / runs.WEIGHTS
+    path = Path(given) if given is not None else Path("teachers") / made["teacher"] / runs.WEIGHTS
     if not os.path.isfile(path):
         raise UserError(
             f"teacher {made['teacher']}: there is no {path}; name a checkpoint with --teacher, or list the teacher in "

@@ -32,7 +32,7 @@ class SpecialCase(Section):
 
     @model_validator(mode="after")
     def _means_something(self) -> "SpecialCase":
-        given = self.model_dump(exclude_none=True)
+        given = {key: value for key, value in self.model_dump(exclude_none=True).items() if value != []}
         if not given.keys() & set(SELECTORS) or not given.keys() - set(SELECTORS):
             raise ValueError(
                 f"needs a selector ({', '.join(SELECTORS)}) and a setting "

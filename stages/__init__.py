@@ -9,6 +9,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 
 from kdcore.errors import FULL_DISK, OUT_OF_MEMORY, RunError, UserError, is_full, is_out_of_memory, shown
@@ -116,5 +117,15 @@ def _module(main: Callable[..., None]) -> str:
     return str(getattr(main.__globals__["__spec__"], "name", main.__module__))  # a script by its path has no spec
 
 
+def _open_streams() -> None:
+    """Put nowhere in the place of standard streams that are closed (`>&-`): libraries write to them unasked, and the
+    next file that is opened would become one.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115
+
+
+_open_streams()
 if sys.argv[0] == "-m" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, _leave)  # a stage that still imports: Ctrl-C would show where, for pages

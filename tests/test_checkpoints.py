@@ -167,6 +167,21 @@ def test_truncated_at_any_length_before_1_6(tmp_path):
             loaded(tmp_path / "a.pth")
 
 
+def test_a_changed_byte(tmp_path):
+    """The file has checksums, which torch does not compare; unless torch was told to write none."""
+    path = written(tmp_path / "a.pth", state_dict(), zipped=True)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"or damaged \(a/data/\d+ is not what its checksum says\); get it anew"):
+        loaded(path)
+    torch.serialization.set_crc32_options(False)
+    try:
+        assert same(loaded(written(tmp_path / "b.pth", state_dict(), zipped=True)))
+    finally:
+        torch.serialization.set_crc32_options(True)
+
+
 @pytest.mark.parametrize("compressed", [True, False])
 def test_bomb(tmp_path, compressed):
     """Torch unpacks compressed files, though it writes none."""

@@ -368,10 +368,17 @@ def test_impossible_addresses(text):
 
 
 @pytest.mark.parametrize("text", [
-    "http://a.org", "https://user:word@a.org:8080/x?y#z", "http://[::1]:80/x", "http://127.0.0.1/a b", "http://\u00e4.de/x",
+    "http://a.org", "https://a.org:8080/x?y#z", "http://[::1]:80/x", "http://127.0.0.1/a b", "http://\u00e4.de/x",
 ])  # fmt: skip
 def test_possible_addresses(text):
     assert check_address(text) == text
+
+
+@pytest.mark.parametrize("text", ["https://user:word@a.org/x", "http://user@a.org", "http://:word@a.org"])
+def test_addresses_that_would_publish_a_password(text):
+    with pytest.raises(ValueError, match=r"the address at a\.org: holds a user or password.*netrc") as refused:
+        check_address(text)
+    assert "word@" not in str(refused.value)
 
 
 @pytest.mark.parametrize("checksum", ["0" * 64, "sha256:00", "sha1:" + "0" * 40, "sha256:" + "g" * 64, "md5:00000000"])

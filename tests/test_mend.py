@@ -1,6 +1,7 @@
 """DVC itself is killed while it writes its own files: the next run goes on all the same."""
 
 import shutil
+import sys
 from collections import Counter
 
 import pytest
@@ -92,6 +93,15 @@ def test_goes_on(whole, fresh, command, when, says):
     assert fresh.dvc("status").strip() == "Data and pipelines are up to date."
     assert ran
     assert sum(times > 1 for times in Counter(fresh.ran).values()) <= 1, "more than the stage that was being recorded"
+
+
+def test_without_git(swept):
+    """It is not asked for where nothing is damaged, and not missed where something is."""
+    (swept.folder / "dvc.lock").write_text("half")
+    output = swept.run(sys.executable, "-m", "stages.mend", environment={"PATH": "/nowhere"})
+    assert "dvc.lock: was left half-written" in output
+    assert "it is gone now" in output
+    assert not swept.run(sys.executable, "-m", "stages.mend", environment={"PATH": "/nowhere"})
 
 
 def test_what_was_committed_stays_recorded(whole, swept):

@@ -1,6 +1,7 @@
 """Sweeps of projects whose stages do next to nothing: what runs, what is left behind, and what goes wrong."""
 
 import json
+import os
 import shutil
 import signal
 import socket
@@ -396,6 +397,30 @@ def test_a_scheduler_that_goes(project, dask):
     assert "Traceback" not in project.said()
 
 
+def test_a_queue_submits_a_job_that_has_ended_again(project, tmp_path, monkeypatch):
+    """Of Slurm, played by a script."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    submit = f'cp "${{@: -1}}" {programs}/job && (bash {programs}/job > /dev/null 2>&1 &) && echo Submitted batch job 7'
+    for name, line in (("sbatch", submit), ("scancel", "pkill -f distributed.cli.dask_worker.*SLURMCluster")):
+        (programs / name).write_text(f"#!/bin/bash\n{line}\n")
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    monkeypatch.setenv("DASK_DISTRIBUTED__DEPLOY__LOST_WORKER_TIMEOUT", "1s")
+    options = {"cores": 1, "processes": 1, "memory": "2GB", "interface": "lo"}
+    yamlfile.write(project.folder / "slurm.yaml", {"cluster": "SLURMCluster", "jobs": 1, "options": options})
+    waiting = cell("kd", 1)
+    project.behave(**{waiting: "wait"})
+    with project.sweeping("--cluster", "slurm.yaml") as process:
+        project.wait_for(lambda: waiting in project.ran)
+        processes = psutil.process_iter(["cmdline"])
+        (worker,) = (one for one in processes if {"--nanny", "SLURMCluster-0"} <= set(one.info["cmdline"] or ()))
+        worker.terminate()
+        (project.folder / "go").touch()
+        assert process.wait(timeout=60) == 0, project.said()
+    assert f"train@{waiting}: lost; is tried again" in project.said()
+
+
 def test_nohup(project):
     """The terminal goes, the sweep stays."""
     waiting = cell("kd", 1)
@@ -405,6 +430,13 @@ def test_nohup(project):
         process.send_signal(signal.SIGHUP)
         (project.folder / "go").touch()
         assert process.wait(timeout=60) == 0, project.said()
+
+
+@pytest.mark.parametrize("shell", ["{} >&- 2>&- <&-", "{} 2>&1 | head -1; exit ${{PIPESTATUS[0]}}"])
+def test_what_nobody_reads(project, shell):
+    """A sweep does its work though its output is closed, or its reader gone."""
+    project.run("bash", "-c", shell.format("python -m stages.sweep --jobs 2"))
+    assert set(project.ran) == CELLS | {"resnet14"}
 
 
 def test_a_killed_cell_is_lost_though_its_child_lives(project):
@@ -417,7 +449,7 @@ def test_a_killed_cell_is_lost_though_its_child_lives(project):
 
 def test_no_scheduler(project):
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        addresses = [f"tcp://127.0.0.1:{silent.getsockname()[1]}", "tcp://127.0.0.1:9", "here"]
+        addresses = [f"tcp://127.0.0.1:{silent.getsockname()[1]}", "tcp://127.0.0.1:9", "tls://here:9", "here"]
         for address in addresses:
             output = project.sweep("--scheduler", address, code=2)
             assert f"--scheduler {address}: no Dask scheduler answers there" in output

@@ -62,6 +62,8 @@ def classes_below(folder: Path, *, beside: Container[str] = ()) -> Files:
     found: Files = {}
     left_out: Counter[str] = Counter()
     for child in folders(folder):
+        if not child.name.isprintable():
+            raise UserError(f"{folder}: {child.name!r} names a class, and cannot be printed; rename that folder")
         paths = list(_visible_files(child))
         found[child.name] = sorted(path for path in paths if path.suffix.lower() in SUFFIXES)
         left_out.update(path.suffix for path in paths if path.suffix.lower() not in SUFFIXES)

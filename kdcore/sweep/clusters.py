@@ -84,7 +84,7 @@ def scheduler(address: str) -> Iterator[Client]:
         try:
             asyncio.run(asyncio.wait_for(_identity(address), ANSWER))
             client = Client(address)
-        except (OSError, ValueError, OverflowError) as error:
+        except (OSError, ValueError, TypeError, OverflowError) as error:
             reason = str(error) or f"silence for {ANSWER:g} seconds"
             raise UserError(f"--scheduler {address}: no Dask scheduler answers there ({reason})") from error
         with client:

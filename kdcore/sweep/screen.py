@@ -1,5 +1,6 @@
 """What a person sees of a sweep that runs."""
 
+import os
 import platform
 import time
 from collections import defaultdict
@@ -31,6 +32,14 @@ COUNTED = {
 }
 
 
+class _Unheard(Console):
+    """Goes on in silence when nobody reads it any more: a matrix takes days, and what shows it may end."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
+
+
 class Screen:
     """Lines for what has happened; in a terminal, below them, what is running now.
 
@@ -41,7 +50,7 @@ class Screen:
 
     def __init__(self, journal: Journal, console: Console | None = None) -> None:
         self.journal = journal
-        self.console = console or Console(stderr=True)
+        self.console = console or _Unheard(stderr=True)
         self.seconds: dict[str, float | None] = {}
         """That stages are estimated to take."""
         self.live = Live(console=self.console, auto_refresh=False, transient=True)

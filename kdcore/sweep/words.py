@@ -32,5 +32,12 @@ def listed(parts: Sequence[str]) -> str:
 
 def console() -> Console:
     """For a table: as wide as the terminal; wide enough where there is none, unless COLUMNS says otherwise."""
-    made = Console(highlight=False)
-    return made if made.is_terminal else Console(highlight=False, width=max(made.width, WIDTH))
+    made = _Heard(highlight=False)
+    return made if made.is_terminal else _Heard(highlight=False, width=max(made.width, WIDTH))
+
+
+class _Heard(Console):
+    """Ends with the error itself when nobody reads it any more, of which `stages.run` knows."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
