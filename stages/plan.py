@@ -8,7 +8,7 @@ from stages import run
 
 def check(*paths: str) -> None:
     """Validate params files, whether or not their data and checkpoints are on this machine."""
-    recipes, known = yamlfile.read("data/recipes.yaml"), yamlfile.read("data/teachers.yaml")
+    recipes, known = yamlfile.read("data/recipes.yaml"), yamlfile.read("data/teachers.yaml", bounded=True)
     published.check(yamlfile.read(published.FILE))
     for path in paths:
         matrix = params.load(path)
@@ -28,7 +28,7 @@ def main(*arguments: str) -> None:
     cards = plan.make(
         matrix,
         published_recipes=yamlfile.read("data/recipes.yaml"),
-        known_teachers=yamlfile.read("data/teachers.yaml"),
+        known_teachers=yamlfile.read("data/teachers.yaml", bounded=True),
     )
     with whole(plan.FOLDER) as folder:
         for name, card in cards.items():

@@ -571,6 +571,7 @@ COMMANDS = [
     (["plan"], written("cifar100: [", "data/recipes.yaml"), "data/recipes.yaml, line 1: is not valid YAML"),
     (["plan"], written("digits: {methods: {kdd: {}}}", "data/recipes.yaml"), "data/recipes.yaml: digits.methods.kdd:"),
     (["plan"], written("tolerance: 5.0\nteachers: [1]", "data/teachers.yaml"), "data/teachers.yaml: teachers: [1]: "),
+    (["plan"], written(LAUGHS, "data/teachers.yaml"), "data/teachers.yaml, line 4: is not valid YAML: 7,381"),
     (["plan"], written("tolerance: 0\nteachers: {}", "data/teachers.yaml"), "data/teachers.yaml: tolerance: 0: Input"),
     (["teacher", "resnet21"], nothing, "cards/teacher/: holds no card of 'resnet21'. Did you mean resnet20? Run"),
     (["teacher", "../pairs"], nothing, "cards/teacher/: holds no card of '../pairs'."),

@@ -164,7 +164,7 @@ def make(
         lambda: plan.make(
             params,
             published_recipes=yamlfile.read("data/recipes.yaml"),
-            known_teachers=yamlfile.read("data/teachers.yaml"),
+            known_teachers=yamlfile.read("data/teachers.yaml", bounded=True),
         ),
         replaced={} if replaced is None else {replaced.name: checksum.digests(replaced, MD5)[MD5]},
     )
