@@ -73,8 +73,7 @@ def killed(project, command, file, after, at):
 @pytest.mark.parametrize(
     ("command", "when", "says"),
     [
-        (SWEEP, ("rwlock", 50, 0), "removed"),
-        (SWEEP, ("rwlock", 70, 5), "removed"),
+        (SWEEP, ("rwlock", 60, 5), "removed"),
         (REPRO, ("rwlock", 60, 0), "removed"),
         (REPRO, ("dvc.lock", 4, 0), "it is gone now"),
         (REPRO, ("dvc.lock", 5, len("schema: '2.0'\nstages:\n  plan:\n")), "it is gone now"),

@@ -160,13 +160,13 @@ def test_own_copy_of_a_published_teacher(project):
     copy.parent.mkdir()
     shutil.copy(project.folder / "teachers/resnet14/weights.safetensors", copy)
     project.set(teachers={"resnet14": {"source": "published"}})
-    assert project.ran(project.dvc("repro")) == {"plan", "teacher@resnet14", "pairs", "tables"}
+    assert project.ran(project.sweep("--jobs", "2")) == {"plan", "teacher@resnet14", "pairs", "tables"}
     assert "Teachers: resnet14 (published checkpoint)." in (project.folder / "tables/digits.md").read_text()
     assert project.ran(project.dvc("repro")) == set()
     copy.unlink()
     assert "no download is listed" in project.dvc("repro", code=255)
     project.set(teachers={"resnet14": {"source": "published", "otherwise": "train", "epochs": 6}})
-    assert project.ran(project.dvc("repro")) == {"plan", "teacher@resnet14", "pairs", "tables"}
+    assert project.ran(project.sweep("--jobs", "2")) == {"plan", "teacher@resnet14", "pairs", "tables"}
     assert "resnet14 (trained here, 6 epochs, for no" in (project.folder / "tables/digits.md").read_text()
 
 
