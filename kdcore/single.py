@@ -91,7 +91,7 @@ def check_writable(path: Path | None) -> None:
         raise UserError(f"--json {path}: there is no folder {path.parent}; make it, or name another file")
     is_new = not os.path.lexists(path)
     try:
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o666))
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK, 0o666))
     except OSError as error:
         raise UserError(f"--json {path}: cannot be written ({error.strerror}); name another file") from error
     if is_new:

@@ -686,6 +686,7 @@ COMMANDS = [
     (measure(json="nowhere/a.json"), nothing, "--json nowhere/a.json: there is no folder nowhere; make it, or name"),
     (measure(json="data"), nothing, "--json data: cannot be written (Is a directory)"),
     (measure(json="x" * 300), nothing, "xxx: cannot be written (File name too long)"),
+    (measure(json="pipe"), replaced(os.mkfifo, "pipe"), "--json pipe: cannot be written (No such device or address)"),
     (measure(json="/proc/x"), nothing, "--json /proc/x: cannot be written (No such file or directory)"),
     (measure(dataset="x" * 300), nothing, "xxx: no data set is stored here; run 'dvc repro data', or add"),
     ([*measure(), "--image-size", "32"], nothing, "--source and --image-size say how --dataset is to be read anew;"),

@@ -33,6 +33,8 @@ TICK = 0.25
 """Seconds between two looks at what has changed."""
 HERE = ("plan", "data", "pairs", "tables")
 """Stages that run in the sweep's folder: they read files that DVC does not carry, or the network."""
+AGAIN = (Ending.LOST, Ending.OUT_OF_MEMORY, Ending.STOPPED)
+"""How a stage may end that is tried again; one is stopped with its worker, too."""
 RECORDING = 0.05
 """Share of the time that may go into dvc.lock, which is written as a whole."""
 
@@ -203,9 +205,9 @@ class Sweep:
                 self.pipeline.finish(step.name)
                 self.schedule.settle(step.name, State.DONE)
                 self.say(f"{step.name}: done in {outcome.seconds:.1f} s")
-        elif outcome.ending is Ending.STOPPED:
+        elif outcome.ending is Ending.STOPPED and self.stopped is not None:
             self.schedule.settle(step.name, State.STOPPED)
-        elif outcome.ending in (Ending.LOST, Ending.OUT_OF_MEMORY) and self._has_tries(step):
+        elif outcome.ending in AGAIN and self._has_tries(step):
             self._try_again(step, outcome)
         else:
             if delivery.is_apart:
