@@ -401,8 +401,11 @@ def test_a_queue_submits_a_job_that_has_ended_again(project, tmp_path, monkeypat
     """Of Slurm, played by a script."""
     programs = tmp_path / "bin"
     programs.mkdir()
-    submit = f'cp "${{@: -1}}" {programs}/job && (bash {programs}/job > /dev/null 2>&1 &) && echo Submitted batch job 7'
-    for name, line in (("sbatch", submit), ("scancel", "pkill -f distributed.cli.dask_worker.*SLURMCluster")):
+    submit = f"""cp "${{@: -1}}" {programs}/job
+bash {programs}/job > /dev/null 2>&1 &
+echo $! > {programs}/pid
+echo Submitted batch job 7"""
+    for name, line in (("sbatch", submit), ("scancel", f"pkill -P $(cat {programs}/pid)")):
         (programs / name).write_text(f"#!/bin/bash\n{line}\n")
         (programs / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
@@ -413,8 +416,7 @@ def test_a_queue_submits_a_job_that_has_ended_again(project, tmp_path, monkeypat
     project.behave(**{waiting: "wait"})
     with project.sweeping("--cluster", "slurm.yaml") as process:
         project.wait_for(lambda: waiting in project.ran)
-        processes = psutil.process_iter(["cmdline"])
-        (worker,) = (one for one in processes if {"--nanny", "SLURMCluster-0"} <= set(one.info["cmdline"] or ()))
+        (worker,) = psutil.Process(int((programs / "pid").read_text())).children()
         worker.terminate()
         (project.folder / "go").touch()
         assert process.wait(timeout=60) == 0, project.said()
