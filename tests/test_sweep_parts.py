@@ -19,7 +19,7 @@ from kdcore.sweep.estimates import Estimates
 from kdcore.sweep.jobs import Ending, Job
 from kdcore.sweep.order import Order
 from kdcore.sweep.schedule import GOOD, SETTLED, Schedule, State
-from kdcore.sweep.workers import Joining
+from kdcore.sweep.workers import PLUGIN, Joining
 from kdcore.timings import Timing
 from tests.project import ROOT
 
@@ -289,7 +289,7 @@ def test_workers_that_join_are_not_profiled(tmp_path):
     with clusters.here(1) as client:
         (callback,) = client.run(lambda dask_worker: dask_worker.periodic_callbacks["profile"]).values()
         assert callback.is_running()
-        client.register_plugin(Joining(str(tmp_path), "token", "", slots_per_gpu=1, threads=None))
+        client.register_plugin(Joining(str(tmp_path), "token", "", slots_per_gpu=1, threads=None, name=f"{PLUGIN}test"))
         assert not callback.is_running()
         (left,) = client.run(lambda dask_worker: list(dask_worker.periodic_callbacks)).values()
     assert not {"profile", "profile-cycle"} & set(left)

@@ -78,7 +78,7 @@ class Joining(WorkerPlugin):
     code: str
     slots_per_gpu: int
     threads: int | None
-    name: str = PLUGIN
+    name: str
     place: Place | None = None
     """Of the worker that has this copy of the plugin."""
 
@@ -283,7 +283,7 @@ class Crew:
     def stop(self) -> None:
         """Ask all jobs to save their states and end; they are still to be waited for."""
         self.stopping.set()
-        _begin(self._stop_all)
+        _ask_beside(self._stop_all)
 
     def _stop_all(self) -> None:
         unrunnable = self.client.run_on_scheduler(_unrunnable)
@@ -296,7 +296,7 @@ class Crew:
         """Leave the workers alone again."""
         self.here.shutdown()
         self.token.unlink(missing_ok=True)
-        _begin(partial(self.client.unregister_worker_plugin, self.plugin)).join(PATIENCE)
+        _ask_beside(partial(self.client.unregister_worker_plugin, self.plugin)).join(PATIENCE)
 
     def _end(self, step: str, future: Future) -> None:
         self.pending.pop(step, None)
@@ -315,7 +315,7 @@ class Crew:
         scratch.replace(self.root / pulse.pulse_file(said["name"]), said["pulse"])
 
 
-def _begin(call: Callable[[], object]) -> threading.Thread:
+def _ask_beside(call: Callable[[], object]) -> threading.Thread:
     """Ask Dask for something beside the sweep, which must be able to end though Dask does not answer."""
 
     def ask() -> None:
