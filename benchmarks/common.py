@@ -22,11 +22,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from kdcore import checkpoints, jsonfile, precision, provenance, teacher_table, training, yamlfile
-from kdcore.data import store
-from kdcore.data.store import Dataset, Split
+from kdcore import checkpoints
+from kdcore.data import storage
+from kdcore.data.storage import Dataset, Split
 from kdcore.networks.contract import Network
-from kdcore.training import Run, Watcher
+from kdcore.system import yamlfile
+from kdcore.system.files import write_json
+from kdcore.training import loop, provenance, teacher_cache
+from kdcore.training.device import compute_dtype
+from kdcore.training.loop import Run, Watcher
 
 RESULTS = Path("benchmarks/results")
 BATCH = 64
@@ -51,7 +55,7 @@ class Case:
     stand: bool = False
     epochs: int = 1
     precision: str = "auto"
-    """See `kdcore.precision.resolve`."""
+    """See `kdcore.training.device.compute_dtype`."""
 
     @property
     def scale(self) -> str:
@@ -60,7 +64,7 @@ class Case:
 
     @property
     def card(self) -> dict[str, Any]:
-        """See `kdcore.plan`; without fingerprints."""
+        """See `kdcore.matrix.cards`; without fingerprints."""
         teacher, _, student = self.pair.partition("-")
         return {
             "name": f"{self.pair}-kd-{self.scale}-{self.stand}-0",
@@ -87,7 +91,7 @@ class Case:
 
     def dtype(self, where: torch.device) -> str:
         """In what it is computed, for people and the names of files."""
-        return str(precision.resolve(self.precision, where)).removeprefix("torch.")
+        return str(compute_dtype(self.precision, where)).removeprefix("torch.")
 
     def describe(self, where: torch.device) -> dict[str, Any]:
         """What its results have in common, for their file."""
@@ -114,7 +118,7 @@ def noise(count: int, test: int = 1) -> Dataset:
 
 def networks_of(pair: str, where: torch.device) -> tuple[Network, Network]:
     """Teacher and student, from the same weights every time."""
-    teacher, student = (training.create(name, CLASSES, 0, where) for name in pair.split("-"))
+    teacher, student = (loop.create(name, CLASSES, 0, where) for name in pair.split("-"))
     # Without running statistics an untrained network's logits reach thousands, those of regions even infinity.
     for module in teacher.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -126,8 +130,8 @@ def networks_of(pair: str, where: torch.device) -> tuple[Network, Network]:
 
 def train(case: Case, dataset: Dataset, teacher: Network, where: torch.device, watcher: Watcher | None = None) -> Run:
     """A cell from its beginning to its end."""
-    run = training.prepare(case.card, dataset, teacher, device=where, watcher=watcher)
-    training.train([run], teacher, dataset)
+    run = loop.prepare(case.card, dataset, teacher, device=where, watcher=watcher)
+    loop.train([run], teacher, dataset)
     return run
 
 
@@ -137,7 +141,7 @@ def lay_out(folder: Path, case: Case, *, count: int, test: int) -> Path:
     data, weights = folder / "data" / card["data"], folder / "pairs" / f"{case.pair}.safetensors"
     for needed in (data, weights.parent):
         needed.mkdir(parents=True)
-    store.save(noise(count, test), data)
+    storage.save(noise(count, test), data)
     checkpoints.save(networks_of(case.pair, torch.device("cpu"))[0], weights)
     path = folder / "cards" / "train" / f"{card['name']}.yaml"
     yamlfile.write(path, card)
@@ -147,7 +151,7 @@ def lay_out(folder: Path, case: Case, *, count: int, test: int) -> Path:
 @contextmanager
 def tables(folder: Path | None) -> Iterator[None]:
     """Teachers' logits are kept in a folder while the block lasts; None keeps none."""
-    kept = {teacher_table.FOLDER_VARIABLE: str(folder or ""), teacher_table.SIZE_VARIABLE: "40" if folder else "0"}
+    kept = {teacher_cache.FOLDER_VARIABLE: str(folder or ""), teacher_cache.SIZE_VARIABLE: "40" if folder else "0"}
     with mock.patch.dict(os.environ, kept):
         yield
 
@@ -200,7 +204,7 @@ def keep(what: str, *details: str, where: torch.device, content: dict[str, Any])
     }
     file = RESULTS / f"{'-'.join([what, *details, where.type])}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
-    jsonfile.write(file, made)
+    write_json(file, made)
     print(f"kept in {file}")
 
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdcore import checkpoints
-from kdcore.data import store, strong
+from kdcore.data import randaugment, storage
 from kdcore.data.augment import Normalize, apply_views, epoch_views
 from kdcore.methods import crd, kd, kdsvd, mlkd, nkd, ofd, skd, vid
 from kdcore.networks.contract import Network
@@ -134,7 +134,7 @@ def vid_variances() -> None:
 
 def main() -> None:
     """Print every figure."""
-    dataset = store.load(Path("data/digits"))
+    dataset = storage.load(Path("data/digits"))
     teacher = checkpoints.restore("resnet20", 10, TEACHER, CPU)
     student = checkpoints.restore("resnet8", 10, STUDENT, CPU)
     normalize = Normalize(dataset.mean, dataset.std, CPU)
@@ -146,7 +146,7 @@ def main() -> None:
     crops = epoch_views(0, 1, BATCH, offsets=2 * dataset.padding + 1, flip=dataset.flip)
     index = torch.arange(BATCH)
     cropped = apply_views(pixels[:BATCH], crops, size=dataset.image_size, padding=dataset.padding)
-    strongly = normalize(strong.apply_strong_views(cropped, strong.epoch_strong_views(0, 1, BATCH).of(index)))
+    strongly = normalize(randaugment.apply_strong_views(cropped, randaugment.epoch_strong_views(0, 1, BATCH).of(index)))
     fusion(student, teacher, images[:BATCH], target)
     nkd_classes(*logits, target)
     mlkd_variants(student, teacher, images[:BATCH], strongly)

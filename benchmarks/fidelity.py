@@ -26,11 +26,15 @@ from unittest import mock
 import torch
 
 from benchmarks import common
-from kdcore import checkpoints, device, params, plan, teaching, training, yamlfile
-from kdcore.data import sets
-from kdcore.data.store import Dataset, Split, first_of_each_class
+from kdcore import checkpoints
+from kdcore.data import sources
+from kdcore.data.storage import Dataset, Split, first_of_each_class
+from kdcore.matrix import params
+from kdcore.matrix.cards import make_cards, stretched
+from kdcore.matrix.params import Params
 from kdcore.networks.contract import Network
-from kdcore.params import Params
+from kdcore.system import yamlfile
+from kdcore.training import device, loop, teacher_outputs
 
 PATHS = {"plain": "float32", "fast": "bfloat16"}
 DIGITS = "resnet20-resnet8"
@@ -60,8 +64,8 @@ def _matrix(file: str, pair: str, seeds: list[int], teachers: dict[str, Any], **
 def teacher_of(card: Card, dataset: Dataset, where: torch.device) -> Network:
     """Trained now, or from the checkpoint that its card names."""
     if card["source"] == "train":
-        run = training.prepare(card, dataset, None, device=where)
-        training.train([run], None, dataset)
+        run = loop.prepare(card, dataset, None, device=where)
+        loop.train([run], None, dataset)
         return run.student.eval()
     return checkpoints.restore(card["student"], len(dataset.classes), Path(card["source"]), where)
 
@@ -69,13 +73,13 @@ def teacher_of(card: Card, dataset: Dataset, where: torch.device) -> Network:
 def top1(card: Card, path: str, dataset: Dataset, teacher: Network, where: torch.device) -> float:
     """Accuracy in percent after the last epoch of a cell."""
     card = {**card, "train": {**card["train"], "precision": PATHS[path]}}
-    run = training.prepare(card, dataset, teacher, device=where)
+    run = loop.prepare(card, dataset, teacher, device=where)
     if path == "plain":
-        with common.tables(None), mock.patch.object(teaching, "folded", lambda network, _image_size: network):
-            training.train([run], teacher, dataset)
+        with common.tables(None), mock.patch.object(teacher_outputs, "folded", lambda network, _image_size: network):
+            loop.train([run], teacher, dataset)
     else:
         with tempfile.TemporaryDirectory() as folder, common.tables(Path(folder)):
-            training.train([run], teacher, dataset)
+            loop.train([run], teacher, dataset)
     return run.history[-1]["test_top1"]
 
 
@@ -89,15 +93,15 @@ def main(
     """Print the accuracies, their difference and the noise of seeds, and keep them."""
     where, drawn = device.choose(), list(range(int(seeds)))
     matrix = digits(drawn) if source == "embedded" else cifar100(drawn, source, checkpoint, pair)
-    cards = plan.make(
+    cards = make_cards(
         matrix,
         published_recipes=yamlfile.read("data/recipes.yaml"),
         known_teachers=yamlfile.read("data/teachers.yaml"),
     )
     cells = [cards[f"{cell.stage}/{cell.name}"] for cell in matrix.cells() if cell.method == "kd"]
-    dataset = sets.fetch_once(matrix.data.model_dump())
+    dataset = sources.fetch_once(matrix.data.model_dump())
     if source != "embedded":
-        cells = [{**card, "train": plan.stretched(card["train"], int(epochs), "EPOCHS")} for card in cells]
+        cells = [{**card, "train": stretched(card["train"], int(epochs), "EPOCHS")} for card in cells]
         dataset = replace(dataset, test=first_of_each_class(cast(Split, dataset.test), TEST_PER_CLASS))
     teacher = teacher_of(cards[f"teacher/{cells[0]['teacher']}"], dataset, where)
     found: dict[str, list[float]] = {path: [] for path in PATHS}

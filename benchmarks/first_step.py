@@ -37,10 +37,11 @@ def main(folder: str, name: str) -> None:
     ends["imports"] = time.perf_counter()
     import torch
 
-    from kdcore import checkpoints, teaching, training
-    from kdcore.data import store
+    from kdcore import checkpoints
+    from kdcore.data import storage
+    from kdcore.training import loop, teacher_outputs
 
-    step = training.Run.step
+    step = loop.Run.step
 
     def last(*args: Any) -> None:
         step(*args)
@@ -51,17 +52,17 @@ def main(folder: str, name: str) -> None:
         raise SystemExit
 
     watched: list[tuple[Any, str, str]] = [
-        (store, "load", "data set"),
+        (storage, "load", "data set"),
         (checkpoints, "restore", "teacher"),
-        (training, "prepare", "student and loss"),
-        (teaching, "folded", "folding"),
-        (teaching, "prepare", "teacher's table"),
+        (loop, "prepare", "student and loss"),
+        (teacher_outputs, "folded", "folding"),
+        (teacher_outputs, "prepare", "teacher's table"),
     ]
     os.chdir(folder)
     with ExitStack() as stack:
         for module, function, stage in watched:
             stack.enter_context(mock.patch.object(module, function, ending(stage, getattr(module, function))))
-        stack.enter_context(mock.patch.object(training.Run, "step", last))
+        stack.enter_context(mock.patch.object(loop.Run, "step", last))
         train.main("train", name)
 
 

@@ -14,13 +14,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks import common
-from kdcore import catalog, device, recipes, training, yamlfile
-from kdcore.cell import Cell
+from kdcore import catalog
+from kdcore.catalog import levels
 from kdcore.data.augment import device_generator
-from kdcore.fingerprint import ROOT
-from kdcore.levels import levels
+from kdcore.matrix import recipes
+from kdcore.matrix.cell import Cell
+from kdcore.matrix.fingerprint import ROOT
 from kdcore.networks.contract import Output
 from kdcore.objective import Batch, Objective, build
+from kdcore.system import yamlfile
+from kdcore.training import device, loop
 
 STUDENT, TEACHER = "resnet20", "resnet56"
 SHARE = 0.1
@@ -44,7 +47,7 @@ def main(scale: str = "4", batch_size: str = "64", classes: str = "100") -> None
     """Print milliseconds of loss and backward, of the student's own passes, and their ratio, and keep them."""
     where = device.choose()
     torch.manual_seed(0)
-    student, teacher = (training.create(name, int(classes), 0, where) for name in (STUDENT, TEACHER))
+    student, teacher = (loop.create(name, int(classes), 0, where) for name in (STUDENT, TEACHER))
     target = torch.randint(int(classes), (int(batch_size),), device=where)
     images = torch.randn(int(batch_size), 3, 32, 32, device=where).to(memory_format=torch.channels_last)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks import common
 from benchmarks.common import BATCH, Case
-from kdcore import device
+from kdcore.training import device
 
 PYRAMIDS = ((1,), (1, 2), (1, 2, 4))
 TEST_SHARE = 5

@@ -18,9 +18,10 @@ import torch
 
 from benchmarks import common
 from benchmarks.common import BATCH, CLASSES, Case
-from kdcore import checkpoints, device, training
-from kdcore.data import store
-from kdcore.training import Watcher
+from kdcore import checkpoints
+from kdcore.data import storage
+from kdcore.training import device, loop
+from kdcore.training.loop import Watcher
 
 TRAIN, TEST = 50_000, 10_000
 WANTED = 1.5
@@ -48,11 +49,11 @@ def cell(case: Case, folder: Path, steps: int, tables: Path | None) -> float:
         if done == steps:
             raise _EnoughError
 
-    dataset, weights = store.load(folder / "data" / card["data"]), folder / "pairs" / f"{case.pair}.safetensors"
+    dataset, weights = storage.load(folder / "data" / card["data"]), folder / "pairs" / f"{case.pair}.safetensors"
     teacher = checkpoints.restore(card["teacher"], CLASSES, weights, where)
-    run = training.prepare(card, dataset, teacher, device=where, watcher=Watcher(on_step=count))
+    run = loop.prepare(card, dataset, teacher, device=where, watcher=Watcher(on_step=count))
     with common.tables(tables), suppress(_EnoughError):
-        training.train([run], teacher, dataset)
+        loop.train([run], teacher, dataset)
     run.end(dataset, torch.from_numpy(dataset.test.labels).to(where))
     if tables is not None and not any(tables.glob("*/logits")):
         raise RuntimeError(f"no table was made: the disk of {tables} is too full for one of this size")

@@ -18,12 +18,12 @@ import torch
 
 from benchmarks import common
 from benchmarks.common import BATCH, Case
-from kdcore import device, teaching, training
 from kdcore.data.feed import Feed
-from kdcore.data.store import Dataset
+from kdcore.data.storage import Dataset
 from kdcore.networks.contract import Network
-from kdcore.sgd import SGD
-from kdcore.training import Watcher
+from kdcore.training import device, loop, teacher_outputs
+from kdcore.training.loop import Watcher
+from kdcore.training.optimizers import SGD
 
 PARTS = ("augmentation", "teacher", "student", "loss", "backward", "optimiser")
 REST = "bookkeeping"
@@ -80,11 +80,11 @@ class Clock:
 def measure(case: Case, dataset: Dataset, teacher: Network, where: torch.device) -> list[dict[str, float]]:
     """Seconds per part of the steps of an epoch."""
     clock = Clock(where)
-    run = training.prepare(case.card, dataset, teacher, device=where, watcher=Watcher(on_step=clock.end_step))
-    optimizer, prepare, batches = cast(SGD, run.optimizer), teaching.prepare, Feed.batches
+    run = loop.prepare(case.card, dataset, teacher, device=where, watcher=Watcher(on_step=clock.end_step))
+    optimizer, prepare, batches = cast(SGD, run.optimizer), teacher_outputs.prepare, Feed.batches
     patched: list[tuple[Any, str, Callable[..., Any]]] = [
         (Feed, "batches", lambda *args, **kwargs: clock.each("augmentation", batches(*args, **kwargs))),
-        (teaching, "prepare", lambda *args, **kwargs: clock.timed("teacher", prepare(*args, **kwargs))),
+        (teacher_outputs, "prepare", lambda *args, **kwargs: clock.timed("teacher", prepare(*args, **kwargs))),
         (run.student, "forward", clock.timed("student", run.student.forward)),
         (run.goal, "forward", clock.timed("loss", run.goal.forward)),
         (torch.autograd, "backward", clock.timed("backward", torch.autograd.backward)),
@@ -93,7 +93,7 @@ def measure(case: Case, dataset: Dataset, teacher: Network, where: torch.device)
     with ExitStack() as stack:
         for owner, name, function in patched:
             stack.enter_context(mock.patch.object(owner, name, function))
-        training.train([run], teacher, dataset)
+        loop.train([run], teacher, dataset)
     return clock.steps[WARM:]
 
 

@@ -16,7 +16,7 @@ from statistics import median
 
 from benchmarks import common
 from benchmarks.common import BATCH, Case
-from kdcore import device, teacher_table
+from kdcore.training import device, teacher_cache
 
 TRAIN, TEST = 50_000, 10_000
 WANTED = 4.0
@@ -26,7 +26,7 @@ WANTED = 4.0
 def start(folder: Path, name: str, tables: Path) -> dict[str, float]:
     """Seconds of every stage, in their order."""
     command = [sys.executable, "-m", "benchmarks.first_step", str(folder), name]
-    environment = {**os.environ, teacher_table.FOLDER_VARIABLE: str(tables)}
+    environment = {**os.environ, teacher_cache.FOLDER_VARIABLE: str(tables)}
     before = time.perf_counter()
     made = subprocess.run(command, check=True, env=environment, stdout=subprocess.PIPE, text=True)  # noqa: S603
     found = {}

@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks import common
-from kdcore import device
+from kdcore.training import device
 from tests import sweeps
 from tests.project import copy_of_project
 

@@ -30,13 +30,14 @@ from torchvision.transforms import v2
 
 from benchmarks import common
 from benchmarks.common import BATCH, CLASSES, MEAN, RECIPE, SIDE, STD, Case
-from kdcore import device, memory, precision, training
 from kdcore.data.augment import device_generator
-from kdcore.data.store import Split
-from kdcore.folding import folded
+from kdcore.data.storage import Split
 from kdcore.methods import kd
 from kdcore.objective import Batch
-from kdcore.sgd import SGD
+from kdcore.training import device, loop
+from kdcore.training.device import autocast, keep_freed_memory
+from kdcore.training.folding import folded
+from kdcore.training.optimizers import SGD
 
 Loop = Callable[[], object]
 COMPARED = (("trainer", "bare"), ("trainer", "published"), ("table", "trainer"), ("table", "published"))
@@ -88,9 +89,9 @@ def _plain_kd(logits: Tensor, taught: Tensor, target: Tensor) -> Tensor:
 
 def bare(case: Case, images: int, where: torch.device) -> Loop:
     """What the hardware does of the same forward and backward passes."""
-    memory.keep_freed()
+    keep_freed_memory()
     teacher, _ = common.networks_of(case.pair, where)
-    run = training.prepare(case.card, common.noise(BATCH), teacher, device=where)
+    run = loop.prepare(case.card, common.noise(BATCH), teacher, device=where)
     taught_by = folded(teacher, SIDE).to(run.dtype)
     view = torch.randn(BATCH, 3, SIDE, SIDE, device=where).contiguous(memory_format=torch.channels_last)
     target = torch.randint(CLASSES, (BATCH,), device=where)
@@ -101,7 +102,7 @@ def bare(case: Case, images: int, where: torch.device) -> Loop:
         for _ in range(images // BATCH):
             with torch.no_grad():
                 taught = taught_by(view.to(run.dtype))
-            with precision.autocast(where, run.dtype):
+            with autocast(where, run.dtype):
                 loss = run.goal([run.student(view)], [taught], batch).loss
             cast(SGD, run.optimizer).minimise(loss)
 
@@ -125,9 +126,9 @@ def _loop(name: str, case: Case, images: int) -> Loop:
 
 def epoch(name: str, case: Case, images: int, tables: Path) -> float:
     """Seconds that an epoch of a loop takes."""
-    loop = _loop(name, case, images)
+    chosen = _loop(name, case, images)
     with common.tables(tables if name == "table" else None):
-        return common.seconds(loop, device.choose())
+        return common.seconds(chosen, device.choose())
 
 
 def main(

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from kdcore import networks
-from kdcore.errors import UserError, named, shown
 from kdcore.networks.contract import Network
+from kdcore.system.errors import UserError, named, shown
 
 COUNTER = "num_batches_tracked"
 LARGEST_RATIO = 10

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from kdcore import catalog, methods
 from kdcore.methods.contract import Setting, Step
 from kdcore.networks.contract import Network, Output
-from kdcore.precision import widen
+from kdcore.numerics import widen
 from kdcore.scales import decouple, decouple_as_fusion_published, grid_logits, pyramid_logits, region_logits
 from kdcore.standardize import standardize
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdcore.levels import levels
+from kdcore.catalog import levels
 
 __all__ = ["decouple", "decoupling_weights", "grid_logits", "levels", "pyramid_logits", "region_logits"]
 

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from kdcore.precision import at_least_float32
+from kdcore.numerics import at_least_float32
 
 EPSILON = 1e-7
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
-from kdcore.errors import FULL_DISK, OUT_OF_MEMORY, RunError, UserError, is_full, is_out_of_memory, shown
+from kdcore.system.errors import FULL_DISK, OUT_OF_MEMORY, RunError, UserError, is_full, is_out_of_memory, shown
 
 UNREAD = 141
 """128 + SIGPIPE, as shells have it."""

@@ -2,7 +2,7 @@
 
 import sys
 
-from kdcore import audit
+from kdcore.system import audit
 from stages import run
 
 FOUND, UNCHECKED = 1, 3

@@ -1,6 +1,6 @@
 """Free the disk of what only saves time, never of what a running cell needs: python -m stages.clean_scratch."""
 
-from kdcore import cleaning
+from kdcore.sweep import cleaning
 from stages import run
 
 

@@ -4,8 +4,8 @@ import argparse
 import json
 import sys
 
-from kdcore import compare, revisions
-from kdcore.errors import UserError
+from kdcore.results import compare, revisions
+from kdcore.system.errors import UserError
 from stages import run
 
 

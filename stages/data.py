@@ -2,19 +2,20 @@
 
 from pathlib import Path
 
-from kdcore import plan, yamlfile
-from kdcore.data import sets, store
-from kdcore.folders import whole
+from kdcore.data import sources, storage
+from kdcore.matrix.cards import card_path
+from kdcore.system import yamlfile
+from kdcore.system.files import whole
 from stages import run
 
 
 def main() -> None:
     """Fetch what the card names."""
-    section = yamlfile.read(plan.card_file("data"))
+    section = yamlfile.read(card_path("data"))
     del section["code"]
-    dataset = sets.fetch(section)
+    dataset = sources.fetch(section)
     with whole(Path("data") / dataset.name) as folder:
-        store.save(dataset, folder)
+        storage.save(dataset, folder)
 
 
 if __name__ == "__main__":

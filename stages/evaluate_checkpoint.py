@@ -3,7 +3,9 @@
 import argparse
 from pathlib import Path
 
-from kdcore import checkpoints, jsonfile, networks, single
+from kdcore import checkpoints, networks
+from kdcore.system.files import write_json
+from kdcore.training import single
 from stages import run
 
 
@@ -26,13 +28,14 @@ def main(*arguments: str) -> None:
     single.check_writable(options.json)
     checkpoints.check_there(Path(options.checkpoint))
     dataset = single.dataset(options.dataset, options.params, source=options.source, image_size=options.image_size)
-    from kdcore import console, device, evaluation  # seconds to import, for which a wrong option need not wait
+    from kdcore.results import console, evaluation
+    from kdcore.training import device  # seconds to import, for which a wrong option need not wait
 
     where = device.choose()
     metrics, of_classes = evaluation.evaluate_checkpoint(options.network, Path(options.checkpoint), dataset, where)
     console.print_checkpoint(f"{options.network} on {dataset.name}", metrics, of_classes)
     if options.json:
-        jsonfile.write(options.json, {"network": options.network, **metrics, "top1_of_classes": of_classes.to_dict()})
+        write_json(options.json, {"network": options.network, **metrics, "top1_of_classes": of_classes.to_dict()})
 
 
 if __name__ == "__main__":

@@ -3,18 +3,20 @@
 import shutil
 from pathlib import Path
 
-from kdcore import plan, runs, yamlfile
-from kdcore.errors import UserError
-from kdcore.folders import whole
+from kdcore.matrix.cards import card_path
+from kdcore.system import yamlfile
+from kdcore.system.errors import UserError
+from kdcore.system.files import whole
+from kdcore.training import run_folder
 from stages import run
 
 
 def main() -> None:
     """Write pairs/<pair>.safetensors for every pair of the card."""
-    pairs = yamlfile.read(plan.card_file("pairs"))["pairs"]
+    pairs = yamlfile.read(card_path("pairs"))["pairs"]
     with whole(Path("pairs")) as folder:
         for pair in pairs:
-            weights = Path("teachers") / pair.split("-")[0] / runs.WEIGHTS
+            weights = Path("teachers") / pair.split("-")[0] / run_folder.WEIGHTS
             if not weights.is_file():
                 raise UserError(f"{weights}: not found; run 'dvc repro'")
             shutil.copyfile(weights, folder / f"{pair}.safetensors")

@@ -1,8 +1,11 @@
 """Stage plan: params.yaml -> one card per stage and cell. With --check, only validates the params files named."""
 
-from kdcore import params, plan, published, yamlfile
-from kdcore.errors import UserError, shown
-from kdcore.folders import whole
+from kdcore.matrix import params
+from kdcore.matrix.cards import CARDS, check_sources, check_teachers, make_cards, resolve_recipes
+from kdcore.results import published
+from kdcore.system import yamlfile
+from kdcore.system.errors import UserError, shown
+from kdcore.system.files import whole
 from stages import run
 
 
@@ -12,9 +15,9 @@ def check(*paths: str) -> None:
     published.check(yamlfile.read(published.FILE))
     for path in paths:
         matrix = params.load(path)
-        plan.check_teachers(matrix, known, path)
-        plan.check_sources(matrix, path)
-        print(f"{path}: {len(plan.resolve_recipes(matrix, recipes, path))} cells")
+        check_teachers(matrix, known, path)
+        check_sources(matrix, path)
+        print(f"{path}: {len(resolve_recipes(matrix, recipes, path))} cells")
 
 
 def main(*arguments: str) -> None:
@@ -25,12 +28,12 @@ def main(*arguments: str) -> None:
         return check(*arguments[1:])
     matrix = params.load("params.yaml")
     published.check(yamlfile.read(published.FILE))
-    cards = plan.make(
+    cards = make_cards(
         matrix,
         published_recipes=yamlfile.read("data/recipes.yaml"),
         known_teachers=yamlfile.read("data/teachers.yaml", bounded=True),
     )
-    with whole(plan.FOLDER) as folder:
+    with whole(CARDS) as folder:
         for name, card in cards.items():
             yamlfile.write(folder / f"{name}.yaml", card)
     return None

@@ -5,8 +5,9 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from kdcore import presets, yamlfile
-from kdcore.errors import UserError
+from kdcore.matrix import presets
+from kdcore.system import yamlfile
+from kdcore.system.errors import UserError
 from stages import run
 
 COLOURS = {"+": "green", "-": "red", "@": "cyan"}

@@ -3,7 +3,7 @@
 import argparse
 import json
 
-from kdcore.sweep import status, words
+from kdcore.sweep import display, status
 from stages import run
 
 
@@ -16,7 +16,7 @@ def main(*arguments: str) -> None:
     if options.json:
         print(json.dumps(found.record(), indent=1))
     else:
-        found.show(words.console())
+        found.show(display.console())
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from kdcore.sweep import command
+from kdcore.sweep import cli
 from stages import run
 
 TARGETS = "stages, as of 'dvc repro'; what they need is done too (default: all)"
@@ -13,7 +13,7 @@ SCHEDULER = "a running Dask scheduler, tcp://host:port"
 TIMEOUT = "minutes without a sign of life after which a stage is ended; 0 waits for ever (default: 60)"
 
 
-def _options(arguments: tuple[str, ...]) -> command.Options:
+def _options(arguments: tuple[str, ...]) -> cli.Options:
     parser = argparse.ArgumentParser("python -m stages.sweep", description=__doc__)
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=TARGETS)
     parser.add_argument("--glob", action="store_true", help="targets are patterns: 'train@resnet20-*'")
@@ -27,12 +27,12 @@ def _options(arguments: tuple[str, ...]) -> command.Options:
     parser.add_argument("--slots-per-gpu", type=int, default=1, metavar="N", help="jobs on one GPU (default: 1)")
     parser.add_argument("--retries", type=int, default=2, metavar="N", help="for lost workers and memory (default: 2)")
     parser.add_argument("--timeout", type=float, default=60, metavar="MINUTES", help=TIMEOUT)
-    return command.Options(**vars(parser.parse_args(arguments)))
+    return cli.Options(**vars(parser.parse_args(arguments)))
 
 
 def main(*arguments: str) -> None:
     """Run them, or say what would be run."""
-    sys.exit(command.sweep(_options(arguments)))
+    sys.exit(cli.sweep(_options(arguments)))
 
 
 if __name__ == "__main__":

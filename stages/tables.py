@@ -2,27 +2,32 @@
 
 from pathlib import Path
 
-from kdcore import notes, plan, publication, published, results, runs, yamlfile
-from kdcore.folders import whole
+from kdcore.matrix.cards import card_path
+from kdcore.results import captions, published
+from kdcore.results.rows import Results, read_curves, read_evaluation
+from kdcore.results.write import write_results
+from kdcore.system import yamlfile
+from kdcore.system.files import whole
+from kdcore.training import run_folder
 from stages import run
 
 
 def main() -> None:
     """Write tables/."""
-    card = yamlfile.read(plan.card_file("tables"))
-    card["teachers"] = notes.origins(
-        card, {name: runs.read_teacher(Path("teachers") / name) for name in card["teachers"]}
+    card = yamlfile.read(card_path("tables"))
+    card["teachers"] = captions.origins(
+        card, {name: run_folder.read_teacher(Path("teachers") / name) for name in card["teachers"]}
     )
     folders = {pair: Path("evaluations") / pair for pair in card["pairs"]}
-    evaluations = [results.read_evaluation(folder) for folder in folders.values()]
+    evaluations = [read_evaluation(folder) for folder in folders.values()]
     histories = {
-        pair: results.read_curves(folder, evaluation)
+        pair: read_curves(folder, evaluation)
         for (pair, folder), evaluation in zip(folders.items(), evaluations, strict=True)
     }
     figures = published.Published.of(yamlfile.read(published.FILE), card["data"])
-    found = results.Results.of(card, evaluations, histories, figures)
+    found = Results.of(card, evaluations, histories, figures)
     with whole(Path("tables")) as out:
-        publication.write(found, out)
+        write_results(found, out)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
-from kdcore import distributed, experiment, plan, yamlfile
-from kdcore.cell import RUNS
-from kdcore.errors import UserError, shown
+from kdcore.matrix.cards import card_path
+from kdcore.matrix.cell import RUNS
+from kdcore.system import yamlfile
+from kdcore.system.errors import UserError, shown
+from kdcore.training import distributed, experiment
 from stages import run
 
 STAGES = ("train", "baseline")
@@ -19,7 +21,7 @@ def main(stage: str, name: str) -> None:
     """
     if stage not in STAGES:
         raise UserError(f"STAGE {shown(stage)}: must be {' or '.join(STAGES)}, and NAME one of its cells")
-    card_file = plan.card_file(name, stage)
+    card_file = card_path(name, stage)
     if distributed.processes() > 1 and not distributed.is_joined():
         distributed.start("stages.train", [stage, name], distributed.processes())
     pair = yamlfile.read(card_file)["pair"]

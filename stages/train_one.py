@@ -2,8 +2,9 @@
 
 import argparse
 
-from kdcore import experiment, single, yamlfile
-from kdcore.levels import PYRAMIDS
+from kdcore.catalog import PYRAMIDS
+from kdcore.system import yamlfile
+from kdcore.training import experiment, single
 from stages import run
 
 

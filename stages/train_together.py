@@ -1,7 +1,7 @@
 """The stale cells of one pair and seed in one process: python -m stages.train_together PAIR SEED, then dvc repro."""
 
-from kdcore import together
-from kdcore.errors import UserError, shown
+from kdcore.system.errors import UserError, shown
+from kdcore.training import together
 from stages import run
 
 DIGITS = 10

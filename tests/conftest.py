@@ -9,8 +9,8 @@ import sys
 import pytest
 from filelock import FileLock
 
-from kdcore import yamlfile
-from kdcore.folders import whole
+from kdcore.system import yamlfile
+from kdcore.system.files import whole
 from tests.project import ROOT, TINY, Project, copy_of_project
 
 

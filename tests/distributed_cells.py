@@ -4,9 +4,11 @@ import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from kdcore import catalog, checkpoints, distributed, jsonfile, training
-from kdcore.data import digits
-from kdcore.training import Settings
+from kdcore import catalog, checkpoints
+from kdcore.data.sources import digits
+from kdcore.system.files import write_json
+from kdcore.training import distributed, loop
+from kdcore.training.loop import Settings
 from tests.train import CPU, card
 
 PAIR = "wrn_16_1-resnet8"
@@ -17,9 +19,9 @@ METHODS = ["vanilla", *(name for name, entry in catalog.methods().items() if ent
 def train(method, world=distributed.ALONE, *, settings=SETTINGS):
     """A run of three steps over 40 images, whose batches of 15, 15 and 10 two processes cannot halve evenly."""
     dataset = digits.fetch(source="embedded", image_size=16, train_per_class=4)
-    teacher = None if method == "vanilla" else training.create("wrn_16_1", 10, 7, CPU)
-    run = training.prepare(card(PAIR, method, asdict(settings)), dataset, teacher, device=CPU, world=world)
-    training.train([run], teacher, dataset)
+    teacher = None if method == "vanilla" else loop.create("wrn_16_1", 10, 7, CPU)
+    run = loop.prepare(card(PAIR, method, asdict(settings)), dataset, teacher, device=CPU, world=world)
+    loop.train([run], teacher, dataset)
     return run
 
 
@@ -28,10 +30,10 @@ if __name__ == "__main__":
     with distributed.joined() as world:
         for method in METHODS:
             run = train(method, world)
-            jsonfile.write(folder / f"{method}-{world.rank}.json", run.history)
+            write_json(folder / f"{method}-{world.rank}.json", run.history)
             checkpoints.save(run.student, folder / f"{method}-{world.rank}.safetensors")
         for lr in (1e30, 1e9):
             try:
                 train("kd", world, settings=replace(SETTINGS, lr=lr, batch_size=40 if lr < 1e10 else 15))
-            except training.NotFiniteError as error:
-                jsonfile.write(folder / f"{lr}-{world.rank}.json", {"said": str(error)})
+            except loop.NotFiniteError as error:
+                write_json(folder / f"{lr}-{world.rank}.json", {"said": str(error)})

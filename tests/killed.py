@@ -21,25 +21,16 @@ from unittest import mock
 import numpy as np
 import torch
 
-from kdcore import (
-    checkpoints,
-    checksum,
-    device,
-    disk,
-    experiment,
-    jsonfile,
-    networks,
-    resume,
-    runs,
-    tables,
-    teacher_table,
-    training,
-    yamlfile,
-)
-from kdcore.data import digits, store
-from kdcore.data.store import Split
-from kdcore.errors import UserError
-from kdcore.folders import whole
+from kdcore import checkpoints, networks
+from kdcore.data import storage
+from kdcore.data.sources import digits
+from kdcore.data.storage import Split
+from kdcore.results import tables
+from kdcore.system import files, yamlfile
+from kdcore.system.errors import UserError
+from kdcore.system.files import file_sha256, read_json, whole, write_json
+from kdcore.training import device, experiment, loop, run_folder, teacher_cache
+from kdcore.training.state import ResumeState
 from tests import made_up
 from tests.train import card
 
@@ -63,7 +54,7 @@ def prepare():
     """A project in the current folder."""
     made = digits.fetch(source="embedded", image_size=16, train_per_class=2)
     with whole(Path("data/digits")) as folder:
-        store.save(replace(made, test=Split(made.test.images[:20], made.test.labels[:20])), folder)
+        storage.save(replace(made, test=Split(made.test.images[:20], made.test.labels[:20])), folder)
     torch.manual_seed(1)
     TEACHER.parent.mkdir()
     checkpoints.save(networks.create("resnet8", 10), TEACHER)
@@ -101,13 +92,13 @@ def _carry_out(name):
 
 
 def _count_steps():
-    step, counted = training.Run.step, os.open(COUNT, os.O_WRONLY | os.O_APPEND)
+    step, counted = loop.Run.step, os.open(COUNT, os.O_WRONLY | os.O_APPEND)
 
     def counting(*arguments):
         step(*arguments)
         os.write(counted, b".")
 
-    training.Run.step = counting
+    loop.Run.step = counting
 
 
 def end(process):
@@ -139,7 +130,7 @@ def found(name, expected):
     if not (OUT / name).exists():
         return "absent"
     try:
-        runs.check(OUT / name, yamlfile.read(Path(f"cards/{name}.yaml")))
+        run_folder.check(OUT / name, yamlfile.read(Path(f"cards/{name}.yaml")))
     except UserError as error:
         return str(error)
     return "whole" if contents(name) == expected else "other bits"
@@ -219,15 +210,15 @@ def then_kill(original, *arguments, **options):
 
 
 POINTS = {
-    "before the first state": (instead(training.Run, "step", nth(2), then_kill), 2 * STEPS),
-    "between two steps": (instead(training.Run, "step", nth(STEPS + 2), then_kill), STEPS),
+    "before the first state": (instead(loop.Run, "step", nth(2), then_kill), 2 * STEPS),
+    "between two steps": (instead(loop.Run, "step", nth(STEPS + 2), then_kill), STEPS),
     "the first state is being written": (instead(os, "fsync", nth(1), cut_off), 2 * STEPS),
     "the second state is being written": (instead(os, "fsync", nth(3), cut_off), STEPS),  # after the first's folder
     "the first state has made room for the second": (instead(Path, "replace", makes_room, then_kill), STEPS),
-    "after the last epoch": (instead(runs, "write", nth(1), kill), 0),
+    "after the last epoch": (instead(run_folder, "write", nth(1), kill), 0),
     "results are being written": (instead(checkpoints, "save", nth(1), then_kill), 0),
-    "results are complete, but not in their place": (instead(disk, "sync", nth(3), kill), 0),  # after two states
-    "results are in their place": (instead(resume.ResumeState, "remove", nth(1), kill), 0),
+    "results are complete, but not in their place": (instead(files, "sync", nth(3), kill), 0),  # after two states
+    "results are in their place": (instead(ResumeState, "remove", nth(1), kill), 0),
 }
 """Where a cell is killed -> how, and the steps that are then left."""
 
@@ -250,15 +241,15 @@ class Arrays:
     def write(self, number):
         images = np.full((4000, 16, 16, 3), number % 251, np.uint8)
         split = Split(images, np.arange(4000) % 10)
-        made = store.Dataset("written", list("0123456789"), split, split, (0.5,) * 3, (0.5,) * 3, 16, False)
+        made = storage.Dataset("written", list("0123456789"), split, split, (0.5,) * 3, (0.5,) * 3, 16, False)
         with whole(self.folder) as folder:
-            store.save(made, folder)
+            storage.save(made, folder)
 
     def check(self):
-        images = store.load(self.folder).train.images
+        images = storage.load(self.folder).train.images
         assert (images == images[0, 0, 0, 0]).all()
-        manifest = jsonfile.read(self.folder / store.MANIFEST)
-        assert all(checksum.sha256(self.folder / name) == digest for name, digest in manifest["sha256"].items())
+        manifest = read_json(self.folder / storage.MANIFEST)
+        assert all(file_sha256(self.folder / name) == digest for name, digest in manifest["sha256"].items())
 
 
 class Evaluation:
@@ -268,11 +259,11 @@ class Evaluation:
 
     def write(self, number):
         with whole(self.folder) as folder:
-            jsonfile.write(folder / "metrics.json", {"cells": [number] * 5000})
+            write_json(folder / "metrics.json", {"cells": [number] * 5000})
             (folder / "curves.csv").write_text(f"{number}\n" * 5000)
 
     def check(self):
-        cells = jsonfile.read(self.folder / "metrics.json")["cells"]
+        cells = read_json(self.folder / "metrics.json")["cells"]
         assert cells == [cells[0]] * 5000
         assert (self.folder / "curves.csv").read_text() == f"{cells[0]}\n" * 5000
 
@@ -302,7 +293,7 @@ class Table:
     """A teacher's table, whose rows hold their own numbers."""
 
     folder = Path("scratch/teacher-tables")
-    shape = teacher_table.Shape(3, 2, 1, 100)
+    shape = teacher_cache.Shape(3, 2, 1, 100)
 
     def write(self, number):
         rows = np.random.default_rng(number).permutation(6)
@@ -314,7 +305,7 @@ class Table:
         assert (logits.numpy()[there] == there[:, None, None]).all()
 
     def _open(self):
-        return teacher_table.open_table({"teacher": 1}, self.shape, torch.float32)
+        return teacher_cache.open_table({"teacher": 1}, self.shape, torch.float32)
 
 
 def writing(writer, versions, kill_before=None):

@@ -5,12 +5,12 @@ from functools import cache
 import numpy as np
 import pandas as pd
 
-from kdcore import yamlfile
-from kdcore.fingerprint import ROOT
-from kdcore.levels import levels
-from kdcore.published import Published
-from kdcore.results import Results
-from kdcore.timings import Timing
+from kdcore.catalog import levels
+from kdcore.matrix.fingerprint import ROOT
+from kdcore.results.published import Published
+from kdcore.results.rows import Results
+from kdcore.system import yamlfile
+from kdcore.training.timings import Timing
 
 PAIRS = [
     "resnet56-resnet20", "resnet110-resnet32", "resnet32x4-resnet8x4", "wrn_40_2-wrn_16_2", "vgg13-vgg8",

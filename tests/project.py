@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from kdcore import yamlfile
+from kdcore.system import yamlfile
 
 ROOT = Path(__file__).parents[1]
 TINY = {

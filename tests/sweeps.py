@@ -7,7 +7,7 @@ import sys
 import time
 from contextlib import contextmanager
 
-from kdcore import yamlfile
+from kdcore.system import yamlfile
 from tests.project import TINY, Project, copy_of_project
 
 PAIR = "resnet14-resnet8"

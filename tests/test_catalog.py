@@ -3,7 +3,7 @@
 import pytest
 
 from kdcore import catalog
-from kdcore.errors import UserError
+from kdcore.system.errors import UserError
 
 LOSS = "def loss(student, teacher, target=None, *, temperature): ...\n"
 LOGIT = 'KIND = "logit"\nPARAMETERS = {"temperature": "> 0"}\n'

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save, save_file
 
 from kdcore import checkpoints, networks
-from kdcore.errors import UserError, shown
+from kdcore.system.errors import UserError, shown
 
 NEW_NUMPY, OLD_NUMPY = b"numpy._core.multiarray", b"numpy.core.multiarray"
 

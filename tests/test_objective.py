@@ -12,7 +12,7 @@ from kdcore.methods import kd, mlkd
 from kdcore.objective import Batch, Objective, Term
 from kdcore.scales import decouple_as_fusion_published, pyramid_logits
 from kdcore.standardize import standardize
-from tests.test_methods import BATCH, SAMPLES
+from tests.methods.test_logit_methods import BATCH, SAMPLES
 
 CPU = torch.device("cpu")
 WEIGHTS = {"ce_weight": 0.3, "kd_weight": 2.0, "warmup": 0}

@@ -2,9 +2,12 @@
 
 import torch
 
-from kdcore import catalog, recipes, training, yamlfile
-from kdcore.cell import Cell
-from kdcore.fingerprint import ROOT
+from kdcore import catalog
+from kdcore.matrix import recipes
+from kdcore.matrix.cell import Cell
+from kdcore.matrix.fingerprint import ROOT
+from kdcore.system import yamlfile
+from kdcore.training import loop
 
 CPU = torch.device("cpu")
 PUBLISHED = yamlfile.read(ROOT / "data/recipes.yaml")
@@ -22,13 +25,13 @@ def card(pair, method, settings):
 
 def train(student, teacher, goal, dataset, settings, *, seed=0, **options):
     """Its history."""
-    run = training.Run(student, goal, settings, seed=seed, device=CPU, **options)
-    training.train([run], teacher, dataset)
+    run = loop.Run(student, goal, settings, seed=seed, device=CPU, **options)
+    loop.train([run], teacher, dataset)
     return run.history
 
 
 def carry_out(card, dataset, teacher, **options):
     """The student of a card, its objective, and its history."""
-    run = training.prepare(card, dataset, teacher, device=CPU, **options)
-    training.train([run], teacher, dataset)
+    run = loop.prepare(card, dataset, teacher, device=CPU, **options)
+    loop.train([run], teacher, dataset)
     return run.student, run.goal, run.history

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from kdcore.data.augment import Normalize, Views, apply_views, epoch_order, epoch_views, middle
-from kdcore.data.store import Dataset, Encoded, Split
+from kdcore.data.randaugment import apply_strong_views, epoch_strong_views
+from kdcore.data.storage import Dataset, Encoded, Split
 from kdcore.data.stream import StreamedViews, stream_unaugmented
-from kdcore.data.strong import apply_strong_views, epoch_strong_views
-from kdcore.distributed import ALONE, World
-from kdcore.errors import UserError
+from kdcore.system.errors import UserError
+from kdcore.training.distributed import ALONE, World
 
 MIRRORINGS = 2
 LARGEST_BATCH = 250
@@ -90,7 +90,7 @@ class Feed:
 
         Args:
             size: images per batch, of all processes together (see `sizes`).
-            views: 1, or 2 for a strong view (see `kdcore.data.strong`) beside the weak one.
+            views: 1, or 2 for a strong view (see `kdcore.data.randaugment`) beside the weak one.
             seed: of the run.
             epoch: counted from 1.
             skip: so many batches that were seen before; their images are not decoded.

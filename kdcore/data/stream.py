@@ -18,10 +18,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as Decoded
 
-from kdcore.data import picture
 from kdcore.data.augment import STRONG_CROP, VIEWS
-from kdcore.data.store import Encoded
-from kdcore.errors import UserError
+from kdcore.data.images import UnreadableError, read_image
+from kdcore.data.storage import Encoded
+from kdcore.system.errors import UserError
 
 VARIABLE = "KDCORE_WORKERS"
 MOST_WORKERS = 16
@@ -134,8 +134,8 @@ class _Decoder(Decoded[Any]):
     def __getitem__(self, wanted: Wanted) -> Tensor | Broken:
         """Its views (V, 3, S, S) uint8."""
         try:
-            image = picture.read(self._file(wanted.position))
-        except picture.UnreadableError as error:
+            image = read_image(self._file(wanted.position))
+        except UnreadableError as error:
             return Broken(self._name(wanted.position), str(error))
         if not wanted.seeds:
             return self.plain(image)[None]

@@ -6,10 +6,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from kdcore import catalog, yamlfile
-from kdcore.errors import UserError
-from kdcore.fingerprint import ROOT
-from kdcore.recipes import domains
+from kdcore import catalog
+from kdcore.matrix.fingerprint import ROOT
+from kdcore.matrix.recipes import domains
+from kdcore.system import yamlfile
+from kdcore.system.errors import UserError
 
 DATASET = "cifar100"
 FOOTER = f"""Parameters are shown as name = default on {DATASET} (allowed); a dash where data/recipes.yaml has none.

@@ -5,7 +5,7 @@ RepDistiller compares with.
 from torch import Tensor, nn
 
 from kdcore.methods.contract import Setting, Step
-from kdcore.precision import at_least_float32
+from kdcore.numerics import at_least_float32
 
 KIND = "feature"
 ACROSS = "batch"

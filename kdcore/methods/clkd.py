@@ -6,7 +6,7 @@ from torch import Tensor
 
 from kdcore.methods._gram import gram_difference, safe_root
 from kdcore.methods._unit import unit
-from kdcore.precision import at_least_float32
+from kdcore.numerics import at_least_float32
 
 KIND = "logit"
 ACROSS = "batch"

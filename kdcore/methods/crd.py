@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from kdcore.methods._unit import unit
 from kdcore.methods.contract import Setting, Step
-from kdcore.precision import at_least_float32
+from kdcore.numerics import at_least_float32
 
 KIND = "feature"
 ACROSS = "batch"

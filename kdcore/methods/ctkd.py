@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from kdcore.methods import kd
 from kdcore.methods.contract import Setting
-from kdcore.precision import at_least_float32
+from kdcore.numerics import at_least_float32
 
 KIND = "logit"
 PARAMETERS = {

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from kdcore.methods._stages import same_size
 from kdcore.methods.contract import Setting, Step
 from kdcore.networks.contract import Output
-from kdcore.precision import at_least_float32
+from kdcore.numerics import at_least_float32
 
 KIND = "feature"
 PARAMETERS = {"hint_layer": "integer >= 1"}

@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdcore.precision import at_least_float32
+from kdcore.numerics import at_least_float32
 
 KIND = "logit"
 PARAMETERS = {"temperature": "> 0"}

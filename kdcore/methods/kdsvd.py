@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kdcore.methods._stages import matched, same_size
 from kdcore.networks.contract import Output
-from kdcore.precision import at_least_float32
+from kdcore.numerics import at_least_float32
 
 KIND = "feature"
 PARAMETERS = {"k": "integer >= 1"}

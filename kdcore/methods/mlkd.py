@@ -8,7 +8,7 @@ from torch import Tensor
 from kdcore.methods import kd
 from kdcore.methods._confidence import unsure
 from kdcore.methods._gram import gram_difference
-from kdcore.precision import at_least_float32
+from kdcore.numerics import at_least_float32
 from kdcore.standardize import standardize as standardized
 
 KIND = "logit"

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from kdcore.networks.contract import Output
-from kdcore.precision import at_least_float32
+from kdcore.numerics import at_least_float32
 
 KIND = "feature"
 ACROSS = "batch"

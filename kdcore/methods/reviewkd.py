@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from kdcore.methods._stages import matched, summed
 from kdcore.methods.contract import Setting, Step
 from kdcore.networks.contract import Output
-from kdcore.precision import at_least_float32
+from kdcore.numerics import at_least_float32
 
 KIND = "feature"
 PARAMETERS = {"mid_channels": "integer >= 1", "student_preact": [False, True]}

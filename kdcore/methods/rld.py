@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdcore.methods._binary import log_target_and_rest
-from kdcore.precision import at_least_float32
+from kdcore.numerics import at_least_float32
 
 KIND = "logit"
 PARAMETERS = {"alpha": ">= 0", "beta": ">= 0", "temperature": "> 0", "alpha_temperature": "> 0"}

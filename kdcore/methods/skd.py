@@ -9,7 +9,7 @@ from kdcore.methods import kd
 from kdcore.methods._confidence import unsure
 from kdcore.methods._gram import gram_difference, safe_root
 from kdcore.methods._unit import unit
-from kdcore.precision import at_least_float32
+from kdcore.numerics import at_least_float32
 
 KIND = "logit"
 ACROSS = "batch"

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from kdcore.methods._stages import matched, same_size
 from kdcore.methods.contract import Setting, Step
-from kdcore.precision import at_least_float32
+from kdcore.numerics import at_least_float32
 
 KIND = "feature"
 PARAMETERS = {"initial_variance": "> 0", "variant": ["trained", "as_published"]}

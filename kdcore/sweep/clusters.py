@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import dask
 from distributed import Client, LocalCluster, rpc
 
-from kdcore import yamlfile
-from kdcore.errors import UserError
-from kdcore.params import explained
-from kdcore.section import Count, Section
+from kdcore.matrix.params import explained
+from kdcore.matrix.section import Count, Section
+from kdcore.system import yamlfile
+from kdcore.system.errors import UserError
 
 if TYPE_CHECKING:
     from dask_jobqueue.core import JobQueueCluster

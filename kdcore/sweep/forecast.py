@@ -13,16 +13,17 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
-from kdcore import checksum, plan, yamlfile
 from kdcore.catalog import VANILLA
-from kdcore.cell import Cell
-from kdcore.params import Params
-from kdcore.sweep.estimates import Estimates
+from kdcore.matrix.cards import TEACHER_SEED, make_cards
+from kdcore.matrix.cell import Cell
+from kdcore.matrix.params import Params
+from kdcore.sweep.display import duration
+from kdcore.sweep.dvc_pipeline import Pipeline
 from kdcore.sweep.judge import Judge, Outlook
 from kdcore.sweep.lookup import MD5, Lookup
-from kdcore.sweep.order import Order
-from kdcore.sweep.pipeline import Pipeline
-from kdcore.sweep.words import duration
+from kdcore.sweep.schedule import Estimates, Order
+from kdcore.system import yamlfile
+from kdcore.system.files import file_digests
 
 ROWS = 40
 """Of a table; stages that fare alike share a row where there would be more."""
@@ -161,12 +162,12 @@ def make(
     judge = Judge(
         Lookup(pipeline),
         params,
-        lambda: plan.make(
+        lambda: make_cards(
             params,
             published_recipes=yamlfile.read("data/recipes.yaml"),
             known_teachers=yamlfile.read("data/teachers.yaml", bounded=True),
         ),
-        replaced={} if replaced is None else {replaced.name: checksum.digests(replaced, MD5)[MD5]},
+        replaced={} if replaced is None else {replaced.name: file_digests(replaced, MD5)[MD5]},
     )
     lines = {}
     for step in pipeline.steps:
@@ -184,7 +185,7 @@ def _teacher(step: str, params: Params, estimates: Estimates) -> Training | None
     stage, _, name = step.partition("@")
     if stage != "teacher" or params.teachers[name].source != "train":
         return None
-    alone = Cell(f"{name}-{name}", VANILLA, plan.TEACHER_SEED)
+    alone = Cell(f"{name}-{name}", VANILLA, TEACHER_SEED)
     epochs = params.teachers[name].epochs or params.train.of(student=name, method=VANILLA).epochs
     return Training(estimates.seconds(alone, epochs), estimates.bytes(alone))
 

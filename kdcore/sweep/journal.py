@@ -14,10 +14,10 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from pydantic import TypeAdapter, ValidationError
 
-from kdcore import scratch
-from kdcore.errors import UserError
 from kdcore.sweep import FOLDER
 from kdcore.sweep.schedule import State, Step
+from kdcore.system.errors import UserError
+from kdcore.system.files import replace_text
 
 FILE, LOCK = Path(FOLDER) / "journal.json", Path(FOLDER) / "lock"
 LOGS = Path(FOLDER) / "logs"
@@ -44,7 +44,7 @@ class Journal:
 
     def write(self) -> None:
         """Replace the file as a whole."""
-        scratch.replace(FILE, json.dumps(asdict(self)))
+        replace_text(FILE, json.dumps(asdict(self)))
 
 
 _JOURNAL = TypeAdapter(Journal)

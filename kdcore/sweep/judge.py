@@ -15,12 +15,14 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from kdcore import jsonfile, plan, runs, yamlfile
-from kdcore.errors import UserError
-from kdcore.params import Params
-from kdcore.plan import Card
+from kdcore.matrix.cards import CARDS, Card
+from kdcore.matrix.params import Params
+from kdcore.sweep.display import listed
 from kdcore.sweep.lookup import Lookup, Sums
-from kdcore.sweep.words import listed
+from kdcore.system import yamlfile
+from kdcore.system.errors import UserError
+from kdcore.system.files import read_json
+from kdcore.training import run_folder
 
 NOTHING = ""
 """Instead of the md5 of what is not there and nobody makes."""
@@ -54,7 +56,7 @@ class Judge:
     Args:
         lookup: into what DVC knows.
         params: the matrix.
-        cards: makes all cards, as `kdcore.plan.make`; called only where they are needed.
+        cards: makes all cards, as `kdcore.matrix.cards.make_cards`; called only where they are needed.
         replaced: files that would have another content than they have: path -> md5.
     """
 
@@ -158,11 +160,11 @@ class Judge:
         if step == "plan":
             for name, card in self.cards.items():
                 text = yamlfile.text(card).encode()
-                path = (plan.FOLDER / f"{name}.yaml").as_posix()
+                path = (CARDS / f"{name}.yaml").as_posix()
                 self.known[path] = hashlib.md5(text, usedforsecurity=False).hexdigest()
         elif step == "pairs":
             for pair in self.params.pairs:
-                weights = f"teachers/{pair.partition('-')[0]}/{runs.WEIGHTS}"
+                weights = f"teachers/{pair.partition('-')[0]}/{run_folder.WEIGHTS}"
                 self.known[f"pairs/{pair}.safetensors"] = self._after(step, weights)
 
     def _changes(self, step: str, changed: list[str]) -> Iterator[str]:
@@ -187,17 +189,17 @@ class Judge:
         return f"{'all' if waits == fillers else f'{len(waits)} of'} {len(fillers)} {what}"
 
     def _card_change(self, step: str, path: str) -> str:
-        new = self.cards[Path(path).relative_to(plan.FOLDER).with_suffix("").as_posix()]
+        new = self.cards[Path(path).relative_to(CARDS).with_suffix("").as_posix()]
         found = (difference(old, new) for old in self._old_cards(step, path))
         said = next(filter(None, found), "")
         return f"card: {said}" if said else "card changed"
 
     def _old_cards(self, step: str, path: str) -> Iterator[Card]:
         """What the card was when the stage was last run: as its results have it, and as the plan has it still."""
-        meta = Path(self.lookup.pipeline.outputs(step)[0]) / runs.META
+        meta = Path(self.lookup.pipeline.outputs(step)[0]) / run_folder.META
         if step.partition("@")[0] in TRAININGS and meta.is_file():
             with suppress(UserError):  # a damaged file says nothing of the card
-                yield jsonfile.read(meta)
+                yield read_json(meta)
         file = Path(path)
         if file.is_file() and self.lookup.now(step, path) == self.lookup.read_before(step).get(path):
             yield yamlfile.read_written(file)
@@ -236,4 +238,4 @@ def _change(key: str, old: Any, new: Any) -> str:
 
 
 def _is_card(path: str) -> bool:
-    return Path(path).parts[0] == plan.FOLDER.name
+    return Path(path).parts[0] == CARDS.name

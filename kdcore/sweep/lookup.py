@@ -16,7 +16,7 @@ from dvc_data.hashfile.hash_info import HashInfo
 from dvc_data.hashfile.meta import Meta
 from dvc_data.hashfile.tree import Tree
 
-from kdcore.sweep.pipeline import Pipeline
+from kdcore.sweep.dvc_pipeline import Pipeline
 
 MD5 = "md5"
 Sums = dict[str, str]

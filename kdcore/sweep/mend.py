@@ -16,9 +16,9 @@ from dvc.utils.serialize import ParseError
 from dvc.utils.strictyaml import YAMLFileCorruptedError, YAMLValidationError
 from voluptuous import Invalid
 
-from kdcore import scratch
-from kdcore.errors import UserError
-from kdcore.sweep.pipeline import LOCK_FILE, reasons
+from kdcore.sweep.dvc_pipeline import LOCK_FILE, reasons
+from kdcore.system.errors import UserError
+from kdcore.system.files import replace_text
 
 CONFLICT = b"<<<<<<< "
 """Begins what git leaves of two versions that it cannot merge."""
@@ -79,7 +79,7 @@ def mend_record(repo: Repo) -> list[str]:
         if committed is None:
             path.unlink()
         else:
-            scratch.replace(path, committed)
+            replace_text(path, committed)
         state = "gone" if committed is None else "as in the last commit"
         return [
             f"{path}: was left half-written by a command of DVC that was killed ({kept} keeps it); "

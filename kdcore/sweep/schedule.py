@@ -1,9 +1,15 @@
 """What may run next: steps, what they need, and what has become of them. Knows neither DVC nor Dask."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from statistics import median
 from typing import Any
+
+from kdcore.matrix.cell import Cell
+from kdcore.matrix.params import Params
+from kdcore.training.timings import Timing
 
 
 class State(str, Enum):
@@ -97,3 +103,67 @@ class Schedule:
     def is_finished(self) -> bool:
         """Whether nothing is left to be done or waited for."""
         return self.count(State.WAITING, State.RUNNING) == 0
+
+
+class Estimates:
+    """Medians over trainings of the same cell; where there are none, of its student and method; else of its student.
+
+    Args:
+        timings: of this machine.
+    """
+
+    def __init__(self, timings: Iterable[Timing]) -> None:
+        self.found: dict[tuple[str, ...], list[Timing]] = defaultdict(list)
+        for timing in timings:
+            for key in ((timing.name,), (timing.student, timing.method), (timing.student, "")):
+                self.found[key].append(timing)
+
+    def seconds(self, cell: Cell, epochs: int) -> float | None:
+        """Of a cell's training; None if no network like its student was trained here."""
+        like = self._like(cell)
+        return median(timing.seconds / timing.epochs for timing in like) * epochs if like else None
+
+    def bytes(self, cell: Cell) -> float | None:
+        """Of a cell's results; None as above."""
+        like = self._like(cell)
+        return median(timing.bytes for timing in like) if like else None
+
+    def _like(self, cell: Cell) -> list[Timing]:
+        keys = ((cell.name,), (cell.student, cell.method), (cell.student, ""))
+        return next((self.found[key] for key in keys if key in self.found), [])
+
+
+class Order:
+    """Ranks stages that may run at the same time.
+
+    Stages that others wait for, or that end a table, come before cells. Baselines are short, and every table needs
+    them. Cells of one teacher share the table of what it says. A pair's table is complete when all of its cells are, so
+    the pair with the least work goes first, and in it the shortest cells.
+
+    Args:
+        params: the matrix.
+        estimates: of its cells.
+        steps: in the order of a serial run, which decides where nothing else does.
+    """
+
+    def __init__(self, params: Params, estimates: Estimates, steps: Sequence[str]) -> None:
+        self.position = {step: number for number, step in enumerate(steps)}
+        self.cells = {f"{cell.stage}@{cell.name}": cell for cell in params.cells()}
+        self.seconds: dict[str, float | None] = {}
+        self.work: dict[str, float] = defaultdict(float)
+        """Seconds that are known of, by teacher and by pair."""
+        for step, cell in self.cells.items():
+            epochs = params.train.of(student=cell.student, method=cell.method, pair=cell.pair).epochs
+            self.seconds[step] = estimates.seconds(cell, epochs)
+            for whose in (cell.teacher, cell.pair):
+                self.work[whose] += self.seconds[step] or 0.0
+
+    def rank(self, step: str) -> tuple[Any, ...]:
+        """Lower runs first."""
+        position = self.position[step]
+        cell = self.cells.get(step)
+        if cell is None:
+            return (0, position)
+        is_baseline = cell.scale is None
+        of_pair = (self.work[cell.teacher], cell.teacher, self.work[cell.pair], cell.pair)
+        return (1 if is_baseline else 2, *of_pair, self.seconds[step] or 0.0, position)

@@ -7,7 +7,7 @@ import subprocess
 
 import psutil
 
-from kdcore.errors import UserError
+from kdcore.system.errors import UserError
 
 DEVICE, THREADS = "KDCORE_DEVICE", "OMP_NUM_THREADS"
 CELL_MEMORY = 1.5e9

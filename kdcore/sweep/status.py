@@ -17,19 +17,18 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from kdcore import plan, runs, timings, yamlfile
 from kdcore.catalog import VANILLA
-from kdcore.cell import RUNS, Cell
-from kdcore.errors import UserError
-from kdcore.plan import Card
-from kdcore.pulse import Pulse, pulses
+from kdcore.matrix.cards import CARDS, Card
+from kdcore.matrix.cell import RUNS, Cell
 from kdcore.sweep import journal
-from kdcore.sweep.estimates import Estimates
-from kdcore.sweep.jobs import tail
+from kdcore.sweep.display import beat, duration, time_left
 from kdcore.sweep.journal import Journal
-from kdcore.sweep.schedule import GOOD, State, Step
-from kdcore.sweep.screen import beat, time_left
-from kdcore.sweep.words import duration
+from kdcore.sweep.processes import tail
+from kdcore.sweep.schedule import GOOD, Estimates, State, Step
+from kdcore.system import yamlfile
+from kdcore.system.errors import UserError
+from kdcore.training import run_folder, timings
+from kdcore.training.pulse import Pulse, pulses
 
 STATES = ("done", "running", "waiting", "failed", "blocked")
 TRAININGS = ("teacher", "baseline", "train")
@@ -164,7 +163,7 @@ def collect() -> Status:
     said = {} if diary is None else diary.steps
     names = [f"{path.parent.name}@{path.stem}" for stage in TRAININGS for path in _cards(stage)]
     if not names and not (at_work and said):
-        raise UserError(f"{plan.FOLDER}: there is no plan yet; run 'dvc repro plan' or 'python -m stages.sweep'")
+        raise UserError(f"{CARDS}: there is no plan yet; run 'dvc repro plan' or 'python -m stages.sweep'")
     cards = {name: yamlfile.read_written(_card(name)) for name in names}
     found = pulses()
     steps = []
@@ -178,12 +177,12 @@ def collect() -> Status:
 
 
 def _cards(stage: str) -> list[Path]:
-    return sorted((plan.FOLDER / stage).glob("*.yaml"))
+    return sorted((CARDS / stage).glob("*.yaml"))
 
 
 def _card(step: str) -> Path:
     stage, _, name = step.partition("@")
-    return plan.FOLDER / stage / f"{name}.yaml"
+    return CARDS / stage / f"{name}.yaml"
 
 
 def _is_of_now(diary: Journal | None) -> bool:
@@ -243,10 +242,10 @@ def is_alive(pulse: Pulse) -> bool:
 def is_done(card: Card) -> bool:
     """Whether there is a whole result of a card."""
     folder = RUNS / card["pair"] / card["name"] if "pair" in card else Path("teachers") / card["name"]
-    if not (folder / runs.META).is_file():
+    if not (folder / run_folder.META).is_file():
         return False
     try:
-        runs.check(folder, card)
+        run_folder.check(folder, card)
     except UserError:
         return False
     return True
@@ -278,7 +277,7 @@ def _group(step: str) -> str:
 def _is_open(step: Step, diary: Journal | None) -> bool:
     """Whether a stage that is no training failed or was blocked in the last sweep, and has made nothing since."""
     stage, _, name = step.name.partition("@")
-    folders = {"plan": plan.FOLDER, "pairs": Path("pairs"), "tables": Path("tables"), "evaluate": Path("evaluations")}
+    folders = {"plan": CARDS, "pairs": Path("pairs"), "tables": Path("tables"), "evaluate": Path("evaluations")}
     if diary is None or step.state not in (State.FAILED, State.BLOCKED):
         return False
     output = folders[stage] / name if stage in folders else None

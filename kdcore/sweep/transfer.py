@@ -17,10 +17,10 @@ from dvc.stage import PipelineStage, create_stage
 from dvc.stage.loader import StageLoader
 from dvc.stage.serialize import to_single_stage_lockfile
 
-from kdcore.errors import RunError
-from kdcore.sweep.jobs import Outcome
+from kdcore.sweep.dvc_pipeline import PROJECT_FILE, Item, reasons
 from kdcore.sweep.mend import mend_locks
-from kdcore.sweep.pipeline import PROJECT_FILE, Item, reasons
+from kdcore.sweep.processes import Outcome
+from kdcore.system.errors import RunError
 
 _IN_TURN = threading.Lock()
 """DVC's repositories are not made for threads."""

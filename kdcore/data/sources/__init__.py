@@ -1,0 +1,45 @@
+"""Where data sets come from: one file per data set, found by the name in section `data` of params.yaml."""
+
+import hashlib
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+from kdcore.data import storage
+from kdcore.matrix import data_section
+from kdcore.matrix.fingerprint import fingerprint
+from kdcore.system.files import whole
+
+SCRATCH = Path("scratch/data")
+KEY = "identity"
+
+
+def fetch(section: dict[str, Any]) -> storage.Dataset:
+    """The data set that section `data` of params.yaml names, from where it says.
+
+    Raises:
+        UserError: the source does not hold it; the message says what was expected.
+    """
+    kind = data_section.module(section["name"])
+    options = section if kind == data_section.OWN else {key: value for key, value in section.items() if key != "name"}
+    return importlib.import_module(f"kdcore.data.sources.{kind}").fetch(**options)
+
+
+def fetch_once(section: dict[str, Any]) -> storage.Dataset:
+    """The same, kept below scratch/ for as long as the source's files stay as they are. Errors as of `fetch`."""
+    code = fingerprint(f"kdcore.data.sources.{data_section.module(section['name'])}")
+    identity = json.dumps([section, code, _files(data_section.path(section["source"]))], sort_keys=True)
+    folder = SCRATCH / section["name"]
+    if not (folder / KEY).is_file() or (folder / KEY).read_text() != hashlib.sha256(identity.encode()).hexdigest():
+        fetched = fetch(section)
+        with whole(folder) as unfinished:
+            storage.save(fetched, unfinished)
+            (unfinished / KEY).write_text(hashlib.sha256(identity.encode()).hexdigest())
+    return storage.load(folder)
+
+
+def _files(source: Path | None) -> list[tuple[str, int, int]]:
+    """Name, size and time of change of all that a source holds."""
+    found = [] if source is None else [source, *source.rglob("*")]
+    return sorted((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in found if path.is_file())

@@ -1,0 +1,238 @@
+"""Images in folders, one folder per class."""
+
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Collection, Container, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NoReturn, Protocol
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from kdcore.data.images import UnreadableError, check_image, read_image
+from kdcore.data.storage import Encoded, Split
+from kdcore.system.errors import UserError
+
+SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+LARGEST = 16 * 2**30
+"""Bytes of images that may be kept in memory."""
+
+Files = dict[str, list[Path]]
+"""Class -> its files, both in alphabetical order."""
+
+
+class Images(Protocol):
+    """Encoded images: files, or their content."""
+
+    def __len__(self) -> int:
+        """How many."""
+
+    def __getitem__(self, position: int, /) -> Path | bytes:
+        """One of them."""
+
+
+def visible_folders(folder: Path) -> list[Path]:
+    """Its folders in alphabetical order, but those that are hidden.
+
+    Raises:
+        UserError: a link leads nowhere.
+    """
+    try:
+        visible = sorted(child for child in folder.iterdir() if not child.name.startswith("."))
+    except OSError as error:
+        _unreadable(error)
+    for child in visible:
+        _check_link(child)
+    return [child for child in visible if child.is_dir()]
+
+
+def classes_below(folder: Path, *, beside: Container[str] = ()) -> Files:
+    """The images below each of a folder's folders, however deep, also through links; nothing that is hidden.
+
+    Args:
+        folder: of the classes.
+        beside: suffixes of other files that belong there. How many files have yet others is said on stderr.
+
+    Raises:
+        UserError: no folders, one without images, or a link that leads nowhere.
+    """
+    found: Files = {}
+    left_out: Counter[str] = Counter()
+    for child in visible_folders(folder):
+        if not child.name.isprintable():
+            raise UserError(f"{folder}: {child.name!r} names a class, and cannot be printed; rename that folder")
+        paths = list(_visible_files(child))
+        found[child.name] = sorted(path for path in paths if path.suffix.lower() in SUFFIXES)
+        left_out.update(path.suffix for path in paths if path.suffix.lower() not in SUFFIXES)
+    if not found:
+        raise UserError(f"{folder}: holds no folders; expected one folder of images per class")
+    empty = [name for name, files in found.items() if not files]
+    if empty:
+        raise UserError(f"{folder / empty[0]}: holds no images ({', '.join(sorted(SUFFIXES))})")
+    others = {suffix: count for suffix, count in sorted(left_out.items()) if suffix.lower() not in beside}
+    if others:
+        which = ", ".join(f"{count} {suffix or 'without a suffix'}" for suffix, count in others.items())
+        print(
+            f"{folder}: files left out, for they are not {', '.join(sorted(SUFFIXES))}: {which}",
+            file=sys.stderr,
+        )
+    return found
+
+
+def check_number(classes: Collection[object], where: str) -> None:
+    """Refuse a single class.
+
+    Raises:
+        UserError: names it.
+    """
+    if len(classes) < 2:
+        raise UserError(
+            f"{where}: holds one class, {next(iter(classes), 'none')}; at least two are needed to tell apart"
+        )
+
+
+def check_same_classes(train: Iterable[str], test: Iterable[str], where: Path) -> None:
+    """Refuse splits of other classes.
+
+    Raises:
+        UserError: names classes of one split alone.
+    """
+    alone = sorted(set(train) ^ set(test))
+    if alone:
+        raise UserError(f"{where}: classes must be the same in training and test; in one of them alone: {alone[:5]}")
+
+
+def index_images(files: Files, root: Path) -> Encoded:
+    """A split whose images stay where they are."""
+    paths = [str(path.relative_to(root)) for of_class in files.values() for path in of_class]
+    return Encoded(pa.table({"path": paths, "label": _labels(files)}), root)
+
+
+def read_images(files: Files, side: int, *, resize: bool = True) -> Split:
+    """A split whose images are decoded now. Arguments and errors as of `decode`."""
+    paths = [path for of_class in files.values() for path in of_class]
+    return Split(decode_images(paths, side, resize=resize), _labels(files))
+
+
+def decode_images(
+    images: Images, side: int, name: Callable[[int], str] | None = None, *, resize: bool = True
+) -> np.ndarray:
+    """Decode encoded images.
+
+    Args:
+        images: files, or their content.
+        side: P, in pixels.
+        name: of the image at a position, for messages; when absent, its file.
+        resize: with a bilinear filter, images of another size, instead of refusing them.
+
+    Returns:
+        (N, P, P, 3) uint8.
+
+    Raises:
+        UserError: an image cannot be decoded or is of another size, or all together are too large for memory.
+    """
+    if len(images) * side * side * 3 > LARGEST:
+        raise UserError(
+            f"{len(images)} images of {side} x {side} pixels are too many to keep in memory; "
+            "set data.augmentation: random_resized_crop, with which they are decoded as they are needed"
+        )
+    decoded = np.empty((len(images), side, side, 3), np.uint8)
+
+    def fill(position: int) -> None:
+        where = _where(images, position, name)
+        try:
+            image = read_image(images[position])
+        except UnreadableError as error:
+            raise UserError(f"{where}: cannot be decoded ({error}); replace or remove it") from error
+        if image.size != (side, side):
+            if not resize:
+                raise UserError(f"{where}: is of {image.size} pixels, not {(side, side)}")
+            image = image.resize((side, side), Image.Resampling.BILINEAR)
+        decoded[position] = np.asarray(image)
+
+    _each(fill, len(images))
+    return decoded
+
+
+def check_images(images: Images, name: Callable[[int], str] | None = None) -> None:
+    """Look at the beginning of every image, without decoding it. Arguments as of `decode`.
+
+    Raises:
+        UserError: one is missing, no image, or of 32 bits per pixel and channel.
+    """
+
+    def look(position: int) -> None:
+        try:
+            check_image(images[position])
+        except UnreadableError as error:
+            where = _where(images, position, name)
+            raise UserError(f"{where}: cannot be decoded ({error}); replace or remove it") from error
+
+    _each(look, len(images))
+
+
+def _each(do: Callable[[int], None], count: int) -> None:
+    with ThreadPoolExecutor() as pool:
+        for _ in pool.map(do, range(count)):
+            pass
+
+
+def _where(images: Images, position: int, name: Callable[[int], str] | None) -> str:
+    return name(position) if name else str(images[position])
+
+
+def _visible_files(folder: Path) -> Iterator[Path]:
+    for parent, inside, files in os.walk(folder, onerror=_unreadable, followlinks=True):
+        inside[:] = [name for name in inside if not name.startswith(".")]
+        for link in (Path(parent, name) for name in inside):
+            if link.is_symlink() and link.resolve() in [Path(parent).resolve(), *Path(parent).resolve().parents]:
+                raise UserError(f"{link}: is a link to a folder that it is in; remove it")
+        for name in files:
+            if not name.startswith("."):
+                path = Path(parent, name)
+                _check_link(path)
+                if not path.is_file():
+                    raise UserError(f"{path}: is a pipe or a device; remove it")
+                yield path
+
+
+def _check_link(path: Path) -> None:
+    if path.is_symlink() and not path.exists():
+        raise UserError(f"{path}: is a link to {path.readlink()}, which is missing; mend or remove it")
+
+
+def _unreadable(error: OSError) -> NoReturn:
+    raise UserError(f"{error.filename}: cannot be read ({error.strerror}); see its permissions") from error
+
+
+def _labels(files: Files) -> np.ndarray:
+    return np.repeat(np.arange(len(files)), [len(of_class) for of_class in files.values()])
+
+
+def entries(path: Path, form: str, separator: str | None = None, fields: int = 2) -> Iterator[list[str]]:
+    """The fields of every line that is not blank.
+
+    Args:
+        path: of the list, UTF-8.
+        form: of a line, for messages.
+        separator: of the fields; when absent, white space, of which the last field may have some.
+        fields: the least number of them.
+
+    Raises:
+        UserError: it cannot be read, is not text, or has a shorter line.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); is it as published?") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: is not text in UTF-8 ({error}); is it as published?") from error
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            found = line.strip().split(separator, -1 if separator else fields - 1)
+            if len(found) < fields:
+                raise UserError(f"{path}, line {number}: expected {form}, not {line!r}; is it as published?")
+            yield found

@@ -1,0 +1,65 @@
+"""ImageNet: Russakovsky et al., ImageNet Large Scale Visual Recognition Challenge, 2015, arXiv:1409.0575 (ILSVRC 2012).
+
+Its licence asks every user for a copy of their own, from image-net.org: a folder with train/<class>/ and val/<class>/,
+where <class> is a WordNet number such as n01440764. Images are decoded as they are needed (see `kdcore.data.stream`).
+"""
+
+from pathlib import Path
+
+from kdcore.data.sources.folders import Files, check_number, check_same_classes, classes_below, index_images
+from kdcore.data.storage import Dataset
+from kdcore.system.errors import UserError
+
+CLASSES = 1000
+COUNTS = {"train": 1_281_167, "val": 50_000}
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+"""As of torchvision's weights and in all published distillation code."""
+HELP = (
+    "Get ImageNet (ILSVRC 2012) from image-net.org and extract it to train/<class>/*.JPEG and val/<class>/*.JPEG; "
+    "torchvision.datasets.ImageNet sorts the validation images by class"
+)
+
+
+def fetch(*, source: str, subset: bool) -> Dataset:
+    """The index of a user's own copy, checked and counted.
+
+    Args:
+        source: folder with train/ and val/.
+        subset: take what is there, instead of refusing all but the whole.
+
+    Raises:
+        UserError: a folder is missing, classes differ, or images are missing.
+    """
+    root = Path(source)
+    splits = {}
+    for name in COUNTS:
+        if not (root / name).is_dir():
+            raise UserError(f"data.source {source}: has no folder {name}. {HELP}")
+        splits[name] = classes_below(root / name)
+    train, val = splits.values()
+    check_same_classes(train, val, root)
+    check_number(train, f"data.source {source}")
+    if not subset:
+        _check_whole(splits, root)
+    return Dataset(
+        name="imagenet",
+        classes=list(train),
+        train=index_images(train, root),
+        test=index_images(val, root),
+        mean=MEAN,
+        std=STD,
+        image_size=224,
+        flip=True,
+        stem="large",
+    )
+
+
+def _check_whole(splits: dict[str, Files], root: Path) -> None:
+    for name, files in splits.items():
+        count = sum(len(of_class) for of_class in files.values())
+        if (len(files), count) != (CLASSES, COUNTS[name]):
+            raise UserError(
+                f"data.source {root}: {name} holds {count} images in {len(files)} classes, ImageNet {COUNTS[name]} in "
+                f"{CLASSES}. {HELP}; or set data.subset: true to take what is there"
+            )

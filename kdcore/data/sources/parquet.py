@@ -1,0 +1,261 @@
+"""Parquet files of encoded images and labels, in the layout of the common hubs."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute
+import pyarrow.parquet
+
+from kdcore.data.sources.folders import check_images, decode_images
+from kdcore.data.storage import Encoded, Split
+from kdcore.system.errors import UserError, named
+
+LABELS = ("label", "labels", "fine_label", "class")
+"""Columns that may hold the class, the first that is there."""
+
+
+LAYOUTS = ("{}*.parquet", "data/{}*.parquet", "{}/*.parquet", "*/{}/*.parquet")
+"""Where a split's files may be, the first that are there."""
+UNLABELLED = -1
+"""The label that the hubs give to test images whose classes are secret."""
+BATCH_ROWS = 256
+MOST_COLUMNS = 20
+"""Of which a message says the names."""
+LARGEST_RATIO, FREE = 100, 2**30
+"""Images may be so many times as large as their file, or so many bytes: encoded ones cannot be compressed much, and a
+file that stands for more says one image many times."""
+
+
+@dataclass(frozen=True)
+class Contents:
+    """The images of a split, each the content of an image file."""
+
+    chunks: pa.ChunkedArray
+    """large_binary"""
+
+    def __len__(self) -> int:
+        """How many."""
+        return len(self.chunks)
+
+    def __getitem__(self, position: int, /) -> bytes:
+        """One of them."""
+        content: bytes = self.chunks[position].as_py()
+        return content
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The images of one split."""
+
+    files: list[Path]
+    images: Contents
+    labels: list[int] | list[str]
+    names: list[str] | None
+    """Of the classes, where labels are numbers and the file says them."""
+
+    def name(self, position: int) -> str:
+        """Of an image, for messages."""
+        return f"{self.files[0].parent}: image {position} of {', '.join(file.name for file in self.files)}"
+
+    def decode(self, labels: np.ndarray, side: int, *, resize: bool = True) -> Split:
+        """As a split in memory; see `kdcore.data.sources.folders.decode_images`."""
+        return Split(decode_images(self.images, side, self.name, resize=resize), labels)
+
+    def encoded(self, labels: np.ndarray) -> Encoded:
+        """As a split that is decoded later; see `kdcore.data.sources.folders.check_images`."""
+        check_images(self.images, self.name)
+        return Encoded(pa.table({"image": self.images.chunks, "label": labels}))
+
+
+def find(folder: Path, split: str) -> list[Path]:
+    """The files of a split in the first of `LAYOUTS` that has any.
+
+    Raises:
+        UserError: they are in several folders.
+    """
+    for layout in LAYOUTS:
+        files = sorted(file for file in folder.glob(layout.format(split)) if file.is_file())
+        parents = sorted({file.parent for file in files})
+        if len(parents) > 1:
+            raise UserError(
+                f"data.source {folder}: has {split} files in several folders, {', '.join(map(str, parents))}; name the "
+                "one above the folder that you want"
+            )
+        if files:
+            return files
+    return []
+
+
+def read(folder: Path, splits: Sequence[str]) -> Rows:
+    """The rows of the first of these splits that a folder holds with labels.
+
+    Args:
+        folder: which has a split's files in one of `LAYOUTS`.
+        splits: beginnings of the names of files, or names of folders.
+
+    Raises:
+        UserError: no such files, or files without one column of images and one of labels.
+    """
+    unlabelled = []
+    for split in splits:
+        files = find(folder, split)
+        if not files:
+            continue
+        labels = [label for file in files for label in _labels(file)]
+        if labels and all(label == UNLABELLED for label in labels):
+            unlabelled.append(str(files[0]))
+            continue
+        return _rows(files, labels)
+    wanted = " or ".join(f"{split}*.parquet" for split in splits)
+    if unlabelled:
+        raise UserError(
+            f"{unlabelled[0]}: has no labels ({UNLABELLED} everywhere); of {wanted} one with labels is needed"
+        )
+    raise UserError(f"data.source {folder}: has no {wanted}, neither there nor below data/, <split>/ or */<split>/")
+
+
+def common_classes(*splits: Rows) -> tuple[list[str], list[np.ndarray]]:
+    """The names of the classes, and each split's labels as positions in them.
+
+    Raises:
+        UserError: splits have other classes, labels that no class has, or one name for two classes.
+    """
+    first = splits[0]
+    found = [set(rows.labels) for rows in splits]
+    if any(labels != found[0] for labels in found):
+        alone = sorted(str(label) for label in set.union(*found) - set.intersection(*found))
+        raise UserError(
+            f"{first.files[0].parent}: classes must be the same in training and test; in one of them alone: {alone[:5]}"
+        )
+    known: list[Any] = sorted(found[0])
+    if all(isinstance(label, int) for label in known):
+        names = first.names or [str(label) for label in range(len(known))]
+        if known != list(range(len(names))):
+            raise UserError(f"{first.files[0]}: {_misfit(known, first.names)}")
+        twice = [name for name, count in Counter(names).items() if count > 1]
+        if twice:
+            raise UserError(
+                f"{first.files[0]}: names several classes {', '.join(map(named, twice[:5]))}; "
+                "write files with different names of the classes, or with none"
+            )
+        return names, [np.array(rows.labels, dtype=np.int64) for rows in splits]
+    position = {label: i for i, label in enumerate(known)}
+    return known, [np.array([position[label] for label in rows.labels], dtype=np.int64) for rows in splits]
+
+
+def _misfit(known: list[int], names: list[str] | None) -> str:
+    """What is wrong with labels that are not those of the classes."""
+    if names is None:
+        return f"labels must be 0 to {len(known) - 1}, each in use; found {known[:3]} to {known[-1]}"
+    beyond = [label for label in known if not 0 <= label < len(names)]
+    if beyond:
+        return f"names {len(names)} classes, labels 0 to {len(names) - 1}, but has images with the labels {beyond[:5]}"
+    unused = [name for label, name in enumerate(names) if label not in set(known)]
+    return (
+        f"names {len(names)} classes, but no image is of {', '.join(unused[:5])}{' ...' if len(unused) > 5 else ''}; "
+        "write files with the names of the classes in use alone, labels numbered anew from 0, or labels as text"
+    )
+
+
+def _rows(files: list[Path], labels: list[Any]) -> Rows:
+    chunks = [chunk for file in files for chunk in _images(file)]
+    images = pa.chunked_array(chunks, pa.large_binary())
+    missing = next((i for i, label in enumerate(labels) if label is None), None)
+    if images.null_count:
+        first = images.is_null().index(True).as_py()
+        missing = first if missing is None else min(first, missing)
+    if missing is not None:
+        raise UserError(f"{files[0].parent}: row {missing} of {files[0].name} and its parts has no image or no label")
+    names = next((found for found in map(_names, files) if found), None)
+    return Rows(files, Contents(images), labels, names)
+
+
+def _images(file: Path) -> Iterator[pa.Array]:
+    """The column of images in parts, as the file has them: whole, a part of 2 GiB would not fit into one array."""
+    most, received = max(FREE, LARGEST_RATIO * file.stat().st_size), 0
+    with _opened(file) as content:
+        column, _ = _columns(file, content.schema_arrow)
+        for group in range(content.num_row_groups):  # all at once, the reader would keep them all, still compressed
+            for batch in content.iter_batches(BATCH_ROWS, row_groups=[group], columns=[column]):
+                array = batch.column(0)
+                if pa.types.is_struct(array.type):
+                    array = pa.compute.struct_field(array, "bytes")
+                received += array.nbytes
+                if received > most:
+                    raise UserError(
+                        f"{file}: stands for more than {most:,} bytes of images, though it has "
+                        f"{file.stat().st_size:,}; get it anew, or write it without images that are the same"
+                    )
+                yield array.cast(pa.large_binary())
+
+
+def _labels(file: Path) -> list[Any]:
+    with _opened(file) as content:
+        _, column = _columns(file, content.schema_arrow)
+        labels: list[Any] = content.read(columns=[column]).column(0).to_pylist()
+    return labels
+
+
+def _names(file: Path) -> list[str] | None:
+    """What the hubs' metadata say of the classes; None where they say nothing, or not as the hubs do."""
+    with _opened(file) as content:
+        schema = content.schema_arrow
+    _, label = _columns(file, schema)
+    try:
+        found: Any = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+    except (ValueError, RecursionError):
+        return None
+    for key in ("info", "features", label, "names"):
+        found = found.get(key) if isinstance(found, dict) else None
+    is_names = isinstance(found, list) and all(isinstance(name, str) for name in found)
+    return found if is_names else None
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[pyarrow.parquet.ParquetFile]:
+    try:
+        with pyarrow.parquet.ParquetFile(file) as content:
+            yield content
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{file}: is not a whole parquet file ({error}); get it anew") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}: holds text that is not UTF-8 ({error}); write labels and names in UTF-8") from error
+
+
+def _columns(file: Path, schema: pa.Schema) -> tuple[str, str]:
+    images = [field.name for field in schema if _is_image(field.type)]
+    labels = [name for name in LABELS if name in schema.names]
+    if len(images) != 1 or not labels or any(schema.names.count(name) > 1 for name in (images[0], labels[0])):
+        names = [named(name) for name in schema.names[:MOST_COLUMNS]] + ["..."][: len(schema.names) > MOST_COLUMNS]
+        raise UserError(
+            f"{file}: has the columns {', '.join(names)}; expected one of images (binary, or a struct with "
+            f"bytes) and one of labels ({', '.join(LABELS)})"
+        )
+    kind = schema.field(labels[0]).type
+    if not _is_label(kind):
+        raise UserError(f"{file}: column {labels[0]} is of type {kind}; a label is a whole number or text")
+    return images[0], labels[0]
+
+
+def _is_image(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind):
+        return any(
+            field.name == "bytes" and not pa.types.is_struct(field.type) and _is_image(field.type) for field in kind
+        )
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
+def _is_label(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        return _is_label(kind.value_type)
+    return any(
+        of_kind(kind)
+        for of_kind in (pa.types.is_integer, pa.types.is_boolean, pa.types.is_string, pa.types.is_large_string)
+    )

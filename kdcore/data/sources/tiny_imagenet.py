@@ -1,0 +1,78 @@
+"""Tiny-ImageNet: 200 classes of ImageNet at 64 x 64 (Le and Yang, Tiny ImageNet Visual Recognition Challenge, 2015).
+
+Training images are turned by up to 20 degrees and mirrored, not cropped, as in
+mdistiller:mdistiller/dataset/tiny_imagenet.py. Its labelled validation images are the test; those without labels are
+left out.
+"""
+
+from pathlib import Path
+
+from kdcore.data.sources.archive import Archive, opened
+from kdcore.data.sources.folders import Files, check_number, check_same_classes, classes_below, entries, read_images
+from kdcore.data.storage import Dataset
+from kdcore.system.errors import UserError
+
+ARCHIVE = Archive(
+    urls=("https://cs231n.stanford.edu/tiny-imagenet-200.zip", "http://cs231n.stanford.edu/tiny-imagenet-200.zip"),
+    sha256="6198c8ae015e2b3e007c7841da39ec069199b9aa3bfa943a462022fe5e43c821",
+    folder="tiny-imagenet-200",
+)
+CLASSES = 200
+COUNTS = {"train": 100_000, "val": 10_000}
+SIDE = 64
+BOXES = (".txt",)
+"""Beside each class's training images, as published: where the objects are."""
+MEAN = (0.4802, 0.4481, 0.3975)
+STD = (0.2302, 0.2265, 0.2262)
+
+
+def fetch(*, source: str, subset: bool) -> Dataset:
+    """Tiny-ImageNet.
+
+    Args:
+        source: "download", or the path of the archive or of the folder extracted from it.
+        subset: take what is there, instead of refusing all but the whole.
+
+    Raises:
+        UserError: the source holds no Tiny-ImageNet, or not all of it.
+    """
+    with opened(source, ARCHIVE) as root:
+        of_train = classes_below(_existing(root / "train"), beside=BOXES)
+        splits = {"train": of_train, "val": _validation(_existing(root / "val"))}
+        train, val = splits.values()
+        check_same_classes(train, val, root)
+        check_number(train, f"data.source {source}")
+        counts = {name: sum(map(len, files.values())) for name, files in splits.items()}
+        if not subset and (len(train), counts) != (CLASSES, COUNTS):
+            raise UserError(
+                f"data.source {source}: holds {counts} images of {len(train)} classes, Tiny-ImageNet {COUNTS} of "
+                f"{CLASSES}; get it whole, or set data.subset: true to take what is there"
+            )
+        return Dataset(
+            name="tiny_imagenet",
+            classes=list(train),
+            train=read_images(train, SIDE, resize=False),
+            test=read_images(val, SIDE, resize=False),
+            mean=MEAN,
+            std=STD,
+            image_size=SIDE,
+            flip=True,
+            rotation=20.0,
+        )
+
+
+def _existing(folder: Path) -> Path:
+    if not folder.is_dir():
+        raise UserError(f"{folder}: is missing; is this Tiny-ImageNet as published?")
+    return folder
+
+
+def _validation(folder: Path) -> Files:
+    """By class: as published, in one folder with a list, or sorted by the user."""
+    annotations = folder / "val_annotations.txt"
+    if not annotations.is_file():
+        return classes_below(folder)
+    files: Files = {}
+    for name, label, *_ in entries(annotations, "<file> <tab> <class> ...", "\t"):
+        files.setdefault(label, []).append(folder / "images" / name)
+    return {label: sorted(files[label]) for label in sorted(files)}

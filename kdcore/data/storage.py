@@ -1,0 +1,245 @@
+"""A data set on disk: plain arrays, memory-mapped, or an index of encoded images, with a manifest."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from kdcore.system import validated
+from kdcore.system.errors import UserError
+from kdcore.system.files import file_sha256, read_json, write_json
+
+SPLITS = ("train", "test")
+FORMAT = 2
+MANIFEST = "manifest.json"
+REMEDY = "run 'dvc checkout' or 'dvc repro --force data'"
+Rgb = Field(min_length=3, max_length=3)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images, small enough together to stay in memory, and their classes."""
+
+    images: np.ndarray
+    """(N, P, P, 3) uint8."""
+    labels: np.ndarray
+    """(N,) int64."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Images that are decoded whenever they are seen, and their classes."""
+
+    table: pa.Table
+    """Column `label`, int64; and `path`, of files below `root`, or `image`, the files' bytes."""
+    root: Path | None = None
+    file: Path | None = None
+    """Where the table is memory-mapped from."""
+
+    @cached_property
+    def labels(self) -> np.ndarray:
+        """(N,) int64."""
+        return self.table["label"].to_numpy().copy()
+
+    @classmethod
+    def open(cls, file: Path, root: Path | None) -> "Encoded":
+        """The split whose table a file holds."""
+        return cls(pa.ipc.open_file(pa.memory_map(str(file))).read_all(), root, file)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Processes that decode get the file's name, not its content."""
+        return (Encoded.open, (self.file, self.root)) if self.file else (Encoded, (self.table, self.root))
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What training and evaluation need to know of a data set."""
+
+    name: str
+    classes: list[str]
+    train: Split | Encoded
+    """Encoded images are seen as random resized crops (see `kdcore.data.stream`)."""
+    test: Split | Encoded
+    mean: tuple[float, float, float]
+    """Per channel, of images in [0, 1]."""
+    std: tuple[float, float, float]
+    image_size: int
+    """Side of what networks see, in pixels; of larger stored test images the middle."""
+    flip: bool
+    """Whether training images are mirrored at random."""
+    padding: int = 0
+    """Pixels of black border around stored training images, from which crops are taken."""
+    rotation: float = 0.0
+    """Largest angle, in degrees, by which stored training images are turned."""
+    stem: str = "small"
+    """Of the networks made for 32 x 32 images (see `kdcore.networks.create`)."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+
+class _Counts(_Section):
+    train: int
+    test: int
+
+
+class _Augmentation(_Section):
+    padding: Annotated[int, Field(ge=0)]
+    rotation: Annotated[float, Field(ge=0)]
+    flip: bool
+
+
+class Manifest(_Section):
+    """What `save` writes beside the arrays; units as of `Dataset`."""
+
+    format: int
+    name: str
+    image_size: Annotated[int, Field(ge=1)]
+    counts: _Counts
+    """Images."""
+    mean: Annotated[list[Annotated[float, Field(ge=0, le=1)]], Rgb]
+    std: Annotated[list[Annotated[float, Field(gt=0, le=1)]], Rgb]
+    stem: Literal["small", "large"]
+    augmentation: _Augmentation
+    encoded: dict[str, str | None]
+    """Of splits that are an index: the folder of the images; None where the index holds them."""
+    classes: Annotated[list[str], Field(min_length=1)]
+    sha256: dict[str, str]
+    """Of every file."""
+
+
+def save(dataset: Dataset, folder: Path) -> None:
+    """Write a data set into an existing folder.
+
+    Raises:
+        UserError: images or labels are not what their fields say, or a split is empty.
+    """
+    files: dict[str, str] = {}
+    roots = {}
+    for name in SPLITS:
+        split: Split | Encoded = getattr(dataset, name)
+        _check(dataset, name, split)
+        for path in _write(split, folder, name):
+            files[path.name] = file_sha256(path)
+        if isinstance(split, Encoded):
+            roots[name] = str(split.root) if split.root else None
+    manifest = {
+        "format": FORMAT,
+        "name": dataset.name,
+        "image_size": dataset.image_size,
+        "counts": {name: len(getattr(dataset, name).labels) for name in SPLITS},
+        "mean": dataset.mean,
+        "std": dataset.std,
+        "stem": dataset.stem,
+        "augmentation": {"padding": dataset.padding, "rotation": dataset.rotation, "flip": dataset.flip},
+        "encoded": roots,
+        "classes": dataset.classes,
+        "sha256": files,
+    }
+    write_json(folder / MANIFEST, manifest)
+
+
+def load(folder: Path) -> Dataset:
+    """The data set of a folder, its arrays memory-mapped (copy on write: the files never change).
+
+    Raises:
+        UserError: the folder holds no data set of this format, or a damaged one.
+    """
+    manifest = read_manifest(folder)
+    try:
+        train, test = (_open(folder, name, manifest.encoded) for name in SPLITS)
+    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+        raise validated.damaged(folder, repr(error), REMEDY) from error
+    (a, b, c), (d, e, f) = manifest.mean, manifest.std
+    dataset = Dataset(
+        name=manifest.name,
+        classes=manifest.classes,
+        train=train,
+        test=test,
+        mean=(a, b, c),
+        std=(d, e, f),
+        image_size=manifest.image_size,
+        stem=manifest.stem,
+        **manifest.augmentation.model_dump(),
+    )
+    for name, split in zip(SPLITS, (train, test), strict=True):
+        try:
+            _check(dataset, name, split)
+        except UserError as error:
+            raise UserError(f"{folder}: {error}; {REMEDY}") from error
+    return dataset
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """What the data set of a folder is.
+
+    Raises:
+        UserError: as of `load`.
+    """
+    content = read_json(folder / MANIFEST)
+    if content.get("format") != FORMAT:
+        raise UserError(f"{folder / MANIFEST}: is not of format {FORMAT}; run 'dvc repro --force data'")
+    try:
+        return Manifest.model_validate(content)
+    except ValidationError as error:
+        raise validated.damaged(folder / MANIFEST, validated.problem(error), REMEDY) from error
+
+
+def first_of_each_class(split: Split, count: int) -> Split:
+    """The first `count` images of every class, in the order of the split."""
+    rank = np.zeros(len(split.labels), dtype=np.int64)
+    for label in np.unique(split.labels):
+        members = split.labels == label
+        rank[members] = np.arange(members.sum())
+    return Split(split.images[rank < count], split.labels[rank < count])
+
+
+def _write(split: Split | Encoded, folder: Path, name: str) -> list[Path]:
+    if isinstance(split, Encoded):
+        path = folder / f"{name}.arrow"
+        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, split.table.schema) as writer:
+            writer.write_table(split.table)
+        return [path]
+    paths = [folder / f"{name}_{part}.npy" for part in ("images", "labels")]
+    for path, array in zip(paths, (split.images, split.labels), strict=True):
+        np.save(path, array)
+    return paths
+
+
+def _open(folder: Path, name: str, encoded: dict[str, str | None]) -> Split | Encoded:
+    if name in encoded:
+        root = encoded[name]
+        return Encoded.open(folder / f"{name}.arrow", Path(root) if root else None)
+    return Split(*(np.load(folder / f"{name}_{part}.npy", mmap_mode="c") for part in ("images", "labels")))
+
+
+def _check(dataset: Dataset, name: str, split: Split | Encoded) -> None:
+    labels = split.labels
+    where = f"{dataset.name}, {name} split"
+    if len(labels) == 0:
+        raise UserError(f"{where}: holds no images")
+    if isinstance(split, Split):
+        _check_images(dataset, where, split)
+    elif ("path" in split.table.column_names) == ("image" in split.table.column_names):
+        raise UserError(f"{where}: an index needs either paths or images, not {split.table.column_names}")
+    if labels.dtype != np.int64 or labels.ndim != 1:
+        raise UserError(f"{where}: labels are {labels.dtype} {labels.shape}, not int64 (N,)")
+    if labels.min() < 0 or labels.max() >= len(dataset.classes):
+        raise UserError(
+            f"{where}: labels from {labels.min()} to {labels.max()}, but there are {len(dataset.classes)} classes"
+        )
+
+
+def _check_images(dataset: Dataset, where: str, split: Split) -> None:
+    images = split.images
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or images.shape[1] != images.shape[2]:
+        raise UserError(f"{where}: images are {images.dtype} {images.shape}, not square uint8 RGB (N, P, P, 3)")
+    if split.labels.shape != images.shape[:1]:
+        raise UserError(f"{where}: labels are of shape {split.labels.shape}, not {images.shape[:1]}")
+    if images.shape[1] < dataset.image_size:
+        raise UserError(f"{where}: images of {images.shape[1]} pixels are smaller than image_size {dataset.image_size}")

@@ -1,0 +1,1 @@
+"""Downloads and archives: bytes that come from elsewhere, checked before anything uses them."""

@@ -1,0 +1,383 @@
+"""The cards: per stage and cell, everything that determines its result besides its input files.
+
+DVC compares a cell's card, data set and teacher with those of its last run, so a cell is stale exactly when one of
+them differs, and the difference of two cards says why. Cards hold values, not where they come from: a corrected
+source in data/recipes.yaml retrains nothing. Sources go to a file of their own per cell, on which no stage depends, and
+to the tables' card, which prints them.
+"""
+
+import difflib
+import os
+from dataclasses import asdict
+from functools import cache, partial
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from kdcore import catalog
+from kdcore.catalog import levels
+from kdcore.matrix import data_section, recipes
+from kdcore.matrix.cell import Cell
+from kdcore.matrix.fingerprint import ROOT, fingerprint
+from kdcore.matrix.listed_teachers import COPIES, FILE, SUFFIXES, KnownTeachers, Published, own_copy
+from kdcore.matrix.params import Params, Teacher
+from kdcore.matrix.section import MOST
+from kdcore.matrix.train_section import Train
+from kdcore.system.errors import UserError, shown
+from kdcore.system.files import file_sha256
+
+CARDS = Path("cards")
+OUTPUTS = ("cards", "teachers", "pairs", "runs", "evaluations", "tables")
+"""Folders that stages write, besides the data set's."""
+TEACHER_SEED = 0
+Card = dict[str, Any]
+
+
+class Code:
+    """Fingerprints of the project's code, each computed once.
+
+    Args:
+        root: the folder that holds the sources of kdcore.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.of = cache(partial(fingerprint, root=root))
+
+    def trainer(self) -> list[str]:
+        """Of what turns a card into a trained network."""
+        return [self.of("kdcore.training.loop"), self.of("kdcore.training.experiment", follow=False)]
+
+    def network(self, name: str) -> str:
+        """Of one member of a family."""
+        return self.of(catalog.networks()[name].module, only_network=name)
+
+
+def card_path(name: str, kind: str = "") -> Path:
+    """The card of a stage, or of a cell, a teacher or a pair that a command line names.
+
+    Args:
+        name: of one that is there, so that none leads elsewhere.
+        kind: folder of the cards: "train", "baseline", "teacher" or "evaluate"; "" for those of whole stages.
+
+    Raises:
+        UserError: the plan holds no such card.
+    """
+    known = sorted(path.stem for path in (CARDS / kind).glob("*.yaml"))
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise UserError(
+            f"{CARDS / kind}/: holds no card of {shown(name)}.{hint} Run 'dvc repro plan', which writes those of "
+            "params.yaml"
+        )
+    return CARDS / kind / f"{name}.yaml"
+
+
+def make_cards(
+    params: Params, *, published_recipes: dict[str, Any], known_teachers: dict[str, Any], root: Path = ROOT
+) -> dict[str, Card]:
+    """All cards.
+
+    Args:
+        params: the matrix.
+        published_recipes: content of data/recipes.yaml.
+        known_teachers: content of data/teachers.yaml.
+        root: the folder that holds the sources of kdcore.
+
+    Returns:
+        Path inside `FOLDER`, without ".yaml" -> card.
+
+    Raises:
+        UserError: a recipe is incomplete, an override wrong, a checkpoint missing or not listed, or its accuracy
+            unknown.
+    """
+    check_sources(params)
+    known = KnownTeachers.of(known_teachers)
+    resolved = resolve_recipes(params, published_recipes)
+    cells = list(resolved)
+    code = Code(root)
+    cards: dict[str, Card] = {"data": _data_card(params, code)}
+    for name, teacher in params.teachers.items():
+        cards[f"teacher/{name}"] = _teacher_card(name, teacher, params, known, code)
+    cards["pairs"] = {"pairs": params.pairs}
+    for cell in cells:
+        cards[f"{cell.stage}/{cell.name}"] = cell_card(cell, resolved[cell], params, code)
+        cards[f"sources/{cell.name}"] = {key: asdict(value) for key, value in resolved[cell].items()}
+    for pair in params.pairs:
+        cards[f"evaluate/{pair}"] = {
+            "pair": pair,
+            "data": params.data.name,
+            "cells": [_identity(cell) for cell in cells if cell.pair == pair],
+            **_threads(params.train),
+            "code": {"evaluation": code.of("kdcore.results.evaluation")},
+        }
+    cards["tables"] = _tables_card(params, cells, resolved, code)
+    return cards
+
+
+def resolve_recipes(params: Params, published: dict[str, Any], file: str = "params.yaml") -> dict[Cell, recipes.Recipe]:
+    """The recipe of every cell.
+
+    Args:
+        params: the matrix.
+        published: content of data/recipes.yaml.
+        file: what the matrix was read from, for messages.
+
+    Raises:
+        UserError: a recipe is incomplete or an override wrong.
+    """
+    recipes.check_published(published)
+    recipes.check_overrides(params.methods_config, file)
+    if params.stand_recipe == "matched":
+        recipes.check_no_stand(params.methods_config, file)
+    return {
+        cell: recipes.resolve(
+            cell,
+            dataset=params.data.name,
+            published=published,
+            overrides=params.methods_config,
+            stand_recipe=params.stand_recipe,
+        )
+        for cell in params.cells()
+    }
+
+
+def check_teachers(params: Params, known_teachers: dict[str, Any], file: str) -> None:
+    """Refuse a matrix with published teachers that are not listed, whether or not they are on this machine.
+
+    Args:
+        params: the matrix.
+        known_teachers: content of data/teachers.yaml.
+        file: what the matrix was read from, for messages.
+
+    Raises:
+        UserError: names what is listed.
+    """
+    known = KnownTeachers.of(known_teachers)
+    for name, teacher in params.teachers.items():
+        if teacher.source == "published":
+            _listed(name, params.data.name, known, file)
+
+
+def check_sources(params: Params, file: str = "params.yaml") -> None:
+    """Refuse sources that DVC would delete: outputs are removed before their stages run.
+
+    Args:
+        params: the matrix.
+        file: what it was read from, for messages.
+
+    Raises:
+        UserError: names source and output.
+    """
+    images = data_section.path(str(params.data.source))
+    sources = {"data.source": images} if images is not None else {}
+    for name, teacher in params.teachers.items():
+        if teacher.source not in ("train", "published") and "://" not in teacher.source:
+            sources[f"teachers.{name}.source"] = Path(teacher.source)
+    for (key, path), output in product(sources.items(), (*OUTPUTS, f"data/{params.data.name}")):
+        source, made = (Path(os.path.realpath(found)) for found in (path, output))  # resolve() fails where links loop
+        if source == made or source in made.parents or made in source.parents:
+            raise UserError(
+                f"{file}: {key}: {path} overlaps with {output}, which the pipeline writes, and deletes first; "
+                "move it elsewhere, or, if it lies in data/, give the data set another name"
+            )
+
+
+def _data_card(params: Params, code: Code) -> Card:
+    section = params.data.model_dump()
+    data_section.check_there(section, "params.yaml")
+    return {**section, "code": {"data": code.of(f"kdcore.data.sources.{data_section.module(params.data.name)}")}}
+
+
+def _teacher_card(name: str, teacher: Teacher, params: Params, known: KnownTeachers, code: Code) -> Card:
+    card: Card = {"name": name, "student": name, "data": params.data.name, "source": teacher.source}
+    if teacher.source == "train":
+        code_used = {"trainer": code.trainer(), "student": code.network(name)}
+        return {**card, **_teacher_training(name, teacher, params), "code": code_used}
+    card |= _threads(params.train)
+    code_used = {"student": code.network(name), "adopting": code.of("kdcore.training.adopt")}
+    if teacher.source == "published":
+        sources = _published_sources(name, teacher, params.data.name, known)
+        card |= _published_accuracy(name, teacher, params.data.name, known) | {"sources": sources}
+    else:
+        accuracy = _published_accuracy(name, teacher, params.data.name, known)
+        card |= {"sha256": _checkpoint_sha256(name, teacher), **accuracy}
+        card |= {"member": teacher.member} if teacher.member else {}
+    if teacher.otherwise == "train":
+        card |= {"otherwise": "train", **_teacher_training(name, teacher, params)}
+        code_used["trainer"] = code.trainer()
+    return {**card, "code": code_used}
+
+
+def _teacher_training(name: str, teacher: Teacher, params: Params) -> Card:
+    return {
+        "method": catalog.VANILLA,
+        "seed": TEACHER_SEED,
+        "recipe": {"ce_weight": 1.0},
+        "train": _teacher_settings(name, teacher, params),
+    }
+
+
+def _published_accuracy(name: str, teacher: Teacher, dataset: str, known: KnownTeachers) -> Card:
+    listed = known.find(dataset, name)
+    published = teacher.published_top1
+    if published is None and listed is not None:
+        published = listed.published_top1
+    if published is None:
+        raise UserError(
+            f"params.yaml: teachers.{name}: {FILE} lists no accuracy of {name} on {dataset}, so a wrong checkpoint "
+            f"could not be told from a right one; add teachers.{name}.published_top1"
+        )
+    return {"published_top1": published, "tolerance": known.tolerance}
+
+
+def _listed(name: str, dataset: str, known: KnownTeachers, file: str) -> Published:
+    listed = known.find(dataset, name)
+    if listed is None:
+        there = known.teachers.get(dataset)
+        what = (
+            f"of {dataset} it lists {', '.join(there)}" if there else f"it lists those of {', '.join(known.teachers)}"
+        )
+        raise UserError(
+            f"{file}: teachers.{name}.source: {FILE} lists no published {name} of {dataset}; {what}. Set source: "
+            "train, or the path or address of a checkpoint"
+        )
+    return listed
+
+
+def _published_sources(name: str, teacher: Teacher, dataset: str, known: KnownTeachers) -> list[Card]:
+    """The user's own copy alone, where there is one, since its owner means it; else all that are listed."""
+    listed = _listed(name, dataset, known, "params.yaml")
+    own = own_copy(dataset, name)
+    if own is not None:
+        file = own.as_posix()
+        return [{"file": file, "sha256": _checkpoint_sha256(name, teacher.model_copy(update={"source": file}))}]
+    pinned = {"sha256": teacher.sha256} if teacher.sha256 else {}
+    sources = [source.model_dump(exclude_none=True) | pinned for source in listed.sources]
+    if not teacher.otherwise and all("by_hand" in source for source in sources):
+        hints = "; ".join(source["by_hand"] for source in sources) or "no download is listed"
+        raise UserError(
+            f"params.yaml: teachers.{name}.source: no client can download a published {name} of {dataset} ({hints}). "
+            f"Put a copy at {COPIES / dataset / name}{SUFFIXES[1]}, or set source: train, or add otherwise: train"
+        )
+    return sources
+
+
+def _checkpoint_sha256(name: str, teacher: Teacher) -> str:
+    """As declared for an address; of a file as it is now, which must be as declared."""
+    if "://" in teacher.source and teacher.sha256:
+        return teacher.sha256
+    try:
+        found = file_sha256(Path(teacher.source))
+    except OSError as error:
+        raise UserError(
+            f"params.yaml: teachers.{name}.source: {shown(teacher.source)} cannot be read ({error.strerror}). "
+            "Allowed: train, published, the path of a checkpoint or archive, or an http(s) address"
+        ) from error
+    if teacher.sha256 not in (None, found):
+        raise UserError(
+            f"params.yaml: teachers.{name}.sha256: {teacher.source} has sha256 {found}; correct one of both"
+        )
+    return found
+
+
+def cell_card(cell: Cell, recipe: recipes.Recipe, params: Params, code: Code) -> Card:
+    """All that determines a cell besides its data set and its teacher."""
+    used: Card = {"trainer": code.trainer(), "student": code.network(cell.student)}
+    teacher: Card = {}
+    if cell.method != catalog.VANILLA:
+        teacher["teacher"] = cell.teacher
+        used["method"] = {entry.name: code.of(entry.module) for entry in catalog.terms(cell.method)}
+        used["teacher"] = code.network(cell.teacher)
+        used["restoring"] = code.of("kdcore.checkpoints")
+    return {
+        **_identity(cell),
+        **teacher,
+        "data": params.data.name,
+        "recipe": {key: value.value for key, value in recipe.items()},
+        "train": _settings(params.train.of(student=cell.student, method=cell.method, pair=cell.pair), cell.method),
+        "code": used,
+    }
+
+
+def _tables_card(params: Params, cells: list[Cell], resolved: dict[Cell, recipes.Recipe], code: Code) -> Card:
+    return {
+        "data": params.data.name,
+        "pairs": params.pairs,
+        "methods": params.methods,
+        "scales": params.scales,
+        "stand": params.stand,
+        "baselines": params.baselines,
+        "seeds": params.seeds,
+        "stand_recipe": params.stand_recipe,
+        "accuracy": params.tables.accuracy,
+        "epochs": params.train.epochs,
+        "optimizer": params.train.optimizer,
+        "exceptions": [exception.model_dump(exclude_none=True) for exception in params.train.exceptions],
+        "subset": getattr(params.data, "subset", False),
+        "teachers": {
+            name: {
+                "train": f"trained here, {teacher.epochs or params.train.epochs} epochs",
+                "published": "published checkpoint",
+            }.get(teacher.source, f"own checkpoint {teacher.source}")
+            for name, teacher in params.teachers.items()
+        },
+        "recipes": {
+            cell.name: {key: [value.value, value.source] for key, value in resolved[cell].items()} for cell in cells
+        },
+        "code": {"publication": code.of("kdcore.results.write")},
+    }
+
+
+def _identity(cell: Cell) -> Card:
+    identity = {
+        "name": cell.name,
+        "pair": cell.pair,
+        "student": cell.student,
+        "method": cell.method,
+        "seed": cell.seed,
+    }
+    if cell.scale is not None:
+        identity |= {"scale": cell.scale, "levels": list(levels(cell.scale)), "stand": cell.stand}
+    return identity
+
+
+def _settings(train: Train, method: str) -> Card:
+    """The training settings that take effect: DOT is plain SGD where there is nothing but the task."""
+    unused = {"milestones", "lr_decay"} if train.schedule == "cosine" else set()
+    settings = train.model_dump(exclude={*unused, "exceptions", "threads"}) | _threads(train)
+    if train.optimizer == "sgd" or method == catalog.VANILLA:
+        settings["optimizer"] = "sgd"
+        del settings["dot_delta"]
+    if train.grad_clip_norm is None:
+        del settings["grad_clip_norm"]
+    return settings
+
+
+def _threads(train: Train) -> Card:
+    """Nothing where torch decides."""
+    return {} if train.threads == "auto" else {"threads": train.threads}
+
+
+def _teacher_settings(name: str, teacher: Teacher, params: Params) -> Card:
+    """Those of the network trained alone, for the teacher's own epochs."""
+    settings = _settings(params.train.of(student=name, method=catalog.VANILLA), catalog.VANILLA)
+    return stretched(settings, teacher.epochs or settings["epochs"], f"params.yaml: teachers.{name}.epochs")
+
+
+def stretched(settings: Card, epochs: int, where: str) -> Card:
+    """Training settings for another number of epochs, milestones with them.
+
+    Raises:
+        UserError: there is no room for the milestones; `where` names the number.
+    """
+    if not 1 <= epochs <= MOST:
+        raise UserError(f"{where}: {shown(epochs)} must be from 1 to {MOST:,}")
+    if "milestones" not in settings:
+        return {**settings, "epochs": epochs}
+    milestones = [round(milestone * epochs / settings["epochs"]) for milestone in settings["milestones"]]
+    if milestones != sorted(set(milestones)) or not 0 < milestones[0] <= milestones[-1] < epochs:
+        raise UserError(
+            f"{where}: {epochs} leaves no room for train.milestones, which become {milestones}; give it more"
+        )
+    return {**settings, "milestones": milestones, "epochs": epochs}

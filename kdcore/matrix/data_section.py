@@ -1,0 +1,162 @@
+"""Section `data` of params.yaml: which data set, and where it comes from."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from kdcore.matrix.section import Fraction, Section, Text
+from kdcore.system.errors import UserError, named, shown
+
+IMAGE_FOLDER, PARQUET = "folder:", "parquet:"
+Stem = Literal["small", "large"]
+"""First layer of the networks made for 32 x 32 images: as published, or, for large images, 7 x 7 with stride 2."""
+
+
+class Digits(Section):
+    """Scikit-learn's handwritten digits; needs no network."""
+
+    name: Literal["digits"]
+    source: Literal["embedded"]
+    image_size: Literal[16, 32]
+    train_per_class: Annotated[int, Field(ge=1, le=80)]
+    """Training images of each class; few, so that networks differ."""
+
+
+class Cifar100(Section):
+    """CIFAR-100, 32 x 32, 100 classes."""
+
+    name: Literal["cifar100"]
+    source: Text
+    """ "download", or the path of the archive, of the folder extracted from it, or of a folder of parquet files."""
+    train_per_class: Annotated[int, Field(ge=1, le=500)] | None = None
+    """Training images of each class; all 500 when absent."""
+
+
+class TinyImagenet(Section):
+    """Tiny-ImageNet, 64 x 64, 200 classes."""
+
+    name: Literal["tiny_imagenet"]
+    source: Text
+    """ "download", or the path of the archive or of the extracted folder."""
+    subset: bool = False
+    """Take the classes and images that are there, instead of refusing all but the whole."""
+
+
+class Cub200(Section):
+    """CUB-200-2011, birds, 224 x 224, 200 classes."""
+
+    name: Literal["cub200"]
+    source: Text
+    """ "download", or the path of the archive or of the extracted folder."""
+    subset: bool = False
+    """As of `TinyImagenet`."""
+
+
+class Imagenet(Section):
+    """ImageNet (ILSVRC 2012), 224 x 224, 1000 classes; its licence asks for one's own copy."""
+
+    name: Literal["imagenet"]
+    source: Text
+    """The path of a folder with train/<class>/ and val/<class>/."""
+    subset: bool = False
+    """As of `TinyImagenet`."""
+
+
+class Own(Section):
+    """A data set of the user's own."""
+
+    name: Annotated[str, Field(pattern="^[a-z][a-z0-9_]*$", max_length=64)]
+    """Of its folder in data/, and of its recipes."""
+    source: Text
+    """ "folder:<path>", a folder per class, below train/ and test/ (or val/) where the images are split already; or
+    "parquet:<path>", a folder with train*.parquet and test*.parquet (or validation*)."""
+    image_size: Annotated[int, Field(ge=8, le=1024)]
+    """Side of what the networks see, in pixels."""
+    augmentation: Literal["pad_crop", "resize_crop", "random_resized_crop"] | None = None
+    """See `kdcore.data.sources.own`. When absent: pad_crop up to 64 pixels, else resize_crop."""
+    flip: bool = True
+    """Whether training images are mirrored at random."""
+    stem: Stem | None = None
+    """When absent: small up to 64 pixels, else large."""
+    test_share: Fraction | None = None
+    """Where the images are not split: the share of each class that is kept for the test."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _readable(cls, values: Any) -> Any:
+        source = values.get("source") if isinstance(values, dict) else None
+        if isinstance(source, str) and (
+            not source.startswith((IMAGE_FOLDER, PARQUET)) or source in (IMAGE_FOLDER, PARQUET)
+        ):
+            raise ValueError(
+                f"{shown(values.get('name'))} is none of {', '.join(KNOWN)}; a data set of your own needs "
+                f"source {IMAGE_FOLDER}<path> or {PARQUET}<path>, not {shown(source)}"
+            )
+        return values
+
+
+KNOWN = {
+    "cifar100": Cifar100,
+    "cub200": Cub200,
+    "digits": Digits,
+    "imagenet": Imagenet,
+    "tiny_imagenet": TinyImagenet,
+}
+OWN = "own"
+_COPY = "download, or the path of the archive or of the folder extracted from it"
+SOURCES = {
+    "cifar100": f"{_COPY}, or of a folder of parquet files",
+    "cub200": _COPY,
+    "digits": "embedded",
+    "imagenet": "the path of a folder with train/<class>/ and val/<class>/",
+    "tiny_imagenet": _COPY,
+    OWN: f"{IMAGE_FOLDER}<path> or {PARQUET}<path>",
+}
+"""What `data.source` may be, for messages."""
+
+
+def module(name: str) -> str:
+    """The file of kdcore.data that fetches a data set."""
+    return name if name in KNOWN else OWN
+
+
+def path(source: str) -> Path | None:
+    """What a source names on this machine; None where it is no path."""
+    if source in ("embedded", "download"):
+        return None
+    return Path(source.removeprefix(IMAGE_FOLDER).removeprefix(PARQUET))
+
+
+def check_there(section: dict[str, Any], where: str) -> None:
+    """Refuse a source that names nothing on this machine.
+
+    Args:
+        section: `data` of params.yaml.
+        where: it stands, for messages.
+
+    Raises:
+        UserError: names what is allowed.
+    """
+    there = path(section["source"])
+    if there is not None and not os.path.exists(there):  # Path.exists() raises errors for names that are too long
+        hint = " (~ is not expanded)" if str(there).startswith("~") else ""
+        allowed = SOURCES[module(section["name"])]
+        raise UserError(f"{where}: data.source: there is no {named(str(there))}{hint}. Allowed: {allowed}")
+
+
+def _tag(section: Any) -> str:
+    name = section.get("name") if isinstance(section, dict) else getattr(section, "name", None)
+    return module(str(name))
+
+
+Data = Annotated[
+    Annotated[Cifar100, Tag("cifar100")]
+    | Annotated[Cub200, Tag("cub200")]
+    | Annotated[Digits, Tag("digits")]
+    | Annotated[Imagenet, Tag("imagenet")]
+    | Annotated[TinyImagenet, Tag("tiny_imagenet")]
+    | Annotated[Own, Tag(OWN)],
+    Discriminator(_tag),
+]

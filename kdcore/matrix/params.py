@@ -1,0 +1,246 @@
+"""params.yaml as typed, validated objects. Nothing else reads that file."""
+
+import difflib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError, model_validator
+
+from kdcore import catalog
+from kdcore.catalog import levels
+from kdcore.matrix.cell import Cell
+from kdcore.matrix.data_section import KNOWN, OWN, Data
+from kdcore.matrix.section import Count, Section, Text
+from kdcore.matrix.train_section import Train
+from kdcore.system import yamlfile
+from kdcore.system.errors import UserError, check_address, named, shown
+
+
+def one_of(known: Callable[[], list[str]], what: str) -> AfterValidator:
+    """Accept only known names."""
+
+    def check(name: str) -> str:
+        catalog.check_known(name, known(), what)
+        return name
+
+    return AfterValidator(check)
+
+
+def of_kind(kind: str) -> AfterValidator:
+    """Accept only methods of this kind, and sums of that kind."""
+
+    def check(name: str) -> str:
+        catalog.check_method(name, kind)
+        return name
+
+    return AfterValidator(check)
+
+
+def _check_pair(pair: str) -> str:
+    catalog.check_pair(pair)
+    return pair
+
+
+def _check_scale(scale: Any) -> Any:
+    levels(scale)
+    return scale
+
+
+def _check_axis(values: list[Any]) -> list[Any]:
+    if not values:
+        raise ValueError("is empty; an axis of the matrix needs at least one value")
+    twice = sorted(str(value) for value, count in Counter(values).items() if count > 1)
+    if twice:
+        raise ValueError(f"names {', '.join(twice[:5])} more than once; keep one of each")
+    return values
+
+
+def _check_scales(scales: list[int | str]) -> list[int | str]:
+    named: dict[tuple[int, ...], int | str] = {}
+    for scale in scales:
+        other = named.setdefault(levels(scale), scale)
+        if other is not scale:
+            raise ValueError(f"{other!r} and {scale!r} are the same set of levels")
+    return scales
+
+
+MOST_CELLS = 100_000
+MOST_PROBLEMS = 20
+"""That one message lists."""
+Axis = AfterValidator(_check_axis)
+Percent = Annotated[float, Field(ge=0, le=100)]
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+def _check_no_slip(source: str) -> str:
+    near = difflib.get_close_matches(source, ("train", "published"), n=1)
+    if near and near[0] != source and not Path(source).exists():
+        raise ValueError(f"{shown(source)}: there is no such file. Did you mean {near[0]}?")
+    return source
+
+
+class Teacher(Section):
+    """Where a teacher's weights come from."""
+
+    source: Annotated[Text, AfterValidator(_check_no_slip)]
+    """ "train"; "published": what data/teachers.yaml lists; or the path or http(s) address of a checkpoint, or of an
+    archive that holds it.
+    """
+    member: Text | None = None
+    """The checkpoint's path in an archive; None for a checkpoint itself."""
+    sha256: Sha256 | None = None
+    """Of the file at `source`. Required for an address; for a path, recorded when absent. With "published", of the
+    checkpoint, wherever it comes from.
+    """
+    otherwise: Literal["train"] | None = None
+    """With "published": what to do when no listed source can be had; None stops."""
+    epochs: Count | None = None
+    """Of the training here; those of `train` when absent."""
+    published_top1: Percent | None = None
+    """In percent; when absent, as in data/teachers.yaml, where the network is listed."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Teacher":
+        if self.source == "train" and (self.sha256 or self.member or self.published_top1 is not None):
+            raise ValueError("source train takes neither sha256, member nor published_top1; they are a checkpoint's")
+        if self.source != "published" and self.otherwise:
+            raise ValueError(f"otherwise is for source published, not for {self.source}")
+        if self.source == "published" and self.member:
+            raise ValueError("member is for the path or address of an archive; source published knows its own")
+        if self.source != "train" and not self.otherwise and self.epochs is not None:
+            raise ValueError("epochs is for source train and for otherwise: train; a checkpoint is not trained")
+        if "://" in self.source:
+            check_address(self.source)
+            if self.sha256 is None:
+                raise ValueError(f"source {shown(self.source)} is an address and needs the file's sha256")
+        return self
+
+
+class TableOptions(Section):
+    """What the tables show."""
+
+    accuracy: Literal["top1", "top1_best"]
+    """top1: of the last epoch. top1_best: the best epoch, chosen on the test images."""
+
+
+class Params(Section):
+    """All of params.yaml. Its matrix is pairs x methods x scales x stand x seeds and pairs x baselines x seeds."""
+
+    pairs: Annotated[list[Annotated[str, AfterValidator(_check_pair)]], Axis]
+    methods: Annotated[list[Annotated[str, of_kind("logit")]], Axis]
+    scales: Annotated[list[Annotated[int | str, BeforeValidator(_check_scale)]], Axis, AfterValidator(_check_scales)]
+    stand: Annotated[list[bool], Axis]
+    baselines: Annotated[list[Annotated[str, of_kind("feature")]], Axis]
+    seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Axis]
+    teachers: dict[Annotated[str, one_of(lambda: list(catalog.networks()), "network")], Teacher]
+    data: Data
+    train: Train
+    stand_recipe: Literal["paper", "matched"]
+    """What stand changes. paper: z-score, temperature and weight, as published. matched: the z-score alone."""
+    methods_config: dict[str, dict[str, Any]]
+    """Overrides of recipes: method -> parameter -> value, and method -> pairs -> pair -> parameter -> value."""
+    tables: TableOptions
+
+    @model_validator(mode="after")
+    def _countable(self) -> "Params":
+        axes = {
+            axis: len(getattr(self, axis)) for axis in ("pairs", "methods", "scales", "stand", "baselines", "seeds")
+        }
+        pairs, methods, scales, stand, baselines, seeds = axes.values()
+        cells = pairs * seeds * (methods * scales * stand + baselines)
+        if cells > MOST_CELLS:
+            lengths = ", ".join(f"{count:,} {axis}" for axis, count in axes.items())
+            raise ValueError(
+                f"{lengths}: pairs x methods x scales x stand x seeds and pairs x baselines x seeds make {cells:,} "
+                f"cells; at most {MOST_CELLS:,} are allowed; shorten an axis"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _teachers_listed(self) -> "Params":
+        for pair in self.pairs:
+            teacher = pair.split("-")[0]
+            if teacher not in self.teachers:
+                raise ValueError(
+                    f"pairs: {pair} needs the teacher {teacher}, which teachers does not list; "
+                    f"add for example 'teachers: {{{teacher}: {{source: train}}}}'"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _exceptions_fit(self) -> "Params":
+        runs = [
+            (f"{method} for {pair}", {"student": pair.split("-")[1], "method": method, "pair": pair})
+            for pair, method in product(self.pairs, [*self.methods, *self.baselines])
+        ]
+        trained = [name for name, teacher in self.teachers.items() if "train" in (teacher.source, teacher.otherwise)]
+        runs += [(f"teacher {name}", {"student": name, "method": catalog.VANILLA}) for name in trained]
+        for what, run in runs:
+            try:
+                self.train.of(**run)
+            except ValidationError as error:
+                message = error.errors()[0]["msg"].removeprefix("Value error, ")
+                raise ValueError(f"train.exceptions: of {what}: {message}") from error
+        return self
+
+    def cells(self) -> Iterator[Cell]:
+        """Every cell of the matrix, logit methods first, in the order of the axes."""
+        for pair, method, scale, stand, seed in product(self.pairs, self.methods, self.scales, self.stand, self.seeds):
+            yield Cell(pair, method, seed, scale, stand)
+        for pair, baseline, seed in product(self.pairs, self.baselines, self.seeds):
+            yield Cell(pair, baseline, seed)
+
+
+def load(path: Path | str = "params.yaml", **changes: Any) -> Params:
+    """Read and validate a params file.
+
+    Args:
+        path: of the file.
+        changes: sections that replace the file's.
+
+    Raises:
+        UserError: lists every problem with its key, its value and what is allowed.
+    """
+    content = {**yamlfile.read(path, bounded=True), **changes}
+    with explained(f"{path} with other {', '.join(changes)}" if changes else str(path)):
+        return Params.model_validate(content)
+
+
+def data_section(**values: Any) -> dict[str, Any]:
+    """Section `data` of params.yaml, of values from a command line. Errors as of `load`."""
+    with explained("--dataset, --source"):
+        return TypeAdapter(Data).validate_python(values).model_dump()
+
+
+@contextmanager
+def explained(where: str) -> Iterator[None]:
+    """Problems of validation in words of ours."""
+    try:
+        yield
+    except ValidationError as error:
+        problems = list(dict.fromkeys(f"{where}: {_describe(problem)}" for problem in error.errors()))
+        more = len(problems) - MOST_PROBLEMS
+        rest = [f"and {more:,} more"] if more > 0 else []
+        raise UserError("\n".join([*problems[:MOST_PROBLEMS], *rest])) from error
+
+
+def _describe(problem: Any) -> str:
+    key = ""
+    for part in problem["loc"]:
+        if part not in ("int", "str", OWN, *KNOWN):
+            key += f"[{part}]" if isinstance(part, int) else f".{named(part)}" if key else named(part)
+    key = key.removesuffix(".[key]")
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "extra_forbidden":
+        message = "unknown key; remove it or correct its name"
+    elif problem["type"] == "missing":
+        message = "is missing; give it a value"
+    elif problem["type"] in ("dict_type", "model_type"):
+        message = f"{shown(problem['input'])}: must be keys and values (key: value)"
+    elif problem["type"] != "value_error":
+        message = f"{shown(problem['input'])}: {message}"
+    return f"{key}: {message}" if key else message

@@ -1,0 +1,252 @@
+"""The ready params files in presets/: what each would train and cost, and how one becomes params.yaml."""
+
+import difflib
+import os
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from kdcore import catalog
+from kdcore.matrix import params
+from kdcore.matrix.cards import check_teachers, resolve_recipes
+from kdcore.matrix.data_section import Data
+from kdcore.matrix.params import Params
+from kdcore.matrix.train_section import Train
+from kdcore.system.errors import UserError
+
+FOLDER = Path("presets")
+PARAMS = Path("params.yaml")
+SOURCE = "# Source: "
+"""Begins the line of a preset's header that says what it follows."""
+
+# The model of what a training costs: a step takes as long as its arithmetic, but never less than STEP_SECONDS; reading
+# images and evaluating are left out. The constants are assumptions for one data-centre GPU of these years, not
+# measurements. They agree with the 11 ms per batch of 64 that SDD's paper has for KD from ResNet32x4 to ResNet8x4
+# (arXiv:2403.13512, table 9).
+OPERATIONS_PER_SECOND = 2e13
+"""That convolutions reach; two floating-point operations per multiply-add."""
+STEP_SECONDS = 0.01
+"""Of the smallest networks, whose kernels take longer to launch than to run."""
+TRAINING_PASSES = 3
+"""Forward passes that training a network costs: one forward, one each for the gradients of maps and of weights."""
+
+IMAGES = {
+    "cifar100": (50_000, 100, 32),
+    "cub200": (5_994, 200, 224),
+    "imagenet": (1_281_167, 1000, 224),
+    "tiny_imagenet": (100_000, 200, 64),
+}
+"""Of published data sets: training images, classes, and height and width in pixels."""
+SMALL = 64
+"""Most pixels of images for which networks keep the first layer that they were published with."""
+
+FOOTER = f"""Teachers are those to train here, at most: where published weights come first, they may do. GPU hours are
+estimated for one GPU of {OPERATIONS_PER_SECOND / 1e12:g} TFLOP/s and {1000 * STEP_SECONDS:g} ms per step at least,
+teachers and baselines included (kdcore/matrix/presets.py). Install one: make preset NAME=<preset>"""
+
+
+@dataclass(frozen=True)
+class Training:
+    """One network to be trained."""
+
+    settings: Train
+    student: str
+    teacher: str | None
+    """None for a network trained alone."""
+    views: int
+    """Of each image, shown to both networks."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a preset would train."""
+
+    name: str
+    pairs: int
+    cells: int
+    teachers: int
+    """Trained here, at most."""
+    epochs: tuple[int, int]
+    """Least and most of any cell."""
+    hours: float | None
+    """See `hours`."""
+    source: str
+
+
+def names() -> list[str]:
+    """Of all presets."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def load(name: str, recipes: dict[str, Any], teachers: dict[str, Any]) -> Params:
+    """A preset, with everything checked that needs neither its data nor its teachers' weights.
+
+    Args:
+        name: one of `names()`.
+        recipes: content of data/recipes.yaml.
+        teachers: content of data/teachers.yaml.
+
+    Raises:
+        UserError: there is none of this name; or as of `params.load`, `cards.check_teachers` and
+            `kdcore.matrix.cards.resolve_recipes`.
+    """
+    if name not in names():
+        near = difflib.get_close_matches(name.casefold(), names(), n=3)
+        hint = f" Did you mean {' or '.join(near)}?" if near else ""
+        raise UserError(
+            f"there is no preset {name!r}.{hint} Say make preset NAME=<preset>, one of {', '.join(names())}"
+        )
+    matrix = params.load(_path(name))
+    check_teachers(matrix, teachers, str(_path(name)))
+    resolve_recipes(matrix, recipes, str(_path(name)))
+    return matrix
+
+
+def summarise(name: str, recipes: dict[str, Any], teachers: dict[str, Any]) -> Summary:
+    """What a preset would train. Arguments and errors as of `load`; its header must name a source."""
+    matrix = load(name, recipes, teachers)
+    lines = _path(name).read_text(encoding="utf-8").splitlines()
+    sources = [line.removeprefix(SOURCE) for line in lines if line.startswith(SOURCE)]
+    if len(sources) != 1:
+        raise UserError(f"{_path(name)}: needs one line {SOURCE!r} in its header, which says what it follows")
+    cells, trained = list(of_cells(matrix)), list(of_teachers(matrix))
+    epochs = [cell.settings.epochs for cell in cells]
+    return Summary(
+        name=name,
+        pairs=len(matrix.pairs),
+        cells=len(cells),
+        teachers=len(trained),
+        epochs=(min(epochs), max(epochs)),
+        hours=hours([*cells, *trained], matrix.data),
+        source=sources[0],
+    )
+
+
+def summarise_all(recipes: dict[str, Any], teachers: dict[str, Any]) -> tuple[list[Summary], list[str]]:
+    """Of every preset, and what is wrong with those that cannot be used. Arguments as of `load`."""
+    summaries, problems = [], []
+    for name in names():
+        try:
+            summaries.append(summarise(name, recipes, teachers))
+        except UserError as error:
+            problems.append(str(error))
+    return summaries, problems
+
+
+def table(summaries: list[Summary]) -> Table:
+    """One row per preset."""
+    shown = Table()
+    for heading in ("preset", "pairs", "cells", "teachers", "epochs", "GPU hours"):
+        shown.add_column(heading, no_wrap=True, justify="left" if heading == "preset" else "right")
+    shown.add_column("source", overflow="fold")
+    for of in summaries:
+        least, most = of.epochs
+        epochs = f"{least}" if least == most else f"{least} to {most}"
+        shown.add_row(of.name, str(of.pairs), str(of.cells), str(of.teachers), epochs, _rounded(of.hours), of.source)
+    return shown
+
+
+def of_cells(matrix: Params) -> Iterator[Training]:
+    """The training of every cell."""
+    for cell in matrix.cells():
+        settings = matrix.train.of(student=cell.student, method=cell.method, pair=cell.pair)
+        views = max((len(entry.views) for entry in catalog.terms(cell.method)), default=1)
+        yield Training(settings, cell.student, None if cell.method == catalog.VANILLA else cell.teacher, views)
+
+
+def of_teachers(matrix: Params) -> Iterator[Training]:
+    """The training of every teacher that is, or may have to be, trained here."""
+    for name, teacher in matrix.teachers.items():
+        if "train" in (teacher.source, teacher.otherwise):
+            settings = matrix.train.of(student=name, method=catalog.VANILLA)
+            yield Training(settings.model_copy(update={"epochs": teacher.epochs or settings.epochs}), name, None, 1)
+
+
+def hours(trainings: list[Training], data: Data) -> float | None:
+    """Of one GPU for all trainings, estimated; None for a data set that is not in `IMAGES`."""
+    if data.name not in IMAGES:
+        return None
+    images, classes, pixels = IMAGES[data.name]
+    if per_class := getattr(data, "train_per_class", None):
+        images = classes * per_class
+    seconds = 0.0
+    for of in trainings:
+        passes = TRAINING_PASSES * multiply_adds(of.student, classes, pixels)
+        if of.teacher is not None:
+            passes += multiply_adds(of.teacher, classes, pixels)
+        batch = of.settings.batch_size
+        seconds += of.settings.epochs * ceil(images / batch) * step_seconds(batch * of.views * passes)
+    return seconds / 3600
+
+
+def step_seconds(multiply_adds_of_step: float) -> float:
+    """How long a step of so many multiply-adds takes."""
+    return max(2 * multiply_adds_of_step / OPERATIONS_PER_SECOND, STEP_SECONDS)
+
+
+@cache
+def multiply_adds(network: str, classes: int, pixels: int) -> int:
+    """Of a network for one image, forward; counted on its shapes, without computing anything."""
+    import torch
+
+    from kdcore import networks
+    from kdcore.networks import cost
+
+    with torch.device("meta"):
+        created = networks.create(network, classes, stem="small" if pixels <= SMALL else "large")
+    return cost.multiply_adds(created, pixels)
+
+
+def difference(name: str) -> list[str]:
+    """The lines of the unified diff from params.yaml to a preset; none where they are the same."""
+    old, new = (path.read_text(encoding="utf-8") if path.exists() else "" for path in (PARAMS, _path(name)))
+    return list(difflib.unified_diff(old.splitlines(), new.splitlines(), str(PARAMS), str(_path(name)), lineterm=""))
+
+
+def install(name: str, *, force: bool) -> None:
+    """Make a preset params.yaml.
+
+    Args:
+        name: one of `names()`.
+        force: replace even a params.yaml with changes that are not committed.
+
+    Raises:
+        UserError: there are such changes, and no force.
+    """
+    if PARAMS.exists() and not force:
+        _check_committed()
+    aside = PARAMS.with_name(f".{PARAMS.name}.unfinished")
+    aside.write_bytes(_path(name).read_bytes())
+    os.replace(aside, PARAMS)
+
+
+def _check_committed() -> None:
+    command = ["git", "status", "--porcelain", "--ignored", "--", str(PARAMS)]
+    try:
+        changed = subprocess.run(command, check=True, capture_output=True, text=True).stdout  # noqa: S603
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise UserError(
+            f"{PARAMS}: git cannot tell here whether it has changes that would be lost; keep a copy of it, and add "
+            "FORCE=1 to replace it"
+        ) from error
+    if changed:
+        raise UserError(
+            f"{PARAMS}: has changes that are not committed and would be lost; commit them (git commit {PARAMS}), set "
+            f"them aside (git stash push {PARAMS}), or add FORCE=1 to lose them"
+        )
+
+
+def _rounded(number: float | None) -> str:
+    if number is None:
+        return "?"
+    return "< 0.1" if number < 0.05 else f"{number:.1f}" if number < 10 else f"{number:,.0f}"
+
+
+def _path(name: str) -> Path:
+    return FOLDER / f"{name}.yaml"

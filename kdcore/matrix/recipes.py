@@ -1,0 +1,327 @@
+"""Hyper-parameters of a cell: what the paper of the method says, overridden by what params.yaml says.
+
+The recipe of a sum such as crd+kd holds one `ce_weight` and, as "crd.kd_weight", what each of its terms has alone.
+"""
+
+import difflib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from kdcore import catalog
+from kdcore.catalog import COMMON, DECOUPLED, levels
+from kdcore.matrix.cell import Cell
+from kdcore.system.errors import UserError, named, shown
+
+T = TypeVar("T")
+
+LARGEST = 1e30
+"""Beyond every sensible hyper-parameter, and inside float32."""
+MOST = 10**6
+"""Of anything counted."""
+CHANGES = ("scales", "stand")
+"""What publications change a logit method's values with, weakest first: more regions than the whole image, and
+standardised logits.
+"""
+BASE = "cifar100"
+"""Whose recipes a data set takes that data/recipes.yaml does not list, as if it stood there with `inherits` alone."""
+
+
+@dataclass(frozen=True)
+class Value:
+    """One hyper-parameter."""
+
+    value: float | int | str | bool
+    source: str
+    """<repository>:<file>, "inherited from ...", or "params.yaml"."""
+
+
+Recipe = dict[str, Value]
+Layer = dict[str, Any]
+Domains = dict[str, str | list[Any]]
+
+
+def resolve(
+    cell: Cell, *, dataset: str, published: dict[str, Any], overrides: dict[str, Any], stand_recipe: str
+) -> Recipe:
+    """The recipe of a cell.
+
+    Args:
+        cell: method, pair, scale and stand decide.
+        dataset: name of the data set; one that is not listed has the recipes of `BASE`, marked as inherited.
+        published: content of data/recipes.yaml, as `check_published` accepts it.
+        overrides: `methods_config` of params.yaml, as `check_overrides` accepts it.
+        stand_recipe: "paper" or "matched"; matched takes no published value for standardised logits, so that stand
+            changes the z-score alone.
+
+    Raises:
+        UserError: a value is missing.
+    """
+    recipe: Recipe = {}
+    decoupled = cell.scale is not None and levels(cell.scale) != (1,)
+    changed = {"scales": decoupled, "stand": bool(cell.stand) and stand_recipe == "paper"}
+    kinds = ("default", *(kind for kind in CHANGES if changed[kind]))
+    for layer, source in _layers(cell, dataset, published, overrides, kinds):
+        recipe |= {key: Value(value, source) for key, value in layer.items()}
+    needed = sorted(key for key in domains(cell.method) if decoupled or key.rpartition(".")[2] not in DECOUPLED)
+    for key in needed:
+        if key not in recipe:
+            raise UserError(
+                f"data/recipes.yaml: {dataset}.methods.{cell.method} gives no {key}, and params.yaml does not "
+                f"either; add methods_config.{cell.method}.{key}"
+            )
+        if recipe[key].value == "fusion_as_published" and levels(cell.scale)[0] != 1:
+            raise UserError(
+                f"params.yaml: scales: {cell.scale!r}: {key} fusion_as_published needs the whole image among the "
+                f"levels, as its publication has it; use 2, 4 or L1_4, or methods_config.{cell.method}.{key}: sdd"
+            )
+    return {key: recipe[key] for key in needed}
+
+
+def domains(method: str) -> Domains:
+    """Every hyper-parameter of a method or sum with its allowed values: of `catalog.DOMAINS`, or a list of choices."""
+    entries = catalog.terms(method)
+    allowed: Domains = {"ce_weight": COMMON["ce_weight"]}
+    for entry in entries:
+        own: Domains = {**entry.parameters, **COMMON}
+        if (entry.kind, entry.across) == ("logit", "samples"):
+            own |= {"complementary_weight": ">= 0", "decoupling": list(entry.decouplings)}
+        allowed |= own if len(entries) == 1 else _in_sum(own, entry.name, first=False)
+    return allowed
+
+
+def check_overrides(overrides: dict[str, Any], file: str = "params.yaml") -> None:
+    """Refuse overrides of what does not exist and values outside their domain, whether or not the matrix uses them.
+
+    Args:
+        overrides: `methods_config`.
+        file: where it stands, for messages.
+
+    Raises:
+        UserError: names the key and what is allowed.
+    """
+    for method, layer in overrides.items():
+        of_method = f"{file}: methods_config.{named(method)}"
+        _check_method(method, of_method)
+        _check_layer(method, layer, of_method)
+        for pair, of_pair in _mapping(layer.get("pairs", {}), f"{of_method}.pairs").items():
+            where = f"{of_method}.pairs.{named(pair)}"
+            _check_pair(pair, where)
+            _check_layer(method, of_pair, where)
+            if "pairs" in of_pair:
+                raise UserError(f"{where}.pairs: unknown parameter. A pair's values stand directly below it")
+
+
+def check_no_stand(overrides: dict[str, Any], file: str = "params.yaml") -> None:
+    """Refuse overrides of standardised cells, for `stand_recipe: matched`. Arguments as of `check_overrides`.
+
+    Raises:
+        UserError: names the key.
+    """
+    for method, layer in overrides.items():
+        layers = {method: layer, **{f"{method}.pairs.{pair}": of for pair, of in layer.get("pairs", {}).items()}}
+        for where, values in layers.items():
+            if "stand" in values:
+                raise UserError(
+                    f"{file}: methods_config.{where}.stand: stand_recipe matched changes the z-score alone; "
+                    "remove it, or set stand_recipe: paper"
+                )
+
+
+def check_published(content: dict[str, Any]) -> None:
+    """Refuse a data/recipes.yaml with unknown keys, values outside their domain, or without sources.
+
+    Raises:
+        UserError: names the key and what is allowed.
+    """
+    for dataset, section in content.items():
+        if dataset == "sources":
+            continue
+        where = f"data/recipes.yaml: {dataset}"
+        _only(_mapping(section, where), ("inherits", "scales", "methods"), where)
+        others = {name: other for name, other in content.items() if name != "sources" and isinstance(other, dict)}
+        parents = [name for name, other in others.items() if "inherits" not in other]
+        parent = section.get("inherits")
+        if "inherits" in section and parent not in parents:
+            raise UserError(f"{where}.inherits: {parent!r} must be a data set here that inherits nothing itself")
+        if "scales" in section:
+            allowed: Domains = {"complementary_weight": ">= 0", "decoupling": ["sdd"]}
+            _check_values(section["scales"], allowed, f"{where}.scales", source=True)
+        for method, of_method in _mapping(section.get("methods", {}), f"{where}.methods").items():
+            _check_published_method(method, of_method, f"{where}.methods.{method}")
+
+
+def _check_published_method(method: str, section: Any, where: str) -> None:
+    _check_method(method, where)
+    kinds = ("default", *(CHANGES if catalog.kind(method) == "logit" else ()))
+    _only(_mapping(section, where), (*kinds, "pairs"), where)
+    pairs = _mapping(section.get("pairs", {}), f"{where}.pairs")
+    for key, layers in [("", section), *((f".pairs.{pair}", layers) for pair, layers in pairs.items())]:
+        for kind in kinds:
+            if kind in _mapping(layers, f"{where}{key}"):
+                values = _flat(method, layers[kind], f"{where}{key}.{kind}")
+                allowed = domains(method) if kind == "default" else _of_logits(method)
+                _check_values(values, allowed, f"{where}{key}.{kind}", source=True)
+        if key:
+            _check_pair(key.removeprefix(".pairs."), f"{where}{key}")
+            _only(layers, kinds, f"{where}{key}")
+
+
+def _check_method(method: object, where: str) -> None:
+    try:
+        catalog.terms(str(method))
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from error
+
+
+def _check_pair(pair: object, where: str) -> None:
+    try:
+        catalog.check_pair(pair)
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from error
+
+
+def _check_layer(method: str, layer: Any, where: str) -> None:
+    """A layer of overrides: parameters, those of stand, and (checked elsewhere) those of pairs."""
+    values = {key: value for key, value in _mapping(layer, where).items() if key not in ("pairs", "stand")}
+    values = _flat(method, values, where)
+    _only([*values, *(layer.keys() & {"pairs", "stand"})], (*domains(method), *_stand(method), "pairs"), where)
+    _check_values(values, domains(method), where)
+    stand = _flat(method, layer.get("stand", {}), f"{where}.stand")
+    _check_values(stand, _of_logits(method), f"{where}.stand")
+
+
+def _stand(method: str) -> tuple[str, ...]:
+    """Only logit methods know standardised logits."""
+    return ("stand",) if catalog.kind(method) == "logit" else ()
+
+
+def _of_logits(method: str) -> Domains:
+    """What stand may change: of a sum, what belongs to its logit terms, and the weight of cross-entropy."""
+    terms = {entry.name: entry.kind for entry in catalog.terms(method)}
+    return {key: allowed for key, allowed in domains(method).items() if terms.get(key.split(".")[0]) != "feature"}
+
+
+def _check_values(
+    values: Any,
+    allowed: Domains,
+    where: str,
+    *,
+    source: bool = False,
+) -> None:
+    _only(_mapping(values, where), (*allowed, *(("source",) if source else ())), where)
+    if source and not isinstance(values.get("source"), str):
+        raise UserError(f"{where}: needs a source, where its values were published")
+    for key, value in values.items():
+        if key in allowed:
+            _check(f"{where}.{key}", value, allowed[key])
+
+
+def _only(values: Iterable[str], allowed: Iterable[str], where: str) -> None:
+    for key in values:
+        if key not in allowed:
+            near = difflib.get_close_matches(str(key), list(allowed), n=1)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            raise UserError(f"{where}.{named(key)}: unknown parameter.{hint} Allowed: {', '.join(allowed)}")
+
+
+def _layers(
+    cell: Cell, dataset: str, published: dict[str, Any], overrides: dict[str, Any], kinds: tuple[str, ...]
+) -> Iterator[tuple[Layer, str]]:
+    """All layers, weakest first, each with the source of its values: published ones, then those of params.yaml; of each
+    the plain ones, then those of `CHANGES`; of these a sum's terms', then its own.
+    """
+    names = cell.method.split(catalog.PLUS) if catalog.PLUS in cell.method else []
+    for kind in kinds:
+        for name in names:
+            for layer, source in _published_layers(name, kind, cell, dataset, published):
+                yield _in_sum(layer, name, first=name == names[0]), f"inherited from {name}: {source}"
+        yield from _published_layers(cell.method, kind, cell, dataset, published)
+    for of_stand in (False, True) if cell.stand else (False,):
+        for name in names:
+            for layer in _override_layers(name, cell, overrides, of_stand):
+                yield _in_sum(layer, name, first=name == names[0]), "params.yaml"
+        for layer in _override_layers(cell.method, cell, overrides, of_stand):
+            yield layer, "params.yaml"
+
+
+def _published_layers(
+    name: str, kind: str, cell: Cell, dataset: str, published: dict[str, Any]
+) -> Iterator[tuple[Layer, str]]:
+    """A method's layers of one kind, weakest first, each with its source; what the data set inherits comes before its
+    own.
+    """
+    section = _section(dataset, published)
+    if "inherits" in section:
+        for layer, source in _published_layers(name, kind, cell, section["inherits"], published):
+            yield layer, f"inherited from {section['inherits']}: {source.removeprefix('inherited from ')}"
+    of_regions = kind == "default" and cell.scale is not None and catalog.PLUS not in name
+    method = section.get("methods", {}).get(name, {})
+    of_pair = method.get("pairs", {}).get(cell.pair, {})
+    layers = (section.get("scales") if of_regions else None, method.get(kind), of_pair.get(kind))
+    for layer in filter(None, layers):
+        yield _flat(name, {key: layer[key] for key in layer if key != "source"}, ""), layer["source"]
+
+
+def _section(dataset: str, published: dict[str, Any]) -> dict[str, Any]:
+    listed = published if dataset != "sources" else {}
+    return listed.get(dataset, {} if dataset == BASE else {"inherits": BASE})
+
+
+def _override_layers(name: str, cell: Cell, overrides: dict[str, Any], of_stand: bool) -> Iterator[Layer]:
+    """A method's layers in params.yaml, plain or of stand, weakest first: of the method, of the pair."""
+    of_method = overrides.get(name, {})
+    for layer in (of_method, of_method.get("pairs", {}).get(cell.pair, {})):
+        plain = {key: layer[key] for key in layer if key not in ("pairs", "stand")}
+        yield _flat(name, layer.get("stand", {}) if of_stand else plain, "")
+
+
+def _flat(method: str, layer: Any, where: str) -> Layer:
+    """A layer of a sum with the values below its terms' names as "term.key"; that of a single method as it is."""
+    if catalog.PLUS not in method:
+        return _mapping(layer, where)
+    names = method.split(catalog.PLUS)
+    flat: Layer = {}
+    for key, value in _mapping(layer, where).items():
+        if catalog.PLUS in method and "." in str(key):
+            raise UserError(
+                f"{where}.{named(key)}: unknown parameter. A term's values stand below its name: {{kd: {{...}}}}"
+            )
+        if key in names:
+            flat |= {f"{key}.{part}": of_part for part, of_part in _mapping(value, f"{where}.{key}").items()}
+        else:
+            flat[key] = value
+    return flat
+
+
+def _in_sum(values: dict[str, T], name: str, *, first: bool) -> dict[str, T]:
+    """What a method has alone, under the keys that it has as a term; the sum's one ce_weight is its first term's."""
+    return {
+        key if key == "ce_weight" and first else f"{name}.{key}": value
+        for key, value in values.items()
+        if first or key != "ce_weight"
+    }
+
+
+def _mapping(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise UserError(f"{where}: {shown(value)} must be keys and values")
+    return value
+
+
+def _check(where: str, value: Any, domain: str | list[Any]) -> None:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if isinstance(domain, list):
+        right = any(value == choice and type(value) is type(choice) for choice in domain)
+        wanted = " or ".join(str(choice).lower() if isinstance(choice, bool) else str(choice) for choice in domain)
+    elif domain == "integer >= 1":
+        right, wanted = isinstance(value, int) and number and 1 <= value <= MOST, f"an integer from 1 to {MOST:,}"
+    elif domain == ">= 1":
+        right, wanted = number and 1 <= value < LARGEST, f"a number >= 1 and below {LARGEST:g}"
+    elif domain == "[0, 1)":
+        right, wanted = number and 0 <= value < 1, "a number from 0 to below 1"
+    else:
+        right = number and (0 < value < LARGEST or (value == 0 and domain == ">= 0"))
+        wanted = f"a number {domain} and below {LARGEST:g}"
+    if not right:
+        raise UserError(f"{where}: {shown(value)} must be {wanted}")

@@ -1,0 +1,128 @@
+"""Section `train` of params.yaml: how every network is trained, and the exceptions that papers make."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from kdcore import catalog
+from kdcore.matrix.section import Count, Fraction, NonNegative, Positive, Section
+
+SELECTORS = ("students", "methods", "pairs")
+MOST_THREADS = 1024
+
+
+def _check_threads(given: Any) -> Any:
+    if given != "auto" and not (type(given) is int and 1 <= given <= MOST_THREADS):
+        raise ValueError(f"{given!r} must be auto, or a number of CPU threads from 1 to {MOST_THREADS}")
+    return given
+
+
+class SpecialCase(Section):
+    """Other settings for the cells that all of its selectors name."""
+
+    students: list[str] | None = None
+    methods: list[str] | None = None
+    pairs: list[str] | None = None
+    epochs: Count | None = None
+    batch_size: Annotated[int, Field(ge=2, le=10**6)] | None = None
+    lr: Positive | None = None
+    weight_decay: NonNegative | None = None
+    milestones: list[Count] | None = None
+    grad_clip_norm: Positive | None = None
+
+    @model_validator(mode="after")
+    def _means_something(self) -> "SpecialCase":
+        given = {key: value for key, value in self.model_dump(exclude_none=True).items() if value != []}
+        if not given.keys() & set(SELECTORS) or not given.keys() - set(SELECTORS):
+            raise ValueError(
+                f"needs a selector ({', '.join(SELECTORS)}) and a setting "
+                f"({', '.join(key for key in type(self).model_fields if key not in SELECTORS)})"
+            )
+        for student in self.students or []:
+            catalog.check_known(student, list(catalog.networks()), "network")
+        for method in self.methods or []:
+            catalog.terms(method)
+        for pair in self.pairs or []:
+            catalog.check_pair(pair)
+        return self
+
+    def covers(self, *, student: str, method: str, pair: str | None) -> bool:
+        """Whether it speaks of this cell; one of a pair speaks of no teacher."""
+        chosen = ((self.students, student), (self.methods, method), (self.pairs, pair))
+        return all(names is None or name in names for names, name in chosen)
+
+    def settings(self) -> dict[str, Any]:
+        """What it changes."""
+        return self.model_dump(exclude_none=True, exclude=set(SELECTORS))
+
+
+class Train(Section):
+    """How every network is trained."""
+
+    optimizer: Literal["sgd", "dot"]
+    """sgd: with momentum. dot: the distillation-oriented optimiser, with separate momenta for task and distillation."""
+    dot_delta: Fraction | None = None
+    """dot alone: by how much distillation's momentum is above `momentum`, and the task's below."""
+    epochs: Count
+    batch_size: Annotated[int, Field(ge=2, le=10**6)]
+    """At least two, for batch norm."""
+    lr: Positive
+    momentum: Annotated[float, Field(ge=0, lt=1)]
+    nesterov: bool
+    weight_decay: NonNegative
+    schedule: Literal["step", "cosine"]
+    milestones: list[Count] = Field(default_factory=list)
+    """Step schedule: epochs, counted from 1, after which the rate is multiplied by `lr_decay`."""
+    lr_decay: Annotated[float, Field(gt=0, le=1)] | None = None
+    grad_clip_norm: Positive | None = None
+    """Longest gradient of all parameters together; longer ones are scaled down to it. Absent: none is."""
+    precision: Literal["auto", "float32", "bfloat16"]
+    """In which convolutions and matrix products are computed while networks train. auto: bfloat16 where the hardware
+    multiplies it, else float32."""
+    threads: Annotated[int | Literal["auto"], BeforeValidator(_check_threads)] = "auto"
+    """Of the CPU, with which networks are trained and measured; they decide how sums are rounded, and so the bits of
+    all results. auto: as many as torch takes by itself: OMP_NUM_THREADS, or all cores."""
+    exceptions: list[SpecialCase] = Field(default_factory=list)
+    """Later ones win."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> "Train":
+        if self.optimizer == "dot":
+            self._check_dot()
+        elif self.dot_delta is not None:
+            raise ValueError("dot_delta is for optimizer dot; remove it, or set optimizer: dot")
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov needs a momentum above 0")
+        if self.schedule == "step":
+            if not self.milestones or self.lr_decay is None:
+                raise ValueError("schedule step needs milestones and lr_decay")
+            if self.milestones != sorted(set(self.milestones)) or self.milestones[-1] >= self.epochs:
+                raise ValueError(
+                    f"milestones {self.milestones} must rise and stay below epochs ({self.epochs}); "
+                    "change them together, or use schedule cosine"
+                )
+        return self
+
+    def of(self, *, student: str, method: str, pair: str | None = None) -> "Train":
+        """The settings of one cell, or of a teacher (the method is vanilla, and there is no pair).
+
+        Raises:
+            ValueError: they contradict each other.
+        """
+        changes: dict[str, Any] = {}
+        for exception in self.exceptions:
+            if exception.covers(student=student, method=method, pair=pair):
+                changes |= exception.settings()
+        return self.model_validate({**self.model_dump(exclude={"exceptions"}), **changes}) if changes else self
+
+    def _check_dot(self) -> None:
+        if self.dot_delta is None:
+            raise ValueError("optimizer dot needs dot_delta; its paper has 0.075 (0.09 on ImageNet)")
+        if self.nesterov:
+            raise ValueError("optimizer dot has no nesterov; set nesterov: false")
+        if self.grad_clip_norm is not None:
+            raise ValueError("optimizer dot has no grad_clip_norm; remove it")
+        if not 0 <= self.momentum - self.dot_delta < self.momentum + self.dot_delta < 1:
+            raise ValueError(
+                f"optimizer dot needs momentum ± dot_delta ({self.momentum} ± {self.dot_delta}) within 0 and 1"
+            )

@@ -1,0 +1,37 @@
+"""Numerical precision: of networks while they train, and of losses."""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+import torch
+from torch import Tensor
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def widen(value: Any) -> Any:
+    """Half-precision tensors, alone or in lists and tuples, as float32; everything else as it is."""
+    if isinstance(value, Tensor):
+        return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
+    if type(value) in (list, tuple):
+        return type(value)(widen(part) for part in value)
+    return value
+
+
+def at_least_float32(function: Callable[P, R]) -> Callable[P, R]:
+    """Decorate a loss: it computes in float32 whatever the autocast around it, and in float64 on float64."""
+
+    @wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        with torch.autocast(_device(args), enabled=False):
+            return function(*widen(args), **{key: widen(value) for key, value in kwargs.items()})
+
+    return run
+
+
+def _device(value: Any) -> str:
+    while not isinstance(value, Tensor):
+        value = value[0]
+    return value.device.type

@@ -1,0 +1,1 @@
+"""From trained networks to a paper: evaluation, statistics, tables, figures and comparisons."""

@@ -1,0 +1,189 @@
+"""What a trained student is worth: accuracy, calibration, agreement with its teacher, cost."""
+
+from math import isnan
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchmetrics.functional.classification import multiclass_accuracy
+
+from kdcore import checkpoints
+from kdcore.data.storage import Dataset
+from kdcore.matrix.cell import RUNS
+from kdcore.networks.cost import multiply_adds, parameters
+from kdcore.system.errors import UserError
+from kdcore.system.files import file_sha256
+from kdcore.training import collapse, run_folder
+from kdcore.training.inference import predict
+
+CALIBRATION_BINS = 15
+DIGITS = 4
+PROVENANCE = ("commit", "device", "threads", "processes", "computed_in", "versions")
+
+
+def evaluate_pair(
+    card: dict[str, Any], dataset: Dataset, teacher_weights: Path, device: torch.device
+) -> tuple[dict[str, Any], pd.DataFrame]:
+    """Measure the teacher and every cell of a pair.
+
+    Args:
+        card: of stage evaluate: the pair and its cells.
+        dataset: on whose test images all are measured.
+        teacher_weights: the teacher's checkpoint.
+        device: where to compute.
+
+    Returns:
+        Metrics of the teacher, cost of both networks, and one entry per cell with its identity, metrics, recipe and
+        provenance, and, where it has learnt nothing, the reason to say so (see `collapse`); and the histories of
+        all cells, one row per cell and epoch.
+
+    Raises:
+        UserError: a cell has no whole run, or its weights or logits are not finite.
+    """
+    classes, image_size, stem = len(dataset.classes), dataset.image_size, dataset.stem
+    labels = torch.from_numpy(dataset.test.labels).to(device)
+    teacher_name, student_name = card["pair"].split("-")
+    teacher = checkpoints.restore(teacher_name, classes, teacher_weights, device, stem=stem)
+    teacher_logits = _predicted(teacher, teacher_weights, dataset, device)
+    cells, histories = [], []
+    for identity in card["cells"]:
+        folder = RUNS / card["pair"] / identity["name"]
+        meta, history = run_folder.read(folder, identity)
+        student = checkpoints.restore(student_name, classes, folder / run_folder.WEIGHTS, device, stem=stem)
+        logits = _predicted(student, folder / run_folder.WEIGHTS, dataset, device)
+        collapsed = collapse.reason(
+            len(logits.argmax(dim=1).unique()), list(history["train_top1"]), dataset.train.labels
+        )
+        provenance = {key: meta[key] for key in PROVENANCE} | {"epochs": meta["train"]["epochs"]}
+        cells.append(
+            {
+                **identity,
+                **_with_reliability(logits, labels, teacher_logits),
+                "top1_best": best_top1(history),
+                "recipe": meta["recipe"],
+                **provenance,
+                "weights_sha256": file_sha256(folder / run_folder.WEIGHTS),
+                **({"collapsed": collapsed} if collapsed else {}),
+            }
+        )
+        histories.append(history.assign(cell=identity["name"]))
+    summary = {
+        "pair": card["pair"],
+        "train_images": len(dataset.train.labels),
+        "classes": classes,
+        "teacher": {**_with_reliability(teacher_logits, labels, teacher_logits), **cost(teacher, image_size)},
+        "student": cost(student, image_size),
+        "cells": cells,
+    }
+    return summary, pd.concat(histories, ignore_index=True)
+
+
+def evaluate_checkpoint(
+    network: str, weights: Path, dataset: Dataset, device: torch.device
+) -> tuple[dict[str, float], pd.Series]:
+    """Measure one network.
+
+    Args:
+        network: its name.
+        weights: its checkpoint, ours or a published one.
+        dataset: on whose test images it is measured.
+        device: where to compute.
+
+    Returns:
+        Metrics (see `measure`), the number of test images and the cost; and top-1 in percent by class.
+
+    Raises:
+        UserError: the checkpoint cannot be read or does not fit the network, or its weights or logits are not finite.
+    """
+    restored = checkpoints.restore(network, len(dataset.classes), weights, device, stem=dataset.stem)
+    labels = torch.from_numpy(dataset.test.labels).to(device)
+    logits = _predicted(restored, weights, dataset, device)
+    metrics = {**measure(logits, labels), "test_images": len(labels), **cost(restored, dataset.image_size)}
+    of_classes = _accuracy(logits, labels, 1, average="none").cpu() * 100
+    return metrics, pd.Series(of_classes.tolist(), index=dataset.classes, name="top1").round(DIGITS)
+
+
+def measure(logits: Tensor, labels: Tensor, teacher_logits: Tensor | None = None) -> dict[str, float]:
+    """Metrics of predictions on N test images.
+
+    Args:
+        logits: (N, C) of the network measured.
+        labels: (N,).
+        teacher_logits: (N, C) of its teacher, if any.
+
+    Returns:
+        top1, top5 and agreement (share of images with the teacher's prediction) in percent; nll, the negative
+        log-likelihood in nats; ece, the expected calibration error in percent (15 equal bins, L1; Guo et al., ICML
+        2017, arXiv:1706.04599). Rounded to four decimals.
+    """
+    count, confidence, accuracy = _calibration(logits, labels)
+    values = {
+        "top1": 100 * _accuracy(logits, labels, 1),
+        "top5": 100 * _accuracy(logits, labels, min(5, logits.shape[1])),
+        "nll": F.cross_entropy(logits.double(), labels),
+        "ece": 100 * (count * (accuracy - confidence).abs()).nansum() / len(labels),
+    }
+    if teacher_logits is not None:
+        values["agreement"] = 100 * _accuracy(logits, teacher_logits.argmax(dim=1), 1)
+    return {name: round(float(value), DIGITS) for name, value in values.items()}
+
+
+def reliability(logits: Tensor, labels: Tensor) -> dict[str, list[int] | list[float | None]]:
+    """The bins of the expected calibration error: what a reliability diagram draws.
+
+    Args:
+        logits: (N, C).
+        labels: (N,).
+
+    Returns:
+        Per bin, from the least to the most confident predictions: count of images; mean confidence and accuracy, both
+        from 0 to 1 and rounded to four decimals, None where the bin is empty.
+    """
+    count, confidence, accuracy = _calibration(logits, labels)
+    means = {"confidence": confidence.tolist(), "accuracy": accuracy.tolist()}
+    rounded = {name: [None if isnan(x) else round(x, DIGITS) for x in values] for name, values in means.items()}
+    return {"count": count.long().tolist(), **rounded}
+
+
+def cost(network: nn.Module, image_size: int) -> dict[str, int]:
+    """Parameters, and multiply-adds of convolutions and matrix products for one image."""
+    return {"parameters": parameters(network), "multiply_adds": multiply_adds(network, image_size)}
+
+
+def best_top1(history: pd.DataFrame) -> float:
+    """The best epoch's accuracy in percent, chosen on the test images as many papers do."""
+    return round(float(history["test_top1"].max()), DIGITS)
+
+
+def _predicted(network: nn.Module, weights: Path, dataset: Dataset, device: torch.device) -> Tensor:
+    """Logits of the test images: a number that is none would be counted as a class like any other."""
+    logits = predict(network, dataset.test, dataset, device)
+    broken = int((~torch.isfinite(logits).all(dim=1)).sum())
+    if broken:
+        raise UserError(
+            f"{weights}: the logits of {broken} of {len(logits)} test images are not finite; train it again"
+        )
+    return logits
+
+
+def _with_reliability(logits: Tensor, labels: Tensor, teacher_logits: Tensor) -> dict[str, Any]:
+    return {**measure(logits, labels, teacher_logits), "reliability": reliability(logits, labels)}
+
+
+def _calibration(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Images, mean confidence and accuracy by confidence: three (15,) float64, the means nan where a bin is empty.
+
+    A certain prediction is in the last bin, as in the paper; torchmetrics counts a sixteenth for it.
+    """
+    confidence, predicted = logits.double().softmax(dim=1).max(dim=1)
+    edges = torch.linspace(0, 1, CALIBRATION_BINS + 1, dtype=torch.float64, device=logits.device)
+    of_bin = F.one_hot(torch.bucketize(confidence, edges[1:-1], right=True), CALIBRATION_BINS).double()
+    count = of_bin.sum(dim=0)
+    return count, confidence @ of_bin / count, (predicted == labels).double() @ of_bin / count
+
+
+def _accuracy(logits: Tensor, labels: Tensor, k: int, average: str = "micro") -> Tensor:
+    return multiclass_accuracy(logits, labels, num_classes=logits.shape[1], top_k=k, average=average)

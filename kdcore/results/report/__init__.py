@@ -1,0 +1,1 @@
+"""The report page, report.html: one file that needs no network."""

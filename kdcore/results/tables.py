@@ -1,0 +1,262 @@
+"""The tables of a paper: Markdown, LaTeX, CSV, and metrics for DVC."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import pandas as pd
+
+from kdcore import catalog
+from kdcore.results import captions
+from kdcore.results.rows import Entry, Results, by_size
+from kdcore.system.files import write_json
+
+MISSING = "missing"
+NOTHING = "–"
+"""Where the matrix declares nothing, or nothing was published."""
+IDENTICAL, DISTINCT = "identical structures", "distinct structures"
+ABLATION = "ablation over M"
+LATEX = {"±": r"$\pm$", "–": "--", "≈": r"$\approx$", "†": r"$^\dagger$", "§": r"\S", "<": "$<$", "(-": "($-$"}
+"""What the fonts of plain LaTeX lack."""
+ESCAPED = {
+    "\\": "/",
+    **{character: f"\\{character}" for character in "&%#_{}$"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+}
+"""What LaTeX reads as commands; a backslash, of a path, becomes a stroke."""
+LATEX_PAIRS, LATEX_COLUMNS = 3, 5
+"""How many pairs with published figures, and how many columns without, are as wide as a page."""
+PREVIEW = r"""\documentclass{article}
+\usepackage{booktabs}
+\usepackage[a4paper, landscape, margin=1cm]{geometry}
+\begin{document}
+\input{%s}
+\end{document}
+"""
+"""A document around a file of tables."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table, as text."""
+
+    name: str
+    """What it holds, for its caption."""
+    text: pd.DataFrame
+    bold: pd.DataFrame
+    """Of the same shape: whether seeds support a gain."""
+
+
+def tables(results: Results) -> list[Table]:
+    """Pairs of one network family, pairs of two, and, where the matrix has several scales, the ablation over them."""
+    kinds: dict[str, list[str]] = {}
+    for pair in results.card["pairs"]:
+        kinds.setdefault(_kind(pair), []).append(pair)
+    found = [_of_pairs(name, results, kinds[name]) for name in (IDENTICAL, DISTINCT) if name in kinds]
+    return [*found, *([_ablation(results)] if len(results.card["scales"]) > 1 else [])]
+
+
+def write(results: Results, folder: Path) -> None:
+    """Write every table into a folder."""
+    data, found = results.card["data"], tables(results)
+    title, remarks = captions.caption(results.card, results.evaluations), captions.notes(results)
+    for name, text in {
+        f"{data}.md": markdown(found, title, remarks),
+        f"{data}.tex": latex(found, title, remarks, captions.marks(results)),
+        "preview.tex": PREVIEW % data,
+    }.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    for name, frame in {data: numbers(results), "cells": cells(results)}.items():
+        frame.to_csv(folder / f"{name}.csv", index=False)
+    write_json(folder / "metrics.json", metrics(results))
+
+
+def numbers(results: Results) -> pd.DataFrame:
+    """The tables as numbers, one line per row and pair."""
+    lines = []
+    for entry in results.entries:
+        figure, compared = entry.figure, entry.compared
+        lines.append(
+            {
+                "pair": entry.pair,
+                "row": entry.row.label,
+                "method": entry.row.method,
+                "M": entry.row.levels and " ".join(map(str, entry.row.levels)),
+                "stand": entry.row.stand,
+                "top1_mean": _rounded(entry.mean),
+                "top1_std": _rounded(entry.deviation),
+                "n": len(entry.values),
+                "missing": len(entry.missing),
+                "budget": "; ".join(entry.budget),
+                "gain_over_plain": _rounded(entry.gain),
+                "gain_margin": _rounded(None if compared is None else compared.margin),
+                "gain_p": compared and compared.p,
+                "gain_p_adjusted": entry.adjusted,
+                "gain_supported": entry.is_significant,
+                "published": figure and figure.top1,
+                "published_source": figure and figure.source,
+                "published_doubt": figure and figure.doubt,
+                "difference": _rounded(entry.difference),
+                "within_noise": entry.is_within_noise,
+            }
+        )
+    return pd.DataFrame(lines)
+
+
+def cells(results: Results) -> pd.DataFrame:
+    """Every cell that has a result, with its metrics, recipe, the sources of the recipe's values, and provenance."""
+    lines = []
+    for evaluation in results.evaluations:
+        for cell in evaluation["cells"]:
+            recipe = "; ".join(f"{key}={value}" for key, value in cell["recipe"].items())
+            of_cell = results.card["recipes"][cell["name"]]
+            sources = "; ".join(f"{key}: {source}" for key, (_, source) in of_cell.items())
+            versions = "; ".join(f"{name} {version}" for name, version in cell["versions"].items())
+            line = {**cell, "recipe": recipe, "recipe_sources": sources, "versions": versions}
+            if "levels" in line:
+                line |= {"scale": str(line["scale"]), "levels": " ".join(map(str, line["levels"]))}
+            lines.append({key: value for key, value in line.items() if key != "reliability"})
+    return pd.DataFrame(lines)
+
+
+def metrics(results: Results) -> dict[str, dict[str, dict[str, float | None]]]:
+    """Per pair and method, under keys that do not depend on the matrix, so that revisions can be compared.
+
+    plain: M=[1] without standardisation. headline: the highest scale of the matrix, standardised if stand is in it.
+    Baselines have plain alone. Means over seeds, rounded to hundredths; None where the matrix holds no such row, or a
+    seed of it is missing.
+    """
+    highest = max(results.card["scales"], key=by_size)
+    headline = (highest, True in results.card["stand"])
+    found: dict[str, dict[str, dict[str, float | None]]] = {}
+    for entry in results.entries:
+        if entry.row.method is None:
+            continue
+        values = found.setdefault(entry.pair, {}).setdefault(entry.row.method, {"plain": None})
+        if entry.row.scale is None or entry.row.is_plain:
+            values["plain"] = _rounded(entry.mean, 2)
+        if entry.row.scale is not None:
+            values.setdefault("headline", None)
+        if (entry.row.scale, entry.row.stand) == headline:
+            values["headline"] = _rounded(entry.mean, 2)
+    return found
+
+
+def markdown(found: list[Table], caption: str, remarks: list[str]) -> str:
+    """The tables for a README or an issue."""
+    parts = [caption, ""]
+    for table in found:
+        text = table.text.where(~table.bold, "**" + table.text + "**")
+        text.columns = pd.Index([" ".join(column).strip() for column in text.columns])
+        parts += [f"### {table.name[0].upper()}{table.name[1:]}", ""] if len(found) > 1 else []
+        parts += [text.to_markdown(stralign="left", disable_numparse=True), ""]
+    return "\n".join([*parts, *(f"- {remark}" for remark in remarks), ""])
+
+
+def latex(found: list[Table], caption: str, remarks: list[str], marks: list[str]) -> str:
+    """The tables for a paper; they need the package booktabs, nothing else.
+
+    Args:
+        found: one `table` each, or several where there are more pairs than a page is wide.
+        caption: of all.
+        remarks: kept as comments.
+        marks: the remarks that explain symbols in the tables; printed below the last one.
+    """
+    parts = ["".join(f"% {' '.join(remark.split())}\n" for remark in remarks)]
+    for table in found:
+        title = _escape(f"{table.name[0].upper()}{table.name[1:]}. {caption}")
+        parts += [_latex(table.text[columns], table.bold[columns], title) for columns in _pages(table)]
+    below = "".join(f"\\par {_escape(' '.join(mark.split()))}\n" for mark in marks)
+    text = "\n".join(parts)
+    if below:
+        head, end, tail = text.rpartition("\\end{table}")
+        text = f"{head}\\par\\medskip\\footnotesize\n{below}{end}{tail}"
+    for symbol, command in LATEX.items():
+        text = text.replace(symbol, command)
+    return text
+
+
+def _pages(table: Table) -> list[list[tuple[str, str]]]:
+    """The columns that fit beside each other, page by page."""
+    columns = cast(list[tuple[str, str]], list(table.text.columns))
+    groups = list(dict.fromkeys(first for first, _ in columns))
+    size = LATEX_PAIRS if any(second for _, second in columns) else LATEX_COLUMNS
+    chosen = [groups[i : i + size] for i in range(0, len(groups), size)]
+    return [[column for column in columns if column[0] in some] for some in chosen]
+
+
+def _latex(text: pd.DataFrame, bold: pd.DataFrame, caption: str) -> str:
+    style = text.style.format(escape="latex").format_index(escape="latex").format_index(escape="latex", axis=1)
+    weights = bold.map(lambda supported: "textbf:--rwrap;" if supported else "")
+    return style.apply(lambda _: weights, axis=None).to_latex(
+        hrules=True,
+        position="t",
+        position_float="centering",
+        caption=caption,
+        column_format="l" + "c" * text.shape[1],
+        multicol_align="c",
+    )
+
+
+def _kind(pair: str) -> str:
+    known = catalog.networks()
+    teacher, student = (known[name].module for name in pair.split("-"))
+    return IDENTICAL if teacher == student else DISTINCT
+
+
+def _of_pairs(name: str, results: Results, pairs: list[str]) -> Table:
+    """Rows x pairs: what was measured, and what was published where something was."""
+    text: dict[tuple[str, str], dict[str, str]] = {}
+    bold: dict[tuple[str, str], dict[str, bool]] = {}
+    for pair in pairs:
+        entries = results.of_pair(pair)
+        columns = [("", _measured)]
+        if any(entry.figure is not None for entry in entries):
+            columns = [("measured", _measured), ("published", _published)]
+        for title, shown in columns:
+            text[pair, title] = {entry.row.label: shown(entry) for entry in entries}
+            bold[pair, title] = {entry.row.label: entry.is_significant and shown is _measured for entry in entries}
+    return Table(name, pd.DataFrame(text), pd.DataFrame(bold))
+
+
+def _ablation(results: Results) -> Table:
+    """Pairs, methods and stand x scales."""
+    text: dict[tuple[str, str], dict[str, str]] = {}
+    bold: dict[tuple[str, str], dict[str, bool]] = {}
+    for entry in results.entries:
+        if entry.row.levels is not None:
+            column = f"M=[{','.join(map(str, entry.row.levels))}]", ""
+            line = f"{entry.pair} {str(entry.row.method).upper()}{' + stand' if entry.row.stand else ''}"
+            text.setdefault(column, {})[line] = _measured(entry)
+            bold.setdefault(column, {})[line] = entry.is_significant
+    return Table(ABLATION, pd.DataFrame(text), pd.DataFrame(bold))
+
+
+def _measured(entry: Entry) -> str:
+    """Mean, deviation where there are several seeds, gain over plain, a mark where the budget is not the caption's."""
+    if entry.mean is None:
+        of_all = len(entry.missing) + len(entry.values)
+        return MISSING if len(entry.missing) == of_all else f"{MISSING} ({len(entry.missing)} of {of_all})"
+    text = f"{entry.mean:.2f}" + ("" if entry.deviation is None else f" ± {entry.deviation:.2f}")
+    return text + ("" if entry.gain is None else f" ({entry.gain:+.2f})") + (" §" if entry.budget else "")
+
+
+def _published(entry: Entry) -> str:
+    """The figure, a mark where it is doubtful, measured minus published."""
+    if entry.figure is None:
+        return NOTHING
+    text = f"{entry.figure.top1:.2f}" + ("†" if entry.figure.doubt else "")
+    if entry.difference is None:
+        return text
+    return f"{text} ({entry.difference:+.2f}{' ≈' if entry.is_within_noise else ''})"
+
+
+def _rounded(value: float | None, digits: int = 4) -> float | None:
+    return None if value is None else round(value, digits)
+
+
+def _escape(text: str) -> str:
+    for character, command in ESCAPED.items():
+        text = text.replace(character, command)
+    return text

@@ -1,0 +1,91 @@
+"""Folder scratch/ without what only saves time: states, live files, logs, downloads and teachers' tables."""
+
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import psutil
+from filelock import FileLock, Timeout
+
+from kdcore.fetch import download
+from kdcore.sweep import FOLDER as SWEEP
+from kdcore.sweep import journal
+from kdcore.training import pulse, teacher_cache
+from kdcore.training.state import saved_states
+
+
+def clean() -> Iterator[str]:
+    """Remove them, except what runs, sweeps and downloads that go on now need.
+
+    Yields:
+        For people, what was removed and what was not.
+    """
+    states = [(state, state.size) for state in saved_states()]
+    removed = [state.path for state, _ in states if state.discard()]
+    running = [state.name for state, _ in states if state.path not in removed]
+    kept = f"; kept, for they train now: {', '.join(running)}" if running else ""
+    yield f"states: {_shown(sum(size for state, size in states if state.path in removed))}{kept}"
+    yield f"live files: {_shown(_remove(path for path in pulse.LIVE.glob('*') if not _is_of(path, running)))}"
+    if journal.is_running():
+        yield "logs: kept, for a sweep is at work"
+    else:
+        yield f"logs: {_shown(_remove([journal.LOGS, *Path(SWEEP).glob('*.log')]))}"
+    yield from _clean_downloads()
+    if running:
+        yield "teachers' tables: kept, for cells train now"
+    else:
+        yield f"teachers' tables: {_shown(_remove_tables())}"
+
+
+def _is_of(live: Path, names: list[str]) -> bool:
+    """Whether a live file, or one that is to replace it, is of a run of these names."""
+    return live.name.lstrip(".").startswith(tuple(f"{name}." for name in names))
+
+
+def _clean_downloads() -> Iterator[str]:
+    size, kept = 0, []
+    extracted = [path for path in download.FOLDER.glob("tmp*") if path.is_dir()]  # looked at before who is at work
+    if not _is_fetching():
+        size += _remove(extracted)
+    elif extracted:
+        kept.append("what a data stage extracted")
+    for lock in sorted(download.FOLDER.glob("*.lock")):
+        try:
+            with FileLock(lock, timeout=0):
+                size += _remove(lock.parent.glob(f"{lock.stem}*"))
+        except Timeout:
+            kept.append(lock.stem)
+    yield f"downloads: {_shown(size)}" + (f"; kept, for they go on now: {', '.join(kept)}" if kept else "")
+
+
+def _is_fetching() -> bool:
+    """Whether a data stage, which holds no lock on what it extracts, is at work in this folder, or may be elsewhere."""
+    running = (process.info for process in psutil.process_iter(["cmdline", "cwd"]))
+    here = (str(Path.cwd()), None)  # None where the system does not say
+    return journal.is_running() or any(
+        "stages.data" in (found["cmdline"] or ()) and found["cwd"] in here for found in running
+    )
+
+
+def _remove_tables() -> int:
+    folder = teacher_cache.CACHE
+    if not folder.is_dir():
+        return 0
+    with FileLock(folder / "lock"):
+        return _remove(teacher_cache.tables(folder))
+
+
+def _remove(paths: Iterable[Path]) -> int:
+    """Returns how many bytes of the disk they took, those that were there."""
+    freed = 0
+    for path in list(paths):
+        freed += sum(file.stat().st_blocks * 512 for file in (path, *path.rglob("*")) if file.is_file())
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    return freed
+
+
+def _shown(size: int) -> str:
+    return f"{size / 1e6:.1f} MB removed"

@@ -1,0 +1,230 @@
+"""python -m stages.sweep, carried out."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cache
+from math import inf
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from kdcore.matrix import params
+from kdcore.sweep import display, journal, mend, slots
+from kdcore.sweep.display import Screen
+from kdcore.sweep.dvc_pipeline import Pipeline, override
+from kdcore.sweep.engine import Sweep, Tries
+from kdcore.sweep.schedule import GOOD, Estimates, Order, State
+from kdcore.system.errors import UserError
+from kdcore.training import timings
+
+if TYPE_CHECKING:
+    from kdcore.sweep.dask_workers import Crew
+
+PARAMS = Path("params.yaml")
+
+
+@dataclass(frozen=True)
+class Options:
+    """Of the command line.
+
+    Raises:
+        UserError: one is out of range.
+    """
+
+    targets: list[str]
+    glob: bool
+    changes: list[str]
+    """key=value, as of `dvc exp run -S`."""
+    dry_run: bool
+    failed: bool
+    """Only what failed in the last sweep and what that blocked, with what they need."""
+    jobs: int | None
+    slots_per_gpu: int
+    scheduler: str | None
+    cluster: Path | None
+    retries: int
+    timeout: float
+    """Minutes; 0 waits for ever."""
+
+    def __post_init__(self) -> None:
+        """Refuse what is out of range."""
+        at_least = {"jobs": 1, "slots_per_gpu": 1, "retries": 0, "timeout": 0}
+        for name, least in at_least.items():
+            value = getattr(self, name)
+            if value is not None and not least <= value < inf:
+                raise UserError(f"--{name.replace('_', '-')} {value}: must be {least} or more")
+        if self.failed and self.targets:
+            raise UserError(f"--failed {' '.join(self.targets)}: --failed names its own targets; leave one of them out")
+
+    @property
+    def tries(self) -> Tries:
+        """How often a stage is tried, and how long."""
+        return Tries(self.retries, 60 * self.timeout or None)
+
+
+def sweep(options: Options) -> int:
+    """Bring stale stages up to date in parallel.
+
+    Returns:
+        The exit code: 0; 1 where a stage failed, 128 and the signal's number where it was stopped.
+
+    Raises:
+        UserError: something in the command line or the project is wrong, or another sweep is at work; nothing is done.
+    """
+    slots.threads_wanted()
+    if options.dry_run:
+        return show_forecast(options)
+    with journal.opened() as diary, Screen(diary) as screen:
+        for line in mend.mend(Path.cwd()):
+            screen.say(line)
+        if options.changes:
+            with Pipeline(Path.cwd()).held():  # refused before anything is changed, where a 'dvc repro' is at work
+                change(PARAMS, options.changes)
+        matrix = params.load(PARAMS)
+        pipeline = Pipeline(Path.cwd(), failed() if options.failed else options.targets, glob=options.glob)
+        pipeline.recorded_before = diary.recorded_before
+        order = Order(matrix, Estimates(timings.load()), pipeline.steps)
+        screen.seconds = order.seconds
+        with pipeline.held(), ExitStack() as stack:
+            made = Sweep(
+                pipeline,
+                order,
+                _hiring(options, stack),
+                tries=options.tries,
+                journal=diary,
+                screen=screen,
+            )
+            made.run()
+        screen.say(summary(made))
+    if made.stopped is not None:
+        return 128 + made.stopped
+    return int(made.schedule.count(*GOOD) < len(made.schedule.steps))
+
+
+def show_forecast(options: Options) -> int:
+    """Print what a sweep would do, and change nothing but what `mend` mends.
+
+    Returns:
+        The exit code: 0.
+
+    Raises:
+        UserError: something in the command line or the project is wrong.
+    """
+    from kdcore.sweep import forecast  # makes all cards itself, which takes half a second to import
+
+    for line in mend.mend(Path.cwd()):
+        display.console().print(line, markup=False, soft_wrap=True)
+    targets = failed() if options.failed else options.targets
+    with TemporaryDirectory() as aside:
+        replaced = _changed(PARAMS, options.changes, Path(aside)) if options.changes else None
+        matrix = params.load(replaced or PARAMS)
+        pipeline = Pipeline(Path.cwd(), targets, glob=options.glob, params=replaced)
+        jobs = _jobs(options)
+        forecast.make(pipeline, matrix, Estimates(timings.load()), jobs=jobs, replaced=replaced).show(display.console())
+    return 0
+
+
+def _changed(path: Path, changes: list[str], folder: Path) -> Path:
+    """A changed copy of a params file; raises as `change`."""
+    copy = folder / path.name
+    change(path, changes, copy)
+    return copy
+
+
+def _jobs(options: Options) -> int:
+    """At a time; 1 for a scheduler, of which nobody knows before it is asked."""
+    if options.cluster is not None:
+        from kdcore.sweep import clusters
+
+        return clusters.read(options.cluster).jobs
+    return 1 if options.scheduler else options.jobs or slots.default_jobs(options.slots_per_gpu)
+
+
+def change(path: Path, changes: list[str], to: Path | None = None) -> None:
+    """Change a params file as `dvc exp run -S` does, if what it becomes is valid.
+
+    Args:
+        path: of the file.
+        changes: key=value.
+        to: what becomes of it is written there; None replaces it.
+
+    Raises:
+        UserError: there is no such file, a change is malformed, or makes the file wrong.
+    """
+    aside = (to or path).with_name(f".{path.name}.unfinished.yaml")
+    try:
+        aside.write_bytes(path.read_bytes())
+        override(aside, changes)
+        params.load(aside)
+        aside.replace(to or path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); start it in the project's folder") from error
+    except UserError as error:
+        raise UserError(str(error).replace(str(aside), f"{path} with -S {' -S '.join(changes)}")) from error
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def failed() -> list[str]:
+    """What failed in the last sweep, and what that blocked.
+
+    Raises:
+        UserError: there was no sweep, or nothing failed.
+    """
+    last = journal.read()
+    steps = last.steps.values() if last is not None else ()
+    found = [step.name for step in steps if step.state in (State.FAILED, State.BLOCKED)]
+    if not found:
+        raise UserError("--failed: nothing failed in the last sweep here; run it without --failed")
+    return found
+
+
+def summary(made: Sweep) -> str:
+    """How a sweep ended, in a line or two."""
+    count = {state: made.schedule.count(state) for state in State}
+    text = ", ".join(f"{number} {state.value}" for state, number in count.items() if number)
+    failures = [f"failed: {step.name}: {step.reason}" for step in made.failures]
+    again = ["python -m stages.sweep --failed tries these again"] if failures else []
+    return "\n".join([*failures, *again, text])
+
+
+def _hiring(options: Options, stack: ExitStack) -> "Callable[[], Crew]":
+    """What hires the crew; what the command line names is tried now, before anything is done.
+
+    Raises:
+        UserError: there is no such scheduler, or the cluster's file is wrong.
+    """
+    if options.cluster is not None:
+        from kdcore.sweep import clusters
+
+        clusters.read(options.cluster)
+    hire = cache(lambda: stack.enter_context(_crew(options)))
+    if options.scheduler is not None:
+        hire()
+    return hire
+
+
+@contextmanager
+def _crew(options: Options) -> "Iterator[Crew]":
+    """The workers that the command line names, made when there is work; importing Dask takes half a second."""
+    from kdcore.sweep import clusters
+    from kdcore.sweep.dask_workers import Crew
+
+    jobs = options.jobs or slots.default_jobs(options.slots_per_gpu)
+    if options.scheduler is not None:
+        client, beside = clusters.scheduler(options.scheduler), 1
+    elif options.cluster is not None:
+        client, beside = clusters.cluster(options.cluster), 1
+    else:
+        client, beside = clusters.here(jobs), jobs
+    threads, slots_per_gpu = slots.threads_wanted(), options.slots_per_gpu
+    with client as connected:
+        crew = Crew(connected, Path.cwd(), slots_per_gpu=slots_per_gpu, threads=threads, beside=beside)
+        try:
+            yield crew
+        except BaseException:  # of the sweep itself: nobody will wait for what runs
+            crew.stop()
+            raise
+        finally:
+            crew.close()

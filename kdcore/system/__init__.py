@@ -1,0 +1,1 @@
+"""What the machine asks of every program: files, errors, signals. Nothing here changes a number."""

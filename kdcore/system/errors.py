@@ -1,0 +1,102 @@
+"""Errors that are for people: stage scripts print them without a traceback. And what the system ran out of."""
+
+import errno
+import os
+import re
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+OUT_OF_MEMORY, FULL_DISK = 71, 74
+"""Exit codes of stages (EX_OSERR, EX_IOERR), by which a sweep knows that others would fare no better."""
+FULL = (errno.ENOSPC, errno.EDQUOT)
+CUT_OFF = re.compile(r"^\d+ requested and \d+ written$")
+"""All that NumPy says of a full disk; of what safetensors is told by the system, it passes on the text alone."""
+
+SHOWN = 60
+"""Most characters of a value in a message."""
+BRACKETS = {list.__repr__: ("[", "]"), tuple.__repr__: ("(", ")"), dict.__repr__: ("{", "}")}
+"""What writes a value, where it is one that holds others -> what is around those."""
+
+
+class UserError(Exception):
+    """Something the user can mend: says what is wrong, where, what is allowed and what to do. Exit code 2."""
+
+
+class RunError(Exception):
+    """A run that failed on its own: says which, when, and what to try. Exit code 1."""
+
+
+def shown(value: object) -> str:
+    """A value in a message, cut short: it may be all that a hostile file holds, or lists of lists of the same."""
+    text = ""
+    for piece in _pieces(value):
+        text += piece
+        if len(text) > SHOWN:
+            return f"{text[: SHOWN - 3]}..."
+    return text
+
+
+def _pieces(value: object) -> Iterator[str]:
+    """The parts of what repr() gives, one after the other."""
+    if not isinstance(value, list | tuple | dict) or type(value).__repr__ not in BRACKETS:
+        yield repr(value)
+        return
+    start, end = BRACKETS[type(value).__repr__]
+    yield start
+    for number, parts in enumerate(value.items() if isinstance(value, dict) else zip(value)):
+        yield ", " if number else ""
+        for place, part in enumerate(parts):
+            yield ": " if place else ""
+            yield from _pieces(part)
+    yield f",{end}" if isinstance(value, tuple) and len(value) == 1 else end
+
+
+def named(key: object) -> str:
+    """A key in a message: as it is, unless it is long or would break the line."""
+    return key if isinstance(key, str) and key.isprintable() and len(key) <= SHOWN else shown(key)
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Whether an error, or what it was raised from, is that of a full disk or an exceeded quota."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in FULL:
+            return True
+        if any(os.strerror(number) in str(error) for number in FULL) or CUT_OFF.search(str(error)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error is that of the machine's or a GPU's memory; torch, which has its own, need not be imported."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or any(text in str(error) for text in ("allocate memory", "out of memory", "ALLOC_FAILED"))
+    )
+
+
+HOST = re.compile(r"[\w.:%-]+")
+
+
+def check_address(text: str) -> str:
+    """An address as it is, if a web server could be asked for it.
+
+    Raises:
+        ValueError: it is of another scheme, holds control characters or a user, or names no host or an impossible port.
+    """
+    if not text.startswith(("http://", "https://")):
+        raise ValueError(f"{shown(text)}: only http and https addresses are allowed")
+    try:
+        parts = urlsplit(text)
+        host, port = parts.hostname or "", parts.port
+        host.encode("idna")  # refuses what no name server could be asked for
+    except ValueError:
+        host, port = "", None
+    if not text.isprintable() or not HOST.fullmatch(host) or port == 0:
+        raise ValueError(f"{shown(text)}: names no host, or an impossible one; expected as in https://host.org/file")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError(
+            f"the address at {host}: holds a user or password, which cards and tables would show; ~/.netrc is for them"
+        )
+    return text

@@ -1,0 +1,188 @@
+"""Outputs that are whole or absent, whenever the process that makes them is killed, and whoever else makes them."""
+
+import errno
+import glob
+import hashlib
+import json
+import math
+import os
+import secrets
+import shutil
+import stat
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from kdcore.system.errors import UserError, is_full
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A folder to fill, which takes its place at `path` only when the block ends without an error.
+
+    Until then it stands beside it, and after an error it is removed; what was at `path` is replaced. What a killed
+    process left beside it goes with the next call. Other processes that fill the same folder wait for their turn.
+
+    Raises:
+        OSError: the disk is full, whatever the library said that found it so; names the folder.
+    """
+    aside, replaced = _beside(path, "unfinished"), _beside(path, "replaced")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _alone(path):
+        for left in (aside, replaced):
+            _discard(left)
+        aside.mkdir()
+        try:
+            yield aside
+        except BaseException as error:
+            shutil.rmtree(aside, ignore_errors=True)
+            if is_full(error):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+            raise
+        if os.path.lexists(path):
+            path.rename(replaced)  # in one step: removed in its place, it would be a part of itself meanwhile
+        aside.rename(path)
+        _discard(replaced)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder, so that nobody finds a part of it."""
+    replaced = _beside(path, "replaced")
+    shutil.rmtree(replaced, ignore_errors=True)
+    path.rename(replaced)
+    shutil.rmtree(replaced)
+
+
+def _discard(path: Path) -> None:
+    """Remove whatever is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Keep other processes from filling the same folder."""
+    file = _beside(path, "lock.unfinished")
+    lock = FileLock(file)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"{path}: another process writes it; waiting", file=sys.stderr)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)  # while it is held: who waits for it sees that it is gone, and makes a new one
+        lock.release()
+
+
+def _beside(path: Path, what: str) -> Path:
+    return path.with_name(f".{path.name}.{what}")
+
+
+def sync(*paths: Path) -> None:
+    """Wait until files, and the names in folders, are on the disk."""
+    for path in paths:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+SCRATCH = Path("scratch")
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a file as a whole: a reader sees the old text or the new one, whoever else writes it at the same time."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Not named by process number: machines that share the folder have the same ones.
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        aside.write_text(text, encoding="utf-8")
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def remove_file(path: Path) -> None:
+    """Remove a file, if it is there, and what processes that were killed while they wrote it have left."""
+    for left in (path, *path.parent.glob(f".{glob.escape(path.name)}.*")):
+        left.unlink(missing_ok=True)
+
+
+CHUNK = 1 << 20
+
+
+def file_sha256(path: Path) -> str:
+    """Of a file of any size, in hexadecimal digits."""
+    return file_digests(path, "sha256")["sha256"]
+
+
+def file_digests(path: Path, *kinds: str) -> dict[str, str]:
+    """Several in one pass: kind, as hashlib names it -> hexadecimal digits.
+
+    Raises:
+        OSError: the file cannot be read, or is none: a pipe or a device might never end.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "a folder, a pipe or a device", str(path))
+    found = {kind: hashlib.new(kind, usedforsecurity=False) for kind in kinds}
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            for digest in found.values():
+                digest.update(chunk)
+    return {kind: digest.hexdigest() for kind, digest in found.items()}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The mapping that a file holds.
+
+    Raises:
+        UserError: no such file, or a damaged one.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); run 'dvc repro'") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: is damaged ({error}); run 'dvc checkout' or 'dvc repro'") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: is damaged (no keys and values); run 'dvc checkout' or 'dvc repro'")
+    return content
+
+
+def json_text(content: dict[str, Any]) -> str:
+    """What `write` writes."""
+    return json.dumps(content, indent=1) + "\n"
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a mapping of plain values."""
+    path.write_text(json_text(content), encoding="utf-8")
+
+
+def allowed_bytes(variable: str, default: float) -> float:
+    """What an environment variable allows, in gigabytes.
+
+    Args:
+        variable: its name.
+        default: gigabytes, where it is not set.
+
+    Raises:
+        UserError: it is no number from 0 upwards.
+    """
+    given = os.environ.get(variable, str(default))
+    try:
+        allowed = float(given)
+    except ValueError:
+        allowed = math.nan
+    if not allowed >= 0:
+        raise UserError(f"{variable}={given}: must be a number of gigabytes; 0 keeps none")
+    return allowed * 1e9

@@ -1,0 +1,81 @@
+"""What computes: the device, a property of the machine and so not of params.yaml, and the threads of the CPU."""
+
+import ctypes
+import os
+import platform
+import textwrap
+
+import torch
+
+from kdcore.system.errors import SHOWN, UserError
+
+VARIABLE = "KDCORE_DEVICE"
+OWN_THREADS = torch.get_num_threads()
+"""As many as torch takes by itself: OMP_NUM_THREADS, or all cores."""
+
+
+def choose() -> torch.device:
+    """What the environment variable KDCORE_DEVICE names, else the first GPU, else the CPU.
+
+    Raises:
+        UserError: the variable names no device of this machine.
+    """
+    name = os.environ.get(VARIABLE) or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.empty(0, device=name).device
+        if device.type == "meta":
+            raise RuntimeError("it has shapes, and no numbers")
+        return device
+    except (RuntimeError, AssertionError, ImportError) as error:
+        reason = textwrap.shorten(str(error), SHOWN, placeholder="...")
+        raise UserError(f"{VARIABLE}={name}: no such device here ({reason}); use cpu, cuda or cuda:1") from error
+
+
+def use_threads(count: int | None) -> None:
+    """Compute with so many threads of the CPU from now on; None: with `OWN_THREADS`.
+
+    Sums of several threads are rounded otherwise than those of one, so the bits of results depend on it.
+    """
+    torch.set_num_threads(count or OWN_THREADS)
+
+
+TRIM_THRESHOLD, MMAP_MAX = -1, -4
+"""Of glibc's mallopt."""
+NEVER = 2**31 - 1
+
+
+def keep_freed_memory() -> None:
+    """Keep freed memory in the process instead of handing it back to the system.
+
+    By default glibc hands back large blocks at once, and the system clears every page before it gives it out again:
+    on 2 cores that took up to a third of a step of ResNet20. It is given back when the process ends. Without effect
+    where the C library is not glibc.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        library = ctypes.CDLL(None)
+        library.mallopt(TRIM_THRESHOLD, NEVER)
+        library.mallopt(MMAP_MAX, 0)
+
+
+def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """The type in which convolutions and matrix products are computed while a network trains.
+
+    Args:
+        precision: "float32", "bfloat16", or "auto": bfloat16 where the hardware multiplies it, which is where it is
+            faster, else float32.
+        device: where it trains.
+    """
+    if precision == "auto":
+        return torch.bfloat16 if _multiplies_bfloat16(device) else torch.float32
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
+    """The context in which networks compute in this type; weights, sums and norms keep theirs."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16)
+
+
+def _multiplies_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

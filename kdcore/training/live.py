@@ -1,0 +1,158 @@
+"""What a person sees while a network trains."""
+
+import csv
+import json
+import math
+import os
+import platform
+import time
+from dataclasses import asdict
+from io import StringIO
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from kdcore.system.files import remove_file, replace_text
+from kdcore.training.loop import Row, Watcher
+from kdcore.training.pulse import Pulse, live_file, pulse_file
+
+PULSE_SECONDS = 5.0
+"""Between two pulses while steps go on."""
+
+
+class TrainingProgress:
+    """A progress bar with loss, accuracy, images per second and time left; one line when the run ends.
+
+    A run that is followed can be watched from elsewhere too, until `forget`: its history is in `live_file`, as it will
+    be in the run's folder, from its first epoch on, and how far it is in `pulse_file`, from its start. An interrupted
+    run leaves the files for the one that goes on.
+
+    Args:
+        name: of what is trained.
+        epochs: in all.
+        images: per epoch.
+        shown: whether a person sees it, and others may follow.
+    """
+
+    def __init__(self, name: str, epochs: int, images: int, *, shown: bool = True) -> None:
+        self.name = name
+        self.epochs, self.images = epochs, images
+        self.started = time.perf_counter()
+        self.done = 0
+        self.last: Row = {}
+        self.shown = shown
+        self.history: list[Row] = []
+        self.is_followed = False
+        self.begun = 0
+        self.next_pulse = math.inf
+        self.console = Console(stderr=True, quiet=not shown)
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[state]}"),
+            TimeRemainingColumn(),
+            console=self.console,
+            transient=True,
+            disable=not self.console.is_terminal,
+        )
+        self.task = self.bar.add_task(name, total=epochs * images, state="")
+
+    @property
+    def watcher(self) -> Watcher:
+        """To hand to the trainer."""
+        return Watcher(on_step=self._on_step, on_epoch=self._on_epoch)
+
+    @property
+    def seconds(self) -> float:
+        """Since the start."""
+        return time.perf_counter() - self.started
+
+    @property
+    def images_per_second(self) -> float:
+        """Training images in this process, evaluation included in the time."""
+        return self.done / self.seconds
+
+    @property
+    def trained(self) -> int:
+        """Whole epochs in this process."""
+        return len(self.history) - math.ceil(self.begun / self.images)
+
+    def follow(self, history: list[Row], seen: int = 0) -> None:
+        """Keep the files equal to this history, to which the trainer adds a row per epoch; of the next one, so many
+        images were seen before.
+        """
+        self.history, self.is_followed = history, self.shown
+        self.begun = len(history) * self.images + seen
+        self.bar.update(self.task, completed=self.begun)
+        self._write_live()
+
+    def forget(self) -> None:
+        """Remove the files, once the run's results are in place."""
+        if self.shown:
+            remove_file(live_file(self.name))
+            remove_file(pulse_file(self.name))
+
+    def _write_live(self) -> None:
+        if not self.is_followed:
+            return
+        if self.history:
+            text = StringIO()
+            table = csv.DictWriter(text, fieldnames=self.history[0], lineterminator="\n")
+            table.writeheader()
+            table.writerows(self.history)
+            replace_text(live_file(self.name), text.getvalue())
+        self._write_pulse()
+
+    def _write_pulse(self) -> None:
+        last = self.history[-1] if self.history else {}
+        rate = self.images_per_second
+        left = self.epochs * self.images - self.begun - self.done
+        pulse = Pulse(
+            name=self.name,
+            epoch=len(self.history),
+            epochs=self.epochs,
+            loss=last.get("loss"),
+            test_top1=last.get("test_top1"),
+            images_per_second=round(rate, 1),
+            seconds_left=round(left / rate, 1) if rate else None,
+            pid=os.getpid(),
+            host=platform.node(),
+            updated=time.time(),
+        )
+        replace_text(pulse_file(self.name), json.dumps(asdict(pulse)))
+        self.next_pulse = time.monotonic() + PULSE_SECONDS
+
+    def _on_step(self, images: int) -> None:
+        self.done += images
+        self.bar.advance(self.task, images)
+        if time.monotonic() >= self.next_pulse:
+            self._write_pulse()
+
+    def _on_epoch(self, row: Row) -> None:
+        self.last = row
+        self._write_live()
+        state = (
+            f"epoch {row['epoch']:.0f}  loss {row['loss']:.3f}  test {row['test_top1']:.2f}%  "
+            f"{self.images_per_second:,.0f} images/s"
+        )
+        self.bar.update(self.task, completed=row["epoch"] * self.images, state=state)
+
+    def __enter__(self) -> "TrainingProgress":
+        """Show the bar."""
+        self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Replace the bar by one line."""
+        self.bar.stop()
+        if error is None and self.last:
+            self.console.print(
+                f"{self.name}: top-1 {self.last['test_top1']:.2f}% in {self.seconds:.1f} s, "
+                f"{self.images_per_second:,.0f} images/s",
+                highlight=False,
+                soft_wrap=True,
+            )

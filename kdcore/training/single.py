@@ -1,0 +1,150 @@
+"""Beside the pipeline: one cell of a matrix that need not hold it, and the data set of one measurement."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from kdcore import catalog, checkpoints
+from kdcore.data import sources, storage
+from kdcore.data.storage import MANIFEST, Dataset
+from kdcore.matrix import data_section, params
+from kdcore.matrix.cards import ROOT, Code, cell_card, resolve_recipes, stretched
+from kdcore.matrix.cell import Cell
+from kdcore.matrix.params import Params
+from kdcore.system import yamlfile
+from kdcore.system.errors import UserError
+from kdcore.training import device, run_folder
+
+DATA, FOLDER = Path("data"), Path("scratch/cells")
+
+
+def card(
+    file: str, *, pair: str, method: str, scale: int | str | None, stand: bool, seed: int, epochs: int | None
+) -> dict[str, Any]:
+    """The card of a cell, with data set, training settings and overrides of a params file.
+
+    Args:
+        file: the params file.
+        pair: teacher-student.
+        method: a logit method, a baseline or a sum.
+        scale: SDD's M, of logit methods; 1 when None.
+        stand: logit standardisation, of logit methods.
+        seed: of the run.
+        epochs: instead of the file's; milestones are stretched with them.
+
+    Raises:
+        UserError: an option or the file is wrong, a hyper-parameter is missing, or the data set has not been fetched.
+    """
+    try:
+        logit = catalog.kind(method) == "logit"
+        catalog.check_pair(pair)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    if not logit and (scale is not None or stand):
+        raise UserError(f"{method} is no logit method and takes neither --scale nor --stand")
+    scale = 1 if scale is None and logit else scale
+    axes = {"methods": [method], "scales": [scale], "stand": [stand]} if logit else {"baselines": [method]}
+    teachers = {pair.partition("-")[0]: {"source": "train"}}
+    matrix = params.load(file, pairs=[pair], seeds=[seed], teachers=teachers, **axes)
+    cell = Cell(pair, method, seed, scale, stand) if logit else Cell(pair, method, seed)
+    recipe = resolve_recipes(matrix, yamlfile.read("data/recipes.yaml"), file)[cell]
+    _check_data(matrix)
+    made = cell_card(cell, recipe, matrix, Code(ROOT))
+    if epochs is not None:
+        made["train"] = stretched(made["train"], epochs, "--epochs")
+    return made
+
+
+def dataset(name: str | None, file: str | None, *, source: str | None, image_size: int | None) -> Dataset:
+    """A data set: as the pipeline stored it, or from elsewhere.
+
+    Args:
+        name: of the data set; None for that of the params file.
+        file: a params file.
+        source: as `data.source` of params.yaml; None for what the pipeline stored.
+        image_size: of a data set of one's own.
+
+    Raises:
+        UserError: the data set cannot be had.
+    """
+    if (file is not None and source is not None) or (source is None and image_size is not None):
+        raise UserError("--source and --image-size say how --dataset is to be read anew; leave them out, or give both")
+    size = {} if image_size is None else {"image_size": image_size}
+    if file is not None:
+        section, where = params.load(file).data.model_dump(), file
+    elif source is not None:
+        section, where = params.data_section(name=name, source=source, **size), "--dataset, --source"
+    else:
+        folder = DATA / str(name)
+        if not os.path.isfile(folder / MANIFEST):  # Path.is_file() raises errors for names that are too long
+            raise UserError(f"{folder}: no data set is stored here; run 'dvc repro data', or add --source or --params")
+        return storage.load(folder)
+    data_section.check_there(section, where)
+    return sources.fetch_once(section)
+
+
+def check_writable(path: Path | None) -> None:
+    """Refuse a file that cannot be written, before what it is to hold has been measured.
+
+    Raises:
+        UserError: says why.
+    """
+    if path is None:
+        return
+    if not os.path.isdir(path.parent):  # Path.is_dir() raises errors for names that are too long
+        raise UserError(f"--json {path}: there is no folder {path.parent}; make it, or name another file")
+    is_new = not os.path.lexists(path)
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK, 0o666))
+    except OSError as error:
+        raise UserError(f"--json {path}: cannot be written ({error.strerror}); name another file") from error
+    if is_new:
+        path.unlink()
+
+
+def teacher_weights(made: dict[str, Any], given: str | None) -> Path | None:
+    """The teacher's checkpoint: the one given, else the pipeline's; None for a student trained alone.
+
+    Raises:
+        UserError: there is none.
+    """
+    if "teacher" not in made:
+        if given is not None:
+            raise UserError(f"--teacher {given}: {made['method']} trains the student alone and takes no teacher")
+        return None
+    path = Path(given) if given is not None else Path("teachers") / made["teacher"] / run_folder.WEIGHTS
+    if not os.path.isfile(path):
+        raise UserError(
+            f"teacher {made['teacher']}: there is no {path}; name a checkpoint with --teacher, or list the teacher in "
+            f"params.yaml and run 'dvc repro teacher@{made['teacher']}'"
+        )
+    return path
+
+
+def check_inputs(made: dict[str, Any], weights: Path | None) -> None:
+    """Refuse a data set or a teacher that the run would refuse, before anything is written.
+
+    Args:
+        made: the card.
+        weights: the teacher's checkpoint, where there is one.
+
+    Raises:
+        UserError: one is damaged, or they do not fit each other.
+    """
+    found = storage.load(DATA / made["data"])
+    if weights is not None:
+        checkpoints.restore(made["teacher"], len(found.classes), weights, device.choose(), stem=found.stem)
+
+
+def _check_data(matrix: Params) -> None:
+    """Refuse a data set that has not been fetched, or not as the params file has it."""
+    wanted = matrix.data.model_dump()
+    folder = DATA / matrix.data.name
+    if not (folder / MANIFEST).is_file():
+        raise UserError(f"data set {matrix.data.name} is not here yet; run 'dvc repro data'")
+    found = storage.load(folder)
+    per_class = wanted.get("train_per_class")
+    if wanted.get("image_size") not in (None, found.image_size) or (
+        per_class is not None and per_class * len(found.classes) != len(found.train.labels)
+    ):
+        raise UserError(f"{folder}: is not as section data of the params file has it; run 'dvc repro data'")

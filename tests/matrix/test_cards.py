@@ -1,0 +1,348 @@
+"""Cards and fingerprints: what makes a cell stale, and what does not."""
+
+import shutil
+from functools import cache
+
+import pytest
+
+from kdcore.matrix import params
+from kdcore.matrix.cards import make_cards
+from kdcore.matrix.fingerprint import closure, fingerprint
+from kdcore.system import yamlfile
+from kdcore.system.errors import UserError
+from tests.conftest import ROOT
+
+RECIPES = yamlfile.read(ROOT / "data/recipes.yaml")
+TEACHERS = yamlfile.read(ROOT / "data/teachers.yaml")
+
+
+@pytest.fixture
+def sources(tmp_path):
+    """A copy of kdcore to edit."""
+    shutil.copytree(ROOT / "kdcore", tmp_path / "kdcore", ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path
+
+
+def cards(root=ROOT, recipes=RECIPES, **changes):
+    content = yamlfile.read(ROOT / "params.yaml")
+    matrix = params.Params.model_validate({**content, **changes})
+    return make_cards(matrix, published_recipes=recipes, known_teachers=TEACHERS, root=root)
+
+
+@cache
+def shipped():
+    """Those of the project as it is."""
+    return cards()
+
+
+def changed(before, after):
+    """Cards that differ; no stage depends on sources."""
+    names = {name for name in before.keys() | after.keys() if not name.startswith("sources/")}
+    return {name for name in names if before.get(name) != after.get(name)}
+
+
+def edit(path, old, new):
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+def cells_of(method):
+    return {name for name in shipped() if name.startswith("train/") and f"-{method}-" in name}
+
+
+def all_runs():
+    return {name for name in shipped() if name.split("/")[0] in ("train", "baseline", "teacher")}
+
+
+def test_one_card_per_cell_and_stage():
+    matrix = params.load(ROOT / "params.yaml")
+    expected = {f"{folder}/{cell.name}" for cell in matrix.cells() for folder in (cell.stage, "sources")}
+    expected |= {"data", "pairs", "tables"} | {f"teacher/{name}" for name in matrix.teachers}
+    expected |= {f"evaluate/{pair}" for pair in matrix.pairs}
+    assert set(shipped()) == expected
+
+
+def test_sources_of_a_cells_values():
+    after = cards(methods_config={"kd": {"temperature": 3}})
+    name = "resnet20-resnet8-kd-1-False-0"
+    sources = after[f"sources/{name}"]
+    assert {key: found["value"] for key, found in sources.items()} == after[f"train/{name}"]["recipe"]
+    assert sources["temperature"] == {"value": 3, "source": "params.yaml"}
+    assert sources["kd_weight"]["source"] == "inherited from cifar100: mdistiller:mdistiller/engine/cfg.py"
+
+
+def test_plan_does_not_import_torch(python):
+    python("import sys; from stages import plan; plan.check('params.yaml'); assert 'torch' not in sys.modules")
+
+
+class TestEdits:
+    def test_statement_of_a_method(self, sources):
+        edit(
+            sources / "kdcore/methods/dkd.py", "return alpha * tckd + beta * nckd", "return beta * nckd + alpha * tckd"
+        )
+        assert changed(shipped(), cards(sources)) == cells_of("dkd")
+
+    def test_comment_docstring_and_format_of_a_method(self, sources):
+        path = sources / "kdcore/methods/dkd.py"
+        edit(path, "return alpha * tckd", "# A comment.\n    return (alpha) * tckd")
+        edit(path, "in nats, per sample.", "in nats, for each sample.")
+        edit(path, '"""DKD: Zhao', '"""Decoupled: Zhao')
+        assert changed(shipped(), cards(sources)) == set()
+
+    def test_what_a_method_imports(self, sources):
+        edit(sources / "kdcore/methods/_binary.py", "dim=-1)\n", "dim=-1) * 1\n")
+        assert changed(shipped(), cards(sources)) == cells_of("dkd")
+
+    def test_trainer(self, sources):
+        edit(sources / "kdcore/objective.py", "self.ce_weight * ce,", "1 * self.ce_weight * ce,")
+        assert changed(shipped(), cards(sources)) == all_runs()
+
+    def test_what_carries_a_card_out(self, sources):
+        edit(sources / "kdcore/training/experiment.py", 'card.get("teacher")', 'card.get("tutor")')
+        assert changed(shipped(), cards(sources)) == all_runs()
+
+    def test_restoring_of_teachers(self, sources):
+        edit(sources / "kdcore/checkpoints.py", "network.load_state_dict({**expected", "network.load_state_dict({**{}")
+        expected = {name for name in all_runs() if "vanilla" not in name and "teacher" not in name}
+        assert changed(shipped(), cards(sources)) & all_runs() == expected
+
+    def test_teacher_of_the_student_trained_alone(self, sources):
+        edit(sources / "kdcore/networks/resnet.py", '"resnet20": {"depth": 20}', '"resnet20": {"depth": 26}')
+        assert "baseline/resnet20-resnet8-vanilla-0" not in changed(shipped(), cards(sources))
+
+    def test_network(self, sources):
+        edit(sources / "kdcore/networks/wide_resnet.py", "nn.init.zeros_(self.fc.bias)", "nn.init.ones_(self.fc.bias)")
+        assert changed(shipped(), cards(sources)) == {name for name in all_runs() if "wrn" in name}
+
+    def test_new_member_of_a_family(self, sources):
+        path = sources / "kdcore/networks/resnet.py"
+        edit(path, '"resnet14": {"depth": 14},', '"resnet14": {"depth": 14},\n    "resnet26": {"depth": 26},')
+        assert changed(shipped(), cards(sources)) == set()
+
+    def test_changed_member_of_a_family(self, sources):
+        edit(sources / "kdcore/networks/resnet.py", '"resnet8": {"depth": 8}', '"resnet8": {"depth": 14}')
+        expected = {name for name in all_runs() if "resnet8" in name}
+        assert changed(shipped(), cards(sources)) == expected
+
+    def test_new_method(self, sources):
+        (sources / "kdcore/methods/new.py").write_text('KIND = "logit"\nPARAMETERS = {}\n')
+        assert changed(shipped(), cards(sources)) == set()
+
+    @pytest.mark.parametrize(("file", "card"), [("tables", "tables"), ("published", "tables")])
+    def test_tables(self, sources, file, card):
+        with (sources / f"kdcore/{file}.py").open("a") as stream:
+            stream.write("\nX = 1\n")
+        assert changed(shipped(), cards(sources)) == {card}
+
+    def test_evaluation(self, sources):
+        edit(sources / "kdcore/results/evaluation.py", "CALIBRATION_BINS = 15", "CALIBRATION_BINS = 10")
+        assert changed(shipped(), cards(sources)) == {name for name in shipped() if name.startswith("evaluate/")}
+
+    @pytest.mark.parametrize("file", ["params", "plan", "recipes", "progress", "pulse", "provenance", "resume", "runs",
+                                      "scratch", "timings", "cell"])  # fmt: skip
+    def test_what_determines_no_result(self, sources, file):
+        with (sources / f"kdcore/{file}.py").open("a") as stream:
+            stream.write("\nX = 1\n")
+        assert changed(shipped(), cards(sources)) & all_runs() == set()
+
+
+class TestParams:
+    def test_temperature_of_kd(self):
+        after = cards(methods_config={"kd": {"temperature": 3}})
+        assert changed(shipped(), after) == cells_of("kd") | {"tables"}
+
+    def test_temperature_of_kd_for_one_pair(self):
+        pair = "resnet20-resnet8"
+        after = cards(methods_config={"kd": {"pairs": {pair: {"temperature": 3}}}})
+        assert changed(shipped(), after) == {name for name in cells_of("kd") if pair in name} | {"tables"}
+
+    def test_value_that_is_the_published_one_changes_no_cell(self):
+        assert changed(shipped(), cards(methods_config={"kd": {"ce_weight": 0.1}})) == {"tables"}
+
+    @pytest.mark.parametrize("axis", [{"scales": [1, 2, 4]}, {"seeds": [0, 1]}, {"methods": ["kd", "dkd", "rld"]},
+                                      {"baselines": ["vanilla"]}, {"stand": [True]}])  # fmt: skip
+    def test_axes_only_add_and_remove(self, axis):
+        before, after = shipped(), cards(**axis)
+        assert changed(before, after) & before.keys() & after.keys() & all_runs() == set()
+        assert before.keys() != after.keys()
+
+    def test_new_pair(self):
+        pairs = ["resnet20-resnet8", "wrn_16_2-wrn_16_1", "resnet20-wrn_16_1"]
+        before, after = shipped(), cards(pairs=pairs)
+        new = {name for name in after if "resnet20-wrn_16_1" in name and not name.startswith("sources/")}
+        assert changed(before, after) - {"pairs", "tables"} == new
+
+    def test_epochs_of_one_teacher(self):
+        teachers = {"resnet20": {"source": "train", "epochs": 9}, "wrn_16_2": {"source": "train", "epochs": 36}}
+        assert changed(shipped(), cards(teachers=teachers)) == {"teacher/resnet20", "tables"}
+        assert cards(teachers=teachers)["teacher/resnet20"]["train"]["milestones"] == [6, 7, 8]
+
+    def test_teacher_without_room_for_the_milestones(self):
+        teachers = {"resnet20": {"source": "train", "epochs": 2}, "wrn_16_2": {"source": "train"}}
+        with pytest.raises(UserError, match=r"teachers\.resnet20\.epochs: 2 leaves no room for train\.milestones"):
+            cards(teachers=teachers)
+
+    @pytest.mark.parametrize("overrides", [{"stand": {}}, {"pairs": {"resnet20-resnet8": {"stand": {}}}}])
+    def test_matched_stand_takes_no_values(self, overrides):
+        with pytest.raises(UserError, match=r"stand: stand_recipe matched changes the z-score alone"):
+            cards(methods_config={"kd": overrides}, stand_recipe="matched")
+
+    def test_threads(self):
+        """They are in the cards of all that trains or measures, except where torch decides."""
+        train = {**yamlfile.read(ROOT / "params.yaml")["train"], "threads": 3}
+        teachers = {"resnet20": {"source": "published", "otherwise": "train"}, "wrn_16_2": {"source": "train"}}
+        options = {"teachers": teachers, "data": CIFAR}
+        made, auto = cards(train=train, **options), cards(train={**train, "threads": "auto"}, **options)
+        del train["threads"]
+        assert auto == cards(train=train, **options)
+        for name, card in made.items():
+            kind = name.split("/")[0]
+            if kind in ("train", "baseline", "teacher"):
+                assert card["train"].pop("threads") == 3
+            if kind == "evaluate" or name == "teacher/resnet20":
+                assert card.pop("threads") == 3
+        assert made == auto
+
+    def test_what_the_schedule_does_not_use(self):
+        train = {**yamlfile.read(ROOT / "params.yaml")["train"], "schedule": "cosine"}
+        assert changed(cards(train=train), cards(train={**train, "milestones": [1]})) == set()
+
+    def test_corrected_source_of_a_recipe_retrains_nothing(self):
+        recipes = yamlfile.read(ROOT / "data/recipes.yaml")
+        recipes["cifar100"]["methods"]["kd"]["default"]["source"] = "elsewhere"
+        assert changed(shipped(), cards(recipes=recipes)) == {"tables"}
+
+
+CIFAR = {"name": "cifar100", "source": "download"}
+
+
+PUBLISHED = {
+    "resnet56": {"source": "published"},
+    "resnet20": {"source": "published", "otherwise": "train"},
+    "wrn_16_2": {"source": "train"},
+}
+
+
+class TestPublishedTeachers:
+    """What makes a teacher stale that is listed in data/teachers.yaml."""
+
+    @pytest.fixture
+    def made(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+
+        def made(root=ROOT):
+            found = cards(root, teachers=PUBLISHED, data=CIFAR)
+            return {name: card for name, card in found.items() if name.startswith("teacher/")}
+
+        return made
+
+    @pytest.mark.parametrize(("file", "stale"), [
+        ("download", {"teacher/resnet56", "teacher/resnet20"}), ("archives", {"teacher/resnet56", "teacher/resnet20"}),
+        ("teachers", {"teacher/resnet56", "teacher/resnet20"}), ("objective", {"teacher/resnet20", "teacher/wrn_16_2"}),
+        ("known_teachers", set()),
+    ])  # fmt: skip
+    def test_code(self, sources, made, file, stale):
+        with (sources / f"kdcore/{file}.py").open("a") as stream:
+            stream.write("\nX = 1\n")
+        assert changed(made(), made(sources)) == stale
+
+
+class TestCheckpointTeachers:
+    def test_checksum_is_recorded(self, tmp_path):
+        (tmp_path / "resnet20.pth").write_bytes(b"weights")
+        teachers = {"resnet20": {"source": str(tmp_path / "resnet20.pth")}, "wrn_16_2": {"source": "train"}}
+        before = cards(teachers=teachers, data=CIFAR)["teacher/resnet20"]
+        (tmp_path / "resnet20.pth").write_bytes(b"others")
+        after = cards(teachers=teachers, data=CIFAR)["teacher/resnet20"]
+        assert (before["published_top1"], before["tolerance"]) == (69.06, 5.0)
+        assert before["sha256"] != after["sha256"]
+
+    def test_file_must_exist(self):
+        teachers = {"resnet20": {"source": "nowhere.pth", "sha256": "0" * 64}, "wrn_16_2": {"source": "train"}}
+        with pytest.raises(UserError, match=r"teachers\.resnet20\.source: 'nowhere\.pth' cannot be read"):
+            cards(teachers=teachers, data=CIFAR)
+
+    def test_checksum_must_be_of_the_file(self, tmp_path):
+        (tmp_path / "resnet20.pth").write_bytes(b"weights")
+        source = {"source": str(tmp_path / "resnet20.pth"), "sha256": "0" * 64}
+        with pytest.raises(UserError, match=r"teachers\.resnet20\.sha256: .* has sha256 9a129038"):
+            cards(teachers={"resnet20": source, "wrn_16_2": {"source": "train"}}, data=CIFAR)
+
+    def test_accuracy_must_be_known(self, tmp_path):
+        (tmp_path / "resnet20.pth").write_bytes(b"weights")
+        source = str(tmp_path / "resnet20.pth")
+        teachers = {"resnet20": {"source": source}, "wrn_16_2": {"source": "train"}}
+        with pytest.raises(UserError, match=r"add teachers\.resnet20\.published_top1"):
+            cards(teachers=teachers)
+
+
+def test_source_of_data_must_exist():
+    with pytest.raises(UserError, match=r"data\.source: there is no /nowhere\. Allowed: download"):
+        cards(data={"name": "cifar100", "source": "/nowhere"})
+
+
+def test_closure_follows_imports_inside_the_package_alone():
+    assert closure("kdcore.methods.dkd") == {
+        "kdcore", "kdcore.catalog", "kdcore.methods", "kdcore.methods.dkd", "kdcore.methods._binary",
+        "kdcore.system.errors", "kdcore.numerics",
+    }  # fmt: skip
+
+
+def test_closure_refuses_what_it_cannot_follow(sources):
+    edit(sources / "kdcore/methods/kd.py", "import torch", "from . import _binary\nimport torch")
+    with pytest.raises(ValueError, match="relative imports are not followed"):
+        closure("kdcore.methods.kd", sources)
+    edit(sources / "kdcore/methods/nkd.py", "import torch", "from importlib import import_module\nimport torch")
+    with pytest.raises(ValueError, match="loaded by name is not followed"):
+        closure("kdcore.methods.nkd", sources)
+
+
+def test_fingerprint_does_not_depend_on_the_folder(sources):
+    assert fingerprint("kdcore.training.loop") == fingerprint("kdcore.training.loop", root=sources)
+
+
+def test_fingerprint_is_the_same_in_every_python(tmp_path):
+    (tmp_path / "kdcore").mkdir()
+    (tmp_path / "kdcore/__init__.py").write_text("")
+    source = 'from kdcore import other\n\ndef f(x: int, *a, y=1, **k) -> str:\n    return f"{x!r:>{y}} and {y}" "z"\n\n'
+    (tmp_path / "kdcore/one.py").write_text(source + "class C(object, metaclass=type):\n    a: int = 1\n")
+    (tmp_path / "kdcore/other.py").write_text('"""Text."""\nX = [i for i in (None, 1.5, b"c") if i]\n')
+    assert fingerprint("kdcore.one", root=tmp_path) == "72eaaf82a2109253"
+
+
+@pytest.mark.parametrize("source", ["data/pets", "data/pets/raw", "data", ".", "runs/x", "link"])
+def test_sources_that_dvc_would_delete_are_refused(tmp_path, monkeypatch, source):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data/pets/raw").mkdir(parents=True)
+    (tmp_path / "runs/x").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "data/pets")
+    with pytest.raises(UserError, match=r"overlaps with (data/pets|runs|cards), which the pipeline writes"):
+        cards(data={"name": "pets", "source": f"folder:{source}", "image_size": 16})
+
+
+@pytest.mark.parametrize("source", ["teachers/resnet20/mine.pth", "runs/x/weights.safetensors", "data/digits/a.pth"])
+def test_teachers_that_dvc_would_delete_are_refused(source):
+    listed = yamlfile.read(ROOT / "params.yaml")["teachers"]
+    teachers = {**listed, "resnet20": {"source": source, "published_top1": 1.0}}
+    with pytest.raises(UserError, match=rf"teachers.resnet20.source: {source} overlaps with .*, which the pipeline"):
+        cards(teachers=teachers)
+
+
+def test_sources_beside_the_outputs_are_fine(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data/petimages").mkdir(parents=True)
+    assert cards(data={"name": "pets", "source": "folder:data/petimages", "image_size": 16})["data"]["name"] == "pets"
+
+
+def test_exceptions_reach_the_cards_and_the_teachers():
+    train = yamlfile.read(ROOT / "params.yaml")["train"]
+    exceptions = [{"students": ["resnet20", "wrn_16_1"], "lr": 0.5}, {"methods": ["kd"], "grad_clip_norm": 40.0}]
+    made = cards(train={**train, "exceptions": exceptions})
+    assert made["teacher/resnet20"]["train"]["lr"] == 0.5
+    assert made["teacher/wrn_16_2"]["train"]["lr"] == train["lr"]
+    for name, card in made.items():
+        if name.startswith(("train/", "baseline/")):
+            assert card["train"]["lr"] == (0.5 if card["student"] == "wrn_16_1" else train["lr"])
+            assert card["train"].get("grad_clip_norm") == (40.0 if card["method"] == "kd" else None)
+            assert "exceptions" not in card["train"]

@@ -1,0 +1,294 @@
+"""The pipeline itself: DVC on a tiny matrix in a temporary clone."""
+
+import json
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from kdcore.matrix import params
+from kdcore.system import yamlfile
+from tests.project import ROOT
+from tests.sweeps import SweepProject, stop
+
+pytestmark = pytest.mark.pipeline
+
+KD, DKD = ({f"train@resnet14-resnet8-{method}-{scale}-False-0" for scale in (1, 2)} for method in ("kd", "dkd"))
+CELLS = KD | DKD | {"baseline@resnet14-resnet8-vanilla-0"}
+RESULTS = {"evaluate@resnet14-resnet8", "tables"}
+FILES = ("weights.safetensors", "history.csv")
+TIMINGS = "scratch/timings.jsonl"
+
+
+def kept(project):
+    """The files below scratch/."""
+    files = [path for path in (project.folder / "scratch").rglob("*") if path.is_file()]
+    return [path.relative_to(project.folder).as_posix() for path in files]
+
+
+def test_stages_are_the_declared_cells(project):
+    listed = set(project.dvc("stage", "list", "--name-only").split())
+    declared = {f"{cell.stage}@{cell.name}" for cell in params.load(project.folder / "params.yaml").cells()}
+    assert declared == CELLS
+    assert {name for name in listed if name.startswith(("train@", "baseline@"))} == CELLS
+    assert listed - CELLS == RESULTS | {"plan", "data", "teacher@resnet14", "pairs"}
+
+
+def test_shipped_matrix_expands_as_declared(project):
+    shutil.copy(ROOT / "params.yaml", project.folder / "params.yaml")
+    listed = project.dvc("stage", "list", "--name-only").split()
+    declared = [f"{cell.stage}@{cell.name}" for cell in params.load(ROOT / "params.yaml").cells()]
+    assert sorted(name for name in listed if name.startswith(("train@", "baseline@"))) == sorted(declared)
+
+
+def test_sums_adapters_views_and_dot(project):
+    """What a method trains beside the student is kept apart from it; DOT retrains what distils."""
+    project.set(methods=["crd+kd", "mlkd"], scales=[1], baselines=["vanilla", "cc", "at+sp"])
+    output = project.sweep("--jobs", "2")
+    new = {f"train@resnet14-resnet8-{method}-1-False-0" for method in ("crd+kd", "mlkd")}
+    new |= {f"baseline@resnet14-resnet8-{method}-0" for method in ("cc", "at+sp")}
+    assert project.ran(output) == {"plan", *new, *RESULTS}
+    runs = project.folder / "runs/resnet14-resnet8"
+    adapted = {path.parent.name for path in runs.glob("*/adapters.safetensors")}
+    assert adapted == {"resnet14-resnet8-crd+kd-1-False-0", "resnet14-resnet8-cc-0"}
+    sizes = {path.parent.name: path.stat().st_size for path in runs.glob("*/weights.safetensors")}
+    assert len(set(sizes.values())) == 1
+    history = (runs / "resnet14-resnet8-crd+kd-1-False-0/history.csv").read_text()
+    assert history.startswith("epoch,lr,loss,ce,crd,kd,train_top1,test_top1\n")
+    table = (project.folder / "tables/digits.md").read_text()
+    assert all(f"| {label} " in table for label in ("CRD+KD", "MLKD", "CC", "AT+SP"))
+    train = yamlfile.read(project.folder / "params.yaml")["train"]
+    project.set(train={**train, "optimizer": "dot", "dot_delta": 0.075})
+    assert {name for name in project.stale() if name.startswith(("train@", "baseline@", "teacher@"))} == new
+
+
+def test_second_run_does_nothing(project):
+    assert project.dvc("status").strip() == "Data and pipelines are up to date."
+    assert project.ran(project.dvc("repro")) == set()
+
+
+def test_outputs(project):
+    run = project.folder / "runs/resnet14-resnet8/resnet14-resnet8-kd-2-False-0"
+    assert sorted(path.name for path in run.iterdir()) == ["history.csv", "meta.json", "weights.safetensors"]
+    meta = json.loads((run / "meta.json").read_text())
+    assert meta["recipe"]["temperature"] == 4.0
+    assert {"commit", "versions", "device", "code", "train"} <= set(meta)
+    assert sorted(path.name for path in (project.folder / "tables").iterdir()) == [
+        "cells.csv", "curves.csv", "digits.csv", "digits.md", "digits.tex", "figures", "metrics.json", "preview.tex",
+        "reliability.csv", "report.html", "top1.csv",
+    ]  # fmt: skip
+    assert kept(project) == [TIMINGS]
+    assert project.run("git", "status", "--porcelain") == ""
+
+
+def test_all_done_again_has_the_same_bits(project, monkeypatch):
+    """At the same commit, whatever number of threads torch would take by itself."""
+    before = project.digest("dvc.lock")
+    project.run("git", "reset", "--soft", "HEAD~1")  # to the commit that the matrix was run at
+    monkeypatch.setenv("OMP_NUM_THREADS", "1" if os.environ.get("OMP_NUM_THREADS") == "2" else "2")
+    project.dvc("repro", "--force")
+    assert project.digest("dvc.lock") == before
+    trained = (project.folder / TIMINGS).read_text().splitlines()
+    assert len(trained) == 2 * (len(CELLS) + 1)
+
+
+def test_metrics_and_plots_are_shown(project):
+    assert "resnet14-resnet8.kd.headline" in project.dvc("metrics", "show")
+    project.dvc("plots", "show", "-o", "plots")
+    page = (project.folder / "plots/index.html").read_text()
+    assert "KD + SDD [1,2]" in page
+
+
+@pytest.mark.parametrize(("changes", "new"), [
+    ({"seeds": [0, 1]}, {name.removesuffix("0") + "1" for name in CELLS}),
+    ({"scales": [1, 2, 4]}, {f"train@resnet14-resnet8-{method}-4-False-0" for method in ("kd", "dkd")}),
+    ({"methods": ["kd", "dkd", "rld"]}, {f"train@resnet14-resnet8-rld-{scale}-False-0" for scale in (1, 2)}),
+    ({"pairs": ["resnet14-resnet8", "resnet14-wrn_16_1"]},
+     {name.replace("resnet8", "wrn_16_1") for name in CELLS | {"evaluate@resnet14-resnet8"}}),
+])  # fmt: skip
+def test_longer_axes_make_only_new_cells_stale(project, changes, new):
+    project.set(**changes)
+    assert project.stale() - RESULTS == new
+
+
+def test_shorter_axes_make_no_cell_stale(project):
+    project.set(methods=["kd"], scales=[2])
+    assert project.stale() == RESULTS
+
+
+def test_statement_of_a_method_makes_its_cells_stale(project):
+    project.edit("kdcore/methods/dkd.py", "return alpha * tckd + beta * nckd", "return beta * nckd + alpha * tckd")
+    assert project.stale() == DKD
+
+
+def test_comments_and_docstrings_make_nothing_stale(project):
+    project.edit("kdcore/methods/dkd.py", "    return alpha", "    # A comment.\n    return alpha")
+    project.edit("kdcore/methods/dkd.py", "in nats, per sample.", "in nats, for every sample.")
+    project.edit("kdcore/results/rows.py", '"""The rows', '"""All rows')
+    project.edit("params.yaml", "seeds:", "# A comment.\nseeds:")
+    assert project.stale() == set()
+
+
+def test_tables_make_only_tables_stale(project):
+    project.edit("kdcore/results/rows.py", 'Row("Teacher", None)', 'Row("The teacher", None)')
+    assert project.stale() == {"tables"}
+
+
+def test_published_figures_make_only_tables_stale(project):
+    """They are checked with the plan, whose cards stay as they are."""
+    project.edit("data/published.yaml", "top1: 64.6,", "top1: 64.7,")
+    assert project.stale() == {"tables"}
+
+
+def test_temperature_of_kd_makes_its_cells_stale(project):
+    project.set(methods_config={"kd": {"temperature": 3}})
+    assert project.stale() - {"tables"} == KD
+
+
+def test_own_copy_of_a_published_teacher(project):
+    """DVC sees it come and go; a teacher with the same weights makes no cell stale."""
+    listed = yamlfile.read(project.folder / "data/teachers.yaml")
+    listed["teachers"]["digits"] = {"resnet14": {"published_top1": 10.0, "sources": []}}
+    yamlfile.write(project.folder / "data/teachers.yaml", listed)
+    copy = project.folder / "checkpoints/digits/resnet14.safetensors"
+    copy.parent.mkdir()
+    shutil.copy(project.folder / "teachers/resnet14/weights.safetensors", copy)
+    project.set(teachers={"resnet14": {"source": "published"}})
+    assert project.ran(project.sweep("--jobs", "2")) == {"plan", "teacher@resnet14", "pairs", "tables"}
+    assert "Teachers: resnet14 (published checkpoint)." in (project.folder / "tables/digits.md").read_text()
+    assert project.ran(project.dvc("repro")) == set()
+    copy.unlink()
+    assert "no download is listed" in project.dvc("repro", code=255)
+    project.set(teachers={"resnet14": {"source": "published", "otherwise": "train", "epochs": 6}})
+    assert project.ran(project.sweep("--jobs", "2")) == {"plan", "teacher@resnet14", "pairs", "tables"}
+    assert "resnet14 (trained here, 6 epochs, for no" in (project.folder / "tables/digits.md").read_text()
+
+
+def test_experiment_with_another_scale(project):
+    """dvc exp run trains the new cells alone; dvc metrics diff then shows the headlines and nothing else."""
+    output = project.dvc("exp", "run", "-S", "scales=[1,2,4]")
+    new = {f"train@resnet14-resnet8-{method}-4-False-0" for method in ("kd", "dkd")}
+    assert project.ran(output) == new | RESULTS | {"plan"}
+    headlines = {"resnet14-resnet8.kd.headline", "resnet14-resnet8.dkd.headline"}
+    shown = json.loads(project.dvc("metrics", "diff", "--json").splitlines()[-1])["tables/metrics.json"]
+    assert shown
+    assert set(shown) <= headlines
+    values = json.loads(project.dvc("metrics", "diff", "--all", "--json").splitlines()[-1])["tables/metrics.json"]
+    for key, change in values.items():
+        assert change["diff"] == pytest.approx(change["new"] - change["old"])
+        assert key in headlines or change["new"] == change["old"]
+    assert headlines <= set(values)
+    assert project.dvc("status").strip() == "Data and pipelines are up to date."
+
+
+def test_bad_params_stop_before_any_work(project):
+    cards = project.digest("cards/tables.yaml")
+    project.set(scales=[1, 3])
+    output = project.run(sys.executable, "-m", "stages.plan", code=2)
+    assert output == (
+        "error: params.yaml: scales[1]: 3 is no scale. Allowed: 1 for M=[1], 2 for M=[1,2], 4 for M=[1,2,4], "
+        "or a rising set of levels such as L2, L4, L1_4\n"
+    )
+    assert project.digest("cards/tables.yaml") == cards
+    output = project.dvc("repro", code=255)
+    assert "3 is no scale" in output
+    assert project.ran(output) == {"plan"}
+
+
+def test_killed_cell_goes_on_and_ends_with_the_same_bits(project):
+    name = "resnet14-resnet8-kd-2-False-0"
+    run = f"runs/resnet14-resnet8/{name}"
+    expected = [project.digest(f"{run}/{file}") for file in FILES]
+    shutil.rmtree(project.folder / run)
+    process = subprocess.Popen([sys.executable, "-m", "stages.train", "train", name], cwd=project.folder)
+    deadline = time.monotonic() + 120
+    while not list((project.folder / "scratch/states").glob("*.pt")) and time.monotonic() < deadline:
+        time.sleep(0.002)
+    process.kill()
+    assert process.wait() == -9, "the cell ended before it could be killed"
+    assert not (project.folder / run).exists()
+    project.run(sys.executable, "-m", "stages.train", "train", name)
+    assert [project.digest(f"{run}/{file}") for file in FILES] == expected
+    assert kept(project) == [TIMINGS]
+    latest = json.loads((project.folder / TIMINGS).read_text().splitlines()[-1])
+    assert latest["name"] == name
+    assert latest["epochs"] < 6
+
+
+def test_cells_trained_together_leave_dvc_nothing_to_train(project):
+    """Their results are those of cells trained one after another, bit for bit."""
+    before = (project.folder / TIMINGS).read_text()
+    names = {stage.split("@")[1] for stage in CELLS}
+    weights = {name: f"runs/resnet14-resnet8/{name}/weights.safetensors" for name in names}
+    expected = {name: project.digest(path) for name, path in weights.items()}
+    for name in names:
+        shutil.rmtree(project.folder / f"runs/resnet14-resnet8/{name}")
+    python = sys.executable
+    assert "5 cells trained" in project.run(python, "-m", "stages.train_together", "resnet14-resnet8", "0")
+    assert len(list((project.folder / "scratch/states").glob("*.pt"))) == 5
+    project.run("rm", "-rf", ".dvc/cache")
+    project.dvc("repro", "--force", "--single-item", *CELLS)
+    assert (project.folder / TIMINGS).read_text() == before
+    assert {name: project.digest(path) for name, path in weights.items()} == expected
+    assert list((project.folder / "scratch/states").glob("*.pt")) == []
+    assert "no cell is stale" in project.run(python, "-m", "stages.train_together", "resnet14-resnet8", "0")
+    assert "holds no cells" in project.run(python, "-m", "stages.train_together", "resnet14-resnet8", "9", code=2)
+
+
+def test_sweep_killed_and_continued_ends_with_the_bits_of_a_serial_run(finished, tmp_path):
+    """A cell is killed in the middle, then the sweep; the next one goes on, and leaves the serial run's dvc.lock."""
+    project = SweepProject(tmp_path / "project")
+    skipped = shutil.ignore_patterns("cache", "tmp", "scratch", "runs", "teachers", "evaluations", "dvc.lock")
+    shutil.copytree(finished.folder, project.folder, symlinks=True, ignore=skipped)
+    project.run("git", "reset", "--soft", "HEAD~1")  # to the commit that the matrix was run at
+    pulses = project.folder / "scratch/live"
+
+    def kill_a_cell_after_an_epoch():
+        for path in pulses.glob("resnet14-*.json"):
+            with suppress(FileNotFoundError, ProcessLookupError):
+                pulse = json.loads(path.read_text())
+                if pulse["epoch"] >= 1:
+                    os.kill(pulse["pid"], signal.SIGKILL)
+                    return True
+        return False
+
+    with project.sweeping("--jobs", "2") as process:
+        project.wait_for(kill_a_cell_after_an_epoch)
+        project.wait_for(lambda: "lost; is tried again" in project.said())
+        project.wait_for(lambda: any(pulses.glob("resnet14-*.json")))
+        stop(process, signal.SIGKILL)
+    output = project.sweep("--jobs", "2")
+    assert project.dvc("status").strip() == "Data and pipelines are up to date."
+    assert (project.folder / "dvc.lock").read_bytes() == (finished.folder / "dvc.lock").read_bytes(), output
+
+
+def test_a_serial_run_seen_from_another_terminal(project):
+    params = yamlfile.read(project.folder / "params.yaml")
+    project.set(train={**params["train"], "epochs": 2000, "milestones": [1000]}, seeds=[1])
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    project.dvc("repro", "plan")
+    command = ["dvc", "repro", "--quiet", "-s", "baseline"]
+    environment = {**os.environ, "PATH": path}
+    with subprocess.Popen(command, cwd=project.folder, env=environment, start_new_session=True) as process:
+        try:
+            deadline, running = time.monotonic() + 120, []
+            while not running:
+                assert time.monotonic() < deadline
+                time.sleep(0.5)
+                found = json.loads(project.run("python", "-m", "stages.status", "--json"))
+                running = [one for one in found["steps"] if one["state"] == "running" and one["epoch"]]
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert found["sweep"] is None
+    (one,) = running
+    assert one["step"] == "baseline@resnet14-resnet8-vanilla-1"
+    assert (one["epochs"], one["host"]) == (2000, platform.node())
+    assert one["loss"] > 0
+    assert one["seconds_left"] > 0

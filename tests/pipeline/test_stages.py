@@ -1,0 +1,248 @@
+"""Stage scripts from the command line, and one card carried out."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from kdcore import checkpoints, networks
+from kdcore.data import storage
+from kdcore.data.sources import digits
+from kdcore.results import evaluation
+from kdcore.system import yamlfile
+from kdcore.system.errors import RunError, UserError
+from kdcore.system.files import file_sha256, whole
+from kdcore.training import adopt, device, experiment, run_folder, timings, together
+from kdcore.training.state import ResumeState
+from stages import evaluate, run, teacher
+from tests.conftest import ROOT
+
+CARD = {
+    "name": "resnet8-resnet8-vanilla-0",
+    "pair": "resnet8-resnet8",
+    "student": "resnet8",
+    "method": "vanilla",
+    "seed": 0,
+    "data": "digits",
+    "recipe": {"ce_weight": 1.0},
+    "train": {"epochs": 2, "batch_size": 8, "lr": 0.05, "momentum": 0.9, "nesterov": False, "weight_decay": 0.0,
+              "schedule": "cosine", "precision": "float32"},
+    "code": {},
+}  # fmt: skip
+
+
+def call(folder, *arguments, **environment):
+    """A stage script in another folder; returns its exit code and what it said."""
+    done = subprocess.run(
+        [sys.executable, "-m", *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A folder with a card and its data."""
+    monkeypatch.chdir(tmp_path)
+    with whole(tmp_path / "data/digits") as folder:
+        storage.save(digits.fetch(source="embedded", image_size=16, train_per_class=1), folder)
+    yamlfile.write(tmp_path / "cards/baseline/cell.yaml", CARD)
+    return tmp_path
+
+
+@pytest.mark.parametrize("script", sorted(path.stem for path in (ROOT / "stages").glob("[a-z]*.py")))
+def test_scripts_are_thin(script):
+    assert len((ROOT / f"stages/{script}.py").read_text().splitlines()) <= 40
+
+
+@pytest.mark.parametrize("stage", ["data", "pairs", "tables", "teacher resnet8", "evaluate a-b", "train baseline x"])
+def test_missing_card(tmp_path, stage):
+    name, *arguments = stage.split()
+    code, said = call(tmp_path, f"stages.{name}", *arguments)
+    assert code == 2
+    assert said.startswith("error: cards/")
+    assert "Run 'dvc repro plan'" in said
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "stage", ["plan --chek x", "plan --check", "plan x", "train", "train baseline", "teacher", "data x", "evaluate"]
+)
+def test_wrong_arguments(tmp_path, stage):
+    name, *arguments = stage.split()
+    code, said = call(tmp_path, f"stages.{name}", *arguments)
+    assert (code, said.split(" ")[:2]) == (2, ["error:", "usage:"])
+
+
+def test_no_such_device(project):
+    code, said = call(project, "stages.train", "baseline", "cell", KDCORE_DEVICE="cuda:99")
+    assert (code, "KDCORE_DEVICE=cuda:99: no such device here" in said) == (2, True)
+    assert not (project / "runs").exists()
+
+
+def test_card_is_carried_out(project):
+    experiment.run(project / "cards/baseline/cell.yaml", project / "out")
+    meta = run_folder.read_meta(project / "out")
+    assert {key: meta[key] for key in CARD} == CARD
+    assert {"commit", "versions", "device", "threads"} <= set(meta)
+    assert len((project / "out/history.csv").read_text().splitlines()) == 3
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_card_carried_out_again_gives_the_same_bytes(project):
+    card_file = project / "cards/baseline/cell.yaml"
+    for out in ("out", "again"):
+        experiment.run(card_file, project / out)
+    assert contents(project / "out") == contents(project / "again")
+    first, second = timings.load()
+    assert (first.name, first.student, first.method, first.epochs) == (CARD["name"], "resnet8", "vanilla", 2)
+    assert first.card == second.card == file_sha256(card_file)
+    assert first.bytes == sum(len(content) for content in contents(project / "out").values())
+    assert first.seconds > 0
+    assert first.images_per_second > 0
+
+
+class TestThreads:
+    @pytest.fixture(autouse=True)
+    def own(self):
+        """As before, afterwards."""
+        yield
+        device.use_threads(None)
+
+    def test_are_those_of_the_card_whatever_the_environment(self, project):
+        card = {**CARD, "train": {**CARD["train"], "threads": 1}}
+        yamlfile.write(project / "cards/baseline/cell.yaml", card)
+        found = []
+        for threads in ("1", "2"):
+            code, said = call(project, "stages.train", "baseline", "cell", OMP_NUM_THREADS=threads)
+            assert code == 0, said
+            found.append(contents(project / "runs/resnet8-resnet8/cell"))
+        assert found[0] == found[1]
+        assert json.loads(found[0]["meta.json"])["threads"] == 1
+
+    def test_are_torchs_own_where_the_card_names_none(self, project):
+        for threads in ("1", "2"):
+            code, said = call(project, "stages.train", "baseline", "cell", OMP_NUM_THREADS=threads)
+            assert code == 0, said
+            assert run_folder.read_meta(project / "runs/resnet8-resnet8/cell")["threads"] == int(threads)
+
+    def test_of_a_card_do_not_outlast_it(self):
+        device.use_threads(3)
+        assert torch.get_num_threads() == 3
+        device.use_threads(None)
+        assert torch.get_num_threads() == device.OWN_THREADS
+
+    def test_of_evaluation(self, project, monkeypatch):
+        yamlfile.write(project / "cards/evaluate/a-b.yaml", {"data": "digits", "threads": 3})
+        monkeypatch.setattr(evaluation, "evaluate_pair", self.ends_with_threads)
+        with pytest.raises(RunError, match="3 threads"):
+            evaluate.main("a-b")
+
+    def test_of_adopted_teachers(self, project, monkeypatch):
+        yamlfile.write(project / "cards/teacher/resnet8.yaml", {"data": "digits", "source": "x.pth", "threads": 3})
+        monkeypatch.setattr(adopt, "adopt", self.ends_with_threads)
+        with pytest.raises(RunError, match="3 threads"):
+            teacher.main("resnet8")
+
+    def test_of_cells_trained_together(self, project, monkeypatch):
+        """Before their states, which are of so many threads, are looked for."""
+        card = {**CARD, "train": {**CARD["train"], "threads": 3}, "teacher": "resnet8"}
+        (project / "cards/baseline/cell.yaml").unlink()
+        yamlfile.write(project / "cards/train/cell.yaml", {**card, "method": "kd"})
+        (project / "pairs").mkdir()
+        checkpoints.save(networks.create("resnet8", 10), project / "pairs/resnet8-resnet8.safetensors")
+        monkeypatch.setattr(ResumeState, "of", self.ends_with_threads)
+        with pytest.raises(RunError, match="3 threads"):
+            together.train("resnet8-resnet8", 0)
+
+    @staticmethod
+    def ends_with_threads(*_arguments, **_options):
+        raise RunError(f"{torch.get_num_threads()} threads")
+
+
+def test_loss_that_is_not_finite_names_the_cell(project):
+    card = {**CARD, "train": {**CARD["train"], "lr": 1e30}}
+    yamlfile.write(project / "cards/baseline/cell.yaml", card)
+    with pytest.raises(RunError, match="resnet8-resnet8-vanilla-0: epoch 1, step 2 of 2"):
+        experiment.run(project / "cards/baseline/cell.yaml", project / "out")
+    assert not (project / "out").exists()
+    code, said = call(project, "stages.train", "baseline", "cell")
+    assert (code, said.count("\n")) == (1, 1)
+
+
+def test_teacher_of_other_classes(project):
+    checkpoints.save(networks.create("resnet8", 100), project / "teacher.safetensors")
+    yamlfile.write(project / "cards/train/cell.yaml", {**CARD, "method": "kd", "teacher": "resnet8"})
+    with pytest.raises(UserError, match=r"fc\.weight: \(100, 64\) in the file, \(10, 64\) in the network"):
+        experiment.run(
+            project / "cards/train/cell.yaml", project / "out", teacher_weights=project / "teacher.safetensors"
+        )
+
+
+def test_folder_is_whole_or_absent(tmp_path):
+    with whole(tmp_path / "out") as folder:
+        (folder / "a").write_text("1")
+    with pytest.raises(RuntimeError), whole(tmp_path / "out") as folder:  # noqa: PT012
+        (folder / "a").write_text("2")
+        raise RuntimeError
+    assert (tmp_path / "out/a").read_text() == "1"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_folder_takes_its_place_whatever_stands_there(tmp_path):
+    (tmp_path / ".out.unfinished").touch()
+    (tmp_path / ".out.replaced").touch()
+    (tmp_path / "out").symlink_to("nowhere")
+    for content in ("1", "2"):
+        with whole(tmp_path / "out") as folder:
+            (folder / "a").write_text(content)
+        assert (tmp_path / "out/a").read_text() == content
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_something_else_in_the_place_of_ours_is_named(project):
+    (project / "scratch").touch()
+    code, said = call(project, "stages.train", "baseline", "cell")
+    assert code == 2
+    assert said.endswith("scratch/states: Not a directory; something else stands in its place: move that away\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interruption_of_which_a_library_makes_another_error(monkeypatch, capsys, number):
+    """As safetensors does when a signal comes while it reads."""
+    before = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
+
+    def main():
+        try:
+            signal.raise_signal(number)
+        except KeyboardInterrupt:
+            raise ValueError("could not determine the shape") from None
+
+    monkeypatch.setattr(sys, "argv", ["stages.train"])
+    try:
+        with pytest.raises(SystemExit) as ended:
+            run(main)
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+    assert ended.value.code == 128 + number
+    assert capsys.readouterr().err == "interrupted; run it again to go on from the last finished epoch\n"
+
+
+def test_ctrl_c_while_a_stage_imports(tmp_path):
+    """One line, and no traceback."""
+    (tmp_path / "torch.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    path = f"{tmp_path}{os.pathsep}{ROOT}"
+    code, said = call(tmp_path, "stages.train", "baseline", "cell", PYTHONPATH=path)
+    assert (code, said) == (128 + signal.SIGINT, "interrupted; run it again\n")

@@ -1,0 +1,149 @@
+"""Metrics by hand, cost against published counts, and a pair evaluated from its folders."""
+
+import json
+import math
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torchmetrics.functional.classification import multiclass_calibration_error
+
+from kdcore import networks
+from kdcore.data.sources import digits
+from kdcore.results import evaluation
+from kdcore.system.errors import UserError
+from kdcore.system.files import file_sha256
+from kdcore.training import loop, run_folder
+
+CPU = torch.device("cpu")
+
+
+def test_metrics_by_hand():
+    log = math.log
+    probabilities = torch.tensor([[0.7, 0.2, 0.1], [0.6, 0.3, 0.1], [0.1, 0.2, 0.7], [0.1, 0.8, 0.1]])
+    labels = torch.tensor([0, 1, 2, 1])
+    teacher = torch.eye(3)[[0, 0, 2, 2]]
+    got = evaluation.measure(probabilities.log(), labels, teacher)
+    assert got["top1"] == 75
+    assert got["agreement"] == 75
+    assert got["top5"] == 100  # all three classes
+    assert got["nll"] == pytest.approx(-(log(0.7) + log(0.3) + log(0.7) + log(0.8)) / 4, abs=1e-4)
+    # confidences 0.7, 0.6, 0.7, 0.8 in bins of their own: |1 - 0.7| * 2/4 + |0 - 0.6| / 4 + |1 - 0.8| / 4
+    assert got["ece"] == pytest.approx(100 * (0.3 / 2 + 0.6 / 4 + 0.2 / 4), abs=1e-3)
+
+
+def test_top5():
+    logits = torch.arange(10.0).repeat(2, 1)
+    assert evaluation.measure(logits, torch.tensor([5, 4]), logits)["top5"] == 50
+
+
+def test_reliability_by_hand():
+    probabilities = torch.tensor([[0.72, 0.2, 0.08], [0.6, 0.3, 0.1], [0.1, 0.2, 0.7], [0.1, 0.81, 0.09]])
+    got = evaluation.reliability(probabilities.log(), torch.tensor([0, 1, 1, 1]))
+    filled = {
+        i: (n, got["confidence"][i], got["accuracy"][i])
+        for i, n in enumerate(got["count"])
+        if got["accuracy"][i] is not None
+    }
+    assert filled == {9: (1, 0.6, 0.0), 10: (2, 0.71, 0.5), 12: (1, 0.81, 1.0)}
+    assert [len(values) for values in got.values()] == [15, 15, 15]
+    assert got["count"][0] == 0
+    assert got["confidence"][0] is None
+
+
+def test_certain_predictions_are_in_the_last_bin():
+    """Wrong and right ones of one bin cancel; torchmetrics 1.9 keeps those of confidence 1 in a sixteenth bin."""
+    logits, labels = torch.tensor([[200.0, 0, 0], [4.0, 0, 0]]), torch.tensor([1, 0])
+    got = evaluation.reliability(logits, labels)
+    assert (got["count"][-1], got["accuracy"][-1]) == (2, 0.5)
+    assert evaluation.measure(logits, labels)["ece"] == pytest.approx(100 * (got["confidence"][-1] - 0.5), abs=1e-2)
+
+
+@given(seed=st.integers(0, 2**31), images=st.integers(1, 400), sharpness=st.floats(0.1, 300))
+def test_calibration_error_is_that_of_the_bins(seed, images, sharpness):
+    random = torch.Generator().manual_seed(seed)
+    logits = sharpness * torch.randn(images, 7, generator=random)
+    labels = torch.randint(7, (images,), generator=random)
+    got, ece = evaluation.reliability(logits, labels), evaluation.measure(logits, labels)["ece"]
+    filled = [bin_ for bin_ in zip(got["count"], got["confidence"], got["accuracy"], strict=True) if bin_[0]]
+    assert sum(n / images * abs(accuracy - confidence) for n, confidence, accuracy in filled) == pytest.approx(
+        ece / 100, abs=1.1e-4
+    )
+    assert sum(n for n, *_ in filled) == images
+    if sharpness < 3:  # no confidence is 1 in float32
+        expected = multiclass_calibration_error(logits.softmax(1), labels, num_classes=7, n_bins=15, norm="l1")
+        assert ece == pytest.approx(100 * float(expected), abs=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "millions"), [("resnet20", 278_324, 40.8), ("resnet56", 861_620, 125.5)]
+)
+def test_cost_of_published_networks(name, parameters, millions):
+    """He et al., CVPR 2016, and the parameter counts of the published code."""
+    got = evaluation.cost(networks.create(name, 100), 32)
+    assert got["parameters"] == parameters
+    assert got["multiply_adds"] / 1e6 == pytest.approx(millions, rel=0.02)
+
+
+def test_best_epoch():
+    assert evaluation.best_top1(pd.DataFrame({"test_top1": [50.0, 60.123456, 55.0]})) == 60.1235
+
+
+CARD = {"pair": "resnet14-resnet8", "cells": [{"name": "resnet14-resnet8-vanilla-0", "method": "vanilla"}]}
+
+
+class TestPair:
+    @pytest.fixture
+    def evaluate(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        dataset = digits.fetch(source="embedded", image_size=16, train_per_class=1)
+        teacher, student = (loop.create(name, 10, 0, CPU) for name in ("resnet14", "resnet8"))
+        run_folder.write(tmp_path / "teacher", teacher, [], {})
+        history = [{"epoch": epoch, "train_top1": 50.0, "test_top1": 13.0 - epoch} for epoch in (1, 2)]
+        meta = {**CARD["cells"][0], "recipe": {"ce_weight": 1.0}, "train": {"epochs": 2}, "commit": "abc",
+                "device": "cpu: x", "threads": 1, "processes": 1, "computed_in": "float32", "versions": {}}  # fmt: skip
+
+        def evaluate(network=student, **changes):
+            folder = tmp_path / "runs/resnet14-resnet8/resnet14-resnet8-vanilla-0"
+            run_folder.write(folder, network, history, {**meta, **changes})
+            return evaluation.evaluate_pair(CARD, dataset, tmp_path / "teacher" / run_folder.WEIGHTS, CPU)
+
+        return evaluate
+
+    def test_summary(self, evaluate):
+        summary, curves = evaluate()
+        cell = summary["cells"][0]
+        assert cell["top1_best"] == 12.0
+        assert cell["recipe"] == {"ce_weight": 1.0}
+        assert summary["teacher"]["agreement"] == 100
+        assert cell["epochs"] == 2
+        assert {"threads", "processes", "commit"} <= set(cell)
+        weights = Path("runs/resnet14-resnet8/resnet14-resnet8-vanilla-0") / run_folder.WEIGHTS
+        assert cell["weights_sha256"] == file_sha256(weights)
+        assert sum(cell["reliability"]["count"]) == sum(summary["teacher"]["reliability"]["count"]) > 0
+        assert summary["student"]["parameters"] < summary["teacher"]["parameters"]
+        assert curves["cell"].tolist() == ["resnet14-resnet8-vanilla-0"] * 2
+        json.dumps(summary)
+
+    def test_missing_cell(self, tmp_path):
+        with pytest.raises(UserError, match=r"meta\.json: cannot be read"):
+            run_folder.read_meta(tmp_path / "runs/resnet14-resnet8/resnet14-resnet8-vanilla-0")
+
+    @pytest.mark.parametrize(("changes", "message"), [
+        ({"method": "at"}, r"meta\.json: is of another card"),
+        ({"train": {"epochs": 3}}, r"history\.csv: is damaged \(it holds 2 epochs of 3"),
+        ({"train": {}}, r"meta\.json: is damaged \(train\.epochs: Field required\); run 'dvc checkout' or 'dvc repro'"),
+    ])  # fmt: skip
+    def test_run_of_something_else(self, evaluate, changes, message):
+        with pytest.raises(UserError, match=message):
+            evaluate(**changes)
+
+    def test_weights_that_are_not_finite(self, evaluate):
+        broken = loop.create("resnet8", 10, 0, CPU)
+        with torch.no_grad():
+            broken.classifier.bias[0] = float("inf")
+        with pytest.raises(UserError, match="not finite"):
+            evaluate(broken)

@@ -1,0 +1,480 @@
+"""The report: what stands on the page, and how it behaves in a browser."""
+
+import re
+import shutil
+from dataclasses import replace
+from html.parser import HTMLParser
+from itertools import pairwise
+
+import pytest
+
+from kdcore.results.report import charts
+from kdcore.results.report import page as report
+from kdcore.results.report.svg import linear, powers, whole
+from kdcore.results.rows import Results
+from tests import made_up, reference
+
+PAIRS = made_up.PAIRS
+MISSING = ("vgg13-vgg8-kd-2-True-1", "resnet56-resnet20-dkd-4-False-0")
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+OPTIONS = (
+    "headless=new", "no-sandbox", "disable-gpu", "no-first-run", "disable-background-networking",
+    "disable-component-update", "disable-sync",
+)  # fmt: skip
+WIDE, PHONE = (1280, 900), (360, 740)
+CONTRASTS = """
+const context = Object.assign(document.createElement("canvas"), { width: 1, height: 1 })
+  .getContext("2d", { willReadFrequently: true });
+const rgba = (colour) => {
+  context.clearRect(0, 0, 1, 1);
+  context.fillStyle = colour;
+  context.fillRect(0, 0, 1, 1);
+  return [...context.getImageData(0, 0, 1, 1).data];
+};
+const light = (colour) => {
+  const [r, g, b] = colour.map((v) => v / 255).map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4));
+  return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+};
+const behind = (element) => {
+  const colour = rgba(getComputedStyle(element).backgroundColor);
+  return colour[3] === 255 || !element.parentElement ? colour : behind(element.parentElement);
+};
+return [...document.querySelectorAll(arguments[0])].map((element) => {
+  const style = getComputedStyle(element);
+  const ink = light(rgba(element instanceof SVGElement ? style.fill : style.color));
+  const [high, low] = [ink, light(behind(element))].sort((a, b) => b - a);
+  return [element.textContent, (high + 0.05) / (low + 0.05)];
+});
+"""
+"""Text and contrast ratio (WCAG 2.2, 1.4.3) of all elements that match a selector."""
+
+
+class Page(HTMLParser):
+    """What a test looks for in a page."""
+
+    VOID = frozenset({"meta", "link", "input", "br", "img"})
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.attributes, self.open, self.texts = [], [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes.append(dict(attrs))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes.append(dict(attrs))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.texts.append(data.strip())
+
+    def all(self, tag):
+        return [found for name, found in zip(self.tags, self.attributes, strict=True) if name == tag]
+
+
+@pytest.fixture(scope="module")
+def results():
+    return made_up.matrix(missing=MISSING)
+
+
+@pytest.fixture(scope="module")
+def text(results):
+    return report.render(results)
+
+
+@pytest.fixture(scope="module")
+def page(text):
+    return Page(text)
+
+
+def test_every_pair_row_and_cell_is_there(results, page):
+    texts = set(page.texts)
+    cells = {cell["name"] for evaluation in results.evaluations for cell in evaluation["cells"]}
+    assert len(cells) == 271
+    assert cells <= texts
+    assert {entry.row.label for entry in results.entries} <= texts
+    assert set(PAIRS) <= texts
+
+
+def test_what_is_missing_is_said_to_be_missing(text):
+    page = Page(text)
+    assert page.texts.count("missing") == 4  # the two rows, in the heat map and in the table
+    assert "vgg13-vgg8, KD + SDD [1,2] + stand: 1 of 3 seeds have no result" in text
+    assert "KD + SDD [1,2] + stand (2 of 3 seeds, no mean)" in page.texts
+    assert not set(MISSING) & set(page.texts)
+
+
+def test_the_heat_map_says_what_was_measured(results):
+    heat = report.heat_map(results)
+    tiles = heat.rows["resnet56-resnet20"]
+    entries = [entry for entry in results.of_pair("resnet56-resnet20") if entry.row.scale is not None]
+    assert [tile.is_strong for tile in tiles] == [entry.is_significant for entry in entries]
+    assert any(tile.is_strong for tile in tiles)
+    assert tiles[0].kind == "plain"
+    assert tiles[4].text == f"{entries[4].gain:+.2f}"
+    assert [n for _, n in heat.spans("method")] == [6, 6]
+    assert [n for _, n in heat.spans("method", "stand")] == [3, 3, 3, 3]
+
+
+def line(results, pair, label):
+    """Of the table of all rows: a pair's row, by the titles of its columns."""
+    sheet = report.lines(results)
+    found = next(row for row in sheet.rows if (row[0].text, row[1].text) == (pair, label))
+    return dict(zip((column.title for column in sheet.columns), found, strict=True))
+
+
+def with_entry(results, index, **changes):
+    entries = [replace(entry, **changes) if i == index else entry for i, entry in enumerate(results.entries)]
+    return replace(results, entries=entries)
+
+
+def signs(page):
+    """What each sign on a page is called."""
+    return [found["aria-label"] for found in page.all("span") if found.get("class") == "sign"]
+
+
+def test_doubtful_figures_are_marked(results, text, page):
+    doubtful = [entry for entry in results.entries if entry.figure and entry.figure.doubt]
+    assert doubtful
+    for entry in doubtful:
+        value = line(results, entry.pair, entry.row.label)["Published"]
+        assert (value.text, value.sign) == (f"{entry.figure.top1:.2f}", "†")
+        assert entry.figure.doubt in value.about
+    assert page.texts.count("†") == len(doubtful)
+    assert f"doubtful: {doubtful[0].figure.doubt}" in signs(page)
+    group = charts.published(results)
+    shown = [entry for entry in results.entries if entry.figure and entry.mean is not None]
+    assert [mark.is_hollow for mark in group.charts[0].marks] == [bool(entry.figure.doubt) for entry in shown]
+    assert [key.label for key in group.keys if key.is_hollow] == ["Doubtful figure"]
+    assert text.count('class="mark hollow') == sum(bool(entry.figure.doubt) for entry in shown) + 1
+
+
+def test_figures_within_noise_are_marked(results, page):
+    within = [entry for entry in results.entries if entry.is_within_noise]
+    assert within
+    assert page.texts.count("≈") == len(within)
+    for entry in results.entries:
+        found = line(results, entry.pair, entry.row.label)
+        assert (found["Difference"].sign == "≈") == (found["Within noise"].text == "yes") == bool(entry.is_within_noise)
+
+
+def test_other_budgets_are_marked(results, page):
+    assert "§" not in page.texts
+    budget = ("480 epochs", "weak and strong views of each image")
+    gains = [-1e9 if entry.gain is None else entry.gain for entry in results.entries]
+    best = gains.index(max(gains))
+    entry = results.entries[best]
+    marked = with_entry(results, best, budget=budget)
+    page = Page(report.render(marked))
+    assert line(marked, entry.pair, entry.row.label)["Top-1"].sign == "§"
+    assert page.texts.count("§") == 2  # the row's mean, and the largest gain
+    assert set(signs(page)) >= {f"trained with another budget: {' and '.join(budget)}"}
+    tile = next(tile for tile in report.heat_map(marked).rows[entry.pair] if f", {entry.row.label}: " in tile.about)
+    assert tile.text == f"{entry.gain:+.2f} §"
+    assert "480 epochs and weak and strong views" in tile.about
+    plain = next(i for i, other in enumerate(results.entries) if other.row.is_plain)
+    assert report.heat_map(with_entry(results, plain, budget=budget)).rows[PAIRS[0]][0].text.endswith(" §")
+
+
+def test_adjusted_p_stands_beside_p(results):
+    titles = [column.title for column in report.lines(results).columns]
+    assert titles.index("p, adjusted") == titles.index("p") + 1
+    compared = [entry for entry in results.entries if entry.adjusted is not None]
+    assert compared
+    assert [line(results, e.pair, e.row.label)["p, adjusted"].key for e in compared] == [e.adjusted for e in compared]
+    tiles = [tile for row in report.heat_map(results).rows.values() for tile in row if ", p " in tile.about]
+    assert tiles
+    assert all(", adjusted " in tile.about for tile in tiles)
+
+
+def test_an_incomplete_matrix_says_so_first(page):
+    said = "Incomplete: 271 of 273 cells have a result"
+    assert page.texts.index(said) < next(i for i, text in enumerate(page.texts) if text.startswith("Top-1 accuracy"))
+    whole_one = Page(report.render(made_up.matrix(pairs=PAIRS[:1], seeds=(0, 1))))
+    assert not any(text.startswith("Incomplete") for text in whole_one.texts)
+
+
+def test_the_footer_names_both_that_write_it(text):
+    footer = text[text.index("<footer>") :]
+    assert "<code>dvc repro</code>" in footer
+    assert "<code>python -m stages.report</code>" in footer
+
+
+def test_columns_say_which_epoch_they_are_of(results):
+    def about(found):
+        return {column.title: column.about for column in report.lines(found).columns}
+
+    best = Results.of(
+        {**results.card, "accuracy": "top1_best"}, results.evaluations, results.histories, results.published
+    )
+    assert about(best)["Top-1"].startswith("of the best epoch")
+    assert all("of the last epoch, not" in about(best)[title] for title in ("Agreement", "ECE", "NLL", "Top-5"))
+    assert about(results)["Top-1"].startswith("of the last epoch")
+    assert not any("not of the one" in said for said in about(results).values())
+    assert "best epoch" in charts.published(best).charts[0].y.title
+
+
+def test_one_failed_cell_does_not_pale_the_others(results):
+    entries = [replace(entry, gain=-70.0) if i == 3 else entry for i, entry in enumerate(results.entries)]
+    heat = report.heat_map(replace(results, entries=entries))
+    assert heat.limit < 5
+    assert max(tile.strength for tiles in heat.rows.values() for tile in tiles) == 100
+
+
+def test_nothing_is_fetched(text, page):
+    links = [value for found in page.attributes for key, value in found.items() if key in {"src", "href", "xlink:href"}]
+    assert links
+    assert all(link.startswith("#") or link == "data:," for link in links)
+    assert not re.search(r"url\(|@import|fetch\(|XMLHttpRequest|import\(", text)
+    ids = {found["id"] for found in page.attributes if "id" in found}
+    assert {link[1:] for link in links if link.startswith("#")} <= ids
+
+
+def test_headings_are_in_order_and_ids_are_unique(page):
+    levels = [int(tag[1]) for tag in page.tags if re.fullmatch(r"h[1-6]", tag)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after - before <= 1 for before, after in pairwise(levels))
+    ids = [found["id"] for found in page.attributes if "id" in found]
+    assert len(ids) == len(set(ids))
+    assert {"header", "nav", "main", "footer"} <= set(page.tags)
+    assert page.open == []
+
+
+def test_every_drawing_says_what_it_shows(page):
+    drawings = [found for found in page.all("svg") if found.get("class") == "chart"]
+    assert len(drawings) > 100
+    assert all(found["role"] == "img" and len(found["aria-label"]) > 40 for found in drawings)
+    assert page.tags.count("desc") == len(drawings)
+    assert all("aria-hidden" in found for found in page.all("svg") if found not in drawings)
+
+
+def test_long_runs_stay_small(monkeypatch, tmp_path):
+    monkeypatch.setattr(made_up, "EPOCHS", 240)
+    report.write(made_up.matrix(), tmp_path)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert len(page.encode()) <= 5e6
+    assert "Line chart over epochs 1 to 240" in page
+
+
+def test_what_comes_from_parameters_is_escaped():
+    evil = "<script>alert('x')</script>\"><img src=x onerror=alert(1)>"
+    made = made_up.matrix(pairs=[f"a{evil}-b"], seeds=(0, 1), data=evil)
+    for cell in made.evaluations[0]["cells"]:
+        cell |= {"device": evil, "commit": evil, "recipe": {evil: evil}, "versions": {evil: evil}}
+    histories = {pair: frame.rename(columns={"ce": evil}) for pair, frame in made.histories.items()}
+    card = {**made.card, "teachers": {f"a{evil}": evil}}
+    text = report.render(Results.of(card, made.evaluations, histories, made.published))
+    page = Page(text)
+    assert page.tags.count("script") == 1
+    assert "img" not in page.tags
+    assert not any(key.startswith("on") for found in page.attributes for key in found)
+    assert any(evil in shown for shown in page.texts)
+
+
+def test_a_half_finished_matrix():
+    made = made_up.matrix(missing=MISSING)
+    done = PAIRS[:2]
+    histories = {pair: made.histories[pair] for pair in done}
+    page = Page(report.render(Results.of(made.card, made.evaluations[:2], histories, made.published)))
+    assert page.texts.count("No cell of this pair has a history yet.") == 5
+    assert page.texts.count("This pair has not been evaluated yet.") == 5
+    nothing = Page(report.render(Results.of(made.card, [], {}, made.published)))
+    assert "No cell has a result yet." in nothing.texts
+    assert "No pair has been evaluated yet." in nothing.texts
+
+
+def test_a_row_without_any_result():
+    made = made_up.matrix(pairs=PAIRS[:1], missing=[f"{PAIRS[0]}-kd-4-True-{seed}" for seed in range(3)])
+    page = Page(report.render(made))
+    assert page.texts.count("missing") == 2
+    assert "Reliability of resnet56-resnet20, KD" in page.texts
+
+
+def test_evaluations_without_reliability():
+    made = made_up.matrix(pairs=PAIRS[:1], seeds=(0,))
+    for cell in made.evaluations[0]["cells"]:
+        del cell["reliability"]
+    text = report.render(made)
+    assert "has no reliability bins" in text
+    assert "one seed tells none of them from noise" in text
+
+
+def test_times_stand_where_somebody_has_them(text):
+    assert "Networks of pairs" in text
+    assert "raining time" not in text
+    assert "Images/s" not in text
+    made = made_up.matrix(pairs=PAIRS[:2], seeds=(0, 1))
+    names = [f"{PAIRS[0]}-kd-2-True-{seed}" for seed in (0, 1)]
+    timings = {name: made_up.timing(name, seconds=600 * (i + 1)) for i, name in enumerate(names)}
+    timed = replace(made, timings=timings)
+    (row,) = report.times(timed).rows
+    assert [value.text for value in row] == [PAIRS[0], "KD + SDD [1,2] + stand", "2", "15.00", "30.00", "1,000"]
+    hours = {row[0].text: row[-1].text for row in report.networks(timed).rows}
+    assert hours == {PAIRS[0]: "0.50", PAIRS[1]: report.NOTHING}
+    page = Page(report.render(timed))
+    assert {"Networks and training time of pairs", "Training time (h)", "Training time of rows"} <= set(page.texts)
+
+
+def test_empty_bins_are_not_drawn():
+    made = made_up.matrix(pairs=PAIRS[:1], seeds=(0, 1))
+    for cell in made.evaluations[0]["cells"]:
+        bins = cell["reliability"]
+        bins["count"][0], bins["confidence"][0], bins["accuracy"][0] = 0, None, None
+    assert "Reliability of resnet56-resnet20, DKD" in report.render(made)
+
+
+def test_a_matrix_without_methods():
+    made = made_up.matrix(pairs=PAIRS[:1], baselines=("vanilla", "at"))
+    text = report.render(Results.of({**made.card, "methods": []}, made.evaluations, made.histories, made.published))
+    assert "no plain row to gain over" in text
+
+
+@pytest.mark.parametrize(
+    ("axis", "ticks"),
+    [
+        (linear("", [0.3, 96]), (0, 25, 50, 75, 100)),
+        (linear("", [71.2, 71.2]), (60, 80)),
+        (linear("", [0.0, 0.0], starts_at=0), (0, 0.25)),
+        (linear("", [-1.5, 3]), (-2, -1, 0, 1, 2, 3)),
+        (powers("", [0.0005, 0.05]), (0.0001, 0.001, 0.01, 0.1)),
+        (whole("", 1, 240), (1, 50, 100, 150, 200, 240)),
+        (whole("", 1, 1), (1, 2)),
+    ],
+)
+def test_axes_hold_their_values_between_round_ticks(axis, ticks):
+    assert axis.low <= axis.high
+    assert axis.share(axis.low) == 0
+    assert axis.share(axis.high) == 1
+    assert axis.ticks == pytest.approx(ticks)
+
+
+@pytest.fixture(scope="module")
+def browser(text, tmp_path_factory):
+    """Chromium with the page open."""
+    if not (CHROMIUM and DRIVER):
+        lacks = "no chromium with chromedriver on this machine"
+        pytest.fail(lacks) if reference.REQUIRED else pytest.skip(lacks)
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    folder = tmp_path_factory.mktemp("report")
+    (folder / "report.html").write_text(text, encoding="utf-8")
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for option in (*OPTIONS, f"user-data-dir={folder / 'profile'}"):
+        options.add_argument(f"--{option}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
+    try:
+        driver.get((folder / "report.html").as_uri())
+        yield driver
+    finally:
+        driver.quit()
+
+
+def resize(browser, size):
+    width, height = size
+    metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+
+
+def column(browser, index):
+    """Of the table of all rows: its texts, and the head."""
+    table = browser.find_element("css selector", "#rows table")
+    cells = "return [...arguments[0].tBodies[0].rows].map((row) => row.cells[arguments[1]].textContent)"
+    head = table.find_elements("css selector", "thead th")[index]
+    return browser.execute_script(cells, table, index), head
+
+
+def test_the_page_opens_without_an_error(browser):
+    assert "cifar100" in browser.title
+    assert browser.get_log("browser") == []
+    assert browser.find_element("css selector", "#curves svg.chart").size["width"] > 100
+
+
+def test_a_click_sorts_and_another_one_turns(browser):
+    resize(browser, WIDE)
+    _, head = column(browser, 2)
+    button = head.find_element("css selector", "button")
+    for direction, sign in (("ascending", 1), ("descending", -1)):
+        browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", button)
+        button.click()
+        shown, head = column(browser, 2)
+        numbers = [float(value) for value in shown if value != "missing"]
+        assert head.get_attribute("aria-sort") == direction
+        assert numbers == sorted(numbers, key=lambda value: sign * value)
+        assert shown[-2:] == ["missing", "missing"]
+    assert len(browser.find_elements("css selector", "#rows th[aria-sort]")) == 1
+
+
+def test_the_keyboard_sorts(browser):
+    from selenium.webdriver.common.keys import Keys
+
+    _, head = column(browser, 0)
+    button = head.find_element("css selector", "button")
+    for key, direction in ((Keys.ENTER, "ascending"), (Keys.SPACE, "descending")):
+        button.send_keys(key)
+        shown, head = column(browser, 0)
+        assert head.get_attribute("aria-sort") == direction
+        assert shown[0] == ("resnet32x4-resnet8x4" if direction == "ascending" else "wrn_40_2-wrn_16_2")
+    outline = "return getComputedStyle(document.activeElement).outlineStyle"
+    assert browser.execute_script(outline) == "solid"
+
+
+def test_words_choose_rows(browser):
+    from selenium.webdriver.common.keys import Keys
+
+    field = browser.find_element("css selector", "#rows input[type=search]")
+    field.send_keys("vgg13 stand")
+    shown = browser.execute_script(
+        "return [...document.querySelectorAll('#rows tbody tr:not([hidden])')].map((row) => row.textContent)"
+    )
+    assert len(shown) == 6
+    assert all("vgg13" in row and "stand" in row for row in shown)
+    field.send_keys(Keys.CONTROL, "a", Keys.NULL, Keys.DELETE)
+    assert not browser.find_elements("css selector", "#rows tbody tr[hidden]")
+
+
+def test_the_first_tab_reaches_the_skip_link(browser):
+    from selenium.webdriver.common.keys import Keys
+
+    browser.refresh()
+    browser.find_element("css selector", "body").send_keys(Keys.TAB)
+    assert browser.switch_to.active_element.get_attribute("href").endswith("#main")
+
+
+def test_contrast_in_both_themes_and_the_toggle(browser):
+    resize(browser, WIDE)
+    button = browser.find_element("id", "theme")
+    browser.execute_script("document.querySelectorAll('details').forEach((details) => { details.open = true })")
+    backgrounds = set()
+    for pressed in ("true", "false"):
+        if button.get_attribute("aria-pressed") != pressed:
+            button.click()
+        assert button.get_attribute("aria-pressed") == pressed
+        backgrounds.add(browser.execute_script("return getComputedStyle(document.body).backgroundColor"))
+        tiles = browser.execute_script(CONTRASTS, ".heat td")
+        assert len(tiles) == 7 * 12
+        others = "p, li, dt, dd, th, h1, h2, h3, button, nav a, #rows td, .chart text, footer code"
+        low = [(text, ratio) for text, ratio in tiles + browser.execute_script(CONTRASTS, others) if ratio < 4.5]
+        assert low == []
+    assert len(backgrounds) == 2
+
+
+@pytest.mark.parametrize("width", [320, 360, 400])
+def test_a_phone_does_not_scroll_sideways(browser, width):
+    resize(browser, (width, PHONE[1]))
+    browser.execute_script("document.querySelectorAll('details').forEach((details) => { details.open = true })")
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    assert browser.execute_script("scrollTo(200, 0); return scrollX") == 0
+    inside = browser.find_element("css selector", "#rows .scroll")
+    assert browser.execute_script("return arguments[0].scrollWidth > arguments[0].clientWidth", inside)
+    assert browser.get_log("browser") == []

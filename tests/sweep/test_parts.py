@@ -1,0 +1,318 @@
+"""What sweeps are made of: schedule, order, estimates, slots, clusters, jobs and DVC's pipeline."""
+
+import json
+import os
+import signal
+import threading
+import time
+from types import SimpleNamespace
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kdcore.matrix import params
+from kdcore.sweep import clusters, journal, processes, slots
+from kdcore.sweep.dask_workers import PLUGIN, Joining
+from kdcore.sweep.processes import Ending, Job
+from kdcore.sweep.schedule import GOOD, SETTLED, Estimates, Order, Schedule, State
+from kdcore.system.errors import UserError
+from kdcore.training.timings import Timing
+from tests.project import ROOT
+
+
+@st.composite
+def graphs(draw):
+    """Steps with what they need, in an order in which they can run."""
+    names = [f"s{number}" for number in range(draw(st.integers(1, 12)))]
+    return {name: draw(st.sets(st.sampled_from(names[:index]))) if index else set() for index, name in enumerate(names)}
+
+
+@given(graphs(), st.data())
+def test_every_step_runs_once_after_its_needs_or_is_blocked(needs, data):
+    schedule = Schedule.of(needs, rank=list(needs).index)
+    broken = data.draw(st.sets(st.sampled_from(list(needs))))
+    ran = []
+    while ready := schedule.ready():
+        name = data.draw(st.sampled_from(ready))
+        assert all(schedule.steps[above].state in GOOD for above in needs[name])
+        ran.append(name)
+        schedule.settle(name, State.FAILED if name in broken else State.DONE)
+    assert schedule.is_finished
+    assert len(ran) == len(set(ran))
+    for name, step in schedule.steps.items():
+        is_hit = any(above not in ran or schedule.steps[above].state is State.FAILED for above in needs[name])
+        assert (step.state is State.BLOCKED) == (name not in ran) == is_hit
+
+
+def test_failure_names_all_that_it_blocks():
+    schedule = Schedule.of({"a": [], "b": ["a"], "c": ["b"], "d": []}, rank=str)
+    assert schedule.settle("a", State.FAILED, "why") == ["b", "c"]
+    assert {step.reason for step in schedule.steps.values()} == {"why", "a failed", ""}
+    assert schedule.ready() == ["d"]
+    assert schedule.count(State.BLOCKED) == 2
+    assert State.WAITING not in SETTLED
+
+
+def test_steps_left_out_are_taken_to_be_in_place():
+    assert Schedule.of({"b": ["a"]}, rank=str).ready() == ["b"]
+
+
+def matrix(**changes):
+    return params.load(ROOT / "params.yaml", **changes)
+
+
+def timing(name, student, method, seconds, epochs=18):
+    return Timing(name=name, card="", student=student, method=method, epochs=epochs, images_per_second=1.0,
+                  seconds=seconds, bytes=1000, device="cpu", threads=1, finished="2026-01-01T00:00:00")  # fmt: skip
+
+
+def test_estimates_prefer_the_same_cell_then_its_method_then_its_student():
+    one, two = [cell for cell in matrix().cells() if (cell.student, cell.method) == ("resnet8", "kd")][:2]
+    other = next(cell for cell in matrix().cells() if (cell.student, cell.method) == ("resnet8", "dkd"))
+    unknown = next(cell for cell in matrix().cells() if cell.student == "wrn_16_1")
+    found = Estimates([timing(one.name, "resnet8", "kd", 18.0), timing("x", "resnet8", "kd", 36.0),
+                       timing("y", "resnet8", "at", 360.0)])  # fmt: skip
+    assert found.seconds(one, 36) == pytest.approx(36.0)
+    assert found.seconds(two, 36) == pytest.approx(54.0)  # median of 1 and 2 seconds per epoch
+    assert found.seconds(other, 18) == pytest.approx(36.0)  # of 1, 2 and 20
+    assert found.seconds(unknown, 18) is None
+    assert found.bytes(one) == 1000
+    assert found.bytes(unknown) is None
+
+
+def test_order():
+    """Upstream and tables, baselines, then cells; the teacher and the pair with the least work first."""
+    found = matrix()
+    cells = [f"{cell.stage}@{cell.name}" for cell in found.cells()]
+    steps = ["plan", *cells, "tables"]
+    slow = [timing(cell.name, cell.student, cell.method, 100.0) for cell in found.cells() if cell.student == "resnet8"]
+    fast = [timing(cell.name, cell.student, cell.method, 10.0) for cell in found.cells() if cell.student == "wrn_16_1"]
+    ranked = sorted(steps, key=Order(found, Estimates([*slow, *fast]), steps).rank)
+    kinds = [step.partition("@")[0] for step in ranked]
+    assert kinds == ["plan", "tables", *["baseline"] * 4, *["train"] * 16]
+    assert all("wrn_16_1" in step for step in (*ranked[2:4], *ranked[6:14]))
+    assert ranked[6:14] == [step for step in cells if step in ranked[6:14]]
+
+
+def test_shorter_cells_of_a_pair_first():
+    found = matrix(pairs=["resnet20-resnet8"], teachers={"resnet20": {"source": "train"}})
+    cells = {f"train@{cell.name}": cell for cell in found.cells() if cell.stage == "train"}
+    times = {step: 100.0 - number for number, step in enumerate(cells)}
+    known = Estimates([timing(cell.name, cell.student, cell.method, times[step]) for step, cell in cells.items()])
+    assert sorted(cells, key=Order(found, known, list(cells)).rank) == list(reversed(cells))
+
+
+@pytest.fixture
+def machine(monkeypatch, tmp_path):
+    """Without GPUs that the environment or the system knows of, and with 8 cores."""
+    for variable in ("CUDA_VISIBLE_DEVICES", slots.DEVICE, slots.THREADS):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(slots, "cores", lambda: 8)
+    monkeypatch.setattr(slots.psutil, "virtual_memory", lambda: SimpleNamespace(available=100e9))
+    return tmp_path
+
+
+def with_gpus(folder, count):
+    program = folder / "nvidia-smi"
+    lines = "\n".join(f'echo "GPU {number}: H200 (UUID: GPU-{number})"' for number in range(count))
+    program.write_text(f"#!/bin/sh\n{lines}\n")
+    program.chmod(0o755)
+
+
+def test_slots_without_gpus_share_the_cores(machine, monkeypatch):
+    assert slots.gpus() == []
+    assert slots.default_jobs(1) == 8
+    assert slots.environments(2, 1, None) == [{"OMP_NUM_THREADS": "4"}] * 2
+    assert slots.environments(16, 1, None) == [{"OMP_NUM_THREADS": "1"}] * 16
+    assert slots.environments(2, 1, 3) == [{"OMP_NUM_THREADS": "3"}] * 2
+    monkeypatch.setattr(slots.psutil, "virtual_memory", lambda: SimpleNamespace(available=3.2e9))
+    assert slots.default_jobs(1) == 2
+
+
+def test_threads_wanted(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert slots.threads_wanted() is None
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert slots.threads_wanted() == 3
+    monkeypatch.setenv("OMP_NUM_THREADS", "many")
+    with pytest.raises(UserError, match="OMP_NUM_THREADS=many: must be"):
+        slots.threads_wanted()
+
+
+def test_slots_on_gpus(machine, monkeypatch):
+    with_gpus(machine, 2)
+    assert slots.gpus() == ["0", "1"]
+    assert slots.default_jobs(3) == 6
+    visible = [slot["CUDA_VISIBLE_DEVICES"] for slot in slots.environments(6, 2, None)]
+    assert visible == ["0", "1", "0", "1"]
+    assert slots.environments(1, 2, None) == [{"CUDA_VISIBLE_DEVICES": "0", "OMP_NUM_THREADS": "8"}]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,GPU-7")
+    assert slots.gpus() == ["1", "GPU-7"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert slots.gpus() == []
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    monkeypatch.setenv("KDCORE_DEVICE", "cpu")
+    assert slots.gpus() == []
+
+
+def cluster_file(path, **content):
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+SLURM = {"cluster": "SLURMCluster", "jobs": 8, "options": {
+    "queue": "gpu", "account": "kd", "cores": 4, "processes": 1, "memory": "16GB", "walltime": "04:00:00",
+    "job_extra_directives": ["--gres=gpu:1"], "job_script_prologue": ["source .venv/bin/activate"]}}  # fmt: skip
+
+
+def test_job_script_of_a_cluster_file(tmp_path):
+    path = cluster_file(tmp_path / "cluster.yaml", **SLURM)
+    with clusters.make(clusters.read(path), path) as cluster:
+        script = cluster.job_script().splitlines()
+    directives = [line.removeprefix("#SBATCH ") for line in script if line.startswith("#SBATCH")]
+    assert directives == ["-J dask-worker", "-p gpu", "-A kd", "-n 1", "--cpus-per-task=4", "--mem=15G", "-t 04:00:00",
+                          "--gres=gpu:1"]  # fmt: skip
+    assert "source .venv/bin/activate" in script
+    assert "--nthreads 4" in script[-1]
+
+
+def test_the_cluster_file_of_the_docs(tmp_path):
+    """docs/cluster.md shows one, and the job script that it makes."""
+    text = (ROOT / "docs/cluster.md").read_text()
+    shown, script = (text.split(f"```{language}\n")[1].split("```")[0] for language in ("yaml", "bash"))
+    path = tmp_path / "cluster.yaml"
+    path.write_text(shown)
+    with clusters.make(clusters.read(path), path) as cluster:
+        made = cluster.job_script()
+    assert [line for line in made.splitlines() if line.startswith("#SBATCH")] == [
+        line for line in script.splitlines() if line.startswith("#SBATCH")
+    ]
+
+
+def test_every_class_of_dask_jobqueue_is_known():
+    assert {"SLURMCluster", "PBSCluster", "LSFCluster", "SGECluster", "HTCondorCluster"} <= set(clusters.classes())
+    assert all(hasattr(clusters.jobqueue(), name) for name in clusters.classes())
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"cluster": "SlurmCluster"}, "cluster: 'SlurmCluster' is no class of dask_jobqueue. Allowed: .*SLURMCluster"),
+    ({"jobs": 0}, "jobs"),
+    ({"queue": "gpu"}, "queue"),
+    ({"options": {"cores": 1, "memory": "1GB", "qeue": "gpu"}}, "options: SLURMCluster does not take them: .*qeue"),
+    ({"options": {"memory": "1GB"}}, "options: SLURMCluster does not take them: .*cores"),
+    ({"options": {"cores": 1, "memory": "1GB", "interface": "nope0"}}, "options: SLURMCluster does not take them: "),
+])  # fmt: skip
+def test_wrong_cluster_files(tmp_path, changes, message):
+    path = cluster_file(tmp_path / "cluster.yaml", **{**SLURM, **changes})
+    with pytest.raises(UserError, match=message) as raised:
+        clusters.make(clusters.read(path), path)
+    assert str(path) in str(raised.value)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder whose stages are none of this project's, so that its warm process has nothing to import."""
+    made = tmp_path_factory.mktemp("jobs")
+    for name in ("stages", "kdcore"):
+        (made / name).symlink_to(ROOT / name)
+    yield made
+    processes.nursery(str(made)).end()
+
+
+def run(folder, command, *, timeout=None, stopping=None, environment=None):
+    job = Job("stage@name", command, str(folder), str(folder / "log"), timeout)
+    return processes.run(job, environment or {}, (stopping or threading.Event()).is_set)
+
+
+def test_job_that_ends(folder):
+    outcome = run(folder, "sh -c 'echo $COLOUR; pwd; exit 3'", environment={"COLOUR": "blue"})
+    assert (outcome.ending, outcome.code, outcome.tail) == (Ending.FAILED, 3, ["blue", str(folder)])
+    assert run(folder, "true").ending is Ending.DONE
+
+
+def test_job_of_this_project_runs_in_the_warm_process(folder):
+    outcome = run(folder, "python -m stages.plan --check nothing.yaml")
+    assert outcome.code == 2
+    assert outcome.tail[0].startswith("error: data/recipes.yaml: cannot be read")
+
+
+def test_job_that_is_killed(folder):
+    outcome = run(folder, "python -c 'import os; os.killpg(0, 9)'")
+    assert (outcome.ending, outcome.code) == (Ending.LOST, None)
+
+
+def test_job_without_a_sign_of_life(folder):
+    outcome = run(folder, "sleep 60", timeout=0.2)
+    assert outcome.ending is Ending.TIMED_OUT
+    assert outcome.seconds < 10
+
+
+def test_job_that_talks_is_alive(folder):
+    assert run(folder, "sh -c 'for i in 1 2 3 4 5 6; do echo $i; sleep 0.4; done'", timeout=1.2).ending is Ending.DONE
+
+
+def test_job_that_is_stopped(folder):
+    stopping = threading.Event()
+    threading.Timer(0.5, stopping.set).start()
+    assert run(folder, "sleep 60", stopping=stopping).ending is Ending.STOPPED
+
+
+def test_job_that_does_not_listen_is_killed(folder, monkeypatch):
+    monkeypatch.setattr(processes.warm, "GRACE", 0.5)
+    outcome = run(
+        folder, "python -c 'import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(60)'", timeout=0.2
+    )
+    assert outcome.ending is Ending.TIMED_OUT
+    assert outcome.seconds < 20
+
+
+def test_a_dead_warm_process_is_replaced(folder):
+    assert run(folder, "true").ending is Ending.DONE
+    os.kill(processes.nursery(str(folder)).process.pid, signal.SIGKILL)
+    assert run(folder, "true").ending is Ending.DONE
+
+
+def test_a_warm_process_that_cannot_begin(tmp_path):
+    (tmp_path / "kdcore").mkdir()
+    (tmp_path / "kdcore/__init__.py").write_text("raise SystemExit('this code cannot be imported')")
+    outcome = run(tmp_path, "true")
+    assert outcome.ending is Ending.FAILED
+    assert outcome.tail == ["the process that starts jobs ends at once, or is silent:", "this code cannot be imported"]
+
+
+def test_workers_that_join_are_not_profiled(tmp_path):
+    with clusters.here(1) as client:
+        (callback,) = client.run(lambda dask_worker: dask_worker.periodic_callbacks["profile"]).values()
+        assert callback.is_running()
+        client.register_plugin(Joining(str(tmp_path), "token", "", slots_per_gpu=1, threads=None, name=f"{PLUGIN}test"))
+        assert not callback.is_running()
+        (left,) = client.run(lambda dask_worker: list(dask_worker.periodic_callbacks)).values()
+    assert not {"profile", "profile-cycle"} & set(left)
+
+
+def test_tail(tmp_path):
+    log = tmp_path / "log"
+    assert processes.tail(log) == []
+    log.write_text("\n".join(str(number) for number in range(10_000)))
+    assert processes.tail(log, 3) == ["9997", "9998", "9999"]
+
+
+def test_journal(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert journal.read() is None
+    assert not journal.is_running()
+    with journal.opened() as diary:
+        diary.steps = Schedule.of({"a": [], "b": ["a"]}, rank=str).steps
+        diary.write()
+        assert journal.is_running()
+        with pytest.raises(UserError, match=f"process {os.getpid()} on"), journal.opened():
+            pass
+    assert not journal.is_running()
+    assert journal.read() == diary
+    journal.FILE.write_text(json.dumps({"pid": 1}))
+    with pytest.raises(UserError, match="is damaged"):
+        journal.read()
+    assert time.time() - diary.started < 60

@@ -1,0 +1,569 @@
+"""Teachers from elsewhere: what is listed, where they are looked for, and what the stage makes of them."""
+
+import hashlib
+import io
+import json
+import os
+import tarfile
+import zipfile
+from functools import cache
+
+import pytest
+import torch
+
+from kdcore import checkpoints, networks
+from kdcore.data import storage
+from kdcore.data.sources import digits
+from kdcore.fetch import download
+from kdcore.matrix import cards, data_section, params
+from kdcore.matrix.listed_teachers import KnownTeachers
+from kdcore.results import captions
+from kdcore.system import yamlfile
+from kdcore.system.errors import UserError
+from kdcore.system.files import whole
+from kdcore.training import experiment, run_folder
+from kdcore.training.adopt import NoSourceError, _torchvision, adopt_teacher
+from tests.pipeline.test_stages import call
+from tests.project import ROOT
+from tests.server import serving
+
+CPU = torch.device("cpu")
+CODE = cache(cards.Code)
+"""Fingerprints of the code, which stays as it is."""
+LISTED = yamlfile.read(ROOT / "data/teachers.yaml")
+QUICK = download.Patience(attempts=2, first_wait=0.01, longest_wait=0.01, silence=10)
+MEMBER = "cifar_teachers/resnet8_vanilla/ckpt_epoch_240.pth"
+TRAIN = {"optimizer": "sgd", "epochs": 1, "batch_size": 8, "lr": 0.05, "momentum": 0.9, "nesterov": False,
+         "weight_decay": 0.0, "schedule": "cosine", "precision": "float32"}  # fmt: skip
+
+
+def matrix(**teacher):
+    """A matrix on the digits with one teacher."""
+    content = yamlfile.read(ROOT / "params.yaml")
+    data = {"name": "digits", "source": "embedded", "image_size": 16, "train_per_class": 1}
+    changes = {"pairs": ["resnet8-resnet8"], "teachers": {"resnet8": teacher}, "data": data, "train": TRAIN}
+    return params.Params.model_validate({**content, **changes})
+
+
+def listing(*sources, top1=10.0, tolerance=10.0):
+    """Content of a data/teachers.yaml that lists one network of the digits."""
+    of_digits = {"resnet8": {"published_top1": top1, "sources": list(sources)}}
+    return {"tolerance": tolerance, "teachers": {"digits": of_digits}}
+
+
+def card(*sources, source="published", top1=10.0, **teacher):
+    """The card of that teacher, planned in the current folder."""
+    made = cards.make_cards(
+        matrix(source=source, **teacher),
+        published_recipes=yamlfile.read(ROOT / "data/recipes.yaml"),
+        known_teachers=listing(*sources, top1=top1),
+    )
+    return made["teacher/resnet8"]
+
+
+def pickled(content):
+    file = io.BytesIO()
+    torch.save(content, file)
+    return file.getvalue()
+
+
+def tar(**members):
+    """Of files with these contents; of links and devices, by their types."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            if len(content) == 1 and content.isdigit():
+                info.type, info.linkname = content, MEMBER
+            else:
+                info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return file.getvalue()
+
+
+def sha256(content):
+    return hashlib.sha256(content).hexdigest()
+
+
+def weights():
+    torch.manual_seed(0)
+    return networks.create("resnet8", 10).state_dict()
+
+
+CHECKPOINT = pickled({"model": weights(), "epoch": 240})
+ARCHIVE = tar(**{MEMBER: CHECKPOINT, "cifar_teachers/other.pth": b"other"})
+PAGE = b"<!DOCTYPE html>\n<html><body>Sign in first</body></html>"
+
+
+class Order:
+    """Pickles as a call that a careless reader would make."""
+
+    def __reduce__(self):
+        return os.system, ("touch ran",)
+
+
+def shrunk(content):
+    """A checkpoint whose files are compressed."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+    return file.getvalue()
+
+
+ORDERS = pickled({"model": weights(), "epoch": Order()})
+BOMB = shrunk(pickled({"model": weights(), "zeros": torch.zeros(10**7)}))
+
+
+@pytest.fixture
+def site():
+    with serving() as site:
+        yield site
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cards, "Code", CODE)
+    return tmp_path
+
+
+@pytest.fixture
+def dataset():
+    return digits.fetch(source="embedded", image_size=16, train_per_class=1)
+
+
+@pytest.fixture
+def adopt(folder, dataset):
+    """Carry a card out in the current folder; returns what was recorded."""
+
+    def adopt(made):
+        top1 = adopt_teacher(made, dataset, folder / "out", CPU, patience=QUICK)
+        meta = run_folder.read_meta(folder / "out")
+        assert meta["top1"] == pytest.approx(top1, abs=1e-4)
+        assert {key: meta[key] for key in made} == made
+        network = networks.create("resnet8", 10)
+        checkpoints.load(folder / "out" / run_folder.WEIGHTS, network)
+        assert all(torch.equal(value, weights()[key]) for key, value in network.state_dict().items())
+        return meta
+
+    return adopt
+
+
+class TestListing:
+    def test_networks_of_the_papers(self):
+        known = KnownTeachers.of(LISTED)
+        archived = ["resnet56", "resnet110", "resnet32x4", "resnet50", "wrn_40_2", "vgg13"]
+        for name in archived:
+            first, second = known.find("cifar100", name).sources
+            published_name = name.replace("resnet50", "ResNet50")
+            assert first.archive.endswith("megvii-research/mdistiller/releases/download/checkpoints/cifar_teachers.tar")
+            assert first.member == f"cifar_teachers/{published_name}_vanilla/ckpt_epoch_240.pth"
+            assert second.address.endswith(f"/{published_name}_vanilla/ckpt_epoch_240.pth")
+            assert first.weights_key == second.weights_key == "model"
+            assert first.sha256 == second.sha256
+        assert known.find("cifar100", "vgg13").published_top1 == 74.64
+        assert [known.find("cifar100", f"wrn_{size}").published_top1 for size in ("16_4", "28_2", "28_4")] == [
+            77.51, 75.45, 78.60,
+        ]  # fmt: skip
+        for name in ("imagenet_resnet34", "imagenet_resnet50"):
+            assert known.find("imagenet", name).sources[0].torchvision.endswith("_Weights.IMAGENET1K_V1")
+        assert all("pan.baidu.com" in known.find("cub200", name).sources[0].by_hand for name in ("vgg13", "resnet50"))
+        assert known.find("tiny_imagenet", "resnet18").published_top1 is None
+        assert known.find("digits", "resnet8") is None
+
+    def test_addresses_that_carry_a_checksum_declare_it(self):
+        for source in KnownTeachers.of(LISTED).teachers["imagenet"]["imagenet_resnet34"].sources[1:]:
+            assert f"-{source.sha256}.pth" in source.address
+
+    def test_torchvision_knows_the_weights(self):
+        for listed in KnownTeachers.of(LISTED).teachers["imagenet"].values():
+            address, digits = _torchvision(listed.sources[0].torchvision)
+            assert address.startswith("https://download.pytorch.org/models/resnet")
+            assert address.endswith(f"-{digits}.pth")
+            assert len(digits) == 8
+
+    @pytest.mark.parametrize(("source", "problem"), [
+        ({}, "must have exactly one of address, archive, torchvision, by_hand; it has none"),
+        ({"address": "https://a.org/b", "by_hand": "x"}, "it has address and by_hand"),
+        ({"archive": "https://a.org/b"}, "an archive needs the member that is the checkpoint"),
+        ({"address": "https://a.org/b", "member": "x"}, "an archive needs the member that is"),
+        ({"address": "https://a.org/b", "archive_sha256": "0" * 8}, "archive_sha256 is for an archive"),
+        ({"address": "ftp://a.org/b"}, "'ftp://a.org/b': only http and https addresses are allowed"),
+        ({"address": "http://[bad/x"}, r"address: 'http://\[bad/x': names no host"),
+        ({"address": "http://"}, "names no host"), ({"address": "http://a:99999999/x"}, "names no host"),
+        ({"archive": "http:///x", "member": "y"}, "archive: 'http:///x': names no host"),
+        ({"torchvision": "resnet34"}, "should match pattern"),
+        ({"address": "https://a.org/b", "sha256": "0" * 7}, "should match pattern"),
+        ({"url": "https://a.org/b"}, "Extra inputs"),
+    ])  # fmt: skip
+    def test_what_is_no_source(self, source, problem):
+        with pytest.raises(UserError, match=r"^data/teachers\.yaml: teachers\.digits\.resnet8\.sources\.0.*" + problem):
+            KnownTeachers.of(listing(source))
+
+    def test_every_problem_is_named(self):
+        with pytest.raises(UserError) as caught:
+            KnownTeachers.of({"tolerance": -1, "teachers": {"digits": {"resnet8": {"sources": []}}}})
+        assert len(str(caught.value).splitlines()) == 2
+
+
+class TestCard:
+    def test_without_a_copy_it_lists_the_sources(self, folder):
+        sources = [{"archive": "https://a.org/b.tar", "member": "c.pth", "weights_key": "model"},
+                   {"address": "http://a.org/b.pth", "sha256": "0" * 64}, {"by_hand": "a share"}]  # fmt: skip
+        made = card(*sources)
+        assert (made["source"], made["published_top1"], made["tolerance"]) == ("published", 10.0, 10.0)
+        assert made["sources"] == sources
+        assert set(made["code"]) == {"student", "adopting"}
+        assert "train" not in made
+
+    @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+    def test_a_copy_that_comes_changes_or_goes(self, folder, suffix):
+        source = {"address": "https://a.org/b.pth"}
+        copy = folder / f"checkpoints/digits/resnet8{suffix}"
+        copy.parent.mkdir(parents=True)
+        made = [card(source)]
+        for content in (b"one", b"two"):
+            copy.write_bytes(content)
+            made.append(card(source))
+            file = f"checkpoints/digits/resnet8{suffix}"
+            assert made[-1]["sources"] == [{"file": file, "sha256": sha256(content)}]
+            assert str(folder) not in json.dumps(made[-1])
+        assert made[0] != made[1] != made[2]
+        copy.unlink()
+        assert card(source) == made[0]
+
+    def test_two_copies(self, folder):
+        (folder / "checkpoints/digits").mkdir(parents=True)
+        for suffix in (".pth", ".safetensors"):
+            (folder / f"checkpoints/digits/resnet8{suffix}").write_bytes(b"")
+        with pytest.raises(UserError, match=r"resnet8\.safetensors and .*resnet8\.pth: are both there; keep the one"):
+            card()
+
+    def test_pinned(self, folder):
+        made = card(
+            {"address": "https://a.org/b.pth"}, {"archive": "https://a.org/b.tar", "member": "c"}, sha256="1" * 64
+        )
+        assert [source["sha256"] for source in made["sources"]] == ["1" * 64] * 2
+        (folder / "checkpoints/digits").mkdir(parents=True)
+        (folder / "checkpoints/digits/resnet8.pth").write_bytes(b"one")
+        with pytest.raises(UserError, match=r"teachers\.resnet8\.sha256: checkpoints/digits/resnet8\.pth has sha256"):
+            card({"address": "https://a.org/b.pth"}, sha256="1" * 64)
+
+    def test_what_can_be_had_by_hand_alone(self, folder):
+        message = (
+            r"teachers\.resnet8\.source: no client can download a published resnet8 of digits \(a share\)\. "
+            r"Put a copy at checkpoints/digits/resnet8\.pth, or set source: train, or add otherwise: train$"
+        )
+        with pytest.raises(UserError, match=message):
+            card({"by_hand": "a share"})
+        with pytest.raises(UserError, match="no download is listed"):
+            card()
+        assert card({"by_hand": "a share"}, otherwise="train")["sources"] == [{"by_hand": "a share"}]
+        (folder / "checkpoints/digits").mkdir(parents=True)
+        (folder / "checkpoints/digits/resnet8.pth").write_bytes(b"one")
+        assert "file" in card({"by_hand": "a share"})["sources"][0]
+
+    def test_otherwise_train_has_the_training_too(self, folder):
+        source = {"address": "https://a.org/b.pth"}
+        made, trained = card(source, otherwise="train", epochs=3), card(source="train", epochs=3)
+        assert made["train"] == trained["train"]
+        assert made["train"]["epochs"] == 3
+        assert made["otherwise"] == "train"
+        assert {key: made[key] for key in ("method", "seed", "recipe")} == {
+            key: trained[key] for key in ("method", "seed", "recipe")
+        }
+        assert set(made["code"]) == {"student", "adopting", "trainer"}
+
+    def test_one_that_is_trained_depends_on_no_adopting(self, folder):
+        assert set(card(source="train")["code"]) == {"student", "trainer"}
+
+    @pytest.mark.parametrize(("data", "message"), [
+        ("cifar100", "data/teachers.yaml lists no published resnet8 of cifar100; of cifar100 it lists resnet20, "),
+        ("digits", "no published resnet8 of digits; it lists those of cifar100, imagenet, cub200, tiny_imagenet. "),
+    ])  # fmt: skip
+    def test_what_is_not_listed(self, folder, data, message):
+        wanted = matrix(source="published")
+        if data == "cifar100":
+            wanted = wanted.model_copy(update={"data": data_section.Cifar100(name="cifar100", source="download")})
+        with pytest.raises(UserError, match=message):
+            cards.make_cards(wanted, published_recipes=yamlfile.read(ROOT / "data/recipes.yaml"), known_teachers=LISTED)
+        with pytest.raises(UserError, match="^presets/x.yaml: teachers.resnet8.source: .*" + message):
+            cards.check_teachers(wanted, LISTED, "presets/x.yaml")
+
+    def test_accuracy_must_be_known(self, folder):
+        source = {"address": "https://a.org/b.pth"}
+        with pytest.raises(UserError, match=r"add teachers\.resnet8\.published_top1"):
+            card(source, top1=None)
+        assert card(source, top1=None, published_top1=12.5)["published_top1"] == 12.5
+
+    def test_path_of_an_archive(self, folder):
+        (folder / "a.tar").write_bytes(ARCHIVE)
+        made = card(source="a.tar", member=MEMBER)
+        assert (made["source"], made["member"], made["sha256"]) == ("a.tar", MEMBER, sha256(ARCHIVE))
+        assert "member" not in card(source="a.tar")
+
+
+class TestAdoption:
+    def test_path(self, adopt, folder):
+        (folder / "a.pth").write_bytes(CHECKPOINT)
+        meta = adopt(card(source="a.pth"))
+        assert meta["adopted"] == {
+            "source": "a.pth", "member": None, "sha256": sha256(CHECKPOINT), "archive_sha256": None,
+            "trusted_on_first_use": False,
+        }  # fmt: skip
+        assert not (folder / "scratch").exists()
+
+    def test_path_that_was_replaced(self, adopt, folder):
+        (folder / "a.pth").write_bytes(CHECKPOINT)
+        made = card(source="a.pth")
+        (folder / "a.pth").write_bytes(ARCHIVE)
+        with pytest.raises(
+            UserError, match=rf"teacher resnet8: a\.pth: has sha256 {sha256(ARCHIVE)}, not {sha256(CHECKPOINT)}"
+        ):
+            adopt(made)
+
+    def test_path_of_an_archive(self, adopt, folder):
+        (folder / "a.tar").write_bytes(ARCHIVE)
+        assert adopt(card(source="a.tar", member=MEMBER))["adopted"] == {
+            "source": "a.tar", "member": MEMBER, "sha256": sha256(CHECKPOINT), "archive_sha256": sha256(ARCHIVE),
+            "trusted_on_first_use": False,
+        }  # fmt: skip
+        with pytest.raises(UserError, match=r"teacher resnet8: a\.tar: has no member 'none'"):
+            adopt(card(source="a.tar", member="none"))
+
+    def test_address(self, adopt, folder, site):
+        url = site.add("resnet8.pth", CHECKPOINT)
+        meta = adopt(card(source=url, sha256=sha256(CHECKPOINT)))
+        assert (meta["adopted"]["source"], meta["adopted"]["trusted_on_first_use"]) == (url, False)
+        with pytest.raises(UserError, match=f"teacher resnet8: {url}: has sha256 .*, not {'0' * 64}; it was removed"):
+            adopt(card(source=url, sha256="0" * 64))
+        with pytest.raises(UserError, match=r"teacher resnet8: .*/none\.pth: answers 404 Not Found$"):
+            adopt(card(source=f"{site.url}/none.pth", sha256="0" * 64))
+
+    def test_address_of_an_archive(self, adopt, site):
+        url = site.add("a.tar", ARCHIVE)
+        meta = adopt(card(source=url, sha256=sha256(ARCHIVE), member=MEMBER))
+        assert meta["adopted"]["sha256"] == sha256(CHECKPOINT)
+        assert meta["adopted"]["trusted_on_first_use"] is False
+
+    def test_own_copy_goes_before_the_sources(self, adopt, folder, site):
+        (folder / "checkpoints/digits").mkdir(parents=True)
+        (folder / "checkpoints/digits/resnet8.pth").write_bytes(CHECKPOINT)
+        meta = adopt(card({"address": site.add("a.pth", CHECKPOINT)}))
+        assert meta["adopted"]["source"] == "checkpoints/digits/resnet8.pth"
+        assert site.asked == []
+
+    @pytest.mark.parametrize("otherwise", [None, "train"])
+    def test_own_copy_that_is_no_checkpoint_is_not_replaced(self, adopt, folder, site, otherwise):
+        (folder / "checkpoints/digits").mkdir(parents=True)
+        (folder / "checkpoints/digits/resnet8.pth").write_bytes(b"none")
+        made = card({"address": site.add("a.pth", CHECKPOINT)}, otherwise=otherwise)
+        with pytest.raises(
+            UserError, match=r"teacher resnet8: checkpoints/digits/resnet8\.pth: not a checkpoint"
+        ) as caught:
+            adopt(made)
+        assert not isinstance(caught.value, NoSourceError)
+
+    def test_archive_and_its_member(self, adopt, folder, site):
+        url = site.add("a.tar", ARCHIVE)
+        meta = adopt(card({"archive": url, "member": MEMBER, "weights_key": "model"}))
+        assert meta["adopted"] == {
+            "source": url, "member": MEMBER, "sha256": sha256(CHECKPOINT), "archive_sha256": sha256(ARCHIVE),
+            "trusted_on_first_use": True,
+        }  # fmt: skip
+        assert meta["tried"] == []
+
+    def test_archive_serves_several_teachers(self, adopt, site):
+        source = {"archive": site.add("a.tar", ARCHIVE), "member": MEMBER}
+        adopt(card(source))
+        adopt(card({**source, "weights_key": "model"}))
+        assert len(site.asked) == 1
+
+    @pytest.mark.parametrize(("known", "trusted"), [
+        ({}, True), ({"sha256": sha256(CHECKPOINT)}, False), ({"sha256": sha256(CHECKPOINT)[:8]}, False),
+        ({"archive_sha256": sha256(ARCHIVE)}, False),
+    ])  # fmt: skip
+    def test_trust_on_first_use(self, adopt, site, known, trusted):
+        meta = adopt(card({"archive": site.add("a.tar", ARCHIVE), "member": MEMBER, **known}))
+        assert meta["adopted"]["trusted_on_first_use"] is trusted
+
+    def test_mirrors_in_their_order(self, adopt, site):
+        broken = site.add("broken.pth", CHECKPOINT[:-500])
+        key = site.add("key.pth", CHECKPOINT)
+        other = site.add("other.pth", pickled({"model": networks.create("resnet14", 10).state_dict()}))
+        sources = [
+            {"by_hand": "a share"},
+            {"address": f"{site.url}/none.pth"},
+            {"address": broken},
+            {"address": key, "weights_key": "net"},
+            {"address": other},
+            {"archive": site.add("a.tar", ARCHIVE[:-8000]), "member": MEMBER},
+            {"archive": site.add("b.tar", tar(a=b"")), "member": MEMBER},
+            {"archive": site.add("c.tar", ARCHIVE), "member": MEMBER, "sha256": "0" * 64},
+            {"torchvision": "ResNet34_Weights.IMAGENET1K_V9"},
+            {"address": site.add("last.pth", CHECKPOINT)},
+            {"address": site.add("never.pth", CHECKPOINT)},
+        ]
+        meta = adopt(card(*sources))
+        assert meta["adopted"]["source"] == f"{site.url}/last.pth"
+        reasons = [(one["source"].removeprefix(f"{site.url}/"), one["reason"]) for one in meta["tried"]]
+        expected = [
+            ("a share", "no client can download it"), ("none.pth", "answers 404 Not Found"),
+            ("broken.pth", "not a checkpoint of tensors alone, or damaged"), ("key.pth", "under 'net'"),
+            ("other.pth", "does not fit"), ("a.tar", "is no whole tar"), ("b.tar", "has no member"),
+            ("c.tar", f"has sha256 {sha256(CHECKPOINT)}, not {'0' * 64}"),
+            ("ResNet34_Weights.IMAGENET1K_V9", "torchvision has no weights of this name"),
+        ]  # fmt: skip
+        assert [source for source, _ in reasons] == [source for source, _ in expected]
+        for (source, reason), (_, part) in zip(reasons, expected, strict=True):
+            assert part in reason, source
+        kept = {path.name[17:] for path in download.FOLDER.iterdir() if path.suffix in (".pth", ".tar")}
+        assert kept == {"last.pth"}, "what is unusable was kept"
+
+    @pytest.mark.parametrize(("content", "reason"), [
+        (PAGE, "not a checkpoint of tensors alone, but a web page: the download did not reach the file"),
+        (b"", "not a checkpoint of tensors alone, or damaged"),
+        (ARCHIVE, "not a checkpoint of tensors alone, but an archive: name the file inside with 'member'"),
+        (ORDERS, "not a checkpoint of tensors alone: it asks for posix.system, which could be code. Where you trust"),
+        (CHECKPOINT[:-500], "not a checkpoint of tensors alone, or damaged"),
+        (BOMB, "an archive bomb"),
+    ])  # fmt: skip
+    def test_what_is_no_checkpoint(self, adopt, folder, site, content, reason):
+        """Refused, explained, and removed: the next run asks again."""
+        alone = {"address": site.add("a.pth", content)}
+        member = {"archive": site.add("a.tar", tar(**{MEMBER: content})), "member": MEMBER}
+        with pytest.raises(NoSourceError) as caught:
+            adopt(card(alone, member))
+        assert [one["source"] for one in caught.value.tried] == [alone["address"], member["archive"]]
+        assert all(reason in one["reason"] for one in caught.value.tried)
+        assert [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock"] == []
+
+    @pytest.mark.parametrize(("members", "reason"), [
+        ({"../evil": b"x"}, "leads outside"), ({"/evil": b"x"}, "has an absolute path"),
+        ({"link": tarfile.SYMTYPE}, "is a symbolic link"), ({"link": tarfile.LNKTYPE}, "is a hard link"),
+        ({"null": tarfile.CHRTYPE}, "is a device"), ({"pipe": tarfile.FIFOTYPE}, "is a device"),
+    ])  # fmt: skip
+    def test_hostile_archive(self, adopt, folder, site, members, reason):
+        """Its checkpoint is sound, and not taken."""
+        url = site.add("a.tar", tar(**{MEMBER: CHECKPOINT}, **members))
+        with pytest.raises(NoSourceError, match=f"- {url}: .*a.tar: its member .* {reason}; nothing was extracted"):
+            adopt(card({"archive": url, "member": MEMBER}))
+        assert [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock"] == []
+
+    def test_archive_that_is_a_web_page(self, adopt, folder, site):
+        for url in (site.add("a.tar", PAGE), site.add("b.tar", PAGE, headers={"Content-Type": "text/html"})):
+            with pytest.raises(NoSourceError, match=r"is no whole tar, tar\.gz or zip archive|answers with a web"):
+                adopt(card({"archive": url, "member": MEMBER}))
+        assert [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock"] == []
+
+    def test_all_fail(self, adopt, folder, site):
+        made = card(
+            {"archive": f"{site.url}/a.tar", "member": MEMBER}, {"address": f"{site.url}/b.pth"}, {"by_hand": "a share"}
+        )
+        with pytest.raises(NoSourceError) as caught:
+            adopt(made)
+        assert str(caught.value) == (
+            "teacher resnet8: no published checkpoint could be had:\n"
+            f"- {site.url}/a.tar: answers 404 Not Found\n- {site.url}/b.pth: answers 404 Not Found\n"
+            "- a share: no client can download it\n"
+            "put a copy at checkpoints/digits/resnet8.pth, or set teachers.resnet8.source: train, "
+            "or add otherwise: train"
+        )
+        assert [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock"] == []
+
+    def test_far_below_its_published_accuracy(self, adopt, folder, site):
+        """No reason to look elsewhere, nor to train."""
+        url = site.add("a.pth", CHECKPOINT)
+        made = card({"address": url}, {"address": site.add("b.pth", CHECKPOINT)}, top1=90.0, otherwise="train")
+        with pytest.raises(
+            UserError, match=f"{url} reaches .* points below the published 90.00% .allowed: 10.0."
+        ) as caught:
+            adopt(made)
+        assert not isinstance(caught.value, NoSourceError)
+        assert not (folder / "out").exists()
+        assert len(site.asked) == 1
+
+    def test_torchvision(self, adopt, site, monkeypatch):
+        """Its file's name carries the first digits."""
+        import torchvision.models
+
+        for carried, reason in ((sha256(CHECKPOINT)[:8], None), ("00000000", "has sha256 .*, not 00000000")):
+            url = site.add(f"resnet34-{carried}.pth", CHECKPOINT)
+            monkeypatch.setattr(torchvision.models, "get_weight", lambda name, url=url: type(name, (), {"url": url}))
+            made = card({"torchvision": "ResNet34_Weights.IMAGENET1K_V1"})
+            if reason is None:
+                meta = adopt(made)
+                assert (meta["adopted"]["source"], meta["adopted"]["trusted_on_first_use"]) == (url, False)
+            else:
+                with pytest.raises(UserError, match=reason):
+                    adopt(made)
+
+
+class TestStage:
+    @pytest.fixture
+    def project(self, folder, dataset):
+        """A folder with data; returns how to carry a card out."""
+        with whole(folder / "data/digits") as place:
+            storage.save(dataset, place)
+
+        def run(made):
+            yamlfile.write(folder / "cards/teacher/resnet8.yaml", made)
+            return call(folder, "stages.teacher", "resnet8")
+
+        return run
+
+    def test_member_of_an_archive(self, project, folder, site):
+        url = site.add("a.tar", ARCHIVE)
+        code, said = project(card({"address": f"{site.url}/none"}, {"archive": url, "member": MEMBER}))
+        assert (code, "published 10.00%" in said) == (0, True)
+        meta = run_folder.read_meta(folder / "teachers/resnet8")
+        assert meta["adopted"]["source"] == url
+        assert meta["adopted"]["trusted_on_first_use"]
+        assert meta["tried"] == [{"source": f"{site.url}/none", "reason": "answers 404 Not Found"}]
+        assert sorted(path.name for path in (folder / "teachers/resnet8").iterdir()) == [
+            "meta.json",
+            "weights.safetensors",
+        ]
+        text = "published checkpoint"
+        assert captions.origins({"teachers": {"resnet8": text}}, {"resnet8": meta}) == {"resnet8": text}
+
+    def test_all_sources_fail(self, project, folder, site):
+        code, said = project(card({"address": f"{site.url}/a.pth"}, {"archive": f"{site.url}/b.tar", "member": MEMBER}))
+        assert code == 2
+        assert said.startswith("error: teacher resnet8: no published checkpoint could be had:\n- ")
+        assert all(f"- {site.url}/{name}: answers 404 Not Found\n" in said for name in ("a.pth", "b.tar"))
+        assert "otherwise: train" in said
+        assert not (folder / "teachers").exists()
+
+    def test_otherwise_train(self, project, folder, site):
+        code, said = project(card({"address": f"{site.url}/a.pth"}, otherwise="train", epochs=2))
+        assert code == 0
+        assert f"- {site.url}/a.pth: answers 404 Not Found\nteacher resnet8: is trained here instead" in said
+        meta = run_folder.read_meta(folder / "teachers/resnet8")
+        assert "adopted" not in meta
+        assert meta["tried"] == [{"source": f"{site.url}/a.pth", "reason": "answers 404 Not Found"}]
+        assert len((folder / "teachers/resnet8/history.csv").read_text().splitlines()) == 3
+        origin = captions.origins({"teachers": {"resnet8": "published checkpoint"}}, {"resnet8": meta})["resnet8"]
+        assert origin == "trained here, 2 epochs, for no published checkpoint could be had"
+        published = (folder / "teachers/resnet8" / run_folder.WEIGHTS).read_bytes()
+        yamlfile.write(folder / "cards/teacher/trained.yaml", {**card(source="train", epochs=2), "name": "resnet8"})
+        experiment.run(folder / "cards/teacher/trained.yaml", folder / "trained")
+        assert (folder / "trained" / run_folder.WEIGHTS).read_bytes() == published
+
+    def test_otherwise_train_takes_what_can_be_had(self, project, folder, site):
+        code, _ = project(card({"address": site.add("a.pth", CHECKPOINT)}, otherwise="train"))
+        assert (code, "adopted" in run_folder.read_meta(folder / "teachers/resnet8")) == (0, True)
+
+    def test_unlisted_stops_the_plan(self, folder):
+        yamlfile.write(folder / "params.yaml", matrix(source="published").model_dump())
+        (folder / "data").mkdir()
+        for name in ("recipes", "teachers", "published"):
+            (folder / f"data/{name}.yaml").write_text((ROOT / f"data/{name}.yaml").read_text())
+        for arguments in ([], ["--check", "params.yaml"]):
+            code, said = call(folder, "stages.plan", *arguments)
+            assert code == 2
+            assert said.startswith(
+                "error: params.yaml: teachers.resnet8.source: data/teachers.yaml lists no published resnet8"
+            )
+        assert not (folder / "made").exists()

@@ -1,0 +1,118 @@
+"""Several processes train one cell: as one process would, up to rounding."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from kdcore import catalog
+from kdcore.data.feed import Feed
+from kdcore.data.sources import digits
+from kdcore.system.errors import UserError
+from kdcore.training import distributed, loop
+from kdcore.training.distributed import World
+from tests import distributed_cells
+from tests.project import ROOT
+from tests.train import CPU, card
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """Where two processes left what they trained."""
+    folder = tmp_path_factory.mktemp("shared")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
+    quiet = {**os.environ, "OMP_NUM_THREADS": "1", "KDCORE_DEVICE": "cpu"}
+    subprocess.run([*command, "tests.distributed_cells", folder], cwd=ROOT, env=quiet, check=True)
+    return folder
+
+
+@pytest.mark.parametrize("method", distributed_cells.METHODS)
+def test_two_processes_train_as_one(shared, method):
+    """Losses within 1e-4 over three steps, accuracies within two images (of 997, and of 40), and both processes hold
+    the same bits.
+    """
+    run = distributed_cells.train(method)
+    for rank in range(2):
+        (history,) = json.loads((shared / f"{method}-{rank}.json").read_text())
+        of_images = {"test_top1": 200 / 997, "train_top1": 200 / 40}
+        for name, value in run.history[0].items():
+            assert history[name] == pytest.approx(value, rel=1e-4, abs=of_images.get(name, 0)), name
+    first, second = (load_file(shared / f"{method}-{rank}.safetensors") for rank in range(2))
+    assert all(torch.equal(value, second[key]) for key, value in first.items())
+    for key, value in run.student.state_dict().items():
+        torch.testing.assert_close(first[key], value, rtol=1e-3, atol=2e-3, msg=key)
+
+
+@pytest.mark.parametrize(("lr", "expected"), [
+    (1e30, "wrn_16_1-resnet8-kd-2-True-0: epoch 1, step 2 of 3: loss nan, ce nan, kd nan; the last finite ones: loss "),
+    (1e9, "wrn_16_1-resnet8-kd-2-True-0: epoch 1, after step 1 of 1: conv1.weight holds "),
+])  # fmt: skip
+def test_numbers_that_are_none_or_absurd_stop_all(shared, lr, expected):
+    first, second = (json.loads((shared / f"{lr}-{rank}.json").read_text())["said"] for rank in range(2))
+    assert first.startswith(expected)
+    assert first == second
+
+
+@pytest.mark.parametrize("method", [name for name, entry in catalog.methods().items() if entry.across == "batch"])
+def test_losses_that_relate_samples_of_a_batch_are_refused(method):
+    with pytest.raises(UserError, match=f"method {method} relates the samples of a batch; train it in one process"):
+        loop.prepare(card("wrn_16_1-resnet8", method, {}), digits_of(4), None, device=CPU, world=World(0, 2))
+
+
+def test_dot_is_refused():
+    with pytest.raises(UserError, match="optimizer dot"):
+        loop.prepare(
+            card("wrn_16_1-resnet8", "kd", {"optimizer": "dot"}), digits_of(4), None, device=CPU, world=World(0, 2)
+        )
+
+
+def digits_of(count):
+    return digits.fetch(source="embedded", image_size=16, train_per_class=count)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7])
+def test_processes_see_every_image_of_the_global_batches_once(size):
+    """In the same batches whatever their number."""
+    dataset = digits_of(2)
+    alone = [seen.index for seen in Feed(dataset, CPU).batches(8, views=1, seed=0, epoch=1)]
+    feeds = [Feed(dataset, CPU, World(rank, size)) for rank in range(size)]
+    if size == 7:
+        with pytest.raises(UserError, match="a batch of 4 is left over, fewer than the 7 processes"):
+            next(feeds[0].batches(8, views=1, seed=0, epoch=1))
+        return
+    for whole, *parts in zip(alone, *(feed.batches(8, views=1, seed=0, epoch=1) for feed in feeds), strict=True):
+        assert sorted(torch.cat([part.index for part in parts]).tolist()) == sorted(whole.tolist())
+        assert {part.whole for part in parts} == {len(whole)}
+
+
+def test_alone_nothing_is_wrapped_and_nothing_sent():
+    module = torch.nn.BatchNorm2d(2)
+    assert distributed.ALONE.synchronised(module, CPU) is module
+    assert distributed.ALONE.averaging(module) is module
+    assert type(module) is torch.nn.BatchNorm2d
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "two", "1.5", "1000000", "²"])
+def test_wrong_number_of_processes(monkeypatch, value):
+    monkeypatch.setenv("KDCORE_PROCESSES", value)
+    with pytest.raises(UserError, match=f"KDCORE_PROCESSES='{value}': must be a number from 1 to [0-9]+, of processes"):
+        distributed.processes()
+
+
+@pytest.mark.pipeline
+def test_stage_train_in_two_processes(project, monkeypatch):
+    """One of them writes, once, what both have trained."""
+    name = "resnet14-resnet8-kd-2-False-0"
+    folder = project.folder / "runs/resnet14-resnet8" / name
+    before = json.loads((folder / "meta.json").read_text())
+    monkeypatch.setenv("KDCORE_PROCESSES", "2")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    output = project.run(sys.executable, "-m", "stages.train", "train", name)
+    after = json.loads((folder / "meta.json").read_text())
+    assert (before["processes"], after["processes"]) == (1, 2)
+    assert output.count("top-1") == 1
+    assert not list((project.folder / "scratch/states").glob(f"{name}*"))

@@ -1,0 +1,377 @@
+"""States of unfinished runs: two of each, checksums, locks, a limit; and leaving at a signal between two steps."""
+
+import errno
+import os
+import shutil
+import signal
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from kdcore.data.sources import digits
+from kdcore.data.storage import Split
+from kdcore.system.errors import UserError
+from kdcore.system.signals import Interrupted, Interruption
+from kdcore.training import loop, together
+from kdcore.training.live import TrainingProgress
+from kdcore.training.loop import Settings, Watcher
+from kdcore.training.state import HEADER, SIZE_VARIABLE, STATES, ResumeState
+from tests.train import CPU, card
+
+PAIR = "wrn_16_1-resnet8"
+SETTINGS = Settings(2, 16, 0.02, 0.9, False, 5e-4, "cosine")
+STEPS = 3
+"""Of an epoch: of 40 images."""
+
+
+@pytest.fixture
+def state(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return state_of("cell")
+
+
+def state_of(name, key="0123456789abcdef"):
+    return ResumeState(STATES / f"{name}-{key}.pt")
+
+
+def made(epochs):
+    return {"history": [{"epoch": epoch} for epoch in range(1, epochs + 1)], "student": torch.arange(1000.0) + epochs}
+
+
+def saved(state, *epochs):
+    for count in epochs:
+        state.save(made(count))
+
+
+def epochs_of(loaded):
+    assert torch.equal(loaded["student"], made(len(loaded["history"]))["student"])
+    return len(loaded["history"])
+
+
+def files():
+    return sorted(path.suffix for path in STATES.iterdir())
+
+
+class TestFiles:
+    def test_last_two_are_kept(self, state):
+        assert state.load() is None
+        saved(state, 1)
+        assert (epochs_of(state.load()), files()) == (1, [".pt"])
+        saved(state, 2, 3)
+        assert (epochs_of(state.load()), files()) == (3, [".before", ".pt"])
+        assert epochs_of(ResumeState(state.before).load()) == 2
+        state.remove()
+        assert files() == []
+
+    @pytest.mark.parametrize(("damage", "reason"), [
+        (lambda content: content[:-1], "is damaged (its content has another checksum)"),
+        (lambda content: content[: len(content) // 2], "is damaged (its content has another checksum)"),
+        (lambda content: content[:20], "is damaged (its content has another checksum)"),
+        (lambda content: content + b"x", "is damaged (its content has another checksum)"),
+        (lambda content: flipped(content, -1), "is damaged (its content has another checksum)"),
+        (lambda content: flipped(content, len(content) // 2), "is damaged (its content has another checksum)"),
+        (lambda content: flipped(content, len(HEADER) + 3), "is damaged (its content has another checksum)"),
+        (lambda content: flipped(content, 0), "is no state of a run"),
+        (lambda content: b"PK" + content, "is no state of a run"),
+        (lambda content: b"", "is empty"),
+        (lambda content: content.replace(b"state 2", b"state 1", 1), "is of another version of this program"),
+    ])  # fmt: skip
+    def test_one_before_a_damaged_one_is_used(self, state, capsys, damage, reason):
+        saved(state, 1, 2)
+        state.path.write_bytes(damage(state.path.read_bytes()))
+        assert epochs_of(state.load()) == 1
+        said = capsys.readouterr().err
+        instead = "cell goes on from the state before it, with 1 epochs behind it"
+        assert said == f"warning: {state.path}: {reason}; {instead}\n"
+        saved(state, 2)
+        assert epochs_of(ResumeState(state.before).load()) == 1  # and not the damaged one
+        assert epochs_of(state.load()) == 2
+        assert capsys.readouterr().err == ""
+
+    def test_both_damaged(self, state, capsys):
+        saved(state, 1, 2)
+        for path in (state.path, state.before):
+            path.write_bytes(path.read_bytes()[:-1])
+        assert state.load() is None
+        said = capsys.readouterr().err
+        assert said.count("is damaged") == 2
+        assert said.endswith("; cell starts anew\n")
+        assert files() == []
+
+    def test_killed_between_two_files(self, state, capsys):
+        saved(state, 1, 2)
+        state.path.unlink()
+        assert epochs_of(state.load()) == 1
+        assert capsys.readouterr().err == ""
+
+    def test_full_disk(self, state, monkeypatch):
+        """Leaves what is there, and no part of what is not."""
+
+        def full(_handle):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        saved(state, 1, 2)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", full)
+            with pytest.raises(OSError, match="No space left"):
+                saved(state, 3)
+        assert (epochs_of(state.load()), files()) == (2, [".before", ".pt"])
+
+    def test_file_and_folder_are_on_the_disk(self, state, monkeypatch):
+        """The file before it gets its name, the name before anything else happens."""
+        order = []
+        fsync, replace_file = os.fsync, Path.replace
+
+        def synced(handle):
+            order.append(os.readlink(f"/proc/self/fd/{handle}"))
+            fsync(handle)
+
+        def replaced(path, target):
+            order.append(target.suffix)
+            return replace_file(path, target)
+
+        monkeypatch.setattr(os, "fsync", synced)
+        monkeypatch.setattr(Path, "replace", replaced)
+        saved(state, 1)
+        assert order == [str(state.aside.resolve()), ".pt", str(STATES.resolve())]
+
+    def test_unreadable(self, state):
+        state.path.mkdir(parents=True)
+        with pytest.raises(UserError, match=r"cell-0123456789abcdef\.pt: cannot be read \(Is a directory\)"):
+            state.load()
+
+    def test_one_process_at_a_time(self, state):
+        other = ResumeState(state.path)
+        with state.locked(), pytest.raises(UserError, match="another process trains this"), other.locked():
+            pytest.fail("two processes at once")
+        with other.locked():
+            assert files() == [".lock"]
+        assert files() == []
+
+    def test_folder_is_removed_meanwhile(self, state):
+        with state.locked():
+            shutil.rmtree(STATES)
+            saved(state, 1)
+        assert files() == [".pt"]
+
+
+def flipped(content, position):
+    changed = bytearray(content)
+    changed[position] ^= 1
+    return bytes(changed)
+
+
+class TestLimit:
+    """`KDCORE_STATES_GB`."""
+
+    @pytest.fixture
+    def states(self, state):
+        """The oldest first, of two files each."""
+        states = [state_of(name) for name in ("c", "a", "d", "b")]
+        for age, one in enumerate(states):
+            saved(one, 1, 2)
+            for path in (one.path, one.before):
+                os.utime(path, (1000 + age, 1000 + age))
+        return states
+
+    def left(self, states):
+        return "".join(one.name for one in states if one.path.is_file())
+
+    @pytest.mark.parametrize("left", ["cadb", "adb", "db", ""])
+    def test_oldest_go_first(self, states, state, monkeypatch, capsys, left):
+        monkeypatch.setenv(SIZE_VARIABLE, str((len(left) + 0.5) * states[0].size / 1e9))
+        with state.locked():
+            assert self.left(states) == left
+        assert files() == sorted([".before", ".pt"] * len(left))
+        said = capsys.readouterr().err.splitlines()
+        assert len(said) == len(states) - len(left)
+        assert all("the state of an interrupted run is removed (0.0 MB)" in line for line in said)
+
+    def test_never_of_a_run_that_goes_on(self, states, monkeypatch):
+        monkeypatch.setenv(SIZE_VARIABLE, "0")
+        with states[1].locked():
+            assert self.left(states) == "a"
+            with states[2].locked():
+                assert self.left(states) == "a"
+                saved(states[2], 1)
+            assert self.left(states) == "ad"
+
+    def test_default_leaves_them(self, states, state):
+        with state.locked():
+            assert self.left(states) == "cadb"
+
+    @pytest.mark.parametrize("value", ["much", "-1", "nan", ""])
+    def test_wrong_limit(self, state, monkeypatch, value):
+        monkeypatch.setenv(SIZE_VARIABLE, value)
+        with pytest.raises(UserError, match=f"KDCORE_STATES_GB={value}: must be a number of gigabytes"), state.locked():
+            pytest.fail("went on")
+        assert files() == []
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    made = digits.fetch(source="embedded", image_size=16, train_per_class=4)
+    return replace(made, test=Split(made.test.images[:50], made.test.labels[:50]))
+
+
+def carry_out(dataset, cell, state=None, *, stop_at=None):
+    """A run, told to stop in one of its steps, or, at half a step, after the measurement that follows it."""
+    interruption, taken = Interruption(), 0
+
+    def on_step(_images):
+        nonlocal taken
+        taken += 1
+        if taken == stop_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def on_epoch(_row):
+        if taken + 0.5 == stop_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    teacher = None if cell["method"] == "vanilla" else loop.create("wrn_16_1", 10, 7, CPU)
+    torch.rand(torch.randint(9, ()))  # whatever was drawn before
+    watcher = Watcher(on_step, on_epoch)
+    run = loop.prepare(cell, dataset, teacher, device=CPU, checkpoint=state, watcher=watcher)
+    with interruption.noted():
+        loop.train([run], teacher, dataset, interruption=interruption)
+    return run, taken
+
+
+def same(run, other):
+    mine, others = ({**one.student.state_dict(), **one.goal.state_dict()} for one in (run, other))
+    bits = all(torch.equal(value, others[key]) for key, value in mine.items())
+    return bits and (run.history, run.predicted) == (other.history, other.predicted)
+
+
+def cell_of(method, settings=SETTINGS, **changes):
+    return card(PAIR, method, asdict(settings)) | changes
+
+
+KD = cell_of("kd")
+DOT = replace(SETTINGS, optimizer="dot", dot_delta=0.075)
+DROPOUT = cell_of("vanilla", student="imagenet_mobilenetv2")
+
+
+@pytest.mark.parametrize(("cell", "stop_at", "where"), [
+    (DROPOUT, 2, "epoch 1, step 2 of 3"),
+    (DROPOUT, 4, "epoch 2, step 1 of 3"),
+    (KD, 1, "epoch 1, step 1 of 3"),
+    (KD, 3, "epoch 1, step 3 of 3"),
+    (KD, 3.5, "the end of epoch 1"),
+    (KD, 6, "epoch 2, step 3 of 3"),
+    (KD, 6.5, "the end of epoch 2"),
+    (cell_of("kd", replace(SETTINGS, precision="bfloat16")), 4, "epoch 2, step 1 of 3"),
+    (cell_of("kd", DOT), 2, "epoch 1, step 2 of 3"),
+    (cell_of("mlkd"), 5, "epoch 2, step 2 of 3"),
+    (cell_of("crd+ctkd"), 2, "epoch 1, step 2 of 3"),
+    (cell_of("crd+ctkd", DOT), 4, "epoch 2, step 1 of 3"),
+    (cell_of("ofd"), 2, "epoch 1, step 2 of 3"),
+])  # fmt: skip
+def test_told_to_stop(dataset, state, cell, stop_at, where):
+    """After any step, the last one of an epoch included, the run goes on from there and ends with the same bits."""
+    expected, _ = carry_out(dataset, cell)
+    with pytest.raises(Interrupted) as stopped:
+        carry_out(dataset, cell, state, stop_at=stop_at)
+    saved_at = f"interrupted (SIGTERM), saved at {where}; run it again to go on from there"
+    assert stopped.value.args == (signal.SIGTERM, f"{cell['name']}: {saved_at}")
+    run, taken = carry_out(dataset, cell, state)
+    assert same(run, expected)
+    assert taken == 2 * STEPS - int(stop_at)
+
+
+def test_dropout_goes_on_with_its_draws(dataset, state):
+    """Other draws would end with other bits, so that the test above can fail."""
+    expected, _ = carry_out(dataset, DROPOUT)
+    with pytest.raises(Interrupted):
+        carry_out(dataset, DROPOUT, state, stop_at=2)
+    loaded = state.load()
+    loaded["epoch"]["drawn"]["dropout"] = torch.Generator().manual_seed(5).get_state()
+    state.save(loaded)
+    run, _ = carry_out(dataset, DROPOUT, state)
+    assert not same(run, expected)
+
+
+def test_time_is_that_of_whole_epochs():
+    """An epoch of which others took the first steps is none for whoever asks how long one takes."""
+    progress, history = TrainingProgress("x", 3, 10, shown=False), [{"epoch": 1}]
+    progress.follow(history, 5)
+    history.append({"epoch": 2})
+    assert progress.trained == 0
+    history.append({"epoch": 3})
+    assert progress.trained == 1
+
+
+def test_several_at_once(dataset, state):
+    """All of them are saved where they are, and go on one by one."""
+    cells = [KD, cell_of("dkd"), cell_of("vanilla")]
+    states = [state_of(cell["method"]) for cell in cells]
+    teacher, interruption, taken = loop.create("wrn_16_1", 10, 7, CPU), Interruption(), []
+
+    def on_step(_images):
+        taken.append(1)
+        interruption.signal = signal.SIGINT if len(taken) == 4 else None
+
+    made = []
+    for cell, one in zip(cells, states, strict=True):
+        taught = None if cell["method"] == "vanilla" else teacher
+        watcher = None if made else Watcher(on_step)
+        made.append(loop.prepare(cell, dataset, taught, device=CPU, checkpoint=one, watcher=watcher))
+    with pytest.raises(
+        Interrupted, match=rf"{cells[0]['name']} and 2 more: interrupted \(SIGINT\), saved at epoch 2, step"
+    ):
+        loop.train(made, teacher, dataset, interruption=interruption)
+    for cell, one in zip(cells, states, strict=True):
+        run, left = carry_out(dataset, cell, one)
+        assert left == 2
+        assert same(run, carry_out(dataset, cell)[0])
+
+
+def test_runs_of_other_steps_go_apart(dataset, state):
+    """When cells that were interrupted are trained together again."""
+    with pytest.raises(Interrupted):
+        carry_out(dataset, KD, state, stop_at=2)
+    teacher = loop.create("wrn_16_1", 10, 7, CPU)
+    old, new, other = (loop.prepare(KD, dataset, teacher, device=CPU, checkpoint=one) for one in (state, None, None))
+    assert old.epoch == new.epoch
+    assert together._behind(old) != together._behind(new) == together._behind(other)
+
+
+class TestInterruption:
+    """Without training."""
+
+    def told(self, *signals):
+        """What becomes of a block in which they come."""
+        interruption, after = Interruption(), []
+        with interruption.noted():
+            for number in signals:
+                os.kill(os.getpid(), number)
+                after.append(interruption.signal)
+        return after
+
+    @pytest.mark.parametrize("signals", [[signal.SIGTERM], [signal.SIGINT], [signal.SIGTERM] * 3])
+    def test_they_wait_until_somebody_looks(self, signals):
+        before = [signal.getsignal(number) for number in signals]
+        with pytest.raises(KeyboardInterrupt) as unseen:
+            self.told(*signals)
+        assert unseen.value.args == (signals[-1],)
+        assert unseen.traceback[-1].name == "noted"  # at the end
+        assert [signal.getsignal(number) for number in signals] == before
+
+    def test_a_second_ctrl_c_does_not(self):
+        with pytest.raises(KeyboardInterrupt) as second:
+            self.told(signal.SIGINT, signal.SIGINT)
+        assert second.traceback[-1].name == "note"  # at once
+
+    def test_ignored_ones_stay_ignored(self):
+        """As in a shell's background jobs."""
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            assert self.told(signal.SIGINT) == [None]
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def test_errors_come_first(self):
+        with pytest.raises(TypeError):
+            self.told(signal.SIGTERM, "no number")
