@@ -26,10 +26,11 @@ sweep: setup  ## the same in parallel: make sweep [JOBS=2]
 test: setup lint  ## check style and types, then run all tests
 	OMP_NUM_THREADS=1 pytest --numprocesses=auto --dist=loadfile
 
-lint: setup  ## ruff (format and rules) and mypy
+lint: setup  ## ruff (format and rules), mypy, and the order of the packages
 	ruff format --check .
 	ruff check .
 	mypy
+	lint-imports
 
 audit: setup  ## licences, pins and known vulnerabilities of what is installed
 	-$(VENV)/bin/pip install --quiet -c constraints.txt -e '.[audit]'

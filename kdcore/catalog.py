@@ -5,14 +5,13 @@ method, with literals `KIND` and `PARAMETERS`. Adding a network or a method is a
 """
 
 import ast
-import difflib
 import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from kdcore.system.errors import UserError, shown
+from kdcore.system.errors import UserError, shown, suggest
 
 PACKAGE = Path(__file__).parent
 KINDS = ("logit", "feature")
@@ -137,9 +136,7 @@ def check_method(name: str, wanted: str) -> None:
 def check_known(name: object, known: list[str], what: str) -> None:
     """Raise a ValueError that suggests the nearest known name and lists all, unless the name is known."""
     if name not in known:
-        near = difflib.get_close_matches(str(name).casefold(), known, n=1)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        raise ValueError(f"unknown {what} {shown(name)}.{hint} Allowed: {', '.join(known)}")
+        raise ValueError(f"unknown {what} {shown(name)}.{suggest(name, known)} Allowed: {', '.join(known)}")
 
 
 def check_pair(pair: object) -> None:

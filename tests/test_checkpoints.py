@@ -152,7 +152,7 @@ def test_numpy_is_given_no_addresses(tmp_path, zipped, reader, python):
     scalar = Call(np.zeros(1)[0].__reduce__()[0], TypeOf(None), b"A" * 8)
     path = written(tmp_path / "a.pth", {"model": state_dict(), "best": Call(reader, scalar)}, zipped=zipped)
     said = python(
-        "from kdcore import checkpoints, networks; from kdcore.errors import UserError\n"
+        "from kdcore import checkpoints, networks; from kdcore.system.errors import UserError\n"
         f"try: checkpoints.load({str(path)!r}, networks.create('resnet8', 10))\n"
         "except UserError as error: print(error)"
     )

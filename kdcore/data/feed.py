@@ -13,12 +13,29 @@ from kdcore.data.randaugment import apply_strong_views, epoch_strong_views
 from kdcore.data.storage import Dataset, Encoded, Split
 from kdcore.data.stream import StreamedViews, stream_unaugmented
 from kdcore.system.errors import UserError
-from kdcore.training.distributed import ALONE, World
 
 MIRRORINGS = 2
 LARGEST_BATCH = 250
 BATCH_PIXELS = 1 << 22
 """Of an evaluation's batch."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The part of every batch that one of several processes sees."""
+
+    rank: int = 0
+    """Which of the processes it is, counted from 0."""
+    size: int = 1
+    """How many processes there are."""
+
+    def share(self, values: Tensor) -> Tensor:
+        """The part of this process along the first axis of (N, ...); the parts' sizes differ by one at most."""
+        return values[self.rank :: self.size]
+
+
+WHOLE = Shard()
+"""The shard of a process that works alone."""
 
 
 @dataclass(frozen=True)
@@ -56,11 +73,11 @@ class Feed:
     Args:
         dataset: whose training images are seen.
         device: where they are needed.
-        world: each of its processes sees its share of every batch.
+        shard: the part of every batch that this process sees.
     """
 
-    def __init__(self, dataset: Dataset, device: torch.device, world: World = ALONE) -> None:
-        self.dataset, self.device, self.world = dataset, device, world
+    def __init__(self, dataset: Dataset, device: torch.device, shard: Shard = WHOLE) -> None:
+        self.dataset, self.device, self.shard = dataset, device, shard
         self.labels = torch.from_numpy(dataset.train.labels).to(device)
         self.normalize = Normalize(dataset.mean, dataset.std, device)
         self.weak: WeakViews
@@ -99,15 +116,15 @@ class Feed:
             UserError: a batch holds fewer images than there are processes.
         """
         count, sizes = len(self.labels), self.sizes(size)
-        if min(sizes) < self.world.size:
+        if min(sizes) < self.shard.size:
             raise UserError(
                 f"train.batch_size {size}: of {count} images, a batch of {min(sizes)} is left over, fewer than the "
-                f"{self.world.size} processes; take fewer processes or another batch_size"
+                f"{self.shard.size} processes; take fewer processes or another batch_size"
             )
         if skip == len(sizes):
             return
         order = epoch_order(seed, epoch, count)
-        drawn = [self.world.share(batch) for batch in order.split(sizes)[skip:]]
+        drawn = [self.shard.share(batch) for batch in order.split(sizes)[skip:]]
         indices = torch.cat(drawn).to(self.device).split([len(batch) for batch in drawn])
         strong = epoch_strong_views(seed, epoch, count) if views > 1 else None
         weak = self.weak.batches(drawn, count=views, seed=seed, epoch=epoch)
@@ -174,7 +191,7 @@ class ResidentViews:
 
 
 def unaugmented(
-    split: Split | Encoded, dataset: Dataset, device: torch.device, world: World = ALONE
+    split: Split | Encoded, dataset: Dataset, device: torch.device, shard: Shard = WHOLE
 ) -> Iterator[Tensor]:
     """All images of a split in their order, in batches (B, 3, S, S), as a trained network sees them.
 
@@ -182,14 +199,14 @@ def unaugmented(
         split: the images.
         dataset: whose size, mean and deviation networks were trained with.
         device: where they are needed.
-        world: each of its processes sees its share.
+        shard: the part of the images that this process sees.
     """
     normalize = Normalize(dataset.mean, dataset.std, device)
     size = min(LARGEST_BATCH, max(1, BATCH_PIXELS // dataset.image_size**2))
     if isinstance(split, Encoded):
-        positions = world.share(torch.arange(len(split.labels))).split(size)
+        positions = shard.share(torch.arange(len(split.labels))).split(size)
         for batch in stream_unaugmented(split, positions, size=dataset.image_size, device=device):
             yield normalize(batch)
     else:
-        for batch in world.share(torch.from_numpy(split.images)).split(size):
+        for batch in shard.share(torch.from_numpy(split.images)).split(size):
             yield normalize(middle(batch.to(device), dataset.image_size))

@@ -10,21 +10,19 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import requests
-from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt
 
 from kdcore.fetch.web import Pace, PassingError, RefusedError, asked
 from kdcore.system.errors import UserError, named
-from kdcore.system.files import file_digests
+from kdcore.system.files import alone, file_digests
 
 FOLDER = Path("scratch/downloads")
 CHUNK = 1 << 16
@@ -95,7 +93,7 @@ def fetch(urls: Sequence[str], path: Path, *, checksum: str | None = None, patie
             raise UserError(f"{url}: only http and https addresses can be downloaded")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(path):
+        with alone(path, "downloads", lock_file=path.with_name(f"{path.name}.lock")):
             return _Download(path, checksum, patience).run(urls)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
@@ -293,21 +291,6 @@ def _record(path: Path) -> Path:
 def _fits(found: dict[str, str], checksum: str) -> bool:
     kind, _, wanted = checksum.partition(":")
     return found[kind].startswith(wanted)
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Keep other processes from the same file. The lock's file stays: a waiting process may hold it open."""
-    lock = FileLock(path.with_name(f"{path.name}.lock"))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        print(f"{path}: another process downloads it; waiting", file=sys.stderr)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _progress() -> Progress:

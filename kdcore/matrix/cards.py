@@ -6,7 +6,6 @@ source in data/recipes.yaml retrains nothing. Sources go to a file of their own 
 to the tables' card, which prints them.
 """
 
-import difflib
 import os
 from dataclasses import asdict
 from functools import cache, partial
@@ -23,7 +22,7 @@ from kdcore.matrix.listed_teachers import COPIES, FILE, SUFFIXES, KnownTeachers,
 from kdcore.matrix.params import Params, Teacher
 from kdcore.matrix.section import MOST
 from kdcore.matrix.train_section import Train
-from kdcore.system.errors import UserError, shown
+from kdcore.system.errors import UserError, shown, suggest
 from kdcore.system.files import file_sha256
 
 CARDS = Path("cards")
@@ -64,11 +63,9 @@ def card_path(name: str, kind: str = "") -> Path:
     """
     known = sorted(path.stem for path in (CARDS / kind).glob("*.yaml"))
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f" Did you mean {near[0]}?" if near else ""
         raise UserError(
-            f"{CARDS / kind}/: holds no card of {shown(name)}.{hint} Run 'dvc repro plan', which writes those of "
-            "params.yaml"
+            f"{CARDS / kind}/: holds no card of {shown(name)}.{suggest(name, known)} "
+            "Run 'dvc repro plan', which writes those of params.yaml"
         )
     return CARDS / kind / f"{name}.yaml"
 

@@ -1,6 +1,5 @@
 """params.yaml as typed, validated objects. Nothing else reads that file."""
 
-import difflib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from kdcore.matrix.data_section import KNOWN, OWN, Data
 from kdcore.matrix.section import Count, Section, Text
 from kdcore.matrix.train_section import Train
 from kdcore.system import yamlfile
-from kdcore.system.errors import UserError, check_address, named, shown
+from kdcore.system.errors import UserError, check_address, named, shown, suggest
 
 
 def one_of(known: Callable[[], list[str]], what: str) -> AfterValidator:
@@ -77,9 +76,10 @@ Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
 def _check_no_slip(source: str) -> str:
-    near = difflib.get_close_matches(source, ("train", "published"), n=1)
-    if near and near[0] != source and not Path(source).exists():
-        raise ValueError(f"{shown(source)}: there is no such file. Did you mean {near[0]}?")
+    known = ("train", "published")
+    hint = suggest(source, known)
+    if hint and source not in known and not Path(source).exists():
+        raise ValueError(f"{shown(source)}: there is no such file.{hint}")
     return source
 
 

@@ -2,7 +2,6 @@
 
 import difflib
 import os
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -18,7 +17,8 @@ from kdcore.matrix.cards import check_teachers, resolve_recipes
 from kdcore.matrix.data_section import Data
 from kdcore.matrix.params import Params
 from kdcore.matrix.train_section import Train
-from kdcore.system.errors import UserError
+from kdcore.system.errors import UserError, suggest
+from kdcore.system.git import git
 
 FOLDER = Path("presets")
 PARAMS = Path("params.yaml")
@@ -97,10 +97,9 @@ def load(name: str, recipes: dict[str, Any], teachers: dict[str, Any]) -> Params
             `kdcore.matrix.cards.resolve_recipes`.
     """
     if name not in names():
-        near = difflib.get_close_matches(name.casefold(), names(), n=3)
-        hint = f" Did you mean {' or '.join(near)}?" if near else ""
         raise UserError(
-            f"there is no preset {name!r}.{hint} Say make preset NAME=<preset>, one of {', '.join(names())}"
+            f"there is no preset {name!r}.{suggest(name, names(), most=3)} "
+            f"Say make preset NAME=<preset>, one of {', '.join(names())}"
         )
     matrix = params.load(_path(name))
     check_teachers(matrix, teachers, str(_path(name)))
@@ -227,14 +226,12 @@ def install(name: str, *, force: bool) -> None:
 
 
 def _check_committed() -> None:
-    command = ["git", "status", "--porcelain", "--ignored", "--", str(PARAMS)]
-    try:
-        changed = subprocess.run(command, check=True, capture_output=True, text=True).stdout  # noqa: S603
-    except (OSError, subprocess.CalledProcessError) as error:
+    changed = git("status", "--porcelain", "--ignored", "--", str(PARAMS))
+    if changed is None:
         raise UserError(
             f"{PARAMS}: git cannot tell here whether it has changes that would be lost; keep a copy of it, and add "
             "FORCE=1 to replace it"
-        ) from error
+        )
     if changed:
         raise UserError(
             f"{PARAMS}: has changes that are not committed and would be lost; commit them (git commit {PARAMS}), set "

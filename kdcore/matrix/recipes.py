@@ -3,7 +3,6 @@
 The recipe of a sum such as crd+kd holds one `ce_weight` and, as "crd.kd_weight", what each of its terms has alone.
 """
 
-import difflib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -11,7 +10,7 @@ from typing import Any, TypeVar
 from kdcore import catalog
 from kdcore.catalog import COMMON, DECOUPLED, levels
 from kdcore.matrix.cell import Cell
-from kdcore.system.errors import UserError, named, shown
+from kdcore.system.errors import UserError, named, shown, suggest
 
 T = TypeVar("T")
 
@@ -220,8 +219,7 @@ def _check_values(
 def _only(values: Iterable[str], allowed: Iterable[str], where: str) -> None:
     for key in values:
         if key not in allowed:
-            near = difflib.get_close_matches(str(key), list(allowed), n=1)
-            hint = f" Did you mean {near[0]}?" if near else ""
+            hint = suggest(key, allowed)
             raise UserError(f"{where}.{named(key)}: unknown parameter.{hint} Allowed: {', '.join(allowed)}")
 
 

@@ -2,7 +2,6 @@
 
 import io
 import json
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,6 +16,7 @@ from kdcore.results.published import Figure
 from kdcore.results.rows import Row, by_size, figure_of, rows
 from kdcore.system import yamlfile
 from kdcore.system.errors import UserError
+from kdcore.system.git import git
 
 WORKSPACE, PUBLISHED = "workspace", "published"
 CELLS, METRICS, PARAMS = "tables/cells.csv", "tables/metrics.json", "params.yaml"
@@ -93,7 +93,7 @@ class Files:
         try:
             if self.commit is None:
                 return Path(path).read_text(encoding="utf-8") if Path(path).is_file() else None
-            return _git("show", f"{self.commit}:./{path}")
+            return git("show", f"{self.commit}:./{path}")
         except UnicodeDecodeError as error:
             raise UserError(f"{self.name}: {path}: is not UTF-8 text (byte {error.start})") from error
 
@@ -106,7 +106,7 @@ class Files:
         if self.commit is None:
             names = [path.as_posix() for path in Path("tables").glob("*.*")]
         else:
-            names = (_git("ls-tree", "--name-only", self.commit, "./tables/") or "").splitlines()
+            names = (git("ls-tree", "--name-only", self.commit, "./tables/") or "").splitlines()
         whole = (f"tables/{Path(name).stem}" for name in names if name.endswith(".csv"))
         found = [Path(stem).name for stem in whole if {f"{stem}.md", f"{stem}.tex"} <= set(names)]
         if found:
@@ -270,27 +270,18 @@ def _commit(name: str) -> str:
     """
     if name.startswith(":"):  # to git a file of the index, or a search that would find some commit
         raise UserError(f"{name}: begins with ':', which names no revision; {REMEDY}")
-    if _git("rev-parse", "--git-dir") is None:
+    if git("rev-parse", "--git-dir") is None:
         raise UserError(f"{name}: revisions need git, and a project in a git repository; {WORKSPACE} needs none")
-    commit = _git("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}")
+    commit = git("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}")
     if commit is not None:
         return commit.strip()
-    refs = (_git("for-each-ref", "--format=%(refname)", "refs/exps") or "").splitlines()
+    refs = (git("for-each-ref", "--format=%(refname)", "refs/exps") or "").splitlines()
     # refs/exps/<2 digits of the commit it began from>/<the other 38>/<name>; others, such as refs/exps/stash, are DVC's
     found = [ref for ref in refs if ref.count("/") == 4 and ref.split("/")[4] == name]
-    head = (_git("rev-parse", "HEAD") or "").strip()
+    head = (git("rev-parse", "HEAD") or "").strip()
     found = [ref for ref in found if "".join(ref.split("/")[2:4]) == head] or found
     if len(found) > 1:
         raise UserError(f"{name}: several experiments have this name; name one in full: {', '.join(found)}")
     if not found:
         raise UserError(f"{name}: is no revision and no experiment here ('dvc exp pull' fetches some); {REMEDY}")
-    return str(_git("rev-parse", "--verify", f"{found[0]}^{{commit}}")).strip()
-
-
-def _git(*arguments: str) -> str | None:
-    """What git prints; None where it fails."""
-    try:
-        done = subprocess.run(["git", *arguments], check=True, capture_output=True, text=True, encoding="utf-8")  # noqa: S603, S607
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout
+    return str(git("rev-parse", "--verify", f"{found[0]}^{{commit}}")).strip()

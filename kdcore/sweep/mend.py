@@ -4,7 +4,6 @@ No result is lost with them: DVC's run cache knows what has been made, and a pro
 """
 
 import json
-import subprocess
 from pathlib import Path
 
 from dvc.dvcfile import Lockfile
@@ -19,6 +18,7 @@ from voluptuous import Invalid
 from kdcore.sweep.dvc_pipeline import LOCK_FILE, reasons
 from kdcore.system.errors import UserError
 from kdcore.system.files import replace_text
+from kdcore.system.git import git
 
 CONFLICT = b"<<<<<<< "
 """Begins what git leaves of two versions that it cannot merge."""
@@ -90,8 +90,4 @@ def mend_record(repo: Repo) -> list[str]:
 
 def _committed(path: Path) -> str | None:
     """A file as the last commit has it; None where there is none."""
-    command = ["git", "show", f"HEAD:./{path.name}"]
-    try:
-        return subprocess.run(command, cwd=path.parent, check=True, capture_output=True, encoding="utf-8").stdout  # noqa: S603
-    except (OSError, subprocess.CalledProcessError):  # no git, no repository, no commit, or the file is in none
-        return None
+    return git("show", f"HEAD:./{path.name}", folder=path.parent)

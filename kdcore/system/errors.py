@@ -1,9 +1,10 @@
 """Errors that are for people: stage scripts print them without a traceback. And what the system ran out of."""
 
+import difflib
 import errno
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from urllib.parse import urlsplit
 
 OUT_OF_MEMORY, FULL_DISK = 71, 74
@@ -54,6 +55,18 @@ def _pieces(value: object) -> Iterator[str]:
 def named(key: object) -> str:
     """A key in a message: as it is, unless it is long or would break the line."""
     return key if isinstance(key, str) and key.isprintable() and len(key) <= SHOWN else shown(key)
+
+
+def suggest(name: object, known: Iterable[str], most: int = 1) -> str:
+    """A hint for a message about an unknown name: " Did you mean kd?", or "" where no known name is near.
+
+    Args:
+        name: what was given.
+        known: the names that are allowed.
+        most: how many near names the hint may hold.
+    """
+    near = difflib.get_close_matches(str(name).casefold(), list(known), n=most)
+    return f" Did you mean {' or '.join(near)}?" if near else ""
 
 
 def is_full(error: BaseException | None) -> bool:

@@ -30,23 +30,34 @@ def whole(path: Path) -> Iterator[Path]:
     Raises:
         OSError: the disk is full, whatever the library said that found it so; names the folder.
     """
-    aside, replaced = _beside(path, "unfinished"), _beside(path, "replaced")
+    lock_file = _beside(path, "lock.unfinished")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _alone(path):
-        for left in (aside, replaced):
-            _discard(left)
-        aside.mkdir()
+    with alone(path, "writes", lock_file=lock_file):
         try:
-            yield aside
-        except BaseException as error:
-            shutil.rmtree(aside, ignore_errors=True)
-            if is_full(error):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
-            raise
-        if os.path.lexists(path):
-            path.rename(replaced)  # in one step: removed in its place, it would be a part of itself meanwhile
-        aside.rename(path)
-        _discard(replaced)
+            with _replaced_at_the_end(path) as aside:
+                yield aside
+        finally:
+            lock_file.unlink(missing_ok=True)  # while it is held: who waits for it sees that it is gone
+
+
+@contextmanager
+def _replaced_at_the_end(path: Path) -> Iterator[Path]:
+    """An empty folder beside `path`, which takes its place when the block ends without an error."""
+    aside, replaced = _beside(path, "unfinished"), _beside(path, "replaced")
+    for left in (aside, replaced):
+        _discard(left)
+    aside.mkdir()
+    try:
+        yield aside
+    except BaseException as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        if is_full(error):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        raise
+    if os.path.lexists(path):
+        path.rename(replaced)  # in one step: removed in its place, it would be a part of itself meanwhile
+    aside.rename(path)
+    _discard(replaced)
 
 
 def remove_folder(path: Path) -> None:
@@ -66,19 +77,23 @@ def _discard(path: Path) -> None:
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Keep other processes from filling the same folder."""
-    file = _beside(path, "lock.unfinished")
-    lock = FileLock(file)
+def alone(path: Path, doing: str, *, lock_file: Path) -> Iterator[None]:
+    """Keep other processes from the same work; wait for one that is at it, and say so on stderr.
+
+    Args:
+        path: what is worked on, for the message.
+        doing: what the other process does with it: "writes".
+        lock_file: is locked meanwhile, and stays: a waiting process may hold it open.
+    """
+    lock = FileLock(lock_file)
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        print(f"{path}: another process writes it; waiting", file=sys.stderr)
+        print(f"{path}: another process {doing} it; waiting", file=sys.stderr)
         lock.acquire()
     try:
         yield
     finally:
-        file.unlink(missing_ok=True)  # while it is held: who waits for it sees that it is gone, and makes a new one
         lock.release()
 
 

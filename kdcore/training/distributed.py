@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from kdcore.data.feed import Shard
 from kdcore.system.errors import UserError, shown
 
 VARIABLE = "KDCORE_PROCESSES"
@@ -23,20 +24,13 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 @dataclass(frozen=True)
-class World:
+class World(Shard):
     """The processes that train together, and which of them this one is."""
-
-    rank: int = 0
-    size: int = 1
 
     @property
     def leads(self) -> bool:
         """Whether this process shows progress and writes results."""
         return self.rank == 0
-
-    def share(self, values: Tensor) -> Tensor:
-        """This process's part of what all have along the first axis; sizes differ by one at most."""
-        return values[self.rank :: self.size]
 
     def total(self, values: Tensor) -> Tensor:
         """The sum over the processes, in each of them."""

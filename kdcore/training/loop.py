@@ -400,7 +400,9 @@ def train(
     feed = Feed(dataset, first.device, first.world)
     test_labels = torch.from_numpy(dataset.test.labels).to(first.device)
     goals, size = [run.goal for run in runs], first.settings.batch_size
-    teach = teacher_outputs.prepare(teacher, goals, feed, first.dtype, batch_size=math.ceil(size / first.world.size))
+    teach = teacher_outputs.prepare(
+        teacher, goals, feed, first.world, first.dtype, batch_size=math.ceil(size / first.world.size)
+    )
     leave = partial(_leave, runs, feed, interruption or Interruption())
     while first.epoch <= first.settings.epochs:
         for run in runs:

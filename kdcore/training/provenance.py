@@ -1,11 +1,12 @@
 """Where and with what a result was made."""
 
 import platform
-import subprocess
 from importlib.metadata import version
 from typing import Any
 
 import torch
+
+from kdcore.system.git import git
 
 LIBRARIES = ("numpy", "torch")
 
@@ -25,14 +26,7 @@ def describe(device: torch.device) -> dict[str, Any]:
 
 
 def _commit() -> str:
-    try:
-        head = _git("rev-parse", "--short=12", "HEAD")
-        changed = _git("status", "--porcelain", "--", "kdcore", "stages")
-    except (OSError, subprocess.CalledProcessError):
+    head, changed = git("rev-parse", "--short=12", "HEAD"), git("status", "--porcelain", "--", "kdcore", "stages")
+    if head is None or changed is None:
         return "not in a git repository"
-    return head + ("+changes" if changed else "")
-
-
-def _git(*arguments: str) -> str:
-    command = ["git", *arguments]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()  # noqa: S603
+    return head.strip() + ("+changes" if changed else "")

@@ -15,6 +15,7 @@ from kdcore.networks.contract import Network, Output
 from kdcore.objective import Known, Objective
 from kdcore.scales import GRID, grid_logits
 from kdcore.training.device import autocast
+from kdcore.training.distributed import World
 from kdcore.training.folding import folded
 from kdcore.training.teacher_cache import Shape, TeacherTable, open_table
 
@@ -23,7 +24,13 @@ Teacher = Callable[[Seen], Sequence[Output | Known]]
 
 
 def prepare(
-    teacher: Network | None, goals: Sequence[Objective], feed: Feed, dtype: torch.dtype, *, batch_size: int
+    teacher: Network | None,
+    goals: Sequence[Objective],
+    feed: Feed,
+    world: World,
+    dtype: torch.dtype,
+    *,
+    batch_size: int,
 ) -> Teacher:
     """The fastest way to what these goals ask of a teacher.
 
@@ -31,6 +38,7 @@ def prepare(
         teacher: in evaluation mode, in float32; None where there is none.
         goals: of students that are taught together.
         feed: of the images.
+        world: the processes that train together.
         dtype: in which the teacher is computed.
         batch_size: of what a process sees.
     """
@@ -38,7 +46,7 @@ def prepare(
         return lambda _seen: []
     teacher.requires_grad_(False)
     if any(goal.teacher_in_training_mode for goal in goals):
-        return InTraining(feed.world.synchronised(teacher.train(), feed.device), dtype)
+        return InTraining(world.synchronised(teacher.train(), feed.device), dtype)
     network = folded(teacher.eval(), feed.dataset.image_size).to(dtype)
     if feed.view_count is not None and all(goal.asks_for_logits_alone for goal in goals):
         regions = any(goal.asks_for_regions for goal in goals)

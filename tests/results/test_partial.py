@@ -434,7 +434,7 @@ class TestPulse:
         assert capsys.readouterr().err.startswith("scratch/live/b.json: is damaged and skipped (")
 
     def test_readers_do_not_import_torch(self, python):
-        python("import sys; from kdcore import pulse, timings; assert 'torch' not in sys.modules")
+        python("import sys; from kdcore.training import pulse, timings; assert 'torch' not in sys.modules")
 
 
 @pytest.mark.pipeline

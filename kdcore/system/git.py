@@ -1,0 +1,27 @@
+"""What git says of this project."""
+
+import subprocess
+from pathlib import Path
+
+
+def git(*arguments: str, folder: Path | None = None) -> str | None:
+    """What a git command prints.
+
+    Args:
+        arguments: of the command, such as "rev-parse", "HEAD".
+        folder: where it runs; when absent, the current folder.
+
+    Returns:
+        Its standard output; None where it fails, where there is no repository, or no git.
+    """
+    try:
+        done = subprocess.run(  # noqa: S603
+            ["git", *arguments],  # noqa: S607
+            cwd=folder,
+            check=True,
+            capture_output=True,
+            encoding="utf-8",
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout
