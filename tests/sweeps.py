@@ -20,11 +20,12 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from kdcore import jsonfile, plan, yamlfile
-from kdcore.cell import RUNS
-from kdcore.errors import RunError
-from kdcore.folders import whole
-from kdcore.pulse import LIVE, Pulse, pulse_file
+from kdcore.matrix.cards import CARDS
+from kdcore.matrix.cell import RUNS
+from kdcore.system import yamlfile
+from kdcore.system.errors import RunError
+from kdcore.system.files import whole, write_json
+from kdcore.training.pulse import LIVE, Pulse, pulse_file
 from stages import run
 
 
@@ -52,7 +53,7 @@ def behave(name: str) -> bool:
     if behaviour == "die after each epoch" and times <= 4:
         beat = Pulse(name, times, 4, None, None, 0.0, None, os.getpid(), "here", time.time())
         LIVE.mkdir(parents=True, exist_ok=True)
-        jsonfile.write(pulse_file(name), asdict(beat))
+        write_json(pulse_file(name), asdict(beat))
         os.kill(os.getpid(), signal.SIGKILL)
     if behaviour == "too big once" and times == 1:
         raise MemoryError(name)
@@ -70,7 +71,7 @@ def result(card: dict[str, object], out: Path) -> None:
     epochs = card["train"]["epochs"]
     if behave(card["name"]):
         with whole(out) as folder:
-            jsonfile.write(folder / "meta.json", card)
+            write_json(folder / "meta.json", card)
             rows = [f"{epoch},50.0" for epoch in range(1, epochs + 1)]
             (folder / "history.csv").write_text("\\n".join(["epoch,test_top1", *rows, ""]))
             differs = epochs if behaviour_of(card["name"]) == "differ" else ""
@@ -78,27 +79,27 @@ def result(card: dict[str, object], out: Path) -> None:
 
 
 def train(stage: str, name: str) -> None:
-    card = yamlfile.read(plan.FOLDER / stage / f"{name}.yaml")
+    card = yamlfile.read(CARDS / stage / f"{name}.yaml")
     result(card, RUNS / card["pair"] / name)
 
 
 def teacher(name: str) -> None:
-    result(yamlfile.read(plan.FOLDER / "teacher" / f"{name}.yaml"), Path("teachers") / name)
+    result(yamlfile.read(CARDS / "teacher" / f"{name}.yaml"), Path("teachers") / name)
 
 
 def data() -> None:
     with whole(Path("data/digits")) as folder:
-        jsonfile.write(folder / "manifest.json", yamlfile.read(plan.FOLDER / "data.yaml"))
+        write_json(folder / "manifest.json", yamlfile.read(CARDS / "data.yaml"))
 
 
 def evaluate(pair: str) -> None:
     with whole(Path("evaluations") / pair) as folder:
-        jsonfile.write(folder / "metrics.json", {"cells": sorted(path.name for path in (RUNS / pair).iterdir())})
+        write_json(folder / "metrics.json", {"cells": sorted(path.name for path in (RUNS / pair).iterdir())})
 
 
 def tables() -> None:
     with whole(Path("tables")) as folder:
-        jsonfile.write(folder / "metrics.json", {"pairs": sorted(path.name for path in Path("evaluations").iterdir())})
+        write_json(folder / "metrics.json", {"pairs": sorted(path.name for path in Path("evaluations").iterdir())})
 
 
 main = MAIN

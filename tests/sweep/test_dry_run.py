@@ -26,10 +26,10 @@ from tests.sweeps import PAIR, cell
 ASK = """
 import json
 from pathlib import Path
-from kdcore import params
+from kdcore.matrix import params
 from kdcore.sweep import forecast
-from kdcore.sweep.estimates import Estimates
-from kdcore.sweep.pipeline import Pipeline
+from kdcore.sweep.schedule import Estimates
+from kdcore.sweep.dvc_pipeline import Pipeline
 found = forecast.make(Pipeline(Path.cwd()), params.load("params.yaml"), Estimates([]), jobs=1)
 print(json.dumps({line.step: [line.outlook.value, line.reason] for line in found.lines}))
 """

@@ -14,7 +14,7 @@ META = {"name": "a-b-kd-1-False-0", "student": "b", "method": "kd", "device": "c
 MANY = """
 import sys
 from pathlib import Path
-from kdcore import timings
+from kdcore.training import timings
 for epochs in range(1, 201):
     meta = {"name": sys.argv[1] * 5000, "student": "b", "method": "kd", "device": "cpu", "threads": 1}
     timings.record(Path("card"), Path("run"), meta, epochs=epochs, seconds=1.0, images_per_second=2.0)
