@@ -30,7 +30,7 @@ from kdcore.system import yamlfile
 from kdcore.system.files import write_json
 from kdcore.training import loop, provenance, teacher_cache
 from kdcore.training.device import compute_dtype
-from kdcore.training.loop import Run, Watcher
+from kdcore.training.loop import Callbacks, Run
 
 RESULTS = Path("benchmarks/results")
 BATCH = 64
@@ -128,10 +128,12 @@ def networks_of(pair: str, where: torch.device) -> tuple[Network, Network]:
     return teacher.eval(), student
 
 
-def train(case: Case, dataset: Dataset, teacher: Network, where: torch.device, watcher: Watcher | None = None) -> Run:
+def train(
+    case: Case, dataset: Dataset, teacher: Network, where: torch.device, callbacks: Callbacks | None = None
+) -> Run:
     """A cell from its beginning to its end."""
-    run = loop.prepare(case.card, dataset, teacher, device=where, watcher=watcher)
-    loop.train([run], teacher, dataset)
+    run = loop.prepare(case.card, dataset, teacher, device=where, callbacks=callbacks)
+    loop.train(run, teacher, dataset)
     return run
 
 

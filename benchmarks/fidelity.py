@@ -65,7 +65,7 @@ def teacher_of(card: Card, dataset: Dataset, where: torch.device) -> Network:
     """Trained now, or from the checkpoint that its card names."""
     if card["source"] == "train":
         run = loop.prepare(card, dataset, None, device=where)
-        loop.train([run], None, dataset)
+        loop.train(run, None, dataset)
         return run.student.eval()
     return checkpoints.restore(card["student"], len(dataset.classes), Path(card["source"]), where)
 
@@ -76,10 +76,10 @@ def top1(card: Card, path: str, dataset: Dataset, teacher: Network, where: torch
     run = loop.prepare(card, dataset, teacher, device=where)
     if path == "plain":
         with common.tables(None), mock.patch.object(teacher_outputs, "folded", lambda network, _image_size: network):
-            loop.train([run], teacher, dataset)
+            loop.train(run, teacher, dataset)
     else:
         with tempfile.TemporaryDirectory() as folder, common.tables(Path(folder)):
-            loop.train([run], teacher, dataset)
+            loop.train(run, teacher, dataset)
     return run.history[-1]["test_top1"]
 
 

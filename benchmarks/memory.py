@@ -14,14 +14,12 @@ from concurrent.futures import ProcessPoolExecutor, wait
 from contextlib import suppress
 from pathlib import Path
 
-import torch
-
 from benchmarks import common
 from benchmarks.common import BATCH, CLASSES, Case
 from kdcore import checkpoints
 from kdcore.data import storage
 from kdcore.training import device, loop
-from kdcore.training.loop import Watcher
+from kdcore.training.loop import Callbacks
 
 TRAIN, TEST = 50_000, 10_000
 WANTED = 1.5
@@ -51,10 +49,10 @@ def cell(case: Case, folder: Path, steps: int, tables: Path | None) -> float:
 
     dataset, weights = storage.load(folder / "data" / card["data"]), folder / "pairs" / f"{case.pair}.safetensors"
     teacher = checkpoints.restore(card["teacher"], CLASSES, weights, where)
-    run = loop.prepare(card, dataset, teacher, device=where, watcher=Watcher(on_step=count))
+    run = loop.prepare(card, dataset, teacher, device=where, callbacks=Callbacks(on_step=count))
     with common.tables(tables), suppress(_EnoughError):
-        loop.train([run], teacher, dataset)
-    run.end(dataset, torch.from_numpy(dataset.test.labels).to(where))
+        loop.train(run, teacher, dataset)
+    run.end_epoch(dataset)
     if tables is not None and not any(tables.glob("*/logits")):
         raise RuntimeError(f"no table was made: the disk of {tables} is too full for one of this size")
     return _resident(os.getpid(), "VmHWM")

@@ -22,7 +22,7 @@ from kdcore.data.feed import Feed
 from kdcore.data.storage import Dataset
 from kdcore.networks.contract import Network
 from kdcore.training import device, loop, teacher_outputs
-from kdcore.training.loop import Watcher
+from kdcore.training.loop import Callbacks
 from kdcore.training.optimizers import SGD
 
 PARTS = ("augmentation", "teacher", "student", "loss", "backward", "optimiser")
@@ -80,20 +80,20 @@ class Clock:
 def measure(case: Case, dataset: Dataset, teacher: Network, where: torch.device) -> list[dict[str, float]]:
     """Seconds per part of the steps of an epoch."""
     clock = Clock(where)
-    run = loop.prepare(case.card, dataset, teacher, device=where, watcher=Watcher(on_step=clock.end_step))
+    run = loop.prepare(case.card, dataset, teacher, device=where, callbacks=Callbacks(on_step=clock.end_step))
     optimizer, prepare, batches = cast(SGD, run.optimizer), teacher_outputs.prepare, Feed.batches
     patched: list[tuple[Any, str, Callable[..., Any]]] = [
         (Feed, "batches", lambda *args, **kwargs: clock.each("augmentation", batches(*args, **kwargs))),
         (teacher_outputs, "prepare", lambda *args, **kwargs: clock.timed("teacher", prepare(*args, **kwargs))),
         (run.student, "forward", clock.timed("student", run.student.forward)),
-        (run.goal, "forward", clock.timed("loss", run.goal.forward)),
+        (run.objective, "forward", clock.timed("loss", run.objective.forward)),
         (torch.autograd, "backward", clock.timed("backward", torch.autograd.backward)),
         (optimizer, "step", clock.timed("optimiser", optimizer.step)),
     ]
     with ExitStack() as stack:
         for owner, name, function in patched:
             stack.enter_context(mock.patch.object(owner, name, function))
-        loop.train([run], teacher, dataset)
+        loop.train(run, teacher, dataset)
     return clock.steps[WARM:]
 
 

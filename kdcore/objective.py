@@ -5,7 +5,7 @@ a pyramid (SDD). Every logit method takes every combination; M=[1] without stand
 """
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -21,33 +21,32 @@ from kdcore.scales import decouple, decouple_as_fusion_published, grid_logits, p
 from kdcore.standardize import standardize
 
 PLAIN = (1,)
-STUDENT, TEACHER = range(2)
 
 
 @dataclass(frozen=True)
-class Batch:
-    """B training images of a step."""
-
-    views: tuple[Tensor, ...]
-    """(B, 3, H, W) each: the weak view, and the strong one where a method needs it."""
-    target: Tensor
-    """(B,) int64, class indices."""
-    index: Tensor
-    """(B,) int64, which of the training images they are."""
-    epoch: int
-    """Counted from 1."""
-    generator: torch.Generator
-    """For what methods draw, on the device."""
-
-
-@dataclass(frozen=True)
-class Known:
-    """What a teacher says of B images, as far as logit methods ask."""
+class TeacherLogits:
+    """What a table holds of a teacher's outputs for B images: all that logit methods ask for."""
 
     logits: Tensor
     """(B, C), of the whole image."""
     grid: Tensor | None
     """(B, 16, C), of the cells of the 4 x 4 grid; None where no regions are asked for."""
+
+
+Taught = Output | TeacherLogits
+"""What an objective may know of a teacher's view of a batch."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """When a batch is seen, and which images it holds; methods that remember or draw need it."""
+
+    index: Tensor
+    """(B,) int64, positions of the images in the training set."""
+    epoch: int
+    """Counted from 1."""
+    generator: torch.Generator
+    """On the device, for what methods draw; determined by seed and epoch."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ class Parts:
     ce: Tensor
     """Cross-entropy, unweighted; the sum over views."""
     losses: dict[str, Tensor]
-    """Each method's, unweighted."""
+    """Each method's loss by its name, unweighted."""
 
     @property
     def loss(self) -> Tensor:
@@ -70,38 +69,21 @@ class Parts:
 
 
 class Term(nn.Module):
-    """One method within an objective.
+    """The loss of one method within an objective.
 
     Args:
         name: of the method.
-        recipe: its parameters, with kd_weight (times min(epoch / warmup, 1)) and warmup (epochs), and, where regions
-            are decoupled, complementary_weight and decoupling.
+        recipe: its hyper-parameters, with kd_weight (times min(epoch / warmup, 1)) and warmup (epochs).
         setting: what an adapter is made from; None for methods without one.
-        levels: pyramid levels of a logit method; (1,) is the network's own logits.
-        stand: whether a logit method's logits are standardised.
-        heads: the linear classifiers of student and teacher, for the logits of regions.
     """
 
-    def __init__(
-        self,
-        name: str,
-        recipe: Mapping[str, Any],
-        *,
-        setting: Setting | None = None,
-        levels: tuple[int, ...] = PLAIN,
-        stand: bool = False,
-        heads: tuple[nn.Module, nn.Module] | None = None,
-    ) -> None:
+    def __init__(self, name: str, recipe: Mapping[str, Any], setting: Setting | None = None) -> None:
         super().__init__()
-        if levels != PLAIN and heads is None:
-            raise ValueError(f"levels {levels} need the classifiers of student and teacher")
         self.entry = catalog.methods()[name]
         self.method = methods.get(name)
         self.recipe = recipe
         applied_here = {*catalog.COMMON, *catalog.DECOUPLED}
         self.keywords = {key: value for key, value in recipe.items() if key not in applied_here}
-        self.levels, self.stand, self.heads = levels, stand, heads
-        self.standardizes_itself = "standardize" in inspect.signature(self.method.loss).parameters
         self.adapter: nn.Module | None = None
         if has_adapter(name):
             if setting is None:
@@ -113,70 +95,126 @@ class Term(nn.Module):
         """Whether the method wants the teacher to normalise by each batch."""
         return getattr(self.adapter, "teacher_in_training_mode", False)
 
-    def weight(self, epoch: int) -> float:
-        """Weight of the method's loss in an epoch, counted from 1."""
+    @property
+    def asks_for_logits_alone(self) -> bool:
+        """Whether the teacher's logits of weak views are all that the method needs."""
+        return self.entry.kind == "logit" and len(self.entry.views) == 1
+
+    def weight(self, moment: Moment | None) -> float:
+        """The weight of the method's loss: kd_weight, which rises over the first `warmup` epochs."""
         warmup = self.recipe["warmup"]
-        return self.recipe["kd_weight"] * (min(epoch / warmup, 1.0) if warmup else 1.0)
+        return self.recipe["kd_weight"] * (min(self.known(moment).epoch / warmup, 1.0) if warmup else 1.0)
 
-    def forward(self, student: Sequence[Output], teacher: Sequence[Output | Known], batch: Batch) -> Tensor:
-        """The method's loss, unweighted; outputs per view."""
-        if self.entry.kind == "logit":
-            return self._of_logits(student, teacher, batch)
-        taught = cast(Output, teacher[0])
+    def known(self, moment: Moment | None) -> Moment:
+        """The moment of a batch, where the method cannot do without.
+
+        Raises:
+            ValueError: it was not given.
+        """
+        if moment is None:
+            raise ValueError(f"{self.entry.name} depends on epoch, images or a generator; give it the batch's moment")
+        return moment
+
+
+class FeatureTerm(Term):
+    """A feature method: its loss relates the maps and vectors of two networks. Arguments are those of `Term`."""
+
+    def forward(
+        self, student: Sequence[Output], teacher: Sequence[Taught], target: Tensor, moment: Moment | None
+    ) -> Tensor:
+        """The method's loss, unweighted, a scalar; arguments as for `Objective.forward`."""
         if self.adapter is None:
-            return self.method.distill(student[0], taught, **self.keywords)
-        return self.adapter(Step(student[0], taught, batch.target, batch.index, batch.epoch, batch.generator))
+            return self.method.distill(student[0], teacher[0], **self.keywords)
+        now = self.known(moment)
+        return self.adapter(Step(student[0], cast(Output, teacher[0]), target, now.index, now.epoch, now.generator))
 
-    def _of_logits(self, student: Sequence[Output], teacher: Sequence[Output | Known], batch: Batch) -> Tensor:
+
+class LogitTerm(Term):
+    """A logit method: its loss of standardised or plain logits (LSKD), over the regions of a pyramid (SDD).
+
+    Args:
+        name: of the method.
+        recipe: as for `Term`, and where regions are decoupled, complementary_weight and decoupling.
+        setting: as for `Term`.
+        levels: pyramid levels; (1,) is the network's own logits.
+        stand: whether logits are standardised.
+        heads: the linear classifiers of student and teacher, for the logits of regions.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        recipe: Mapping[str, Any],
+        setting: Setting | None = None,
+        *,
+        levels: tuple[int, ...] = PLAIN,
+        stand: bool = False,
+        heads: tuple[nn.Module, nn.Module] | None = None,
+    ) -> None:
+        super().__init__(name, recipe, setting)
+        if levels != PLAIN and heads is None:
+            raise ValueError(f"levels {levels} need the classifiers of student and teacher")
+        self.levels, self.stand, self.heads = levels, stand, heads
+        self.standardizes_itself = "standardize" in inspect.signature(self.method.loss).parameters
+
+    def forward(
+        self, student: Sequence[Output], teacher: Sequence[Taught], target: Tensor, moment: Moment | None
+    ) -> Tensor:
+        """The method's loss, unweighted, a scalar; arguments as for `Objective.forward`."""
         views = range(len(self.entry.views))
-        logits = [self._regions(student[view], STUDENT) for view in views]
-        logits += [self._regions(teacher[view], TEACHER) for view in views]
-        predictions = logits[len(views)]
-        target = batch.target[:, None].expand(predictions.shape[:2])
+        logits = [self._student_regions(student[view]) for view in views]
+        logits += [self._teacher_regions(teacher[view]) for view in views]
+        plain_teacher = logits[len(views)]
+        targets = target[:, None].expand(plain_teacher.shape[:2])
         keywords = self.keywords
         if self.standardizes_itself:
             keywords = {**keywords, "standardize": self.stand}
         elif self.stand:
-            logits = [standardize(of_view) for of_view in logits]
+            logits = [standardize(values) for values in logits]
         if self.entry.across == "batch":
-            by_region = [of_view.transpose(0, 1).contiguous() for of_view in logits]
-            return self.method.loss(*by_region, target.T, **keywords).mean()
+            by_region = [values.transpose(0, 1).contiguous() for values in logits]
+            return self.method.loss(*by_region, targets.T, **keywords).mean()
         if self.adapter is not None:
-            per_region = self.adapter(*logits, target, epoch=batch.epoch)
+            per_region = self.adapter(*logits, targets, epoch=self.known(moment).epoch)
         else:
-            per_region = self.method.loss(*logits, target, **keywords)
+            per_region = self.method.loss(*logits, targets, **keywords)
         if self.levels == PLAIN:
             return per_region.mean()
-        return self._decoupled(per_region, predictions, teacher[0], batch)
+        return self._decoupled(per_region, plain_teacher, teacher[0], target)
 
-    def _decoupled(self, per_region: Tensor, predictions: Tensor, teacher: Output | Known, batch: Batch) -> Tensor:
+    def _decoupled(self, per_region: Tensor, predictions: Tensor, teacher: Taught, target: Tensor) -> Tensor:
+        """The mean of losses (B, N), those of complementary regions weighted; predictions (B, N, C) the teacher's."""
         if self.recipe["decoupling"] == "fusion_as_published":
-            return decouple_as_fusion_published(per_region, predictions, batch.target)
+            return decouple_as_fusion_published(per_region, predictions, target)
         return decouple(
             per_region,
             predictions,
-            batch.target,
+            target,
             complementary_weight=self.recipe["complementary_weight"],
             teacher_global=None if self.levels[0] == 1 else teacher.logits,
         )
 
-    def _regions(self, output: Output | Known, role: int) -> Tensor:
-        """Logits (B, N, C) of the regions that the levels name."""
+    def _student_regions(self, output: Output) -> Tensor:
+        """The student's logits (B, N, C) of the regions that the levels name."""
         if self.heads is None or self.levels == PLAIN:
             return output.logits[:, None]
-        if role == STUDENT:
-            return pyramid_logits(cast(Output, output).final_map, self.heads[role], self.levels)
-        if isinstance(output, Known):
-            return region_logits(cast(Tensor, output.grid), self.levels)
-        # From the grid, as a table has it, so that a table changes no bit.
-        return region_logits(grid_logits(output.final_map, self.heads[role]), self.levels)
+        return pyramid_logits(output.final_map, self.heads[0], self.levels)
+
+    def _teacher_regions(self, output: Taught) -> Tensor:
+        """The teacher's logits (B, N, C) of the same regions: from the grid, as a table has it, so that a table
+        changes no bit.
+        """
+        if self.heads is None or self.levels == PLAIN:
+            return output.logits[:, None]
+        grid = output.grid if isinstance(output, TeacherLogits) else grid_logits(output.final_map, self.heads[1])
+        return region_logits(cast(Tensor, grid), self.levels)
 
 
 class Objective(nn.Module):
     """The loss of one cell. Its parameters and buffers are those of the methods' adapters.
 
     Args:
-        ce_weight: of cross-entropy.
+        ce_weight: the weight of cross-entropy.
         terms: one per method; none for a network trained alone.
     """
 
@@ -186,45 +224,48 @@ class Objective(nn.Module):
         self.by_name = nn.ModuleDict({term.entry.name: term for term in terms})
 
     @property
-    def terms(self) -> Iterator[tuple[str, Term]]:
-        """The methods by name."""
-        return cast(Iterator[tuple[str, Term]], iter(self.by_name.items()))
+    def terms(self) -> dict[str, Term]:
+        """The terms by the names of their methods."""
+        return cast(dict[str, Term], dict(self.by_name.items()))
 
     @property
     def views(self) -> int:
-        """How many views of each image it needs: 1 weak, or 2, weak and strong."""
-        return max((len(term.entry.views) for _, term in self.terms), default=1)
+        """How many views of each image are needed: 1, weak, or 2, weak and strong."""
+        return max((len(term.entry.views) for term in self.terms.values()), default=1)
 
     @property
     def asks_for_logits_alone(self) -> bool:
-        """Whether all that it wants of a teacher are the logits of weak views."""
-        return self.views == 1 and all(term.entry.kind == "logit" for _, term in self.terms)
+        """Whether the teacher's logits of weak views are all that is needed of it."""
+        return all(term.asks_for_logits_alone for term in self.terms.values())
 
     @property
     def asks_for_regions(self) -> bool:
-        """Whether it wants the logits of other regions than the whole image."""
-        return any(term.entry.kind == "logit" and term.levels != PLAIN for _, term in self.terms)
+        """Whether logits of other regions than the whole image are needed."""
+        return any(isinstance(term, LogitTerm) and term.levels != PLAIN for term in self.terms.values())
 
     @property
     def teacher_in_training_mode(self) -> bool:
         """Whether a method wants the teacher to normalise by each batch; its weights are frozen in any case."""
-        return any(term.teacher_in_training_mode for _, term in self.terms)
+        return any(term.teacher_in_training_mode for term in self.terms.values())
 
-    def losses(self, student: Sequence[Output], teacher: Sequence[Output | Known], batch: Batch) -> dict[str, Tensor]:
-        """Each method's loss, unweighted. Arguments as of `forward`."""
-        return {name: term(student, teacher, batch) for name, term in self.terms}
-
-    def forward(self, student: Sequence[Output], teacher: Sequence[Output | Known], batch: Batch) -> Parts:
+    def forward(
+        self,
+        student: Sequence[Output],
+        teacher: Sequence[Taught],
+        target: Tensor,
+        moment: Moment | None = None,
+    ) -> Parts:
         """The loss of a batch.
 
         Args:
-            student: its outputs for B images, per view.
-            teacher: the same, without gradients; not looked at for a network trained alone.
-            batch: classes, indices and epoch.
+            student: its outputs for B images, one per view.
+            teacher: the same without gradients; empty for a network trained alone.
+            target: (B,) int64, class indices.
+            moment: which images these are, and when; None only where no method asks for it.
         """
-        ce = torch.stack([F.cross_entropy(widen(output.logits), batch.target) for output in student]).sum()
-        losses = self.losses(student, teacher, batch)
-        weighted = [term.weight(batch.epoch) * losses[name] for name, term in self.terms]
+        ce = torch.stack([F.cross_entropy(widen(output.logits), target) for output in student]).sum()
+        losses = {name: term(student, teacher, target, moment) for name, term in self.terms.items()}
+        weighted = [term.weight(moment) * losses[name] for name, term in self.terms.items()]
         return Parts(self.ce_weight * ce, torch.stack(weighted).sum() if weighted else None, ce, losses)
 
 
@@ -244,24 +285,27 @@ def build(
     Args:
         method: a method or a sum; its feature terms take no levels and no stand.
         recipe: as the cell's card has it; that of a sum has its terms' names before their keys, "crd.kd_weight".
-        student: on the device.
-        teacher: likewise.
+        student: the network to train, on the device.
+        teacher: the frozen network, on the same device.
         labels: (N,) int64 on the device, the classes of all training images.
         image_size: height and width, in pixels.
         levels: pyramid levels of the logit terms.
         stand: whether their logits are standardised.
 
     Returns:
-        On the device of the labels; the initial weights of its adapters are drawn from torch's global generator.
+        The objective on the device of the labels; initial weights of its adapters come from torch's global generator.
     """
     names = [entry.name for entry in catalog.terms(method)]
     setting = _setting(student, teacher, labels, image_size) if any(map(has_adapter, names)) else None
     heads = (student.classifier, teacher.classifier)
-    terms = []
+    terms: list[Term] = []
     for name in names:
         prefix = "" if len(names) == 1 else f"{name}."
         own = {key.removeprefix(prefix): value for key, value in recipe.items() if key.startswith(prefix)}
-        terms.append(Term(name, own, setting=setting, levels=levels, stand=stand, heads=heads))
+        if catalog.methods()[name].kind == "logit":
+            terms.append(LogitTerm(name, own, setting, levels=levels, stand=stand, heads=heads))
+        else:
+            terms.append(FeatureTerm(name, own, setting))
     return Objective(recipe["ce_weight"], terms).to(labels.device)
 
 

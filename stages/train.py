@@ -6,7 +6,7 @@ from kdcore.matrix.cards import card_path
 from kdcore.matrix.cell import RUNS
 from kdcore.system import yamlfile
 from kdcore.system.errors import UserError, shown
-from kdcore.training import distributed, experiment
+from kdcore.training import experiment, torchrun
 from stages import run
 
 STAGES = ("train", "baseline")
@@ -22,8 +22,8 @@ def main(stage: str, name: str) -> None:
     if stage not in STAGES:
         raise UserError(f"STAGE {shown(stage)}: must be {' or '.join(STAGES)}, and NAME one of its cells")
     card_file = card_path(name, stage)
-    if distributed.processes() > 1 and not distributed.is_joined():
-        distributed.start("stages.train", [stage, name], distributed.processes())
+    if torchrun.processes() > 1 and not torchrun.is_joined():
+        torchrun.start("stages.train", [stage, name], torchrun.processes())
     pair = yamlfile.read(card_file)["pair"]
     experiment.run(card_file, RUNS / pair / name, teacher_weights=Path("pairs") / f"{pair}.safetensors")
 

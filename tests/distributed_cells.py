@@ -1,18 +1,16 @@
 """One cell per method, trained by the processes that torchrun started: python -m tests.distributed_cells FOLDER."""
 
 import sys
-from dataclasses import asdict, replace
 from pathlib import Path
 
 from kdcore import catalog, checkpoints
 from kdcore.data.sources import digits
 from kdcore.system.files import write_json
 from kdcore.training import distributed, loop
-from kdcore.training.loop import Settings
-from tests.train import CPU, card
+from tests.train import CPU, as_card, card, changed, training_settings
 
 PAIR = "wrn_16_1-resnet8"
-SETTINGS = Settings(1, 15, 0.002, 0.9, False, 5e-4, "cosine")
+SETTINGS = training_settings(1, 15, 0.002)
 METHODS = ["vanilla", *(name for name, entry in catalog.methods().items() if entry.across == "samples"), "fitnet+kd"]
 
 
@@ -20,8 +18,8 @@ def train(method, world=distributed.ALONE, *, settings=SETTINGS):
     """A run of three steps over 40 images, whose batches of 15, 15 and 10 two processes cannot halve evenly."""
     dataset = digits.fetch(source="embedded", image_size=16, train_per_class=4)
     teacher = None if method == "vanilla" else loop.create("wrn_16_1", 10, 7, CPU)
-    run = loop.prepare(card(PAIR, method, asdict(settings)), dataset, teacher, device=CPU, world=world)
-    loop.train([run], teacher, dataset)
+    run = loop.prepare(card(PAIR, method, as_card(settings)), dataset, teacher, device=CPU, world=world)
+    loop.train(run, teacher, dataset)
     return run
 
 
@@ -34,6 +32,6 @@ if __name__ == "__main__":
             checkpoints.save(run.student, folder / f"{method}-{world.rank}.safetensors")
         for lr in (1e30, 1e9):
             try:
-                train("kd", world, settings=replace(SETTINGS, lr=lr, batch_size=40 if lr < 1e10 else 15))
+                train("kd", world, settings=changed(SETTINGS, lr=lr, batch_size=40 if lr < 1e10 else 15))
             except loop.NotFiniteError as error:
                 write_json(folder / f"{lr}-{world.rank}.json", {"said": str(error)})

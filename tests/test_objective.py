@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from kdcore import methods, networks, objective
 from kdcore.data.augment import device_generator
 from kdcore.methods import kd, mlkd
-from kdcore.objective import Batch, Objective, Term
+from kdcore.objective import LogitTerm, Moment, Objective, Term
 from kdcore.scales import decouple_as_fusion_published, pyramid_logits
 from kdcore.standardize import standardize
 from tests.methods.test_logit_methods import BATCH, SAMPLES
@@ -31,7 +31,7 @@ class Case:
         torch.manual_seed(0)
         self.student, self.teacher = networks.create("resnet8", 10), networks.create("wrn_16_1", 10).eval()
         images, target = torch.randn(2, 8, 3, 16, 16), torch.randint(10, (8,))
-        self.batch = Batch(tuple(images), target, torch.arange(8), 1, device_generator(0, 1, CPU))
+        self.target, self.moment = target, Moment(torch.arange(8), 1, device_generator(0, 1, CPU))
         self.out = [self.student(view) for view in images]
         with torch.no_grad():
             taught = [self.teacher(view) for view in images]
@@ -46,7 +46,7 @@ class Case:
 
     def parts(self, method, recipe, **options):
         goal = self.build(method, recipe, **options)
-        return goal(self.out[: goal.views], self.taught[: goal.views], self.batch)
+        return goal(self.out[: goal.views], self.taught[: goal.views], self.target, self.moment)
 
 
 @pytest.fixture
@@ -58,8 +58,8 @@ def case():
 def test_global_scale_without_stand_is_the_plain_method(case, name):
     parts = case.parts(name, {**LOGIT[name], **WEIGHTS})
     out, taught = case.out[0].logits, case.taught[0].logits
-    plain = methods.get(name).loss(out, taught, case.batch.target, **LOGIT[name]).mean()
-    ce = F.cross_entropy(out, case.batch.target)
+    plain = methods.get(name).loss(out, taught, case.target, **LOGIT[name]).mean()
+    ce = F.cross_entropy(out, case.target)
     torch.testing.assert_close(parts.losses[name], plain)
     torch.testing.assert_close(parts.loss, 0.3 * ce + 2.0 * plain)
 
@@ -78,22 +78,22 @@ def test_every_combination_reaches_every_parameter(case, name, levels, stand):
 def test_a_batch_in_another_order_has_the_same_loss(case, name):
     """The published fusion of SDD and LSKD does not (docs/differences.md)."""
     goal = case.build(name, {**LOGIT[name], **WEIGHTS, **REGIONS}, levels=(1, 2), stand=True)
-    first = goal(case.out[: goal.views], case.taught[: goal.views], case.batch)
+    first = goal(case.out[: goal.views], case.taught[: goal.views], case.target, case.moment)
     order = torch.randperm(8)
     out, taught = (
         [o._replace(logits=o.logits[order], final_map=o.final_map[order]) for o in outputs[: goal.views]]
         for outputs in (case.out, case.taught)
     )
-    batch = Batch((), case.batch.target[order], order, 1, case.batch.generator)
-    torch.testing.assert_close(goal(out, taught, batch).loss, first.loss)
+    moment = Moment(order, 1, case.moment.generator)
+    torch.testing.assert_close(goal(out, taught, case.target[order], moment).loss, first.loss)
 
 
 def test_regions_and_standardisation_by_hand(case):
     heads = case.student.classifier, case.teacher.classifier
     s, t = (pyramid_logits(o.final_map, h, (1, 2)) for o, h in zip((case.out[0], case.taught[0]), heads, strict=True))
     per_region = kd.loss(standardize(s), standardize(t), temperature=4.0)
-    right_global = t[:, :1].argmax(-1) == case.batch.target[:, None]
-    right_region = t.argmax(-1) == case.batch.target[:, None]
+    right_global = t[:, :1].argmax(-1) == case.target[:, None]
+    right_region = t.argmax(-1) == case.target[:, None]
     expected = ((1 + (right_global != right_region).float()) * per_region).mean()
     parts = case.parts("kd", {"temperature": 4.0, **WEIGHTS, **REGIONS}, levels=(1, 2), stand=True)
     torch.testing.assert_close(parts.losses["kd"], expected)
@@ -102,7 +102,7 @@ def test_regions_and_standardisation_by_hand(case):
 def test_levels_without_the_whole_image_weigh_by_the_networks_own_prediction(case):
     heads = case.student.classifier, case.teacher.classifier
     s, t = (pyramid_logits(o.final_map, h, (2,)) for o, h in zip((case.out[0], case.taught[0]), heads, strict=True))
-    target = case.batch.target
+    target = case.target
     disagree = (case.taught[0].logits.argmax(-1) == target)[:, None] != (t.argmax(-1) == target[:, None])
     expected = ((1 + disagree.float()) * kd.loss(s, t, temperature=4.0)).mean()
     parts = case.parts("kd", {"temperature": 4.0, **WEIGHTS, **REGIONS}, levels=(2,))
@@ -120,14 +120,14 @@ def test_losses_across_a_batch_apply_to_each_region_and_are_averaged(case):
 
 def test_two_views_have_two_cross_entropies(case):
     parts = case.parts("mlkd", {"temperature": 4.0, "variant": "as_published", **WEIGHTS})
-    expected = sum(F.cross_entropy(out.logits, case.batch.target) for out in case.out)
+    expected = sum(F.cross_entropy(out.logits, case.target) for out in case.out)
     torch.testing.assert_close(parts.ce, expected)
     torch.testing.assert_close(parts.task, 0.3 * expected)
 
 
 def test_alone_it_is_cross_entropy(case):
-    parts = Objective(1.0)([case.out[0]], [], case.batch)
-    torch.testing.assert_close(parts.loss, F.cross_entropy(case.out[0].logits, case.batch.target))
+    parts = Objective(1.0)([case.out[0]], [], case.target)
+    torch.testing.assert_close(parts.loss, F.cross_entropy(case.out[0].logits, case.target))
     assert parts.distillation is None
 
 
@@ -167,7 +167,7 @@ def test_fusion_as_published_can_be_chosen(case):
 
 def test_regions_need_classifiers():
     with pytest.raises(ValueError, match="need the classifiers"):
-        Term("kd", {"temperature": 4.0, **WEIGHTS}, levels=(1, 2))
+        LogitTerm("kd", {"temperature": 4.0, **WEIGHTS}, levels=(1, 2))
 
 
 def test_adapters_need_a_setting():
@@ -180,4 +180,15 @@ def test_adapters_need_a_setting():
 )
 def test_warm_up(warmup, epoch, share):
     term = Term("kd", {"temperature": 4.0, **WEIGHTS, "warmup": warmup})
-    assert term.weight(epoch) == pytest.approx(2.0 * share)
+    assert term.weight(Moment(torch.arange(1), epoch, torch.Generator())) == pytest.approx(2.0 * share)
+
+
+@pytest.mark.parametrize(("method", "recipe"), [
+    ("kd", {"temperature": 4.0, **WEIGHTS, "warmup": 3}),
+    ("ctkd", {**LOGIT["ctkd"], **WEIGHTS}),
+    ("vid", {"initial_variance": 5.0, "variant": "trained", **WEIGHTS}),
+])  # fmt: skip
+def test_methods_that_need_the_moment_say_so(case, method, recipe):
+    goal = case.build(method, recipe)
+    with pytest.raises(ValueError, match=f"{method} depends on epoch, images or a generator"):
+        goal(case.out[:1], case.taught[:1], case.target)

@@ -6,11 +6,28 @@ from kdcore import catalog
 from kdcore.matrix import recipes
 from kdcore.matrix.cell import Cell
 from kdcore.matrix.fingerprint import ROOT
+from kdcore.matrix.train_section import TrainSettings
 from kdcore.system import yamlfile
 from kdcore.training import loop
 
 CPU = torch.device("cpu")
 PUBLISHED = yamlfile.read(ROOT / "data/recipes.yaml")
+
+
+def training_settings(epochs, batch_size, lr, **changes):
+    """Settings of a training in float32, by a cosine where nothing else is said."""
+    settings = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "schedule": "cosine", "precision": "float32"}
+    return TrainSettings(**{**settings, **changes})
+
+
+def changed(settings, **changes):
+    """The same settings with others in some places."""
+    return TrainSettings(**{**settings.model_dump(), **changes})
+
+
+def as_card(settings):
+    """Settings as a card holds them."""
+    return settings.model_dump(exclude_none=True)
 
 
 def card(pair, method, settings):
@@ -26,12 +43,12 @@ def card(pair, method, settings):
 def train(student, teacher, goal, dataset, settings, *, seed=0, **options):
     """Its history."""
     run = loop.Run(student, goal, settings, seed=seed, device=CPU, **options)
-    loop.train([run], teacher, dataset)
+    loop.train(run, teacher, dataset)
     return run.history
 
 
 def carry_out(card, dataset, teacher, **options):
     """The student of a card, its objective, and its history."""
     run = loop.prepare(card, dataset, teacher, device=CPU, **options)
-    loop.train([run], teacher, dataset)
-    return run.student, run.goal, run.history
+    loop.train(run, teacher, dataset)
+    return run.student, run.objective, run.history

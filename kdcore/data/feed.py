@@ -39,16 +39,18 @@ WHOLE = Shard()
 
 
 @dataclass(frozen=True)
-class Seen:
-    """B training images as they are seen once."""
+class Batch:
+    """B training images, as they are seen in one step."""
 
     views: tuple[Tensor, ...]
     """(B, 3, S, S) each, normalised: the weak view, and the strong one where a method needs it."""
+    target: Tensor
+    """(B,) int64, class indices."""
     index: Tensor
-    """(B,) int64, which of the training images they are."""
-    names: np.ndarray | None
-    """(B,) int64, a number for image and weak view, below `Feed.view_count` times the images; None where views are
-    without number."""
+    """(B,) int64, positions of the images in the training set."""
+    view_names: np.ndarray | None
+    """(B,) int64, a number for image and weak view, below `Feed.view_count` times the images; None where views have no
+    number."""
     whole: int
     """How many images all processes together see in this step: B where there is one."""
 
@@ -102,7 +104,7 @@ class Feed:
             sizes[-2:] = [size + 1]
         return sizes
 
-    def batches(self, size: int, *, views: int, seed: int, epoch: int, skip: int = 0) -> Iterator[Seen]:
+    def batches(self, size: int, *, views: int, seed: int, epoch: int, skip: int = 0) -> Iterator[Batch]:
         """One epoch in random order.
 
         Args:
@@ -133,7 +135,8 @@ class Feed:
             if strong is not None:
                 seen[1] = apply_strong_views(seen[1], strong.of(batch))
             named = None if names is None else batch.numpy() * self.weak.view_count + names[batch.numpy()]
-            yield Seen(tuple(self.normalize(view) for view in seen), index, named, whole)
+            views_seen = tuple(self.normalize(view) for view in seen)
+            yield Batch(views_seen, self.labels[index], index, named, whole)
 
 
 class ResidentViews:

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from functools import cache, partial
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from kdcore import catalog
 from kdcore.catalog import levels
@@ -21,7 +21,7 @@ from kdcore.matrix.fingerprint import ROOT, fingerprint
 from kdcore.matrix.listed_teachers import COPIES, FILE, SUFFIXES, KnownTeachers, Published, own_copy
 from kdcore.matrix.params import Params, Teacher
 from kdcore.matrix.section import MOST
-from kdcore.matrix.train_section import Train
+from kdcore.matrix.train_section import TrainSettings
 from kdcore.system.errors import UserError, shown, suggest
 from kdcore.system.files import file_sha256
 
@@ -42,12 +42,12 @@ class Code:
     def __init__(self, root: Path) -> None:
         self.of = cache(partial(fingerprint, root=root))
 
-    def trainer(self) -> list[str]:
-        """Of what turns a card into a trained network."""
-        return [self.of("kdcore.training.loop"), self.of("kdcore.training.experiment", follow=False)]
+    def trainer(self) -> str:
+        """The fingerprint of the code that turns a card into a trained network."""
+        return self.of("kdcore.training.loop")
 
     def network(self, name: str) -> str:
-        """Of one member of a family."""
+        """The fingerprint of one member of a family."""
         return self.of(catalog.networks()[name].module, only_network=name)
 
 
@@ -109,7 +109,18 @@ def make_cards(
             "code": {"evaluation": code.of("kdcore.results.evaluation")},
         }
     cards["tables"] = _tables_card(params, cells, resolved, code)
-    return cards
+    return {name: _by_value(card) for name, card in cards.items()}
+
+
+def _by_value(content: Any) -> Any:
+    """A card in which equal numbers are written alike: 4.0 becomes 4, so that neither trains what the other has."""
+    if isinstance(content, dict):
+        return {key: _by_value(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [_by_value(value) for value in content]
+    if isinstance(content, float) and content.is_integer():
+        return int(content)
+    return content
 
 
 def resolve_recipes(params: Params, published: dict[str, Any], file: str = "params.yaml") -> dict[Cell, recipes.Recipe]:
@@ -190,9 +201,9 @@ def _teacher_card(name: str, teacher: Teacher, params: Params, known: KnownTeach
     card: Card = {"name": name, "student": name, "data": params.data.name, "source": teacher.source}
     if teacher.source == "train":
         code_used = {"trainer": code.trainer(), "student": code.network(name)}
-        return {**card, **_teacher_training(name, teacher, params), "code": code_used}
+        return {**card, **_teacher_training(teacher), "code": code_used}
     card |= _threads(params.train)
-    code_used = {"student": code.network(name), "adopting": code.of("kdcore.training.adopt")}
+    code_used = {"student": code.network(name)}
     if teacher.source == "published":
         sources = _published_sources(name, teacher, params.data.name, known)
         card |= _published_accuracy(name, teacher, params.data.name, known) | {"sources": sources}
@@ -201,17 +212,18 @@ def _teacher_card(name: str, teacher: Teacher, params: Params, known: KnownTeach
         card |= {"sha256": _checkpoint_sha256(name, teacher), **accuracy}
         card |= {"member": teacher.member} if teacher.member else {}
     if teacher.otherwise == "train":
-        card |= {"otherwise": "train", **_teacher_training(name, teacher, params)}
+        card |= {"otherwise": "train", **_teacher_training(teacher)}
         code_used["trainer"] = code.trainer()
     return {**card, "code": code_used}
 
 
-def _teacher_training(name: str, teacher: Teacher, params: Params) -> Card:
+def _teacher_training(teacher: Teacher) -> Card:
+    """How a teacher is trained here: by its own settings, of which no student's are a part."""
     return {
         "method": catalog.VANILLA,
         "seed": TEACHER_SEED,
         "recipe": {"ce_weight": 1.0},
-        "train": _teacher_settings(name, teacher, params),
+        "train": _settings(cast(TrainSettings, teacher.train), catalog.VANILLA),
     }
 
 
@@ -286,7 +298,6 @@ def cell_card(cell: Cell, recipe: recipes.Recipe, params: Params, code: Code) ->
         teacher["teacher"] = cell.teacher
         used["method"] = {entry.name: code.of(entry.module) for entry in catalog.terms(cell.method)}
         used["teacher"] = code.network(cell.teacher)
-        used["restoring"] = code.of("kdcore.checkpoints")
     return {
         **_identity(cell),
         **teacher,
@@ -314,7 +325,7 @@ def _tables_card(params: Params, cells: list[Cell], resolved: dict[Cell, recipes
         "subset": getattr(params.data, "subset", False),
         "teachers": {
             name: {
-                "train": f"trained here, {teacher.epochs or params.train.epochs} epochs",
+                "train": f"trained here, {teacher.train.epochs if teacher.train else 0} epochs",
                 "published": "published checkpoint",
             }.get(teacher.source, f"own checkpoint {teacher.source}")
             for name, teacher in params.teachers.items()
@@ -322,7 +333,7 @@ def _tables_card(params: Params, cells: list[Cell], resolved: dict[Cell, recipes
         "recipes": {
             cell.name: {key: [value.value, value.source] for key, value in resolved[cell].items()} for cell in cells
         },
-        "code": {"publication": code.of("kdcore.results.write")},
+        "code": {"publication": code.of("kdcore.results.write", everything=True)},
     }
 
 
@@ -339,10 +350,10 @@ def _identity(cell: Cell) -> Card:
     return identity
 
 
-def _settings(train: Train, method: str) -> Card:
+def _settings(train: TrainSettings, method: str) -> Card:
     """The training settings that take effect: DOT is plain SGD where there is nothing but the task."""
     unused = {"milestones", "lr_decay"} if train.schedule == "cosine" else set()
-    settings = train.model_dump(exclude={*unused, "exceptions", "threads"}) | _threads(train)
+    settings = train.model_dump(exclude={*unused, "threads"}) | _threads(train)
     if train.optimizer == "sgd" or method == catalog.VANILLA:
         settings["optimizer"] = "sgd"
         del settings["dot_delta"]
@@ -351,15 +362,9 @@ def _settings(train: Train, method: str) -> Card:
     return settings
 
 
-def _threads(train: Train) -> Card:
-    """Nothing where torch decides."""
+def _threads(train: TrainSettings) -> Card:
+    """The number of CPU threads; empty when `threads` is auto."""
     return {} if train.threads == "auto" else {"threads": train.threads}
-
-
-def _teacher_settings(name: str, teacher: Teacher, params: Params) -> Card:
-    """Those of the network trained alone, for the teacher's own epochs."""
-    settings = _settings(params.train.of(student=name, method=catalog.VANILLA), catalog.VANILLA)
-    return stretched(settings, teacher.epochs or settings["epochs"], f"params.yaml: teachers.{name}.epochs")
 
 
 def stretched(settings: Card, epochs: int, where: str) -> Card:

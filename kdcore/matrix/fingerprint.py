@@ -1,9 +1,10 @@
-"""Fingerprints of source code, by which a cell knows when the code that determines it has changed.
+"""Fingerprints of source code, by which a cell knows when the code that determines its numbers has changed.
 
-A fingerprint covers a module and, followed through its imports inside kdcore, every module that it uses. Only
-statements count: comments, docstrings and formatting do not. Packages count with the modules inside them, since Python
-runs them first. Plug-ins (methods and networks) are loaded by name at run time, so they are in nobody's imports and
-have fingerprints of their own; nothing else may load code by name.
+A fingerprint covers a module and, followed through its imports inside kdcore, every module that it uses, but those that
+change no number (`NUMBERLESS`). Of these, only statements count that could change a number of a finished cell: not
+comments, docstrings, formatting, annotations, `raise` statements, and conditions that only raise. Packages count with
+the modules inside them, since Python runs them first. Plug-ins (methods, networks and data sets) are loaded by name at
+run time, so they are in nobody's imports and have fingerprints of their own; nothing else may load code by name.
 """
 
 import ast
@@ -13,45 +14,66 @@ from pathlib import Path
 
 PACKAGE = "kdcore"
 ROOT = Path(__file__).parents[2]
-
-
 PLUG_INS = ("kdcore.methods", "kdcore.networks", "kdcore.data.sources")
+NUMBERLESS = {
+    "kdcore.system": "errors, files and signals",
+    "kdcore.catalog": "finds methods and networks by name; those found have fingerprints of their own",
+    "kdcore.methods.contract": "declares what methods get, and computes nothing",
+    "kdcore.networks.contract": "declares what networks return, and computes nothing",
+    "kdcore.checkpoints": "reads weights, which DVC compares by their bytes",
+    "kdcore.matrix": "says what is computed; its values stand in the cards",
+    "kdcore.fetch": "downloads files, which are compared by checksums",
+    "kdcore.data.storage": "keeps arrays, which DVC compares by their bytes",
+    "kdcore.training.teacher_cache": "keeps what the teacher would say, bit for bit",
+}
+"""Modules and packages that no fingerprint of numbers counts -> why they change no number."""
 
 
-def fingerprint(module: str, *, only_network: str | None = None, follow: bool = True, root: Path = ROOT) -> str:
-    """Hash of the statements of a module and of all that it imports inside the package.
+def fingerprint(module: str, *, only_network: str | None = None, everything: bool = False, root: Path = ROOT) -> str:
+    """A hash of the statements of a module, and of all that it imports inside the package.
 
     Args:
         module: dotted name, e.g. "kdcore.methods.dkd".
         only_network: count this entry of the module's `NETWORKS` instead of the whole table, so that a new member
             of a family changes nothing for the others.
-        follow: whether to count what the module imports.
+        everything: count modules that change no number too, for what is written as text.
         root: the folder that holds the package.
 
     Returns:
         16 hexadecimal digits.
     """
     digest = hashlib.sha256()
-    for name in sorted(closure(module, root)) if follow else [module]:
-        tree = _statements(_path(name, root))
+    for name in sorted(closure(module, root, everything=everything)):
+        tree = _statements(_path(name, root), () if everything else tuple(NUMBERLESS))
         if only_network and name == module:
             _keep_network(tree, only_network)
         digest.update(f"{name} {_canonical(tree)}\n".encode())
     return digest.hexdigest()[:16]
 
 
-def closure(module: str, root: Path = ROOT) -> set[str]:
-    """The module and all modules of the package that it imports, directly or not."""
-    found: set[str] = set()
+def closure(module: str, root: Path = ROOT, *, everything: bool = False) -> set[str]:
+    """The module and all modules of the package that it imports, directly or not, and that could change a number.
+
+    Args:
+        module: dotted name.
+        root: the folder that holds the package.
+        everything: follow modules that change no number too.
+    """
+    reached: set[str] = set()
     waiting = [module]
     while waiting:
         name = waiting.pop()
-        if name not in found:
-            found.add(name)
-            waiting.extend(_imports(name, root))
-            if "." in name:
-                waiting.append(name.rpartition(".")[0])
-    return found
+        if name in reached or (not everything and _is_numberless(name)):
+            continue
+        reached.add(name)
+        waiting.extend(_imports(name, root))
+        if "." in name:
+            waiting.append(name.rpartition(".")[0])
+    return reached
+
+
+def _is_numberless(module: str) -> bool:
+    return any(f"{module}.".startswith(f"{name}.") for name in NUMBERLESS)
 
 
 def _path(module: str, root: Path) -> Path:
@@ -60,8 +82,8 @@ def _path(module: str, root: Path) -> Path:
 
 
 def _imports(module: str, root: Path) -> Iterator[str]:
-    """Modules of the package that a module's import statements name."""
-    for node in ast.walk(ast.parse(_path(module, root).read_text(encoding="utf-8"))):
+    """Modules of the package that a module's import statements name, but those for type checkers alone."""
+    for node in ast.walk(_Counted(()).visit(ast.parse(_path(module, root).read_text(encoding="utf-8")))):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.level:
@@ -76,15 +98,69 @@ def _imports(module: str, root: Path) -> Iterator[str]:
         yield from (name for name in names if name.split(".")[0] == PACKAGE and _path(name, root).is_file())
 
 
-def _statements(path: Path) -> ast.Module:
-    """A file's syntax tree without docstrings."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            node.body = [part for part in node.body if not _is_text(part)] or [ast.Pass()]
-        elif isinstance(node, ast.JoinedStr):  # Python 3.12.0 and 3.12.1 add empty parts
-            node.values = [part for part in node.values if not (isinstance(part, ast.Constant) and part.value == "")]
+def _statements(path: Path, left_out: tuple[str, ...]) -> ast.Module:
+    """A file's syntax tree with only what could change a number; without imports of the modules `left_out`."""
+    tree: ast.Module = _Counted(left_out).visit(ast.parse(path.read_text(encoding="utf-8")))
     return tree
+
+
+class _Counted(ast.NodeTransformer):
+    """Removes from a syntax tree what changes no number of a cell that ends without an error."""
+
+    def __init__(self, left_out: tuple[str, ...]) -> None:
+        self.left_out = left_out
+
+    def generic_visit(self, node: ast.AST) -> ast.AST:
+        super().generic_visit(node)
+        if isinstance(getattr(node, "body", None), list) and not node.body:  # type: ignore[attr-defined]
+            node.body = [ast.Pass()]  # type: ignore[attr-defined]
+        return node
+
+    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
+        """Drop docstrings, and texts below names."""
+        is_text = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        return None if is_text else self.generic_visit(node)
+
+    def visit_Raise(self, node: ast.Raise) -> ast.AST:
+        """Keep that an error is raised, not which one."""
+        return ast.Raise()
+
+    def visit_If(self, node: ast.If) -> ast.AST | None:
+        """Drop checks that only raise, and imports for type checkers."""
+        for_types = ast.unparse(node.test) == "TYPE_CHECKING"
+        only_raises = all(isinstance(part, ast.Raise) for part in node.body) and not node.orelse
+        assigns = any(isinstance(part, ast.NamedExpr) for part in ast.walk(node.test))
+        return None if for_types or (only_raises and not assigns) else self.generic_visit(node)
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST | None:
+        """Drop annotations; a declaration without a value goes altogether."""
+        if node.value is None:
+            return None
+        return self.generic_visit(ast.Assign(targets=[node.target], value=node.value))
+
+    def visit_arg(self, node: ast.arg) -> ast.AST:
+        """Drop the annotation of an argument."""
+        return ast.arg(arg=node.arg)
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+        """Drop the annotation of what a function returns."""
+        node.returns = None
+        return self.generic_visit(node)
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.AST | None:
+        """Drop imports of modules that are not counted."""
+        names = [
+            alias for alias in node.names if not self._is_left_out(str(node.module), f"{node.module}.{alias.name}")
+        ]
+        return ast.ImportFrom(module=node.module, names=names, level=node.level, lineno=node.lineno) if names else None
+
+    def visit_JoinedStr(self, node: ast.JoinedStr) -> ast.AST:
+        """Drop the empty parts that Python 3.12.0 and 3.12.1 add to formatted texts."""
+        node.values = [part for part in node.values if not (isinstance(part, ast.Constant) and part.value == "")]
+        return self.generic_visit(node)
+
+    def _is_left_out(self, *modules: str) -> bool:
+        return any(f"{module}.".startswith(f"{name}.") for module in modules for name in self.left_out)
 
 
 def _canonical(node: object) -> str:
@@ -99,13 +175,7 @@ def _canonical(node: object) -> str:
     return repr(node)
 
 
-def _is_text(node: ast.stmt) -> bool:
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
-
-
 def _keep_network(tree: ast.Module, network: str) -> None:
     for node in tree.body:
-        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value:
-            target = node.targets[0] if isinstance(node, ast.Assign) else node.target
-            if ast.unparse(target) == "NETWORKS":
-                node.value = ast.Constant(repr(ast.literal_eval(node.value)[network]))
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "NETWORKS":
+            node.value = ast.Constant(repr(ast.literal_eval(node.value)[network]))

@@ -13,8 +13,8 @@ from kdcore import catalog
 from kdcore.catalog import levels
 from kdcore.matrix.cell import Cell
 from kdcore.matrix.data_section import KNOWN, OWN, Data
-from kdcore.matrix.section import Count, Section, Text
-from kdcore.matrix.train_section import Train
+from kdcore.matrix.section import Section, Text
+from kdcore.matrix.train_section import Train, TrainSettings
 from kdcore.system import yamlfile
 from kdcore.system.errors import UserError, check_address, named, shown, suggest
 
@@ -98,8 +98,8 @@ class Teacher(Section):
     """
     otherwise: Literal["train"] | None = None
     """With "published": what to do when no listed source can be had; None stops."""
-    epochs: Count | None = None
-    """Of the training here; those of `train` when absent."""
+    train: TrainSettings | None = None
+    """How it is trained here, for source train and otherwise: train; nothing in section `train` changes it."""
     published_top1: Percent | None = None
     """In percent; when absent, as in data/teachers.yaml, where the network is listed."""
 
@@ -111,12 +111,23 @@ class Teacher(Section):
             raise ValueError(f"otherwise is for source published, not for {self.source}")
         if self.source == "published" and self.member:
             raise ValueError("member is for the path or address of an archive; source published knows its own")
-        if self.source != "train" and not self.otherwise and self.epochs is not None:
-            raise ValueError("epochs is for source train and for otherwise: train; a checkpoint is not trained")
         if "://" in self.source:
             check_address(self.source)
             if self.sha256 is None:
                 raise ValueError(f"source {shown(self.source)} is an address and needs the file's sha256")
+        return self
+
+    @model_validator(mode="after")
+    def _trained_by_its_own_settings(self) -> "Teacher":
+        if "train" in (self.source, self.otherwise) and self.train is None:
+            raise ValueError(
+                "is trained here and needs settings of its own (section train is for students): add for example "
+                "train: {epochs: 240, batch_size: 64, lr: 0.05, milestones: [150, 180, 210], lr_decay: 0.1}"
+            )
+        if "train" not in (self.source, self.otherwise) and self.train is not None:
+            raise ValueError("train is for source train and for otherwise: train; a checkpoint is not trained")
+        if self.train is not None and self.train.optimizer != "sgd":
+            raise ValueError("train.optimizer: a teacher is trained alone, which leaves dot nothing to tell apart; sgd")
         return self
 
 
@@ -167,7 +178,7 @@ class Params(Section):
             if teacher not in self.teachers:
                 raise ValueError(
                     f"pairs: {pair} needs the teacher {teacher}, which teachers does not list; "
-                    f"add for example 'teachers: {{{teacher}: {{source: train}}}}'"
+                    f"add for example 'teachers: {{{teacher}: {{source: published}}}}'"
                 )
         return self
 
@@ -177,8 +188,6 @@ class Params(Section):
             (f"{method} for {pair}", {"student": pair.split("-")[1], "method": method, "pair": pair})
             for pair, method in product(self.pairs, [*self.methods, *self.baselines])
         ]
-        trained = [name for name, teacher in self.teachers.items() if "train" in (teacher.source, teacher.otherwise)]
-        runs += [(f"teacher {name}", {"student": name, "method": catalog.VANILLA}) for name in trained]
         for what, run in runs:
             try:
                 self.train.of(**run)

@@ -16,7 +16,7 @@ from kdcore.matrix import params
 from kdcore.matrix.cards import check_teachers, resolve_recipes
 from kdcore.matrix.data_section import Data
 from kdcore.matrix.params import Params
-from kdcore.matrix.train_section import Train
+from kdcore.matrix.train_section import TrainSettings
 from kdcore.system.errors import UserError, suggest
 from kdcore.system.git import git
 
@@ -55,7 +55,7 @@ teachers and baselines included (kdcore/matrix/presets.py). Install one: make pr
 class Training:
     """One network to be trained."""
 
-    settings: Train
+    settings: TrainSettings
     student: str
     teacher: str | None
     """None for a network trained alone."""
@@ -162,9 +162,8 @@ def of_cells(matrix: Params) -> Iterator[Training]:
 def of_teachers(matrix: Params) -> Iterator[Training]:
     """The training of every teacher that is, or may have to be, trained here."""
     for name, teacher in matrix.teachers.items():
-        if "train" in (teacher.source, teacher.otherwise):
-            settings = matrix.train.of(student=name, method=catalog.VANILLA)
-            yield Training(settings.model_copy(update={"epochs": teacher.epochs or settings.epochs}), name, None, 1)
+        if teacher.train is not None:
+            yield Training(teacher.train, name, None, 1)
 
 
 def hours(trainings: list[Training], data: Data) -> float | None:

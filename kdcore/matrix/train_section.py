@@ -3,6 +3,7 @@
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
+from typing_extensions import Self
 
 from kdcore import catalog
 from kdcore.matrix.section import Count, Fraction, NonNegative, Positive, Section
@@ -46,8 +47,8 @@ class SpecialCase(Section):
             catalog.check_pair(pair)
         return self
 
-    def covers(self, *, student: str, method: str, pair: str | None) -> bool:
-        """Whether it speaks of this cell; one of a pair speaks of no teacher."""
+    def covers(self, *, student: str, method: str, pair: str) -> bool:
+        """Whether all of its selectors name this cell."""
         chosen = ((self.students, student), (self.methods, method), (self.pairs, pair))
         return all(names is None or name in names for names, name in chosen)
 
@@ -56,10 +57,10 @@ class SpecialCase(Section):
         return self.model_dump(exclude_none=True, exclude=set(SELECTORS))
 
 
-class Train(Section):
-    """How every network is trained."""
+class TrainSettings(Section):
+    """How a network is trained: the optimiser, its schedule, the batch, and the precision."""
 
-    optimizer: Literal["sgd", "dot"]
+    optimizer: Literal["sgd", "dot"] = "sgd"
     """sgd: with momentum. dot: the distillation-oriented optimiser, with separate momenta for task and distillation."""
     dot_delta: Fraction | None = None
     """dot alone: by how much distillation's momentum is above `momentum`, and the task's below."""
@@ -67,26 +68,26 @@ class Train(Section):
     batch_size: Annotated[int, Field(ge=2, le=10**6)]
     """At least two, for batch norm."""
     lr: Positive
-    momentum: Annotated[float, Field(ge=0, lt=1)]
-    nesterov: bool
-    weight_decay: NonNegative
-    schedule: Literal["step", "cosine"]
+    """The learning rate of the first epoch."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    nesterov: bool = False
+    """Whether a step looks ahead along the momentum (Sutskever et al., ICML 2013)."""
+    weight_decay: NonNegative = 0.0005
+    schedule: Literal["step", "cosine"] = "step"
     milestones: list[Count] = Field(default_factory=list)
     """Step schedule: epochs, counted from 1, after which the rate is multiplied by `lr_decay`."""
     lr_decay: Annotated[float, Field(gt=0, le=1)] | None = None
     grad_clip_norm: Positive | None = None
     """Longest gradient of all parameters together; longer ones are scaled down to it. Absent: none is."""
-    precision: Literal["auto", "float32", "bfloat16"]
-    """In which convolutions and matrix products are computed while networks train. auto: bfloat16 where the hardware
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """The type in which convolutions and matrix products are computed in training. auto: bfloat16 where the hardware
     multiplies it, else float32."""
     threads: Annotated[int | Literal["auto"], BeforeValidator(_check_threads)] = "auto"
-    """Of the CPU, with which networks are trained and measured; they decide how sums are rounded, and so the bits of
-    all results. auto: as many as torch takes by itself: OMP_NUM_THREADS, or all cores."""
-    exceptions: list[SpecialCase] = Field(default_factory=list)
-    """Later ones win."""
+    """CPU threads that train and measure networks; they decide how sums are rounded, and so the bits of all results.
+    auto: as many as torch takes by itself: OMP_NUM_THREADS, or all cores."""
 
     @model_validator(mode="after")
-    def _complete(self) -> "Train":
+    def _complete(self) -> Self:
         if self.optimizer == "dot":
             self._check_dot()
         elif self.dot_delta is not None:
@@ -103,18 +104,6 @@ class Train(Section):
                 )
         return self
 
-    def of(self, *, student: str, method: str, pair: str | None = None) -> "Train":
-        """The settings of one cell, or of a teacher (the method is vanilla, and there is no pair).
-
-        Raises:
-            ValueError: they contradict each other.
-        """
-        changes: dict[str, Any] = {}
-        for exception in self.exceptions:
-            if exception.covers(student=student, method=method, pair=pair):
-                changes |= exception.settings()
-        return self.model_validate({**self.model_dump(exclude={"exceptions"}), **changes}) if changes else self
-
     def _check_dot(self) -> None:
         if self.dot_delta is None:
             raise ValueError("optimizer dot needs dot_delta; its paper has 0.075 (0.09 on ImageNet)")
@@ -126,3 +115,22 @@ class Train(Section):
             raise ValueError(
                 f"optimizer dot needs momentum ± dot_delta ({self.momentum} ± {self.dot_delta}) within 0 and 1"
             )
+
+
+class Train(TrainSettings):
+    """Section `train`: how students are trained, and the exceptions that papers make."""
+
+    exceptions: list[SpecialCase] = Field(default_factory=list)
+    """Other settings for some of the cells; later ones win."""
+
+    def of(self, *, student: str, method: str, pair: str) -> TrainSettings:
+        """The settings of one cell.
+
+        Raises:
+            ValueError: they contradict each other.
+        """
+        changes: dict[str, Any] = {}
+        for exception in self.exceptions:
+            if exception.covers(student=student, method=method, pair=pair):
+                changes |= exception.settings()
+        return TrainSettings.model_validate({**self.model_dump(exclude={"exceptions"}), **changes})

@@ -186,8 +186,8 @@ def _teacher(step: str, params: Params, estimates: Estimates) -> Training | None
     if stage != "teacher" or params.teachers[name].source != "train":
         return None
     alone = Cell(f"{name}-{name}", VANILLA, TEACHER_SEED)
-    epochs = params.teachers[name].epochs or params.train.of(student=name, method=VANILLA).epochs
-    return Training(estimates.seconds(alone, epochs), estimates.bytes(alone))
+    settings = params.teachers[name].train
+    return Training(estimates.seconds(alone, settings.epochs if settings else 0), estimates.bytes(alone))
 
 
 def run_order(needs: Mapping[str, Iterable[str]], rank: Callable[[str], Any]) -> list[str]:

@@ -26,8 +26,15 @@ class Interruption:
         self.signal: signal.Signals | None = None
 
     @contextmanager
-    def noted(self) -> Iterator[None]:
-        """Note signals instead of ending at once; only a second Ctrl-C does. One that nobody saw ends the block."""
+    def noted(self, *, unless: bool = False) -> Iterator[None]:
+        """Note signals instead of ending at once; only a second Ctrl-C does. One that nobody saw ends the block.
+
+        Args:
+            unless: signals are not noted, and end the process as they do elsewhere.
+        """
+        if unless:
+            yield
+            return
 
         def note(number: int, frame: FrameType | None) -> None:
             if self.signal is not None and number == signal.SIGINT:

@@ -31,12 +31,22 @@ def choose() -> torch.device:
         raise UserError(f"{VARIABLE}={name}: no such device here ({reason}); use cpu, cuda or cuda:1") from error
 
 
-def use_threads(count: int | None) -> None:
-    """Compute with so many threads of the CPU from now on; None: with `OWN_THREADS`.
+def use_threads(count: int | str | None) -> None:
+    """Compute with this number of CPU threads from now on; with `OWN_THREADS` where it is "auto" or None.
 
     Sums of several threads are rounded otherwise than those of one, so the bits of results depend on it.
     """
-    torch.set_num_threads(count or OWN_THREADS)
+    torch.set_num_threads(count if isinstance(count, int) else OWN_THREADS)
+
+
+def prepare_torch(device: torch.device) -> None:
+    """Make torch compute deterministically, and keep its memory, for training on a device."""
+    # Not use_deterministic_algorithms, which imports torch's compiler (see kdcore.training.optimizers) to tell it too.
+    torch.set_deterministic_debug_mode("error" if device.type == "cpu" else "warn")
+    # Filling memory costs a third of the time of small networks; nothing here reads what it has not written.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    if device.type == "cpu":
+        keep_freed_memory()
 
 
 TRIM_THRESHOLD, MMAP_MAX = -1, -4

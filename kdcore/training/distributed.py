@@ -1,25 +1,19 @@
-"""Several processes that train one network, each on its share of every batch, started by torchrun.
+"""Several processes that train one network, each on its share of every batch.
 
 The global batch stays what the card says, whatever the number of processes; batch norms see it whole, gradients are its
 mean's, and one process alone writes. Up to rounding a run ends as it would in one process.
 """
 
-import os
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from kdcore.data.feed import Shard
-from kdcore.system.errors import UserError, shown
 
-VARIABLE = "KDCORE_PROCESSES"
 Module = TypeVar("Module", bound=nn.Module)
 
 
@@ -50,56 +44,17 @@ class World(Shard):
                 part.__class__ = SharedBatchNorm  # in place, for adapters hold the teacher's norms too
         return module
 
-    def averaging(self, module: nn.Module) -> nn.Module:
-        """The module, whose parameters get the mean over the processes of their gradients."""
-        if self.size == 1:
-            return module
-        return DistributedDataParallel(module, gradient_as_bucket_view=True)
+    def average_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Replace gradients by their means over the processes, in place."""
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        if self.size == 1 or not gradients:
+            return
+        mean = self.total(torch.cat([gradient.flatten() for gradient in gradients])) / self.size
+        for gradient, part in zip(gradients, mean.split([gradient.numel() for gradient in gradients]), strict=True):
+            gradient.copy_(part.view(gradient.shape))
 
 
 ALONE = World()
-
-
-def processes() -> int:
-    """How many the environment variable KDCORE_PROCESSES asks for; 1 where it says nothing.
-
-    Raises:
-        UserError: it is no number, or larger than the machine has GPUs, or cores where it has none.
-    """
-    given, most = os.environ.get(VARIABLE, "1"), torch.cuda.device_count() or max(2, os.cpu_count() or 1)
-    if given not in map(str, range(1, most + 1)):
-        raise UserError(
-            f"{VARIABLE}={shown(given)}: must be a number from 1 to {most}, of processes that train a cell: one per "
-            "GPU, or core where there is none"
-        )
-    return int(given)
-
-
-def is_joined() -> bool:
-    """Whether torchrun has started this process beside others."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
-
-
-def start(module: str, arguments: list[str], count: int) -> NoReturn:
-    """Become torchrun, which runs a module in `count` processes of this machine."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", "-m"]
-    sys.stdout.flush()
-    os.execv(sys.executable, [*launcher, module, *arguments])  # noqa: S606 (no shell)
-
-
-@contextmanager
-def joined() -> Iterator[World]:
-    """The processes that torchrun started, until they part; one alone where it did not."""
-    if not is_joined():
-        yield ALONE
-        return
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-    try:
-        yield World(dist.get_rank(), dist.get_world_size())
-    finally:
-        dist.destroy_process_group()
 
 
 class _Total(torch.autograd.Function):

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from kdcore.system.files import remove_file, replace_text
-from kdcore.training.loop import Row, Watcher
+from kdcore.training.loop import Callbacks, Row
 from kdcore.training.pulse import Pulse, live_file, pulse_file
 
 PULSE_SECONDS = 5.0
@@ -60,9 +60,9 @@ class TrainingProgress:
         self.task = self.bar.add_task(name, total=epochs * images, state="")
 
     @property
-    def watcher(self) -> Watcher:
-        """To hand to the trainer."""
-        return Watcher(on_step=self._on_step, on_epoch=self._on_epoch)
+    def callbacks(self) -> Callbacks:
+        """What the loop calls."""
+        return Callbacks(on_step=self._on_step, on_epoch=self._on_epoch)
 
     @property
     def seconds(self) -> float:

@@ -4,11 +4,14 @@ Not torch.optim's: the first optimiser that a process makes imports torch's comp
 until a cell's first step (2 cores, torch 2.15). The arithmetic is torch's own kernel.
 """
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+
+from kdcore.matrix.train_section import TrainSettings
 
 
 class Descent:
@@ -56,11 +59,25 @@ class SGD(Descent):
         super().__init__(parameters, **options)
         self.nesterov = nesterov
 
-    def minimise(self, loss: Tensor, *, longest: float | None = None) -> None:
-        """One step on a loss, a scalar; a gradient (of all parameters) longer than `longest` is shortened to it."""
+    def minimise(
+        self,
+        loss: Tensor,
+        *,
+        longest: float | None = None,
+        average: Callable[[Sequence[nn.Parameter]], None] | None = None,
+    ) -> None:
+        """Take one step.
+
+        Args:
+            loss: scalar.
+            longest: the norm to which a longer gradient of all parameters together is scaled down; None for no limit.
+            average: called with the parameters once they have gradients, to average them over several processes.
+        """
         for parameter in self.parameters:
             parameter.grad = None
         loss.backward()
+        if average is not None:
+            average(self.parameters)
         if longest is not None:
             nn.utils.clip_grad_norm_(self.parameters, longest)
         self.step()
@@ -139,3 +156,27 @@ class DOT(Descent):
 
 def _gradients(loss: Tensor, parameters: list[nn.Parameter], *, keep: bool) -> Gradients:
     return torch.autograd.grad(loss, parameters, allow_unused=True, retain_graph=keep)
+
+
+def make_optimizer(settings: TrainSettings, parameters: list[nn.Parameter]) -> SGD | DOT:
+    """The optimiser that the settings name, with the learning rate of the first epoch."""
+    common: dict[str, Any] = {
+        "lr": settings.lr,
+        "momentum": settings.momentum,
+        "weight_decay": settings.weight_decay,
+    }
+    if settings.dot_delta is not None:  # optimizer dot has one, and no other
+        return DOT(parameters, delta=settings.dot_delta, **common)
+    return SGD(parameters, nesterov=settings.nesterov, **common)
+
+
+def learning_rate(settings: TrainSettings, epoch: int) -> float:
+    """The learning rate of an epoch, counted from 1.
+
+    Step schedule: the rate is multiplied by lr_decay once the epoch exceeds each milestone. Cosine: half a cosine from
+    lr in epoch 1 to 0 after the last one.
+    """
+    if settings.schedule == "cosine":
+        return settings.lr * 0.5 * (1 + math.cos(math.pi * (epoch - 1) / settings.epochs))
+    decays = sum(epoch > milestone for milestone in settings.milestones)
+    return settings.lr * (settings.lr_decay**decays if settings.lr_decay is not None else 1.0)

@@ -44,7 +44,7 @@ def card(
         raise UserError(f"{method} is no logit method and takes neither --scale nor --stand")
     scale = 1 if scale is None and logit else scale
     axes = {"methods": [method], "scales": [scale], "stand": [stand]} if logit else {"baselines": [method]}
-    teachers = {pair.partition("-")[0]: {"source": "train"}}
+    teachers = {pair.partition("-")[0]: {"source": "published"}}  # unused: the weights are named beside the card
     matrix = params.load(file, pairs=[pair], seeds=[seed], teachers=teachers, **axes)
     cell = Cell(pair, method, seed, scale, stand) if logit else Cell(pair, method, seed)
     recipe = resolve_recipes(matrix, yamlfile.read("data/recipes.yaml"), file)[cell]

@@ -22,14 +22,20 @@ import shutil
 import sys
 import weakref
 import zlib
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
 from filelock import FileLock
 from torch import Tensor
 
+from kdcore.data.feed import Feed
+from kdcore.data.storage import Split
+from kdcore.networks.contract import Network
+from kdcore.scales import GRID
 from kdcore.system.files import allowed_bytes, remove_folder, whole, write_json
 
 CACHE = Path("scratch/teacher-tables")
@@ -130,6 +136,44 @@ class TeacherTable:
             "teacher's logits",
             file=sys.stderr,
         )
+
+
+def open_table_of(
+    teacher: Network, feed: Feed, batch_size: int, dtype: torch.dtype, *, regions: bool
+) -> TeacherTable | None:
+    """The table of a teacher's logits for the views of a feed; None where there can be none, or none are wanted.
+
+    Half precision holds all of bfloat16's digits, so nothing is lost in the table. A cell without regions takes the
+    table of cells with them where there is one.
+
+    Args:
+        teacher: in float32.
+        feed: of images that have a countable number of views.
+        batch_size: how many images the teacher is run on at a time, which decides its kernels.
+        dtype: the type in which it is computed.
+        regions: whether the logits of the 4 x 4 grid are wanted too.
+    """
+    look = feed.dataset
+    identity: dict[str, object] = {
+        "teacher": _digest(value.cpu().numpy() for value in teacher.state_dict().values()),
+        "images": _digest([cast(Split, look.train).images]),
+        "look": [look.image_size, look.padding, look.flip, look.mean, look.std],
+        "network": type(teacher).__name__,
+        "computed": [str(dtype), batch_size, str(feed.device), torch.__version__, torch.get_num_threads()],
+    }
+    kept = torch.float16 if dtype == torch.bfloat16 else torch.float32
+    alone = Shape(len(feed.labels), cast(int, feed.view_count), 1, teacher.classifier.out_features)
+    with_grid = replace(alone, regions=1 + GRID**2)
+    if regions:
+        return open_table(identity, with_grid, kept)
+    return open_table(identity, with_grid, kept, make=False) or open_table(identity, alone, kept)
+
+
+def _digest(arrays: Iterable[np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
 
 def open_table(

@@ -45,7 +45,7 @@ def test_batches_that_were_seen_are_skipped(forty, skip):
     assert len(rest) == len(feed.sizes(16)) - skip
     for expected, seen in zip(every[skip:], rest, strict=True):
         assert torch.equal(expected.index, seen.index)
-        assert np.array_equal(expected.names, seen.names)
+        assert np.array_equal(expected.view_names, seen.view_names)
         assert expected.whole == seen.whole
         assert all(torch.equal(a, b) for a, b in zip(expected.views, seen.views, strict=True))
 

@@ -1,7 +1,5 @@
 """Every method trains every kind of pair, and nothing else than it should."""
 
-from dataclasses import asdict
-
 import pytest
 import torch
 
@@ -10,8 +8,7 @@ from kdcore.data.sources import digits
 from kdcore.matrix import recipes
 from kdcore.matrix.cell import Cell
 from kdcore.training import loop
-from kdcore.training.loop import Settings
-from tests.train import PUBLISHED, card, carry_out
+from tests.train import PUBLISHED, as_card, card, carry_out, training_settings
 
 CPU = torch.device("cpu")
 PAIRS = {
@@ -34,10 +31,10 @@ def dataset():
 @pytest.mark.parametrize("method", [*catalog.methods(), *SUMS])
 def test_every_method_trains_every_kind_of_pair(dataset, pair, precision, method):
     """One epoch with the recipe of the digits; every parameter of the student and of the adapters gets a gradient."""
-    settings = Settings(1, 10, 0.02, 0.9, False, 5e-4, "cosine", precision=precision)
+    settings = training_settings(1, 10, 0.02, precision=precision)
     teacher = loop.create(pair.split("-")[0], 10, 1, CPU)
     before = {key: value.clone() for key, value in teacher.state_dict().items()}
-    student, goal, history = carry_out(card(pair, method, asdict(settings)), dataset, teacher)
+    student, goal, history = carry_out(card(pair, method, as_card(settings)), dataset, teacher)
     for network in (student, goal):
         unmoved = [key for key, p in network.named_parameters() if p.requires_grad and p.grad is None]
         assert unmoved == []
@@ -62,7 +59,7 @@ def test_every_feature_method_takes_networks_for_imagenet(pair, method):
     images = torch.randn(4, 3, 64, 64, generator=generator)
     with torch.no_grad():
         taught = teacher.train(goal.teacher_in_training_mode)(images)
-    parts = goal.train()([student(images)], [taught], objective.Batch((images,), labels[index], index, 1, generator))
+    parts = goal.train()([student(images)], [taught], labels[index], objective.Moment(index, 1, generator))
     parts.loss.backward()
     assert torch.isfinite(parts.loss)
     for network in (student, goal):

@@ -21,9 +21,9 @@ from kdcore.sweep.schedule import Step
 from kdcore.system.errors import UserError
 from kdcore.system.files import replace_text, whole
 from kdcore.training import pulse, teacher_cache, timings
-from kdcore.training.loop import Settings
 from kdcore.training.teacher_cache import Shape, open_table
 from tests import sweeps
+from tests.train import training_settings
 from tests.training.test_teacher_outputs import distil, trained
 
 CROWD, ROUNDS = 8, 25
@@ -117,7 +117,7 @@ class TestTeacherTables:
         students = ("resnet8", "wrn_16_1")
 
         def train(out, student):
-            settings = Settings(3, 16, 0.05, 0.9, False, 5e-4, "cosine")
+            settings = training_settings(3, 16, 0.05)
             run = distil(dataset, "kd", (1, 2), student=student, settings=settings)
             (here / f"{out}-{student}").write_bytes(pickle.dumps(trained(dataset, run)))
 

@@ -1,7 +1,6 @@
 """The trainer: schedules, determinism, exact resumption, and losses that are not finite."""
 
 import math
-from dataclasses import asdict, replace
 from functools import partial
 
 import pytest
@@ -9,14 +8,15 @@ import torch
 
 from kdcore.data.feed import Feed
 from kdcore.data.sources import digits
-from kdcore.objective import Objective, Term
+from kdcore.objective import LogitTerm, Objective
 from kdcore.training import loop
-from kdcore.training.loop import NotFiniteError, Settings, Watcher
+from kdcore.training.loop import Callbacks, NotFiniteError
+from kdcore.training.optimizers import learning_rate
 from kdcore.training.state import ResumeState
-from tests.train import carry_out, train
+from tests.train import as_card, carry_out, changed, train, training_settings
 
 CPU = torch.device("cpu")
-SETTINGS = Settings(3, 16, 0.05, 0.9, False, 5e-4, "step", (2,), 0.1)
+SETTINGS = training_settings(3, 16, 0.05, schedule="step", milestones=[2], lr_decay=0.1)
 COMMON = {"ce_weight": 0.5, "kd_weight": 0.5, "warmup": 2}
 KD = {"temperature": 4.0, **COMMON, "complementary_weight": 2.0, "decoupling": "sdd"}
 CRD = {"temperature": 0.07, "momentum": 0.5, "negatives": 16, "embedding": 8, **COMMON}
@@ -48,7 +48,7 @@ def distil(dataset, method="kd", *, seed=0, settings=SETTINGS, **options):
         "seed": seed,
         "levels": [1, 2],
     }
-    card |= {"stand": True, "train": asdict(settings)}
+    card |= {"stand": True, "train": as_card(settings)}
     student, goal, history = carry_out(card, dataset, teacher, **options)
     return torch.nn.ModuleDict({"student": student, "adapters": goal}), history
 
@@ -58,22 +58,22 @@ def same_bits(a, b):
 
 
 def test_step_schedule_decays_once_the_epoch_exceeds_a_milestone():
-    settings = Settings(240, 64, 0.05, 0.9, False, 5e-4, "step", (150, 180, 210), 0.1)
-    rates = [settings.lr_at(epoch) for epoch in (1, 150, 151, 180, 181, 211, 240)]
+    settings = training_settings(240, 64, 0.05, schedule="step", milestones=[150, 180, 210], lr_decay=0.1)
+    rates = [learning_rate(settings, epoch) for epoch in (1, 150, 151, 180, 181, 211, 240)]
     assert rates == pytest.approx([0.05, 0.05, 5e-3, 5e-3, 5e-4, 5e-5, 5e-5])
 
 
 def test_cosine_schedule():
-    settings = Settings(10, 64, 0.2, 0.9, False, 5e-4, "cosine")
-    assert settings.lr_at(1) == pytest.approx(0.2)
-    assert settings.lr_at(6) == pytest.approx(0.1)
-    assert settings.lr_at(10) == pytest.approx(0.1 * (1 + math.cos(0.9 * math.pi)))
+    settings = training_settings(10, 64, 0.2)
+    assert learning_rate(settings, 1) == pytest.approx(0.2)
+    assert learning_rate(settings, 6) == pytest.approx(0.1)
+    assert learning_rate(settings, 10) == pytest.approx(0.1 * (1 + math.cos(0.9 * math.pi)))
 
 
 def test_one_step_is_sgd_with_momentum_and_decay(dataset):
     """Against the update written out, on one batch and one epoch."""
     student, reference = (loop.create("resnet8", 10, 0, CPU) for _ in range(2))
-    settings = Settings(1, 1000, 0.1, 0.9, False, 0.01, "cosine")
+    settings = training_settings(1, 1000, 0.1, weight_decay=0.01)
     train(student, None, Objective(1.0), dataset, settings, seed=5)
     feed = Feed(dataset, CPU)
     seen = next(feed.batches(1000, views=1, seed=5, epoch=1))
@@ -99,7 +99,7 @@ def test_teacher_stays_as_it_is(dataset):
     teacher = loop.create("wrn_16_1", 10, 7, CPU).train()
     before = {key: value.clone() for key, value in teacher.state_dict().items()}
     student = loop.create("resnet8", 10, 0, CPU)
-    goal = Objective(0.5, [Term("kd", KD)])
+    goal = Objective(0.5, [LogitTerm("kd", KD)])
     train(student, teacher, goal, dataset, SETTINGS, seed=0)
     assert all(torch.equal(value, teacher.state_dict()[key]) for key, value in before.items())
     assert not teacher.training
@@ -108,7 +108,7 @@ def test_teacher_stays_as_it_is(dataset):
 
 def test_history(dataset):
     rows = []
-    _, history = distil(dataset, watcher=Watcher(on_epoch=rows.append))
+    _, history = distil(dataset, callbacks=Callbacks(on_epoch=rows.append))
     assert rows == history
     assert [row["epoch"] for row in history] == [1, 2, 3]
     assert [row["lr"] for row in history] == pytest.approx([0.05, 0.05, 0.005])
@@ -120,7 +120,7 @@ def test_history(dataset):
 
 
 def test_learning(dataset):
-    settings = Settings(20, 8, 0.05, 0.9, False, 5e-4, "cosine")
+    settings = training_settings(20, 8, 0.05)
     student = loop.create("resnet8", 10, 0, CPU)
     history = train(student, None, Objective(1.0), dataset, settings, seed=0)
     assert history[-1]["loss"] < 0.6 * history[0]["loss"]
@@ -131,7 +131,7 @@ class KilledError(Exception):
     """Stands for the end of the process."""
 
 
-DOT = replace(SETTINGS, optimizer="dot", dot_delta=0.075)
+DOT = changed(SETTINGS, optimizer="dot", dot_delta=0.075)
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_interrupted_run_ends_with_the_bits_of_an_uninterrupted_one(
 
     if killed_in_epoch < SETTINGS.epochs:
         with pytest.raises(KilledError):
-            run(checkpoint=state, watcher=Watcher(on_step=die))
+            run(checkpoint=state, callbacks=Callbacks(on_step=die))
         assert len(state.load()["history"]) == killed_in_epoch
     else:
         run(checkpoint=state)  # killed after its last epoch, before its results were written
@@ -179,12 +179,12 @@ def test_dropout_is_drawn_from_seed_and_epoch(dataset, tmp_path):
         train(student, None, Objective(1.0), dataset, settings, seed=seed, checkpoint=state)
         return student
 
-    settings = Settings(2, 20, 0.05, 0.9, False, 5e-4, "step", (1,), 0.1)
+    settings = training_settings(2, 20, 0.05, schedule="step", milestones=[1], lr_decay=0.1)
     expected = run(settings)
     assert same_bits(run(settings), expected)
     assert not same_bits(run(settings, seed=1), expected)
     state = ResumeState(tmp_path / "state.pt")
-    run(replace(settings, epochs=1, milestones=()), state=state)
+    run(changed(settings, epochs=1, milestones=()), state=state)
     assert same_bits(run(settings, state=state), expected)
 
 
@@ -193,7 +193,7 @@ def test_long_gradients_are_scaled_down(dataset):
 
     def length_of_step(clip):
         student, start = (loop.create("resnet8", 10, 0, CPU) for _ in range(2))
-        settings = Settings(1, 40, 1.0, 0.0, False, 0.0, "cosine", grad_clip_norm=clip)
+        settings = training_settings(1, 40, 1.0, momentum=0.0, weight_decay=0.0, grad_clip_norm=clip)
         train(student, None, Objective(1.0), dataset, settings, seed=0)
         moved = zip(student.parameters(), start.parameters(), strict=True)
         return torch.stack([(a - b).norm() for a, b in moved]).norm().item()
@@ -216,7 +216,7 @@ def test_state_belongs_to_its_inputs(tmp_path):
 
 
 def test_loss_that_is_not_finite_names_epoch_and_step(dataset):
-    settings = Settings(3, 16, 1e30, 0.9, False, 0.0, "cosine")
+    settings = training_settings(3, 16, 1e30, weight_decay=0.0)
     student = loop.create("resnet8", 10, 0, CPU)
     with pytest.raises(NotFiniteError, match=r"epoch 1, step 2 of 3: loss nan, ce nan; the last finite ones: loss 2"):
         train(student, None, Objective(1.0), dataset, settings, seed=0)

@@ -1,7 +1,7 @@
 """Numbers that are none, or absurd, stop a run; networks that have learnt nothing are named where they are counted."""
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -20,13 +20,13 @@ from kdcore.system import yamlfile
 from kdcore.system.errors import UserError
 from kdcore.system.files import whole
 from kdcore.training import collapse, experiment, loop, run_folder
-from kdcore.training.loop import NotFiniteError, Settings
+from kdcore.training.loop import NotFiniteError
 from kdcore.training.state import ResumeState
 from tests import made_up
-from tests.train import CPU, card, train
+from tests.train import CPU, as_card, card, changed, train, training_settings
 
-SETTINGS = Settings(2, 16, 0.02, 0.9, False, 0.0, "cosine")
-ONE_STEP = replace(SETTINGS, batch_size=40)
+SETTINGS = training_settings(2, 16, 0.02, weight_decay=0.0)
+ONE_STEP = changed(SETTINGS, batch_size=40)
 HUGE = 1e30
 MADE = {"recipe": {}, "train": {"epochs": 1}, "commit": "abc", "device": "cpu: x", "threads": 1, "processes": 1,
         "computed_in": "float32", "versions": {}}  # fmt: skip
@@ -40,19 +40,19 @@ def dataset():
 
 def prepared(dataset, method, settings, **options):
     teacher = None if method == "vanilla" else loop.create("wrn_16_1", 10, 7, CPU)
-    return loop.prepare(card("wrn_16_1-resnet8", method, asdict(settings)), dataset, teacher, device=CPU, **options)
+    return loop.prepare(card("wrn_16_1-resnet8", method, as_card(settings)), dataset, teacher, device=CPU, **options)
 
 
-def message_of(runs_of, dataset, error=NotFiniteError):
+def message_of(run, dataset, error=NotFiniteError):
     with pytest.raises(error) as raised:
-        loop.train(runs_of, loop.create("wrn_16_1", 10, 7, CPU), dataset)
+        loop.train(run, loop.create("wrn_16_1", 10, 7, CPU), dataset)
     return str(raised.value)
 
 
 @pytest.mark.parametrize("changes", [{}, {"precision": "bfloat16"}, {"optimizer": "dot", "dot_delta": 0.075}])
 @pytest.mark.parametrize("method", ["vanilla", "kd", "mlkd", "crd+ctkd"])
 def test_losses_that_are_no_numbers(dataset, method, changes):
-    said = message_of([prepared(dataset, method, replace(SETTINGS, lr=HUGE, **changes))], dataset)
+    said = message_of(prepared(dataset, method, changed(SETTINGS, lr=HUGE, **changes)), dataset)
     assert said.startswith(f"{card('wrn_16_1-resnet8', method, {})['name']}: epoch 1, step 2 of 3: loss nan, ce nan")
     last = said.partition("; the last finite ones: ")[2].removesuffix(f". {loop.ADVICE}")
     values = dict(value.rsplit(" ", 1) for value in last.split(", "))
@@ -60,19 +60,11 @@ def test_losses_that_are_no_numbers(dataset, method, changes):
     assert all(np.isfinite(float(value)) for value in values.values())
 
 
-def test_of_several_runs_the_one_is_named(dataset):
-    """And no state of it is saved."""
-    good, bad = prepared(dataset, "kd", SETTINGS), prepared(dataset, "dkd", replace(SETTINGS, lr=HUGE))
-    said = message_of([good, bad], dataset)
-    assert said.startswith(f"{bad.name}: epoch 1, step 2")
-    assert bad.history == []
-
-
 class Vanishing(Objective):
     """Cross-entropy, and nothing, of which the gradient is none: that of a root at 0."""
 
-    def forward(self, student, teacher, batch):
-        parts = super().forward(student, teacher, batch)
+    def forward(self, student, teacher, target, moment=None):
+        parts = super().forward(student, teacher, target, moment)
         logits = student[0].logits
         return replace(parts, task=parts.task + (logits - logits.detach()).square().sum().sqrt())
 
@@ -86,13 +78,13 @@ def exploded(dataset, goal, settings):
 
 def test_gradients_that_are_no_numbers(dataset):
     """In the last step of all, after which no loss would show them."""
-    said = exploded(dataset, Vanishing(1.0), replace(ONE_STEP, epochs=1))
+    said = exploded(dataset, Vanishing(1.0), changed(ONE_STEP, epochs=1))
     assert said.startswith("cell: epoch 1, after step 1 of 1: conv1.weight holds nan; the losses are finite: loss 2.")
 
 
 def test_gradients_that_are_absurd(dataset):
     """The loss stays finite: batch norm divides by the weights' length."""
-    said = exploded(dataset, Objective(1.0), replace(ONE_STEP, lr=1e9, epochs=1))
+    said = exploded(dataset, Objective(1.0), changed(ONE_STEP, lr=1e9, epochs=1))
     assert "conv1.weight holds" in said
     assert float(said.partition(" holds ")[2].partition(";")[0]) > loop.LARGEST
     assert "step 1 of 1" in said
@@ -100,32 +92,32 @@ def test_gradients_that_are_absurd(dataset):
 
 
 def test_adapters_count_too(dataset):
-    run = prepared(dataset, "vid", replace(ONE_STEP, lr=1e-30))
+    run = prepared(dataset, "vid", changed(ONE_STEP, lr=1e-30))
     with torch.no_grad():
-        next(run.goal.parameters()).fill_(2 * loop.LARGEST)
-    assert "holds 2e+06; the losses are finite" in message_of([run], dataset)
+        next(run.objective.parameters()).fill_(2 * loop.LARGEST)
+    assert "holds 2e+06; the losses are finite" in message_of(run, dataset)
 
 
 def test_running_statistics_that_are_no_numbers(dataset):
     run = prepared(dataset, "vanilla", ONE_STEP)
     next(value for name, value in run.student.named_buffers() if name.endswith("running_var")).fill_(torch.inf)
-    assert "running_var holds inf; the losses are finite" in message_of([run], dataset)
+    assert "running_var holds inf; the losses are finite" in message_of(run, dataset)
 
 
 def test_logits_that_are_no_numbers(dataset, monkeypatch):
     run = prepared(dataset, "vanilla", ONE_STEP)
     monkeypatch.setattr(loop, "predict", lambda *_: torch.full((len(dataset.test.labels), 10), torch.nan))
-    assert "logits of test images are not finite; the losses are finite" in message_of([run], dataset)
+    assert "logits of test images are not finite; the losses are finite" in message_of(run, dataset)
 
 
 def test_last_good_state_is_kept(dataset, tmp_path):
     """That of the epoch before."""
     state = ResumeState(tmp_path / "cell-0.pt")
     run = prepared(dataset, "kd", SETTINGS, checkpoint=state)
-    lr_at = Settings.lr_at
+    rate = loop.learning_rate
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Settings, "lr_at", lambda settings, epoch: HUGE if epoch == 2 else lr_at(settings, epoch))
-        assert "epoch 2, step 2 of 3" in message_of([run], dataset)
+        patch.setattr(loop, "learning_rate", lambda settings, epoch: HUGE if epoch == 2 else rate(settings, epoch))
+        assert "epoch 2, step 2 of 3" in message_of(run, dataset)
     loaded = state.load()
     assert len(loaded["history"]) == 1
     assert all(torch.isfinite(value).all() for value in loaded["student"].values())
@@ -161,7 +153,7 @@ class TestCollapse:
     @pytest.mark.parametrize(("lr", "epochs"), [(1e-9, 3), (0.02, 8)])
     def test_a_cell_that_learns_nothing_says_so(self, project, capsys, lr, epochs):
         settings = {
-            key: value for key, value in asdict(replace(SETTINGS, lr=lr, epochs=epochs)).items() if value is not None
+            key: value for key, value in as_card(changed(SETTINGS, lr=lr, epochs=epochs)).items() if value is not None
         }
         cell = card("resnet8-resnet8", "vanilla", settings) | {"data": "digits", "pair": "resnet8-resnet8"}
         yamlfile.write(project / "cell.yaml", cell)

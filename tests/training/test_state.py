@@ -4,7 +4,7 @@ import errno
 import os
 import shutil
 import signal
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,14 +14,14 @@ from kdcore.data.sources import digits
 from kdcore.data.storage import Split
 from kdcore.system.errors import UserError
 from kdcore.system.signals import Interrupted, Interruption
-from kdcore.training import loop, together
+from kdcore.training import experiment, loop
 from kdcore.training.live import TrainingProgress
-from kdcore.training.loop import Settings, Watcher
+from kdcore.training.loop import Callbacks
 from kdcore.training.state import HEADER, SIZE_VARIABLE, STATES, ResumeState
-from tests.train import CPU, card
+from tests.train import CPU, as_card, card, changed, training_settings
 
 PAIR = "wrn_16_1-resnet8"
-SETTINGS = Settings(2, 16, 0.02, 0.9, False, 5e-4, "cosine")
+SETTINGS = training_settings(2, 16, 0.02)
 STEPS = 3
 """Of an epoch: of 40 images."""
 
@@ -232,25 +232,26 @@ def carry_out(dataset, cell, state=None, *, stop_at=None):
 
     teacher = None if cell["method"] == "vanilla" else loop.create("wrn_16_1", 10, 7, CPU)
     torch.rand(torch.randint(9, ()))  # whatever was drawn before
-    watcher = Watcher(on_step, on_epoch)
-    run = loop.prepare(cell, dataset, teacher, device=CPU, checkpoint=state, watcher=watcher)
+    watcher = Callbacks(on_step, on_epoch)
+    run = loop.prepare(cell, dataset, teacher, device=CPU, checkpoint=state, callbacks=watcher)
     with interruption.noted():
-        loop.train([run], teacher, dataset, interruption=interruption)
+        for _ in loop.steps(run, teacher, dataset):
+            experiment.leave_if_asked(run, interruption)
     return run, taken
 
 
 def same(run, other):
-    mine, others = ({**one.student.state_dict(), **one.goal.state_dict()} for one in (run, other))
+    mine, others = ({**one.student.state_dict(), **one.objective.state_dict()} for one in (run, other))
     bits = all(torch.equal(value, others[key]) for key, value in mine.items())
     return bits and (run.history, run.predicted) == (other.history, other.predicted)
 
 
 def cell_of(method, settings=SETTINGS, **changes):
-    return card(PAIR, method, asdict(settings)) | changes
+    return card(PAIR, method, as_card(settings)) | changes
 
 
 KD = cell_of("kd")
-DOT = replace(SETTINGS, optimizer="dot", dot_delta=0.075)
+DOT = changed(SETTINGS, optimizer="dot", dot_delta=0.075)
 DROPOUT = cell_of("vanilla", student="imagenet_mobilenetv2")
 
 
@@ -262,7 +263,7 @@ DROPOUT = cell_of("vanilla", student="imagenet_mobilenetv2")
     (KD, 3.5, "the end of epoch 1"),
     (KD, 6, "epoch 2, step 3 of 3"),
     (KD, 6.5, "the end of epoch 2"),
-    (cell_of("kd", replace(SETTINGS, precision="bfloat16")), 4, "epoch 2, step 1 of 3"),
+    (cell_of("kd", changed(SETTINGS, precision="bfloat16")), 4, "epoch 2, step 1 of 3"),
     (cell_of("kd", DOT), 2, "epoch 1, step 2 of 3"),
     (cell_of("mlkd"), 5, "epoch 2, step 2 of 3"),
     (cell_of("crd+ctkd"), 2, "epoch 1, step 2 of 3"),
@@ -301,41 +302,6 @@ def test_time_is_that_of_whole_epochs():
     assert progress.trained == 0
     history.append({"epoch": 3})
     assert progress.trained == 1
-
-
-def test_several_at_once(dataset, state):
-    """All of them are saved where they are, and go on one by one."""
-    cells = [KD, cell_of("dkd"), cell_of("vanilla")]
-    states = [state_of(cell["method"]) for cell in cells]
-    teacher, interruption, taken = loop.create("wrn_16_1", 10, 7, CPU), Interruption(), []
-
-    def on_step(_images):
-        taken.append(1)
-        interruption.signal = signal.SIGINT if len(taken) == 4 else None
-
-    made = []
-    for cell, one in zip(cells, states, strict=True):
-        taught = None if cell["method"] == "vanilla" else teacher
-        watcher = None if made else Watcher(on_step)
-        made.append(loop.prepare(cell, dataset, taught, device=CPU, checkpoint=one, watcher=watcher))
-    with pytest.raises(
-        Interrupted, match=rf"{cells[0]['name']} and 2 more: interrupted \(SIGINT\), saved at epoch 2, step"
-    ):
-        loop.train(made, teacher, dataset, interruption=interruption)
-    for cell, one in zip(cells, states, strict=True):
-        run, left = carry_out(dataset, cell, one)
-        assert left == 2
-        assert same(run, carry_out(dataset, cell)[0])
-
-
-def test_runs_of_other_steps_go_apart(dataset, state):
-    """When cells that were interrupted are trained together again."""
-    with pytest.raises(Interrupted):
-        carry_out(dataset, KD, state, stop_at=2)
-    teacher = loop.create("wrn_16_1", 10, 7, CPU)
-    old, new, other = (loop.prepare(KD, dataset, teacher, device=CPU, checkpoint=one) for one in (state, None, None))
-    assert old.epoch == new.epoch
-    assert together._behind(old) != together._behind(new) == together._behind(other)
 
 
 class TestInterruption:

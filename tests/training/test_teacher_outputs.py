@@ -3,7 +3,6 @@
 import os
 import platform
 import time
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +17,12 @@ from kdcore.system.errors import UserError
 from kdcore.training import device, loop, teacher_cache, teacher_outputs
 from kdcore.training.device import compute_dtype
 from kdcore.training.folding import folded
-from kdcore.training.loop import Settings
 from kdcore.training.teacher_cache import Shape, open_table
+from tests.train import as_card, training_settings
 from tests.training.test_loop import CRD, KD, RECIPES
 
 CPU = torch.device("cpu")
-SETTINGS = Settings(2, 16, 0.05, 0.9, False, 5e-4, "cosine")
+SETTINGS = training_settings(2, 16, 0.05)
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +76,7 @@ class TestFolding:
 
 def distil(dataset, method, levels=(1,), *, precision="float32", student="resnet8", seed=0, settings=SETTINGS):
     card = {"name": "cell", "student": student, "method": method, "recipe": RECIPES.get(method, KD), "seed": seed,
-            "stand": True, "levels": list(levels), "train": {**asdict(settings), "precision": precision}}  # fmt: skip
+            "stand": True, "levels": list(levels), "train": {**as_card(settings), "precision": precision}}  # fmt: skip
     if method == "crd":
         card["recipe"] = CRD
     return loop.prepare(card, dataset, lively("wrn_16_1"), device=CPU)
@@ -87,9 +86,9 @@ def bits(run):
     return [run.history, *(value.tolist() for value in run.student.state_dict().values())]
 
 
-def trained(dataset, *runs):
-    loop.train(runs, lively("wrn_16_1"), dataset)
-    return [bits(run) for run in runs]
+def trained(dataset, run):
+    loop.train(run, lively("wrn_16_1"), dataset)
+    return bits(run)
 
 
 class TestTable:
@@ -137,7 +136,7 @@ class TestTable:
         pictures = {}
         for epoch in range(1, 30):
             for seen in feed.batches(40, views=1, seed=0, epoch=epoch):
-                for row, image, view in zip(seen.names, seen.index, seen.views[0], strict=True):
+                for row, image, view in zip(seen.view_names, seen.index, seen.views[0], strict=True):
                     assert row // 81 == image
                     assert pictures.setdefault(int(row), view.numpy().tobytes()) == view.numpy().tobytes()
         assert len(pictures) > 700
@@ -150,9 +149,9 @@ class TestTable:
         for first in (40, 3, 17):
             table = open_table({"name": first}, Shape(40, 81, 17, 10), torch.float32)
             tabled = teacher_outputs.Tabled(folded(lively("wrn_16_1"), 16), torch.float32, table, 16)
-            assert len(table.read(seen.names)[1]) == len(seen.names)
+            assert len(table.read(seen.view_names)[1]) == len(seen.view_names)
             part = np.arange(first)
-            table.write(seen.names[part], tabled._compute(seen.views[0], part[:16])) if first < 16 else None
+            table.write(seen.view_names[part], tabled._compute(seen.views[0], part[:16])) if first < 16 else None
             made.append(tabled(seen)[0])
         for other in made[1:]:
             assert torch.equal(other.logits, made[0].logits)
@@ -222,18 +221,6 @@ class TestTable:
         assert len(list(tables.glob("*/logits"))) == 2
 
 
-class TestTogether:
-    @pytest.mark.parametrize(("first", "second"), [
-        (("kd", (1, 2)), ("kd", (1, 2, 4))),
-        (("crd", (1,)), ("kd", (1,))),
-        (("mlkd", (1,)), ("crd", (1,))),
-    ])  # fmt: skip
-    def test_each_ends_as_it_would_alone(self, dataset, first, second):
-        alone = [trained(dataset, distil(dataset, *options))[0] for options in (first, second)]
-        together = trained(dataset, distil(dataset, *first), distil(dataset, *second))
-        assert together == alone
-
-
 class TestPrecision:
     def test_auto_is_what_the_hardware_multiplies(self, monkeypatch):
         for able, expected in ((True, torch.bfloat16), (False, torch.float32)):
@@ -243,7 +230,7 @@ class TestPrecision:
         assert compute_dtype("bfloat16", CPU) == torch.bfloat16
 
     def test_bfloat16_learns_as_well(self, dataset):
-        settings = Settings(12, 8, 0.05, 0.9, False, 5e-4, "cosine")
+        settings = training_settings(12, 8, 0.05)
         runs = [distil(dataset, "kd", precision=name, settings=settings) for name in ("float32", "bfloat16")]
         for run in runs:
             trained(dataset, run)
