@@ -12,6 +12,9 @@ from pathlib import Path
 from kdcore.system import yamlfile
 
 ROOT = Path(__file__).parents[1]
+SHORT = {"epochs": 6, "batch_size": 16, "lr": 0.02, "schedule": "cosine", "precision": "float32", "threads": 1}
+TRAINED = {"source": "train", "train": SHORT}
+"""A teacher that is trained here."""
 TINY = {
     "pairs": ["resnet14-resnet8"],
     "methods": ["kd", "dkd"],
@@ -19,7 +22,7 @@ TINY = {
     "stand": [False],
     "seeds": [0],
     "baselines": ["vanilla"],
-    "teachers": {"resnet14": {"source": "train"}},
+    "teachers": {"resnet14": TRAINED},
     "data": {"name": "digits", "source": "embedded", "image_size": 16, "train_per_class": 2},
 }
 

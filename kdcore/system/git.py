@@ -25,3 +25,11 @@ def git(*arguments: str, folder: Path | None = None) -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout
+
+
+def code_version() -> str:
+    """The commit of the project's code, with "+changes" where the code differs from it."""
+    head, changed = git("rev-parse", "--short=12", "HEAD"), git("status", "--porcelain", "--", "kdcore", "stages")
+    if head is None or changed is None:
+        return "not in a git repository"
+    return head.strip() + ("+changes" if changed else "")

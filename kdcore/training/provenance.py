@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from kdcore.system.git import git
+from kdcore.system.git import code_version
 
 LIBRARIES = ("numpy", "torch")
 
@@ -15,7 +15,7 @@ def describe(device: torch.device) -> dict[str, Any]:
     """Git commit (with "+changes" where the code differs from it), versions and device."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {
-        "commit": _commit(),
+        "commit": code_version(),
         "versions": {
             "python": platform.python_version(),
             **{library: version(library) for library in LIBRARIES},
@@ -23,10 +23,3 @@ def describe(device: torch.device) -> dict[str, Any]:
         "device": f"{device.type}: {name}",
         "threads": torch.get_num_threads(),
     }
-
-
-def _commit() -> str:
-    head, changed = git("rev-parse", "--short=12", "HEAD"), git("status", "--porcelain", "--", "kdcore", "stages")
-    if head is None or changed is None:
-        return "not in a git repository"
-    return head.strip() + ("+changes" if changed else "")

@@ -8,6 +8,7 @@ from kdcore.matrix.cards import resolve_recipes
 from kdcore.system import yamlfile
 from kdcore.system.errors import UserError
 from tests.conftest import ROOT
+from tests.project import SHORT, TRAINED
 
 
 @pytest.fixture
@@ -59,8 +60,8 @@ def test_no_levels(scale):
 
 
 @pytest.mark.parametrize("teacher", [
-    {"source": "train", "epochs": 3}, {"source": "published"}, {"source": "a.pth"},
-    {"source": "published", "otherwise": "train", "epochs": 3}, {"source": "a.tar", "member": "b/c.pth"},
+    {**TRAINED, "train": {**SHORT, "epochs": 3}}, {"source": "published"}, {"source": "a.pth"},
+    {"source": "published", "otherwise": "train", "train": SHORT}, {"source": "a.tar", "member": "b/c.pth"},
     {"source": "published", "sha256": "0" * 64, "published_top1": 70.0},
     {"source": "https://a.org/b.tar", "member": "c.pth", "sha256": "0" * 64},
 ])  # fmt: skip
@@ -162,7 +163,7 @@ BAD = [
         "train: optimizer dot has no nesterov; set nesterov: false",
     ),
     ({"train.momentum": 0, "train.nesterov": True}, "train: nesterov needs a momentum above 0"),
-    ({"teachers": {"resnet21": {"source": "train"}}}, "teachers.resnet21: unknown network 'resnet21'"),
+    ({"teachers": {"resnet21": TRAINED}}, "teachers.resnet21: unknown network 'resnet21'"),
     ({"teachers.resnet20": {"source": "https://a.org/b.pth"}}, "is an address and needs the file's sha256"),
     ({"teachers.resnet20": {"source": "ftp://a.org/b.pth"}}, "only http and https addresses"),
     ({"teachers.resnet20": {"source": "http://[bad/x.pth", "sha256": "0" * 64}}, "names no host, or an impossible one"),
@@ -170,16 +171,23 @@ BAD = [
     ({"teachers.resnet20": {"source": "train", "member": "a"}}, "source train takes neither sha256, member nor"),
     ({"teachers.resnet20": {"source": "published", "member": "a"}}, "source published knows its own"),
     (
-        {"teachers.resnet20": {"source": "published", "epochs": 1}},
-        "epochs is for source train and for otherwise: train",
+        {"teachers.resnet20": {"source": "published", "train": SHORT}},
+        "train is for source train and for otherwise: train",
     ),
-    ({"teachers.resnet20": {"source": "a.pth", "epochs": 1}}, "epochs is for source train and for otherwise: train"),
+    ({"teachers.resnet20": {"source": "a.pth", "train": SHORT}}, "train is for source train and for otherwise: train"),
+    ({"teachers.resnet20": {"source": "train"}}, "is trained here and needs settings of its own"),
+    ({"teachers.resnet20": {"source": "published", "otherwise": "train"}}, "needs settings of its own"),
+    (
+        {"teachers.resnet20": {"source": "train", "train": {**SHORT, "optimizer": "dot", "dot_delta": 0.1}}},
+        "train.optimizer: a teacher is trained alone",
+    ),
+    ({"teachers.resnet20": {"source": "train", "train": {**SHORT, "lr": -1}}}, "teachers.resnet20.train.lr: -1"),
     (
         {"teachers.resnet20": {"source": "a.pth", "otherwise": "train"}},
         "otherwise is for source published, not for a.pth",
     ),
     (
-        {"teachers.resnet20": {"source": "train", "otherwise": "train"}},
+        {"teachers.resnet20": {**TRAINED, "otherwise": "train"}},
         "otherwise is for source published, not for train",
     ),
     ({"teachers.resnet20": {"source": "published", "otherwise": "stop"}}, "teachers.resnet20.otherwise: 'stop'"),

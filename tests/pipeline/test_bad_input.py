@@ -27,7 +27,7 @@ from kdcore.training import device
 from stages import run
 from tests.matrix.test_params import BAD
 from tests.pictures import encoded, write_tree
-from tests.project import ROOT
+from tests.project import ROOT, SHORT, TRAINED
 
 LIMIT = 5.0
 """Seconds until a message."""
@@ -345,11 +345,12 @@ VALUES = [
     ({"methods": ["kd\n"]}, r"methods[0]: unknown method 'kd\n'. Did you mean kd?"),
     ({"methods": ["kd+" * 1000 + "kd"]}, "methods[0]: 'kd+kd+kd+"),
     ({"teachers": {}}, "pairs: resnet20-resnet8 needs the teacher resnet20, which teachers does not list; add for"),
-    ({"teachers": {"../x": {"source": "train"}}}, "teachers.../x: unknown network '../x'"),
+    ({"teachers": {"../x": TRAINED}}, "teachers.../x: unknown network '../x'"),
     ({"teachers__resnet20": {"source": ""}}, "teachers.resnet20.source: '': String should have at least 1 character"),
     ({"teachers__resnet20": {"source": "trian"}}, "'trian': there is no such file. Did you mean train?"),
     ({"teachers__resnet20": {"source": "a\0b.pth"}}, r"teachers.resnet20.source: 'a\x00b.pth' must be one line of"),
-    ({"teachers__resnet20": {"source": "train", "epochs": 2}}, "teachers.resnet20.epochs: 2 leaves no room for"),
+    ({"teachers__resnet20": {**TRAINED, "train": {**SHORT, "schedule": "step", "milestones": [9], "lr_decay": 0.1}}},
+     "teachers.resnet20.train: milestones [9] must rise and stay below epochs (6)"),
     ({"teachers__resnet20": {"source": "nowhere.pth", "published_top1": 70.0}},
      "teachers.resnet20.source: 'nowhere.pth' cannot be read (No such file or directory). Allowed: train, published,"),
     ({"teachers__resnet20": {"source": "presets", "published_top1": 70.0}},

@@ -15,7 +15,7 @@ import pytest
 
 from kdcore.matrix import params
 from kdcore.system import yamlfile
-from tests.project import ROOT
+from tests.project import ROOT, SHORT
 from tests.sweeps import SweepProject, stop
 
 pytestmark = pytest.mark.pipeline
@@ -166,7 +166,7 @@ def test_own_copy_of_a_published_teacher(project):
     assert project.ran(project.dvc("repro")) == set()
     copy.unlink()
     assert "no download is listed" in project.dvc("repro", code=255)
-    project.set(teachers={"resnet14": {"source": "published", "otherwise": "train", "epochs": 6}})
+    project.set(teachers={"resnet14": {"source": "published", "otherwise": "train", "train": SHORT}})
     assert project.ran(project.sweep("--jobs", "2")) == {"plan", "teacher@resnet14", "pairs", "tables"}
     assert "resnet14 (trained here, 6 epochs, for no" in (project.folder / "tables/digits.md").read_text()
 

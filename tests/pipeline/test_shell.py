@@ -13,7 +13,7 @@ from kdcore import catalog
 from kdcore.matrix import params
 from kdcore.system import yamlfile
 from kdcore.system.errors import UserError
-from tests.project import ROOT, TINY, Project, copy_of_project
+from tests.project import ROOT, TINY, TRAINED, Project, copy_of_project
 
 SAFE = re.compile("[A-Za-z0-9][A-Za-z0-9_+-]*")
 """What means nothing to a shell, leads to no other folder, and is no option."""
@@ -108,7 +108,7 @@ CHANGES = st.one_of(
     st.builds(
         dict, stand=st.lists(st.one_of(st.booleans(), st.integers(), st.text(max_size=4)), min_size=1, max_size=2)
     ),
-    spoiled(["resnet20", "vgg13"]).map(lambda name: {"teachers": {**SHIPPED["teachers"], name: {"source": "train"}}}),
+    spoiled(["resnet20", "vgg13"]).map(lambda name: {"teachers": {**SHIPPED["teachers"], name: TRAINED}}),
     spoiled(["pets", "digits", "a1"]).map(
         lambda name: {"data": {"name": name, "source": "folder:images", "image_size": 16}}
     ),
@@ -134,7 +134,7 @@ def test_names_that_reach_a_command_are_safe(changes):
 def test_hostile_names_are_refused(axis, name):
     changes = {
         "pairs": {"pairs": [f"{name}-resnet8"]},
-        "teachers": {"teachers": {**SHIPPED["teachers"], name: {"source": "train"}}},
+        "teachers": {"teachers": {**SHIPPED["teachers"], name: TRAINED}},
         "data.name": {"data": {"name": name, "source": "folder:images", "image_size": 16}},
     }.get(axis, {axis: [name]})
     with pytest.raises(ValidationError):

@@ -21,6 +21,7 @@ from kdcore.sweep.lookup import Lookup
 from kdcore.sweep.schedule import Schedule, State
 from kdcore.system import yamlfile
 from tests import sweeps
+from tests.project import SHORT, TRAINED
 from tests.sweeps import PAIR, cell
 
 ASK = """
@@ -382,7 +383,7 @@ def test_other_code(project):
 
 @pytest.mark.pipeline
 def test_a_teacher_that_comes_out_the_same_blocks_its_cells_for_nothing(project):
-    project.set(teachers={"resnet14": {"source": "train", "epochs": 3}})
+    project.set(teachers={"resnet14": {**TRAINED, "train": {**SHORT, "epochs": 3}}})
     found = check_against_dvc(project)
     assert found["teacher@resnet14"] == [TO_RUN, "card: train.epochs 1 -> 3"]
     assert found["pairs"] == [BLOCKED, "teacher@resnet14 must run first"]
@@ -392,7 +393,9 @@ def test_a_teacher_that_comes_out_the_same_blocks_its_cells_for_nothing(project)
 
 @pytest.mark.pipeline
 def test_a_changed_card_below_a_teacher_that_must_run(project):
-    project.set(teachers={"resnet14": {"source": "train", "epochs": 3}}, methods_config={"kd": {"temperature": 2.5}})
+    project.set(
+        teachers={"resnet14": {**TRAINED, "train": {**SHORT, "epochs": 3}}}, methods_config={"kd": {"temperature": 2.5}}
+    )
     found = ask(project)
     assert found[KD[0]][0] == TO_RUN
     assert found[KD[0]][1].startswith("card: recipe.temperature ")
@@ -485,7 +488,7 @@ def test_sums_and_keys_are_dvcs_own(project, monkeypatch):
 @pytest.mark.pipeline
 def test_a_teacher_that_comes_out_differently(project):
     project.behave(resnet14="differ")
-    project.set(teachers={"resnet14": {"source": "train", "epochs": 3}})
+    project.set(teachers={"resnet14": {**TRAINED, "train": {**SHORT, "epochs": 3}}})
     said = project.sweep("-n", "--jobs", "2")
     assert "card: train.epochs 1 -> 3" in said
     found = check_against_dvc(project)

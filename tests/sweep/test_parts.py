@@ -19,7 +19,7 @@ from kdcore.sweep.processes import Ending, Job
 from kdcore.sweep.schedule import GOOD, SETTLED, Estimates, Order, Schedule, State
 from kdcore.system.errors import UserError
 from kdcore.training.timings import Timing
-from tests.project import ROOT
+from tests.project import ROOT, TRAINED
 
 
 @st.composite
@@ -97,7 +97,7 @@ def test_order():
 
 
 def test_shorter_cells_of_a_pair_first():
-    found = matrix(pairs=["resnet20-resnet8"], teachers={"resnet20": {"source": "train"}})
+    found = matrix(pairs=["resnet20-resnet8"], teachers={"resnet20": TRAINED})
     cells = {f"train@{cell.name}": cell for cell in found.cells() if cell.stage == "train"}
     times = {step: 100.0 - number for number, step in enumerate(cells)}
     known = Estimates([timing(cell.name, cell.student, cell.method, times[step]) for step, cell in cells.items()])

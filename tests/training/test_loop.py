@@ -184,7 +184,7 @@ def test_dropout_is_drawn_from_seed_and_epoch(dataset, tmp_path):
     assert same_bits(run(settings), expected)
     assert not same_bits(run(settings, seed=1), expected)
     state = ResumeState(tmp_path / "state.pt")
-    run(changed(settings, epochs=1, milestones=()), state=state)
+    run(changed(settings, epochs=1, schedule="cosine", milestones=[]), state=state)
     assert same_bits(run(settings, state=state), expected)
 
 

@@ -1,0 +1,154 @@
+"""Results kept though the code's fingerprints changed, where a person says that the change leaves numbers alone.
+
+A cell or teacher whose card differs from its results in fingerprints alone would be trained again. `survey` finds
+them; `accept` brings their provenance and dvc.lock up to date instead, and keeps the reason with the results.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kdcore.matrix.cards import CARDS
+from kdcore.matrix.cell import RUNS
+from kdcore.system import yamlfile
+from kdcore.system.errors import UserError, shown, suggest
+from kdcore.system.files import json_text, replace_text
+from kdcore.system.git import code_version
+from kdcore.training import run_folder
+
+KINDS = ("teacher", "train", "baseline")
+CODE, ACCEPTED = "code", "accepted"
+Card = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A teacher or cell that DVC would make again."""
+
+    stage: str
+    """As DVC names it, "train@resnet20-resnet8-kd-1-False-0"."""
+    folder: Path
+    """Its results."""
+    card: Card
+    meta: Card
+    """What the results were made from."""
+    hindrances: tuple[str, ...]
+    """Why it cannot be accepted: values that differ, other changed inputs. Empty where it can."""
+
+    @property
+    def name(self) -> str:
+        """The name of the teacher or cell."""
+        return self.stage.partition("@")[2]
+
+    @property
+    def changed_code(self) -> list[str]:
+        """Which fingerprints differ: "trainer", "method", ..."""
+        old, new = self.meta.get(CODE, {}), self.card[CODE]
+        return [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
+
+
+def survey() -> list[Candidate]:
+    """The teachers and cells of the planned matrix that have results, and that DVC would make again.
+
+    Raises:
+        UserError: DVC cannot say what is stale; its own words are in the message.
+    """
+    _dvc("repro", "--quiet", "plan")
+    planned = {f"{kind}@{path.stem}": path for kind in KINDS for path in sorted((CARDS / kind).glob("*.yaml"))}
+    if not planned:
+        return []
+    stale: dict[str, list[Any]] = json.loads(_dvc("status", "--json", *planned).splitlines()[-1])
+    return [candidate for stage in planned if stage in stale for candidate in _candidate(stage, stale[stage])]
+
+
+def choose(candidates: Sequence[Candidate], names: Sequence[str]) -> list[Candidate]:
+    """The candidates with these names or stages; all that can be accepted where no name is given.
+
+    Raises:
+        UserError: a name is no candidate, or one that cannot be accepted.
+    """
+    if not names:
+        return [candidate for candidate in candidates if not candidate.hindrances]
+    by_name = {key: candidate for candidate in candidates for key in (candidate.name, candidate.stage)}
+    for name in names:
+        if name not in by_name:
+            hint = suggest(name, by_name)
+            raise UserError(f"{shown(name)}: is no teacher or cell with results that DVC would make again.{hint}")
+        if by_name[name].hindrances:
+            raise UserError(f"{name}: cannot be accepted: {'; '.join(by_name[name].hindrances)}. 'dvc repro' makes it")
+    return list({by_name[name].stage: by_name[name] for name in names}.values())
+
+
+def accept(chosen: Sequence[Candidate], reason: str) -> None:
+    """Write the new fingerprints and the reason into results, and have DVC record them as they are.
+
+    Killed between the two, the same call goes on: until DVC has recorded a result, `survey` finds it.
+
+    Args:
+        chosen: from `choose`.
+        reason: why the change leaves numbers alone.
+    """
+    for candidate in chosen:
+        old, new = candidate.meta.get(CODE, {}), candidate.card[CODE]
+        if old != new:
+            entry = {"reason": reason, "commit": code_version(), "from": old, "to": new}
+            accepted = [*candidate.meta.get(ACCEPTED, []), entry]
+            meta = {**candidate.meta, CODE: new, ACCEPTED: accepted}
+            replace_text(candidate.folder / run_folder.META, json_text(meta))
+    _dvc("commit", "--force", *(candidate.stage for candidate in chosen))
+
+
+def _candidate(stage: str, changes: list[Any]) -> Iterator[Candidate]:
+    """The candidate of a stale stage; none where it has no results."""
+    kind, _, name = stage.partition("@")
+    card_file = CARDS / kind / f"{name}.yaml"
+    card = yamlfile.read(card_file)
+    folder = Path("teachers") / name if kind == "teacher" else RUNS / card["pair"] / name
+    if (folder / run_folder.META).is_file():
+        meta = run_folder.read_meta(folder)
+        hindrances = (
+            *_values(card, meta),
+            *_inputs(changes, card_file, folder, rewritten=meta.get(CODE) == card[CODE]),
+        )
+        yield Candidate(stage, folder, card, meta, hindrances)
+
+
+def _values(card: Card, meta: Card) -> Iterator[str]:
+    """Values of the card, but fingerprints, that differ from those that the results were made from."""
+    for key, value in card.items():
+        old = meta.get(key)
+        if key == CODE or old == value:
+            continue
+        if isinstance(value, dict) and isinstance(old, dict):
+            for part in sorted({*value, *old}):
+                if old.get(part) != value.get(part):
+                    yield f"{key}.{part} was {shown(old.get(part))}, is {shown(value.get(part))}"
+        else:
+            yield f"{key} was {shown(old)}, is {shown(value)}"
+
+
+def _inputs(changes: list[Any], card_file: Path, folder: Path, *, rewritten: bool) -> Iterator[str]:
+    """What has changed, as DVC says, besides the card, and besides results that an earlier call has rewritten."""
+    for change in changes:
+        if not isinstance(change, dict):
+            yield str(change)
+            continue
+        for what, paths in change.items():
+            for path, state in paths.items():
+                is_card = what == "changed deps" and Path(path) == card_file
+                is_rewritten = what == "changed outs" and Path(path) == folder and state == "modified" and rewritten
+                if not is_card and not is_rewritten:
+                    yield f"{path} is {state}"
+
+
+def _dvc(*arguments: str) -> str:
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, "-m", "dvc", *arguments], check=False, capture_output=True, text=True
+    )
+    if done.returncode:
+        raise UserError(f"dvc {arguments[0]}: failed; it says: {(done.stderr or done.stdout).strip()}")
+    return done.stdout
