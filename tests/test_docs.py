@@ -1,4 +1,4 @@
-"""The documentation does what it says."""
+"""The documentation is true: what it names exists, and what it tells to do works."""
 
 import re
 import shutil
@@ -8,11 +8,131 @@ import sys
 import pytest
 
 from kdcore import catalog
-from tests.conftest import ROOT
-from tests.project import Project, copy_of_project
+from kdcore.system import yamlfile
+from tests.project import ROOT, Project, copy_of_project
 
+README = (ROOT / "README.md").read_text()
+PAGES = [
+    path.relative_to(ROOT).as_posix()
+    for pattern in ("*.md", "docs/*.md", "benchmarks/*.md", "checkpoints/*.md", ".github/**/*.md")
+    for path in sorted(ROOT.glob(pattern))
+]
 PAGE = (ROOT / "docs/adding-a-method.md").read_text()
 BLOCK = re.compile(r"^`(?P<path>[\w/]+\.py)`:\n\n```python\n(?P<code>.*?)```$", re.DOTALL | re.MULTILINE)
+LINK = re.compile(r"\]\((?!https?://)(?P<path>[^)#\s]*)(?:#(?P<anchor>[^)\s]+))?\)")
+COMMAND = re.compile(r"python -m (?P<module>(?:stages|kdcore|benchmarks)[\w.]*)(?P<arguments>[^`#\n|]*)")
+MAKE = re.compile(r"\bmake (?P<target>[a-z-]+)\b(?= [A-Z]+=|[`,;)]| {2,}|\n)(?P<variables>(?: [A-Z]+=[^\s`]+)*)")
+FILE = re.compile(r"`(?P<path>(?:kdcore|stages|tests|docs|presets|benchmarks)/[\w./-]+|[\w-]+/test_\w+\.py)`")
+OUTDATED = {"CHANGELOG.md"}
+"""Pages that also speak of what is no more."""
+
+
+def text_of(page):
+    return (ROOT / page).read_text()
+
+
+def anchors(page):
+    """Those that GitHub gives the headings of a page."""
+    headings = re.findall(r"^#+ (.+)$", text_of(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_resolve(page):
+    for link in LINK.finditer(text_of(page)):
+        target = ROOT / page if not link["path"] else (ROOT / page).parent / link["path"]
+        assert target.exists(), link[0]
+        if link["anchor"]:
+            assert link["anchor"] in anchors(target), link[0]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page not in OUTDATED])
+def test_commands_exist(page):
+    for command in COMMAND.finditer(text_of(page)):
+        base = ROOT.joinpath(*command["module"].rstrip(".").split("."))
+        source = base.with_suffix(".py") if base.with_suffix(".py").is_file() else base / "__main__.py"
+        assert source.is_file(), command[0]
+        for option in re.findall(r"(?<!\S)--[a-z-]+", command["arguments"]):
+            assert f'"{option}"' in source.read_text(), command[0]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_make_targets_exist(page):
+    makefile = text_of("Makefile")
+    for command in MAKE.finditer(text_of(page)):
+        assert re.search(rf"^{command['target']}:", makefile, re.MULTILINE), command[0]
+        for variable in re.findall(r"([A-Z]+)=", command["variables"]):
+            assert f"({variable})" in makefile or f"({variable}," in makefile, command[0]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page not in OUTDATED])
+def test_files_exist(page):
+    """Those in backticks, the method that a page adds excepted; tests may be named from tests/ on."""
+    added = {block["path"] for block in BLOCK.finditer(PAGE)}
+    for named in FILE.finditer(text_of(page)):
+        path = named["path"]
+        assert path in added or (ROOT / path).exists() or (ROOT / "tests" / path).exists(), path
+
+
+def test_the_index_of_the_code_names_what_is_there():
+    """`file.py`, `name`: the file defines the name; a bare file lies beside the one before it."""
+    index = text_of("docs/architecture.md").split("## Where to find what")[1]
+    checked = 0
+    for line in index.splitlines():
+        file = None
+        for name in re.findall(r"`([^`<>]+)`", line.rpartition("? |")[2]):
+            if name.endswith(".py"):
+                file = ROOT / name if "/" in name else file.parent / name
+                assert file.is_file(), line
+            elif file and re.fullmatch(r"[\w.]+", name):
+                assert re.search(rf"^\s*(def|class) {name.split('.')[-1]}\b", file.read_text(), re.MULTILINE), line
+                checked += 1
+    assert checked >= 5
+
+
+def test_the_rooms_stand_in_the_order_that_import_linter_checks():
+    layers = re.search(r"^layers = \[(.*?)^\]", text_of("pyproject.toml"), re.DOTALL | re.MULTILINE)[1]
+    wanted = [set(re.findall(r"kdcore\.(\w+)", line)) for line in reversed(layers.strip().splitlines())]
+    rows = re.search(r"\| in `kdcore/` .*?\n\n", text_of("docs/architecture.md"), re.DOTALL)[0].splitlines()[2:]
+    said = [set(re.findall(r"`(\w+)(?:/|\.py)`", row.split(" | ")[0])) for row in rows if row]
+    order = {name: place for place, names in enumerate(said) for name in names}
+    assert set().union(*said) == set().union(*wanted)
+    assert [order[min(names)] for names in wanted] == sorted(order[min(names)] for names in wanted)
+
+
+def test_every_environment_variable_is_listed():
+    sources = [*ROOT.glob("kdcore/**/*.py"), *ROOT.glob("stages/*.py"), ROOT / "Makefile"]
+    read = {name for path in sources for name in re.findall(r"\bKDCORE_[A-Z_]+\b", path.read_text())}
+    assert set(re.findall(r"^\| `(KDCORE_[A-Z_]+)`", text_of("docs/environment.md"), re.MULTILINE)) == read
+
+
+def test_the_version_is_one():
+    version = re.search(r'^version = "(.*)"', text_of("pyproject.toml"), re.MULTILINE)[1]
+    assert yamlfile.read(ROOT / "CITATION.cff")["version"] == version
+    assert re.search(r"^## (\S+)", text_of("CHANGELOG.md"), re.MULTILINE)[1] == version
+
+
+def test_the_readme_is_short_and_its_picture_small():
+    assert len(README.splitlines()) <= 130
+    assert (ROOT / "docs/images/report.png").stat().st_size <= 300_000
+
+
+def test_the_readme_shows_the_table_of_the_default_run():
+    """After a run that changed figures: copy the lines from tables/digits.md."""
+    block = re.search(r"<!-- results -->\n(.*?)<!-- /results -->", README, re.DOTALL)[1].split("\n")
+    table = text_of("tables/digits.md").splitlines()
+    assert [line for line in block if line not in table] == []
+    assert "| Teacher " in "\n".join(block)
+
+
+def test_the_readmes_path_leads_to_a_matrix(followed, tmp_path):
+    """Its sections of params.yaml, with the method that docs/adding-a-method.md adds."""
+    section = re.search(r"```yaml\n(.*?)```", README, re.DOTALL)[1]
+    (tmp_path / "sections.yaml").write_text("\n".join(line[3:] for line in section.splitlines()))
+    changed = {**yamlfile.read(ROOT / "params.yaml"), **yamlfile.read(tmp_path / "sections.yaml")}
+    yamlfile.write(followed.folder / "mine.yaml", changed)
+    checked = followed.run(sys.executable, "-m", "stages.plan", "--check", "mine.yaml")
+    assert checked.strip() == "mine.yaml: 9 cells"
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +161,7 @@ def test_its_tests_and_style_pass(followed):
 
 
 def test_it_is_listed_with_its_values(followed):
-    listed = followed.run(sys.executable, "-m", "kdcore.methods")
+    listed = followed.run(sys.executable, "-m", "stages.methods")
     assert "pearson" in listed
     assert "temperature = 1.0 (> 0)" in listed
     assert "arXiv:2205.10536" in listed
@@ -63,7 +183,7 @@ def test_it_trains_in_every_form(followed, project):
 
 def listing(*names):
     return subprocess.run(
-        [sys.executable, "-m", "kdcore.methods", *names], cwd=ROOT, check=False, capture_output=True, text=True
+        [sys.executable, "-m", "stages.methods", *names], cwd=ROOT, check=False, capture_output=True, text=True
     )
 
 
