@@ -111,6 +111,6 @@ class TestBlocks:
 
 
 def test_a_gain_of_three_deviations_is_found_with_three_seeds():
-    """1 point at a deviation of 0.3: of the 10 gains of a pair more than four in five are bold."""
+    """With gains of 1 point at a deviation of 0.3, more than four in five of a pair's 10 gains are bold."""
     _, share = rate_of_bold(gain=1.0, trials=30)
     assert share * 14 / 10 > 0.8
