@@ -222,7 +222,7 @@ def _line(old: Side, new: Side, pair: str, both: tuple[Row, Row], what: Kind) ->
 
 
 def _paired(line: Line, after: list[float], before: list[float]) -> Line:
-    compared = significance.paired(after, before)
+    (compared,) = significance.in_blocks([before, after])
     return line if compared is None else replace(line, test=PAIRED, p=compared.p, margin=compared.margin)
 
 

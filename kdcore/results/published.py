@@ -136,7 +136,7 @@ def _records(dataset: str, content: Any, sources: dict[str, Source]) -> list[_Re
         first = seen.setdefault(record.key, number)
         if first != number:
             what = f"{record.teacher or 'no teacher'}, {record.student}, {record.method}"
-            raise UserError(f"{where}: [{first}] and [{number}] are the same experiment ({what}); remove one of them")
+            raise UserError(f"{where}: [{first}] and [{number}] are of one experiment ({what}); keep only one of them")
     return records
 
 

@@ -6,7 +6,7 @@ tables, no weaker assumption is of use.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import mean, stdev
+from statistics import stdev
 
 import numpy as np
 from scipy import stats
@@ -23,31 +23,13 @@ class Comparison:
     """The difference between two experiments with the same seeds."""
 
     difference: float
-    """First minus second, mean over seeds, in percentage points."""
+    """Mean over seeds, in percentage points."""
     margin: float
     """Half the width of the difference's confidence interval."""
     p: float
     """The p-value of the test."""
     n: int
     """Number of seeds."""
-
-
-def paired(first: Sequence[float], second: Sequence[float]) -> Comparison | None:
-    """Compare two experiments by the paired t-test over seeds.
-
-    Args:
-        first: accuracies in percent, one per seed.
-        second: accuracies of the other experiment, for the same seeds in the same order.
-
-    Returns:
-        None where the seeds do not show their noise: there are fewer than two, or all have the same difference.
-    """
-    differences = [a - b for a, b in zip(first, second, strict=True)]
-    if is_noiseless(differences):
-        return None
-    test = stats.ttest_rel(first, second)
-    low, high = test.confidence_interval(1 - ALPHA)
-    return Comparison(mean(differences), float(high - low) / 2, float(test.pvalue), len(differences))
 
 
 def in_blocks(rows: Sequence[Sequence[float]]) -> list[Comparison | None]:
@@ -61,7 +43,8 @@ def in_blocks(rows: Sequence[Sequence[float]]) -> list[Comparison | None]:
         rows: accuracies in percent, (R, n), for the same seeds in the same order.
 
     Returns:
-        R - 1 comparisons; None where the seeds do not show their noise.
+        R - 1 comparisons; None where the seeds do not show their noise: there are fewer than two, or each of them adds
+        the same to every row.
     """
     n = len(rows[0]) if len(rows) else 0
     if len(rows) < 2 or n < 2:
