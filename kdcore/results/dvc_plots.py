@@ -18,13 +18,8 @@ def write(results: Results, folder: Path) -> None:
 
 def top1(results: Results) -> pd.DataFrame:
     """Return mean and sample standard deviation over seeds, in percent, per pair and row that has all its seeds."""
-    lines = [
-        (entry.pair, entry.row.label, round(entry.mean, 2), None if deviation is None else round(deviation, 2))
-        for entry in results.entries
-        if entry.mean is not None
-        for deviation in [entry.deviation]
-    ]
-    return pd.DataFrame(lines, columns=["pair", "row", "top1", "deviation"])
+    lines = [(e.pair, e.row.label, e.mean, e.deviation) for e in results.entries if not e.missing]
+    return pd.DataFrame(lines, columns=["pair", "row", "top1", "deviation"]).round(2)
 
 
 def curves(results: Results) -> pd.DataFrame:

@@ -5,6 +5,7 @@ teacher has made it stale.
 """
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,10 @@ from kdcore.matrix.cell import RUNS
 from kdcore.results import captions, evaluation, published
 from kdcore.results.evaluation import DIGITS
 from kdcore.results.rows import METRICS, Card, Evaluation, Results, read_evaluation
-from kdcore.system import yamlfile
+from kdcore.system import validated, yamlfile
 from kdcore.system.errors import UserError
 from kdcore.system.files import file_sha256
+from kdcore.system.validated import Provenance
 from kdcore.training import run_folder, timings
 from kdcore.training.experiment import DATA
 from kdcore.training.pulse import live_file
@@ -89,7 +91,10 @@ def collect() -> Halfway:
         raise UserError(f"{CARDS / 'tables.yaml'}: there is no plan yet; run 'dvc repro plan'")
     card = yamlfile.read(CARDS / "tables.yaml")
     teacher_cards = {name: CARDS / "teacher" / f"{name}.yaml" for name in card["teachers"]}
-    teachers = {name: _done(TEACHERS / name, yamlfile.read(path)) for name, path in teacher_cards.items()}
+    teachers = {
+        name: _done(TEACHERS / name, yamlfile.read(path), run_folder.read_teacher)
+        for name, path in teacher_cards.items()
+    }
     there = {name: done for name, done in teachers.items() if done is not None}
     card = captions.with_teachers(card, {name: done.meta for name, done in there.items()})
     unfinished = [_unfinished(path) for name, path in teacher_cards.items() if name not in there]
@@ -123,7 +128,7 @@ def _pair_so_far(
     for identity in identities:
         name = identity["name"]
         card_file = _card_file(identity)
-        done = _done(RUNS / pair / name, yamlfile.read(card_file))
+        done = _done(RUNS / pair / name, yamlfile.read(card_file), _read_cell)
         if done is None or done.history is None:
             unfinished.append(_unfinished(card_file))
             continue
@@ -147,12 +152,16 @@ def _evaluated(folder: Path) -> Evaluation:
         return {"cells": []}
 
 
-def _done(folder: Path, card: Card) -> Done | None:
-    """Read the run in a folder; None where there is none of this card."""
+def _read_cell(folder: Path) -> dict[str, Any]:
+    return validated.read_checked(folder / run_folder.META, Provenance)
+
+
+def _done(folder: Path, card: Card, read: Callable[[Path], dict[str, Any]]) -> Done | None:
+    """Read the run in a folder, its meta.json by `read`; None where there is none of this card."""
     if not (folder / run_folder.META).is_file():
         return None
     try:
-        meta = run_folder.read_meta(folder)
+        meta = read(folder)
         if not meta.items() >= card.items():
             return None
         run_folder.check(folder, card)

@@ -168,7 +168,7 @@ class TestCollect:
         (partial.RUNS / PAIR / KD / run_folder.WEIGHTS).write_text("others")
         assert self.cells()[0]["top1"] == 80.0
 
-    def test_changes_accepted_since_the_evaluation(self, project):
+    def test_changes_accepted_since_the_evaluation(self, project, capsys):
         finish("resnet14", 92.5, accepted=[{"reason": "renamed"}])
         finish(KD, 80.0)
         evaluate(kd=81.0)
@@ -176,6 +176,9 @@ class TestCollect:
         (cell,) = self.cells()
         assert (cell["top1"], cell["accepted"]) == (81.0, [{"reason": "a field more"}])
         assert partial.collect().results.card["accepted"] == {"resnet14": ["renamed"]}
+        finish(KD, 80.0, accepted=[{}])
+        assert self.cells() == []
+        assert "meta.json: is damaged (accepted.0.reason: Field required)" in capsys.readouterr().err
 
     def test_times(self, project):
         """The latest of those that were trained here from this card, from the first epoch on."""
