@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from kdcore.matrix.cards import card_path
-from kdcore.system import yamlfile
+from kdcore.system import csvfile, yamlfile
 from kdcore.system.files import whole, write_json
 from stages import run
 
@@ -12,7 +12,7 @@ def main(pair: str) -> None:
     """Write evaluations/<pair>."""
     card = yamlfile.read(card_path(pair, "evaluate"))
     from kdcore.data import storage
-    from kdcore.results import evaluation  # seconds to import, for which a wrong name need not wait
+    from kdcore.results import evaluation  # imported late, because it takes seconds
     from kdcore.training import device
     from kdcore.training.experiment import DATA
 
@@ -22,7 +22,7 @@ def main(pair: str) -> None:
     summary, curves = evaluation.evaluate_pair(card, dataset, weights, device.choose())
     with whole(Path("evaluations") / pair) as folder:
         write_json(folder / "metrics.json", summary)
-        curves.to_csv(folder / "curves.csv", index=False)
+        csvfile.write(folder / "curves.csv", curves)
 
 
 if __name__ == "__main__":

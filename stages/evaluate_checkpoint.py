@@ -1,24 +1,24 @@
-"""A checkpoint measured: python -m stages.evaluate_checkpoint --network resnet8x4 --checkpoint f --dataset cifar100."""
+"""Measure a checkpoint: python -m stages.evaluate_checkpoint --network resnet8x4 --checkpoint f --dataset cifar100."""
 
 import argparse
 from pathlib import Path
 
 from kdcore import checkpoints, networks
 from kdcore.system.files import write_json
-from kdcore.training import single
+from kdcore.training import device, single
 from stages import run
 
 
 def _options(arguments: tuple[str, ...]) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m stages.evaluate_checkpoint", description=__doc__)
-    parser.add_argument("--network", required=True, choices=networks.names(), metavar="NAME", help="as it was trained")
-    parser.add_argument("--checkpoint", required=True, help=".safetensors, or a published .pth")
+    parser.add_argument("--network", required=True, choices=networks.names(), metavar="NAME", help="what was trained")
+    parser.add_argument("--checkpoint", required=True, type=Path, help=".safetensors, or a published .pth")
     chosen = parser.add_mutually_exclusive_group(required=True)
-    chosen.add_argument("--dataset", help="its name: as 'dvc repro data' fetched it, or from --source")
-    chosen.add_argument("--params", help="a params file, whose section data says which, and from where")
-    parser.add_argument("--source", help="as data.source of params.yaml: download, or a path")
-    parser.add_argument("--image-size", type=int, help="of a data set of your own")
-    parser.add_argument("--json", type=Path, help="file that takes all figures, those of the classes too")
+    chosen.add_argument("--dataset", help="name of a data set that 'dvc repro data' fetched, or that --source holds")
+    chosen.add_argument("--params", help="a params file; its section data names the data set and its source")
+    parser.add_argument("--source", help="where the data set comes from: download, or a path")
+    parser.add_argument("--image-size", type=int, help="height and width of images, for a data set of your own")
+    parser.add_argument("--json", type=Path, help="write all figures to this file, also those of every class")
     return parser.parse_args(arguments)
 
 
@@ -26,16 +26,14 @@ def main(*arguments: str) -> None:
     """Print accuracy, calibration, accuracy of every class, and cost."""
     options = _options(arguments)
     single.check_writable(options.json)
-    checkpoints.check_there(Path(options.checkpoint))
+    checkpoints.check_there(options.checkpoint)
     dataset = single.dataset(options.dataset, options.params, source=options.source, image_size=options.image_size)
-    from kdcore.results import console, evaluation
-    from kdcore.training import device  # seconds to import, for which a wrong option need not wait
+    from kdcore.results import console, evaluation  # imported late, because it takes seconds
 
-    where = device.choose()
-    metrics, of_classes = evaluation.evaluate_checkpoint(options.network, Path(options.checkpoint), dataset, where)
-    console.print_checkpoint(f"{options.network} on {dataset.name}", metrics, of_classes)
+    metrics, by_class = evaluation.evaluate_checkpoint(options.network, options.checkpoint, dataset, device.choose())
+    console.print_checkpoint(f"{options.network} on {dataset.name}", metrics, by_class)
     if options.json:
-        write_json(options.json, {"network": options.network, **metrics, "top1_of_classes": of_classes.to_dict()})
+        write_json(options.json, {"network": options.network, **metrics, "top1_of_classes": by_class.to_dict()})
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Stage tables: the matrix in tables, figures, a page, and metrics and plots for DVC."""
+"""Stage tables: show the matrix in tables, figures, a page, and metrics and plots for DVC."""
 
 from pathlib import Path
 
@@ -7,7 +7,6 @@ from kdcore.results import captions, published
 from kdcore.results.rows import Results, read_curves, read_evaluation
 from kdcore.results.write import write_results
 from kdcore.system import yamlfile
-from kdcore.system.files import whole
 from kdcore.training import run_folder
 from stages import run
 
@@ -15,9 +14,8 @@ from stages import run
 def main() -> None:
     """Write tables/."""
     card = yamlfile.read(card_path("tables"))
-    card["teachers"] = captions.origins(
-        card, {name: run_folder.read_teacher(Path("teachers") / name) for name in card["teachers"]}
-    )
+    teachers = {name: run_folder.read_teacher(Path("teachers") / name) for name in card["teachers"]}
+    card = captions.with_teachers(card, teachers)
     folders = {pair: Path("evaluations") / pair for pair in card["pairs"]}
     evaluations = [read_evaluation(folder) for folder in folders.values()]
     histories = {
@@ -25,9 +23,7 @@ def main() -> None:
         for (pair, folder), evaluation in zip(folders.items(), evaluations, strict=True)
     }
     figures = published.Published.of(yamlfile.read(published.FILE), card["data"])
-    found = Results.of(card, evaluations, histories, figures)
-    with whole(Path("tables")) as out:
-        write_results(found, out)
+    write_results(Results.of(card, evaluations, histories, figures), Path("tables"))
 
 
 if __name__ == "__main__":

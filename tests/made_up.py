@@ -1,4 +1,4 @@
-"""The results of a matrix of 252 cells, made up, as stage tables reads them."""
+"""Made-up results of a matrix of 252 cells, in the form that stage tables reads."""
 
 from functools import cache
 
@@ -21,16 +21,16 @@ BINS = 15
 
 
 def matrix(*, pairs=PAIRS, seeds=(0, 1, 2), baselines=("vanilla",), missing=(), gain=1.0, data="cifar100", seed=0):
-    """7 pairs x 2 methods x 3 scales x 2 stand x 3 seeds = 252 cells, and the students alone.
+    """Make up 7 pairs x 2 methods x 3 scales x 2 stand x 3 seeds = 252 cells, and the students alone.
 
     Args:
-        pairs: teacher-student.
-        seeds: of every row.
-        baselines: without scales and stand.
+        pairs: names of pairs, teacher-student.
+        seeds: the seeds of every row.
+        baselines: methods without scales and stand.
         missing: names of cells without a result.
-        gain: what each scale above M=[1], and stand, add to the accuracy, in percentage points.
-        data: name of the data set; of published ones the figures stand beside.
-        seed: of what is made up.
+        gain: how many percentage points each scale above M=[1], and stand, add to the accuracy.
+        data: name of the data set; it decides which published figures are shown.
+        seed: seed of the random numbers.
     """
     random = np.random.default_rng(seed)
     evaluations, histories = [], {}
@@ -51,7 +51,7 @@ def matrix(*, pairs=PAIRS, seeds=(0, 1, 2), baselines=("vanilla",), missing=(), 
 
 
 def timing(name, **values):
-    """Of a cell: an hour, unless said otherwise."""
+    """Make up the training time of a cell: an hour, unless `values` say otherwise."""
     made = {"card": "0" * 64, "student": "resnet20", "method": "kd", "epochs": EPOCHS, "images_per_second": 1000.0,
             "seconds": 3600.0, "bytes": 1, "device": "cpu: made up", "threads": 2,
             "finished": "2026-01-01T00:00:00+00:00"}  # fmt: skip

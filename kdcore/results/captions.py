@@ -1,26 +1,47 @@
-"""What stands above and below the tables: what the numbers are, and what a reader must know to compare them."""
+"""The caption and the notes of the tables: what the numbers are, and what a reader must know to compare them."""
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from kdcore import catalog
 from kdcore.catalog import levels
 from kdcore.matrix.train_section import SELECTORS
-from kdcore.results.rows import Card, Entry, Evaluation, Results, by_size
+from kdcore.results.rows import Card, Entry, Evaluation, Results, by_size, reasons, several_views
 from kdcore.results.significance import ALPHA
 
 PROTOCOLS = {
     "top1": "of the last epoch",
-    "top1_best": "of the best epoch, chosen on the test images (teachers: as they taught)",
+    "top1_best": "of the best epoch, chosen on the test images (teachers: the weights that taught)",
 }
+"""Which epoch an accuracy was measured at, by the setting `tables.accuracy`."""
+AXES = (
+    "SDD [m,...], or M=[m,...]: the loss is computed on regions, in grids of m x m; [1] is the whole image. "
+    "stand: logits are standardised (z-score over the classes) before the loss. "
+)
+"""Explains the words in the names of rows."""
+
+
+def with_teachers(card: Card, metas: dict[str, dict[str, Any]]) -> Card:
+    """Return the card of stage tables with what became of the teachers.
+
+    Args:
+        card: the card; its `teachers` say what params.yaml asked for.
+        metas: the meta.json of each teacher that is there.
+
+    Returns:
+        The card with the `origins` of the teachers, and under `accepted` the reasons why changes of code were
+        accepted without training a teacher again.
+    """
+    accepted = {name: reasons(meta) for name, meta in metas.items()}
+    return {**card, "teachers": origins(card, metas), "accepted": accepted}
 
 
 def origins(card: Card, metas: dict[str, dict[str, Any]]) -> dict[str, str]:
-    """Where each teacher's weights came from: as params.yaml has it, or, where it left that open, as it turned out.
+    """Say where each teacher's weights came from: what params.yaml asked for, or what was done instead.
 
     Args:
-        card: of stage tables.
-        metas: what made each teacher.
+        card: the card of stage tables.
+        metas: the meta.json of each teacher that is there.
     """
     missed = [name for name, meta in metas.items() if meta["source"] == "published" and "adopted" not in meta]
     instead = {
@@ -31,7 +52,7 @@ def origins(card: Card, metas: dict[str, dict[str, Any]]) -> dict[str, str]:
 
 
 def caption(card: Card, evaluations: list[Evaluation]) -> str:
-    """What the numbers are."""
+    """Say what the numbers are, on which data, over how many seeds, and who the teachers are."""
     images = " or ".join(sorted({f"{evaluation['train_images']:,}" for evaluation in evaluations})) or "the"
     seeds = card["seeds"]
     over = f"mean ± sample standard deviation over n = {len(seeds)} seeds" if len(seeds) > 1 else "n = 1 seed"
@@ -42,14 +63,14 @@ def caption(card: Card, evaluations: list[Evaluation]) -> str:
     )
     return (
         f"Top-1 accuracy (%) on {_data(card, evaluations)} {PROTOCOLS[card['accuracy']]}; {over}; "
-        f"{_count(card['epochs'], 'epoch')} of {images} training images. "
-        f"{_gains(card)}Teachers: {teachers}."
+        f"{counted(card['epochs'], 'epoch')} of {images} training images. "
+        f"{_gains(card)}{_axes(card)}Teachers: {teachers}."
     )
 
 
 def notes(results: Results) -> list[str]:
-    """What a reader must know to compare: costs, what stand and SDD change, inherited values, published protocols and
-    doubts, cells that are missing, have learnt nothing or were made otherwise than the others.
+    """List what a reader must know to compare: costs, what stand and SDD change, inherited values, published protocols
+    and doubts, cells that are missing, have learnt nothing or were trained unlike the others.
     """
     card = results.card
     costs = [
@@ -58,54 +79,50 @@ def notes(results: Results) -> list[str]:
     ]
     return [
         *costs,
-        *_of_stand(card),
-        *_of_scales(card),
-        *_of_training(card),
-        *_of_provenance(results.evaluations),
+        *_stand_notes(card),
+        *_scale_notes(card),
+        *_training_notes(card),
+        *_provenance_notes(results.evaluations),
         *marks(results),
     ]
 
 
 def marks(results: Results) -> list[str]:
-    """Those of the notes that explain words, symbols and numbers in the tables."""
+    """List the notes without which words, symbols and numbers in the tables cannot be understood."""
     return [
-        *_of_missing(results.entries),
-        *_of_collapsed(results.evaluations),
-        *_of_budgets(results.entries),
-        *_of_publications(results),
+        *_missing_notes(results.entries),
+        *_collapse_notes(results.evaluations),
+        *_accepted_notes(results),
+        *_budget_notes(results.entries),
+        *_publication_notes(results),
     ]
 
 
-def _of_stand(card: Card) -> Iterator[str]:
+def _by_method(card: Card, changes: Callable[[Card, str, str], str]) -> Iterator[tuple[str, str]]:
+    """Yield each method, with its pairs where others change other values, and its changes, where there are any."""
     for method in card["methods"]:
-        changes: dict[str, list[str]] = {}
+        pairs_of: dict[str, list[str]] = {}
         for pair in card["pairs"]:
-            changes.setdefault(_stand_changes(card, method, pair), []).append(pair)
-        for change, pairs in changes.items():
+            pairs_of.setdefault(changes(card, method, pair), []).append(pair)
+        for change, pairs in pairs_of.items():
             where = "" if len(pairs) == len(card["pairs"]) else f" ({', '.join(pairs)})"
             if change:
-                yield f"{method.upper()}{where}: stand changes the z-score {change}."
+                yield f"{method.upper()}{where}", change
+
+
+def _stand_notes(card: Card) -> Iterator[str]:
+    for which, change in _by_method(card, _stand_changes):
+        yield f"{which}: stand changes the z-score {change}."
     if card["stand_recipe"] == "matched" and True in card["stand"]:
         yield "stand changes the z-score alone (stand_recipe: matched), unlike publications."
 
 
-def _of_scales(card: Card) -> Iterator[str]:
-    scales = sorted(card["scales"], key=by_size)
-    for method in card["methods"]:
-        changed: dict[str, list[str]] = {}
-        for pair in card["pairs"]:
-            names = [f"{pair}-{method}-{scale}-False-{card['seeds'][0]}" for scale in scales]
-            first, *others = (card["recipes"].get(name, {}) for name in names)
-            plain = first if levels(scales[0]) == (1,) else {}
-            changes = dict.fromkeys(change for other in others for change in _changes(plain, other))
-            changed.setdefault(", ".join(changes), []).append(pair)
-        for change, pairs in changed.items():
-            where = "" if len(pairs) == len(card["pairs"]) else f" ({', '.join(pairs)})"
-            if change:
-                yield f"{method.upper()}{where}: SDD changes {change}."
+def _scale_notes(card: Card) -> Iterator[str]:
+    for which, change in _by_method(card, _scale_changes):
+        yield f"{which}: SDD changes {change}."
 
 
-def _of_training(card: Card) -> Iterator[str]:
+def _training_notes(card: Card) -> Iterator[str]:
     inherited = _inherited(card)
     if inherited:
         which = (
@@ -113,59 +130,71 @@ def _of_training(card: Card) -> Iterator[str]:
         )
         yield f"Hyper-parameters inherited from another data set or method: {which}."
     for method in (*card["baselines"], *card["methods"]):
-        views = max((entry.views for entry in catalog.terms(method)), key=len, default=())
-        if len(views) > 1:
-            yield f"{method.upper()}: trained on {' and '.join(views)} views of each image, with cross-entropy on both."
+        views = several_views(method)
+        if views:
+            yield f"{method.upper()}: trained on {views}, with cross-entropy on both."
     if card["exceptions"]:
-        yield f"Trained otherwise: {'; '.join(_exception(exception) for exception in card['exceptions'])}."
+        yield f"Trained with other settings: {'; '.join(_exception(exception) for exception in card['exceptions'])}."
     if card["optimizer"] == "dot":
         yield "Optimizer: DOT, with separate momenta for the gradients of cross-entropy and of distillation."
 
 
-def _of_missing(entries: list[Entry]) -> Iterator[str]:
+def _missing_notes(entries: list[Entry]) -> Iterator[str]:
     missing = [entry for entry in entries if entry.missing and entry.row.method is not None]
     if missing:
         cells = sum(len(entry.missing) for entry in missing)
-        yield f"Missing: {_count(cells, 'cell')} of {_count(len(missing), 'row')} have no result yet."
+        yield f"Missing: {counted(cells, 'cell')} of {counted(len(missing), 'row')} have no result yet."
 
 
-def _of_collapsed(evaluations: list[Evaluation]) -> Iterator[str]:
-    found: dict[str, list[str]] = {}
-    for evaluation in evaluations:
-        for cell in evaluation["cells"]:
-            if "collapsed" in cell:
-                found.setdefault(cell["collapsed"], []).append(cell["name"])
-    for reason, names in found.items():
+def _collapse_notes(evaluations: list[Evaluation]) -> Iterator[str]:
+    names_of: dict[str, list[str]] = {}
+    for cell in _cells(evaluations):
+        if "collapsed" in cell:
+            names_of.setdefault(cell["collapsed"], []).append(cell["name"])
+    for reason, names in names_of.items():
         yield f"Collapsed, and counted in the means all the same: {', '.join(names)} ({reason})."
 
 
-def _of_budgets(entries: list[Entry]) -> Iterator[str]:
-    """Rows that the caption does not describe, by what they were trained with."""
-    found: dict[str, dict[str, list[str]]] = {}
+def _accepted_notes(results: Results) -> Iterator[str]:
+    """Give every reason why results of earlier code were kept, once, with the cells and teachers it was given for."""
+    cells = Counter(reason for cell in _cells(results.evaluations) for reason in reasons(cell))
+    teachers: dict[str, list[str]] = {}
+    for name, given in results.card.get("accepted", {}).items():
+        for reason in given:
+            teachers.setdefault(reason, []).append(name)
+    for reason in dict.fromkeys((*cells, *teachers)):
+        who = [counted(cells[reason], "cell")] if cells[reason] else []
+        who += [f"teachers: {', '.join(teachers[reason])}"] if reason in teachers else []
+        yield f"Trained with earlier code, accepted without training again ({'; '.join(who)}): {reason.rstrip('.')}."
+
+
+def _budget_notes(entries: list[Entry]) -> Iterator[str]:
+    """List the rows that were not trained with what the caption says, by what they were trained with."""
+    rows_of: dict[str, dict[str, list[str]]] = {}
     for entry in entries:
         if entry.budget:
-            found.setdefault(" and ".join(entry.budget), {}).setdefault(entry.pair, []).append(entry.row.label)
-    for budget, pairs in found.items():
+            rows_of.setdefault(" and ".join(entry.budget), {}).setdefault(entry.pair, []).append(entry.row.label)
+    for budget, pairs in rows_of.items():
         which = "; ".join(f"{pair}: {', '.join(labels)}" for pair, labels in pairs.items())
         yield f"§ Trained with another budget, {budget}: {which}."
 
 
-def _of_provenance(evaluations: list[Evaluation]) -> Iterator[str]:
-    """Cells of one table should be made alike; where they were not, a reader must know."""
-    cells = [cell for evaluation in evaluations for cell in evaluation["cells"]]
-    made = {
+def _provenance_notes(evaluations: list[Evaluation]) -> Iterator[str]:
+    """Say in what the cells' code, software or machines differ: a table compares best what was made alike."""
+    cells = _cells(evaluations)
+    differences = {
         "commits": {cell["commit"] for cell in cells},
         "versions": {_joined(cell["versions"]) for cell in cells},
         "devices": {cell["device"] for cell in cells},
         "numbers of threads": {str(cell["threads"]) for cell in cells},
         "precisions": {cell["computed_in"] for cell in cells},
     }
-    for what, found in made.items():
-        if len(found) > 1:
-            yield f"Cells were made with several {what}: {' | '.join(sorted(found))} (each in cells.csv)."
+    for what, values in differences.items():
+        if len(values) > 1:
+            yield f"Cells were made with several {what}: {' | '.join(sorted(values))} (each in cells.csv)."
 
 
-def _of_publications(results: Results) -> Iterator[str]:
+def _publication_notes(results: Results) -> Iterator[str]:
     figures = [entry.figure for entry in results.entries if entry.figure is not None]
     if figures and len(results.card["seeds"]) > 1:
         yield (
@@ -187,7 +216,7 @@ def _of_publications(results: Results) -> Iterator[str]:
 
 
 def _inherited(card: Card) -> list[str]:
-    """Methods whose rows hold inherited values, with the rows' stand where the other ones do not."""
+    """Name the methods whose rows have inherited values; "kd with stand" where only the rows with stand have them."""
     marked: dict[str, set[bool]] = {}
     for name, recipe in card["recipes"].items():
         parts = name.split("-")
@@ -197,18 +226,29 @@ def _inherited(card: Card) -> list[str]:
 
 
 def _stand_changes(card: Card, method: str, pair: str) -> str:
-    """ "and temperature (4 to 2)", "alone", or "" where the matrix does not hold both or all methods have it alone."""
-    of_stand: dict[bool, dict[str, Any]] = {}
+    """Return "and temperature (4 to 2)" or "alone".
+
+    Empty where the matrix lacks rows with or without stand, or stand changes the z-score alone for all methods.
+    """
+    recipes: dict[bool, dict[str, Any]] = {}
     for name, recipe in card["recipes"].items():
         parts = name.removeprefix(f"{pair}-").split("-")
         if name.startswith(f"{pair}-{method}-") and len(parts) == 4:
-            of_stand.setdefault(parts[2] == "True", recipe)
-    if len(of_stand) < 2:
+            recipes.setdefault(parts[2] == "True", recipe)
+    if len(recipes) < 2 or card["stand_recipe"] == "matched":
         return ""
-    changes = ", ".join(_changes(of_stand[False], of_stand[True]))
-    if card["stand_recipe"] == "matched":
-        return ""
+    changes = ", ".join(_changes(recipes[False], recipes[True]))
     return f"and {changes}" if changes else "alone"
+
+
+def _scale_changes(card: Card, method: str, pair: str) -> str:
+    """Return what rows with regions change of the plain row's recipe; empty where the matrix has no plain row."""
+    scales = sorted(card["scales"], key=by_size)
+    if levels(scales[0]) != (1,):
+        return ""
+    names = [f"{pair}-{method}-{scale}-False-{card['seeds'][0]}" for scale in scales]
+    plain, *others = (card["recipes"].get(name, {}) for name in names)
+    return ", ".join(dict.fromkeys(change for other in others for change in _changes(plain, other)))
 
 
 def _changes(before: dict[str, Any], after: dict[str, Any]) -> Iterator[str]:
@@ -218,7 +258,7 @@ def _changes(before: dict[str, Any], after: dict[str, Any]) -> Iterator[str]:
 
 
 def _exception(exception: dict[str, Any]) -> str:
-    """ "students mobilenetv2, vgg8: lr 0.01"."""
+    """Write an exception of params.yaml in words: "students mobilenetv2, vgg8: lr 0.01"."""
     which = " and ".join(f"{key} {', '.join(exception[key])}" for key in SELECTORS if key in exception)
     return f"{which}: {', '.join(f'{key} {value}' for key, value in exception.items() if key not in SELECTORS)}"
 
@@ -228,6 +268,12 @@ def _gains(card: Card) -> str:
     if not has_plain or len(card["scales"]) * len(card["stand"]) < 2:
         return ""
     return f"In parentheses, the gain over the method's plain row{_bold(card)}. "
+
+
+def _axes(card: Card) -> str:
+    """Explain M and stand, where the matrix has rows with them."""
+    has_regions = any(levels(scale) != (1,) for scale in card["scales"])
+    return AXES if card["methods"] and (has_regions or True in card["stand"]) else ""
 
 
 def _bold(card: Card) -> str:
@@ -247,11 +293,16 @@ def _joined(versions: dict[str, str]) -> str:
 def _data(card: Card, evaluations: list[Evaluation]) -> str:
     if not card["subset"]:
         return card["data"]
-    classes = " or ".join(sorted({str(found["classes"]) for found in evaluations}))
+    classes = " or ".join(sorted({str(evaluation["classes"]) for evaluation in evaluations}))
     return f"a part of {card['data']}" + (f" ({classes} classes)" if classes else "")
 
 
-def _count(number: int, what: str) -> str:
+def _cells(evaluations: list[Evaluation]) -> list[dict[str, Any]]:
+    return [cell for evaluation in evaluations for cell in evaluation["cells"]]
+
+
+def counted(number: int, what: str) -> str:
+    """Return "1 cell" or "3 cells"."""
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 

@@ -1,4 +1,4 @@
-"""Two revisions, experiments or publications side by side: what changed, and whether it is more than seeds' noise."""
+"""Compare two revisions, experiments or publications: what changed, and whether it exceeds the noise of seeds."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -10,6 +10,7 @@ import pandas as pd
 from scipy import stats
 
 from kdcore.results import significance
+from kdcore.results.captions import counted
 from kdcore.results.published import Figure
 from kdcore.results.revisions import Side
 from kdcore.results.rows import Row
@@ -20,45 +21,46 @@ Kind = Literal["plain", "headline", "row"]
 BETTER, WORSE, EQUAL, NOISE, UNKNOWN = "better", "worse", "equal", "not told from noise", "unknown"
 PAIRED, WELCH, INTERVAL = "paired t-test", "Welch's t-test", "prediction interval"
 INCONCLUSIVE = (NOISE, UNKNOWN)
+HEADLINE = "headline: the method with the highest M of its matrix, and with stand if the matrix has it"
 
 
 @dataclass(frozen=True)
 class Line:
-    """One experiment on both sides, or the headlines of a method where the sides have different ones."""
+    """One experiment on both sides, or a method's headline rows where the sides have different ones."""
 
     pair: str
     method: str
     what: Kind
-    """plain: the method as its paper has it. headline: the matrix's highest scale, standardised if stand is in it."""
+    """plain: the method with M=[1] and without stand. headline: see `HEADLINE`."""
     row: str
-    """Of the old side."""
+    """The row on the old side."""
     new_row: str
-    """Of the new side; another one only of headlines."""
+    """The row on the new side; it differs from `row` only between headlines."""
     old: float
     """Mean over seeds, in percent."""
     new: float
     difference: float
     """New minus old, in percentage points."""
     margin: float | None
-    """Half the width of the difference's interval, of this line alone (not adjusted): the confidence interval of a
-    t-test, or the prediction interval around a figure; None where seeds tell nothing of their noise.
+    """Half the width of the difference's interval, for this line alone (not adjusted): the confidence interval of a
+    t-test, or the prediction interval around a figure; None where the seeds do not show their noise.
     """
     n_old: int | None
-    """Seeds; None for a published figure."""
+    """Number of seeds; None for a published figure."""
     n_new: int | None
     test: str | None = None
-    """What told the difference from noise; None where nothing can."""
+    """The test that decided on the verdict; None where none can."""
     p: float | None = None
-    """Of a t-test, adjusted for all lines (Holm); None of an interval."""
+    """The p-value of a t-test, adjusted for all lines (Holm); None for an interval."""
     verdict: str = UNKNOWN
-    """Better or worse where the difference exceeds the noise of seeds, equal where all values are, not told from noise
-    where seeds leave open whether there is a difference, unknown where they tell nothing of their noise.
+    """Better or worse where the difference exceeds the noise of seeds, equal where all values are equal, not told from
+    noise where the difference may be noise, unknown where the seeds do not show their noise.
     """
     doubt: str | None = None
     """Why the published figure may be wrong."""
 
     def as_record(self) -> dict[str, Any]:
-        """Plain values, rounded, for JSON; `beyond_noise` is null where it is unknown."""
+        """Return rounded plain values for JSON; `beyond_noise` is null where it is unknown."""
         rounded = {key: round(value, 4) if isinstance(value, float) else value for key, value in asdict(self).items()}
         beyond = None if self.verdict == UNKNOWN else self.verdict in (BETTER, WORSE)
         return {**rounded, "p": self.p, "beyond_noise": beyond}
@@ -66,7 +68,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All lines, and what is in one side alone."""
+    """All lines, with both sides."""
 
     old: Side
     new: Side
@@ -74,7 +76,7 @@ class Comparison:
 
     @property
     def summary(self) -> str:
-        """One line that says how many of what, and what could not be compared."""
+        """One line of text: how many lines got which verdict, how they were tested, what could not be compared."""
         counts = Counter(line.verdict for line in self.lines)
         told = ", ".join(f"{counts[verdict]} {verdict}" for verdict in (BETTER, WORSE, EQUAL, NOISE, UNKNOWN))
         open_ = sum(counts[verdict] for verdict in INCONCLUSIVE)
@@ -84,8 +86,8 @@ class Comparison:
             if set(side.rows) - set(other.rows)
         ]
         parts = [
-            f"{self.old.name} -> {self.new.name}, {self.old.data}: {_count(len(self.lines), 'line')}: {told}",
-            *([f"{open_} of {_count(len(self.lines), 'line')} inconclusive"] if open_ else []),
+            f"{self.old.name} -> {self.new.name}, {self.old.data}: {counted(len(self.lines), 'line')}: {told}",
+            *([f"{open_} of {counted(len(self.lines), 'line')} inconclusive"] if open_ else []),
             *([f"rows of one side alone: {', '.join(alone)}"] if alone else []),
             *_on_tests(self.lines),
         ]
@@ -93,7 +95,7 @@ class Comparison:
 
     @property
     def differs(self) -> str:
-        """One line that says in what the sides' budgets and data differ, as far as that is known; empty for nothing."""
+        """One line of text: known differences between the sides' budgets and data; empty where there are none."""
         old, new = _settings(self.old, self.new), _settings(self.new, self.old)
         if not (old and new):
             return ""
@@ -106,7 +108,7 @@ class Comparison:
 
     @property
     def doubts(self) -> list[str]:
-        """What is to be said below the table of published figures that may be wrong."""
+        """Notes below the table about published figures that may be wrong."""
         return [
             f"† {line.row}, {line.pair}, published {line.old if line.n_old is None else line.new:.2f}: {line.doubt}."
             for line in self.lines
@@ -114,7 +116,7 @@ class Comparison:
         ]
 
     def markdown(self) -> str:
-        """A table for an issue or a terminal."""
+        """Return a table for an issue or a terminal."""
         columns = ["pair", "row", "", self.old.name, self.new.name, "difference", "margin", "n", "p", "verdict"]
         return pd.DataFrame([_texts(line) for line in self.lines], columns=pd.Index(columns)).to_markdown(
             index=False, disable_numparse=True
@@ -122,10 +124,10 @@ class Comparison:
 
 
 def compare(old: Side, new: Side) -> Comparison:
-    """Every experiment that both sides have, and the headlines where those are different experiments.
+    """Compare every experiment that both sides have, and the headlines where those are different experiments.
 
-    With the same seeds on both sides the paired t-test, with others Welch's, their p adjusted for all lines (Holm);
-    against a published figure the prediction interval of the measured seeds.
+    With the same seeds on both sides, the paired t-test decides; with other seeds, Welch's. Their p are adjusted for
+    all lines (Holm). Against a published figure, the prediction interval of the measured seeds decides.
 
     Raises:
         UserError: they have no experiment in common.
@@ -142,17 +144,17 @@ def compare(old: Side, new: Side) -> Comparison:
 
 
 def check_regressions(lines: Sequence[Line], tolerance: float | None) -> str:
-    """Refuse what is worse than noise explains.
+    """Fail where a line got worse by more than noise explains.
 
     Args:
-        lines: of a comparison.
-        tolerance: how many percentage points a line whose noise is unknown may lose; None: any number.
+        lines: the lines of a comparison.
+        tolerance: how many percentage points a line whose noise is unknown may lose; None allows any loss.
 
     Returns:
-        What was checked, and how much of it was inconclusive.
+        A sentence that says how many lines were checked, and how many of them were inconclusive.
 
     Raises:
-        RunError: names the lines that are worse.
+        RunError: lists the lines that got worse.
     """
     counts = Counter(line.verdict for line in lines)
     unknown = [line for line in lines if line.verdict == UNKNOWN]
@@ -165,19 +167,19 @@ def check_regressions(lines: Sequence[Line], tolerance: float | None) -> str:
             + ("beyond noise" if line.verdict == WORSE else f"with unknown noise, --tolerance {tolerance:g}")
             for line in worse
         )
-        raise RunError(f"{_count(len(worse), 'line')} of {len(lines)} got worse, {open_} inconclusive:{each}")
-    found = f"no regression found in {_count(len(lines), 'line')}"
+        raise RunError(f"{counted(len(worse), 'line')} of {len(lines)} got worse, {open_} inconclusive:{each}")
+    text = f"no regression found in {counted(len(lines), 'line')}"
     if not open_:
-        return found
+        return text
     remedy = " (see --tolerance)" if tolerance is None and unknown else ""
-    return f"{found}, {open_} inconclusive: {counts[NOISE]} {NOISE}, {counts[UNKNOWN]} {UNKNOWN}{remedy}"
+    return f"{text}, {open_} inconclusive: {counts[NOISE]} {NOISE}, {counts[UNKNOWN]} {UNKNOWN}{remedy}"
 
 
 def _lines(old: Side, new: Side) -> Iterator[Line]:
     kinds = list(dict.fromkeys((pair, str(row.method)) for pair, row in old.rows))
     for pair, method in kinds:
-        for (of, row), _ in old.rows.items():
-            if (of, row.method) == (pair, method) and (pair, row) in new.rows:
+        for other, row in old.rows:
+            if (other, row.method) == (pair, method) and (pair, row) in new.rows:
                 yield _line(old, new, pair, (row, row), _kind(row, pair, old, new))
         first, second = old.headline(pair, method), new.headline(pair, method)
         if first is not None and second is not None and first != second:
@@ -191,15 +193,15 @@ def _kind(row: Row, pair: str, old: Side, new: Side) -> Kind:
     return "headline" if all(row == headline for headline in headlines) else "row"
 
 
-def _line(old: Side, new: Side, pair: str, of: tuple[Row, Row], what: Kind) -> Line:
-    first, second = old.rows[pair, of[0]], new.rows[pair, of[1]]
+def _line(old: Side, new: Side, pair: str, both: tuple[Row, Row], what: Kind) -> Line:
+    first, second = old.rows[pair, both[0]], new.rows[pair, both[1]]
     before, after = list(first.values()), list(second.values())
     line = Line(
         pair,
-        str(of[0].method),
+        str(both[0].method),
         what,
-        row=of[0].label,
-        new_row=of[1].label,
+        row=both[0].label,
+        new_row=both[1].label,
         old=mean(before),
         new=mean(after),
         difference=mean(after) - mean(before),
@@ -208,7 +210,7 @@ def _line(old: Side, new: Side, pair: str, of: tuple[Row, Row], what: Kind) -> L
         n_new=None if new.is_published else len(after),
     )
     if old.is_published or new.is_published:
-        figure = old.figures[pair, of[0]] if old.is_published else new.figures[pair, of[1]]
+        figure = old.figures[pair, both[0]] if old.is_published else new.figures[pair, both[1]]
         line = _against_figure(line, before if new.is_published else after, figure)
     if before == after or len({*before, *after}) == 1:
         return replace(line, verdict=EQUAL)
@@ -220,16 +222,16 @@ def _line(old: Side, new: Side, pair: str, of: tuple[Row, Row], what: Kind) -> L
 
 
 def _paired(line: Line, after: list[float], before: list[float]) -> Line:
-    compared = significance.paired(after, before)
+    (compared,) = significance.in_blocks([before, after])
     return line if compared is None else replace(line, test=PAIRED, p=compared.p, margin=compared.margin)
 
 
 def _welch(line: Line, after: list[float], before: list[float]) -> Line:
     if significance.is_noiseless(after) and significance.is_noiseless(before):
         return line
-    found = stats.ttest_ind(after, before, equal_var=False)
-    low, high = found.confidence_interval(1 - ALPHA)
-    return replace(line, test=WELCH, p=float(found.pvalue), margin=float(high - low) / 2)
+    test = stats.ttest_ind(after, before, equal_var=False)
+    low, high = test.confidence_interval(1 - ALPHA)
+    return replace(line, test=WELCH, p=float(test.pvalue), margin=float(high - low) / 2)
 
 
 def _against_figure(line: Line, measured: list[float], figure: Figure) -> Line:
@@ -250,9 +252,9 @@ def _direction(line: Line) -> str:
 
 
 def _settings(side: Side, other: Side) -> dict[str, str]:
-    """Of params.yaml, with the epochs that cells were trained for, of the methods that the other side has, too."""
+    """Return settings of params.yaml, but the epochs that the cells of methods on both sides were trained for."""
     shared = {(pair, row.method) for pair, row in other.rows}
-    epochs = {count for (pair, row), of in side.epochs.items() if (pair, row.method) in shared for count in of}
+    epochs = {count for (pair, row), counts in side.epochs.items() if (pair, row.method) in shared for count in counts}
     return {**side.settings, **({"train.epochs": " and ".join(map(str, sorted(epochs)))} if epochs else {})}
 
 
@@ -262,7 +264,7 @@ def _experiments(side: Side) -> str:
 
 
 def _texts(line: Line) -> list[str]:
-    """A line of the table in Markdown."""
+    """Return the fields of a line in the Markdown table."""
     return [
         line.pair,
         line.row if line.row == line.new_row else f"{line.row} -> {line.new_row}",
@@ -278,7 +280,7 @@ def _texts(line: Line) -> list[str]:
 
 
 def _on_tests(lines: Sequence[Line]) -> list[str]:
-    """How lines were judged."""
+    """Explain how lines were judged, and the words of the table."""
     used = {line.test for line in lines}
     parts = [test for test in (PAIRED, WELCH) if test in used]
     told = [f"{' and '.join(parts)}, two-sided, p < {ALPHA} after Holm's adjustment for all lines"] if parts else []
@@ -287,9 +289,7 @@ def _on_tests(lines: Sequence[Line]) -> list[str]:
     if used & {PAIRED, WELCH}:
         told.append(f"margin: half the {1 - ALPHA:.0%} interval of a line's difference, not adjusted")
     if any(line.verdict == UNKNOWN for line in lines):
-        told.append("unknown: a side has one seed, or its seeds tell nothing of their noise")
+        told.append("unknown: a side has one seed, or its seeds do not show their noise")
+    if any(line.what == "headline" for line in lines):
+        told.append(HEADLINE)
     return told
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"

@@ -1,4 +1,4 @@
-"""Figures for a terminal."""
+"""Print what was measured of one checkpoint to a terminal."""
 
 import pandas as pd
 from rich.columns import Columns
@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 
-def print_checkpoint(title: str, metrics: dict[str, float], of_classes: pd.Series) -> None:
+def print_checkpoint(title: str, metrics: dict[str, float], by_class: pd.Series) -> None:
     """Print what `kdcore.results.evaluation.evaluate_checkpoint` returns."""
     table = Table(title=title, title_justify="left", show_header=False)
     for name, text in {
@@ -22,4 +22,4 @@ def print_checkpoint(title: str, metrics: dict[str, float], of_classes: pd.Serie
     console = Console()
     console.print(table)
     console.print("top-1 of the classes, lowest first (%):")
-    console.print(Columns([f"{name} {top1:.1f}" for name, top1 in of_classes.sort_values(kind="stable").items()]))
+    console.print(Columns([f"{name} {top1:.1f}" for name, top1 in by_class.sort_values(kind="stable").items()]))

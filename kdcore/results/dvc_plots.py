@@ -1,4 +1,4 @@
-"""What `dvc plots` draws, as frames: few columns, whose names do not depend on the matrix."""
+"""Data for `dvc plots`: frames with few columns, whose names do not depend on the matrix."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,28 +6,24 @@ from typing import Any
 
 import pandas as pd
 
-from kdcore.results.rows import Entry, Evaluation, Results
+from kdcore.results.rows import Results
+from kdcore.system import csvfile
 
 
 def write(results: Results, folder: Path) -> None:
-    """Write all of them into a folder."""
+    """Write every frame into a folder."""
     for name, frame in {"top1": top1(results), "curves": curves(results), "reliability": reliability(results)}.items():
-        frame.to_csv(folder / f"{name}.csv", index=False)
+        csvfile.write(folder / f"{name}.csv", frame)
 
 
 def top1(results: Results) -> pd.DataFrame:
-    """Accuracy per pair and row that has all its seeds: mean and sample standard deviation over them, in percent."""
-    lines = [
-        (entry.pair, entry.row.label, round(entry.mean, 2), None if deviation is None else round(deviation, 2))
-        for entry in results.entries
-        if entry.mean is not None
-        for deviation in [entry.deviation]
-    ]
-    return pd.DataFrame(lines, columns=["pair", "row", "top1", "deviation"])
+    """Return mean and sample standard deviation over seeds, in percent, per pair and row that has all its seeds."""
+    lines = [(e.pair, e.row.label, e.mean, e.deviation) for e in results.entries if not e.missing]
+    return pd.DataFrame(lines, columns=["pair", "row", "top1", "deviation"]).round(2)
 
 
 def curves(results: Results) -> pd.DataFrame:
-    """Test accuracy per pair, row and epoch, mean over the seeds that have come so far, in percent."""
+    """Return test accuracy per pair, row and epoch in percent, mean over the seeds that there are so far."""
     labels = {cell: entry.row.label for entry in results.entries for cell in results.cells_of(entry)}
     parts = [pd.DataFrame(columns=["pair", "row", "epoch", "test_top1"])]
     for pair, history in results.histories.items():
@@ -38,14 +34,13 @@ def curves(results: Results) -> pd.DataFrame:
 
 
 def reliability(results: Results) -> pd.DataFrame:
-    """Reliability diagrams: per pair, row and bin, mean confidence and accuracy (0 to 1) and the count of test images.
+    """Return reliability diagrams: per pair, row and bin, mean confidence, accuracy (0 to 1) and count of test images.
 
-    Images of all seeds are pooled. Empty bins are left out, and so are rows that miss a seed, or one's evaluation.
+    Images of all seeds are pooled. Empty bins are left out, and so are rows with a seed that is missing or unmeasured.
     """
     parts = [pd.DataFrame(columns=["pair", "row", "confidence", "accuracy", "count"])]
-    by_pair = {evaluation["pair"]: evaluation for evaluation in results.evaluations}
     for entry in results.entries:
-        networks = [] if entry.missing else _measured(entry, by_pair[entry.pair])
+        networks = [] if entry.missing else results.measured(entry)
         if networks and all("reliability" in network for network in networks):
             bins = pooled(networks).round({"confidence": 4, "accuracy": 4})
             parts.append(bins.assign(pair=entry.pair, row=entry.row.label)[parts[0].columns])
@@ -53,7 +48,7 @@ def reliability(results: Results) -> pd.DataFrame:
 
 
 def pooled(networks: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """Reliability bins of some networks' images together: confidence, accuracy, count of each that is not empty."""
+    """Pool the reliability bins of some networks: confidence, accuracy and count of each bin that is not empty."""
     bins = pd.concat([pd.DataFrame(network["reliability"]) for network in networks]).astype(float)
     count = bins["count"]
     sums = bins.assign(confidence=bins["confidence"] * count, accuracy=bins["accuracy"] * count)
@@ -61,10 +56,3 @@ def pooled(networks: Sequence[dict[str, Any]]) -> pd.DataFrame:
     sums = sums[sums["count"] > 0]
     means = sums[["confidence", "accuracy"]].div(sums["count"], axis=0)
     return means.assign(count=sums["count"].astype(int))
-
-
-def _measured(entry: Entry, evaluation: Evaluation) -> list[dict[str, Any]]:
-    """The networks of a row: one per seed, or the teacher."""
-    if entry.row.method is None:
-        return [evaluation["teacher"]]
-    return [cell for cell in evaluation["cells"] if entry.row.holds(cell)]

@@ -1,4 +1,4 @@
-"""What a trained student is worth: accuracy, calibration, agreement with its teacher, cost."""
+"""Measure trained networks: accuracy, calibration, agreement with the teacher, cost."""
 
 from math import isnan
 from pathlib import Path
@@ -21,7 +21,8 @@ from kdcore.training.inference import predict
 
 CALIBRATION_BINS = 15
 DIGITS = 4
-PROVENANCE = ("commit", "device", "threads", "processes", "computed_in", "versions")
+PROVENANCE = ("recipe", "commit", "device", "threads", "processes", "computed_in", "versions")
+"""Keys of a run's meta.json that its evaluation repeats."""
 
 
 def evaluate_pair(
@@ -30,15 +31,15 @@ def evaluate_pair(
     """Measure the teacher and every cell of a pair.
 
     Args:
-        card: of stage evaluate: the pair and its cells.
-        dataset: on whose test images all are measured.
+        card: the card of stage evaluate, with the pair and its cells.
+        dataset: the data set whose test images are used.
         teacher_weights: the teacher's checkpoint.
         device: where to compute.
 
     Returns:
-        Metrics of the teacher, cost of both networks, and one entry per cell with its identity, metrics, recipe and
-        provenance, and, where it has learnt nothing, the reason to say so (see `collapse`); and the histories of
-        all cells, one row per cell and epoch.
+        A summary with metrics of the teacher, cost of both networks, and one entry per cell: identity, metrics, recipe,
+        provenance and, for a cell that has learnt nothing, the sign of that (see `collapse`). Then the histories of all
+        cells, one row per cell and epoch.
 
     Raises:
         UserError: a cell has no whole run, or its weights or logits are not finite.
@@ -57,14 +58,12 @@ def evaluate_pair(
         collapsed = collapse.reason(
             len(logits.argmax(dim=1).unique()), list(history["train_top1"]), dataset.train.labels
         )
-        provenance = {key: meta[key] for key in PROVENANCE} | {"epochs": meta["train"]["epochs"]}
         cells.append(
             {
                 **identity,
                 **_with_reliability(logits, labels, teacher_logits),
                 "top1_best": best_top1(history),
-                "recipe": meta["recipe"],
-                **provenance,
+                **provenance(meta),
                 "weights_sha256": file_sha256(folder / run_folder.WEIGHTS),
                 **({"collapsed": collapsed} if collapsed else {}),
             }
@@ -87,9 +86,9 @@ def evaluate_checkpoint(
     """Measure one network.
 
     Args:
-        network: its name.
+        network: the network's name.
         weights: its checkpoint, ours or a published one.
-        dataset: on whose test images it is measured.
+        dataset: the data set whose test images are used.
         device: where to compute.
 
     Returns:
@@ -102,17 +101,17 @@ def evaluate_checkpoint(
     labels = torch.from_numpy(dataset.test.labels).to(device)
     logits = _predicted(restored, weights, dataset, device)
     metrics = {**measure(logits, labels), "test_images": len(labels), **cost(restored, dataset.image_size)}
-    of_classes = _accuracy(logits, labels, 1, average="none").cpu() * 100
-    return metrics, pd.Series(of_classes.tolist(), index=dataset.classes, name="top1").round(DIGITS)
+    by_class = _accuracy(logits, labels, 1, average="none").cpu() * 100
+    return metrics, pd.Series(by_class.tolist(), index=dataset.classes, name="top1").round(DIGITS)
 
 
 def measure(logits: Tensor, labels: Tensor, teacher_logits: Tensor | None = None) -> dict[str, float]:
     """Metrics of predictions on N test images.
 
     Args:
-        logits: (N, C) of the network measured.
+        logits: (N, C), from the network to measure.
         labels: (N,).
-        teacher_logits: (N, C) of its teacher, if any.
+        teacher_logits: (N, C), from its teacher, if it has one.
 
     Returns:
         top1, top5 and agreement (share of images with the teacher's prediction) in percent; nll, the negative
@@ -132,7 +131,7 @@ def measure(logits: Tensor, labels: Tensor, teacher_logits: Tensor | None = None
 
 
 def reliability(logits: Tensor, labels: Tensor) -> dict[str, list[int] | list[float | None]]:
-    """The bins of the expected calibration error: what a reliability diagram draws.
+    """Return the bins of the expected calibration error, which a reliability diagram draws.
 
     Args:
         logits: (N, C).
@@ -149,17 +148,23 @@ def reliability(logits: Tensor, labels: Tensor) -> dict[str, list[int] | list[fl
 
 
 def cost(network: nn.Module, image_size: int) -> dict[str, int]:
-    """Parameters, and multiply-adds of convolutions and matrix products for one image."""
+    """Count parameters, and multiply-adds of convolutions and matrix products for one image."""
     return {"parameters": parameters(network), "multiply_adds": multiply_adds(network, image_size)}
 
 
 def best_top1(history: pd.DataFrame) -> float:
-    """The best epoch's accuracy in percent, chosen on the test images as many papers do."""
+    """Return the accuracy of the best epoch in percent, chosen on the test images as many papers do."""
     return round(float(history["test_top1"].max()), DIGITS)
 
 
+def provenance(meta: dict[str, Any]) -> dict[str, Any]:
+    """Take from a run's meta.json what trained it: recipe, epochs, code and machine, accepted changes of the code."""
+    accepted = {"accepted": meta["accepted"]} if meta.get("accepted") else {}
+    return {**{key: meta.get(key) for key in PROVENANCE}, "epochs": meta["train"]["epochs"], **accepted}
+
+
 def _predicted(network: nn.Module, weights: Path, dataset: Dataset, device: torch.device) -> Tensor:
-    """Logits of the test images: a number that is none would be counted as a class like any other."""
+    """Predict the test images; logits that are not finite would be counted as predictions, so they are an error."""
     logits = predict(network, dataset.test, dataset, device)
     broken = int((~torch.isfinite(logits).all(dim=1)).sum())
     if broken:
@@ -174,15 +179,15 @@ def _with_reliability(logits: Tensor, labels: Tensor, teacher_logits: Tensor) ->
 
 
 def _calibration(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Images, mean confidence and accuracy by confidence: three (15,) float64, the means nan where a bin is empty.
+    """Return count of images, mean confidence and accuracy per bin: three (15,) float64, means nan for an empty bin.
 
-    A certain prediction is in the last bin, as in the paper; torchmetrics counts a sixteenth for it.
+    A prediction with confidence 1 is in the last bin, as in the paper; torchmetrics has a sixteenth bin for it.
     """
     confidence, predicted = logits.double().softmax(dim=1).max(dim=1)
     edges = torch.linspace(0, 1, CALIBRATION_BINS + 1, dtype=torch.float64, device=logits.device)
-    of_bin = F.one_hot(torch.bucketize(confidence, edges[1:-1], right=True), CALIBRATION_BINS).double()
-    count = of_bin.sum(dim=0)
-    return count, confidence @ of_bin / count, (predicted == labels).double() @ of_bin / count
+    in_bin = F.one_hot(torch.bucketize(confidence, edges[1:-1], right=True), CALIBRATION_BINS).double()
+    count = in_bin.sum(dim=0)
+    return count, confidence @ in_bin / count, (predicted == labels).double() @ in_bin / count
 
 
 def _accuracy(logits: Tensor, labels: Tensor, k: int, average: str = "micro") -> Tensor:

@@ -1,6 +1,6 @@
 """The figures of a paper, drawn from the results of a matrix: vector PDF for LaTeX, PNG to look at.
 
-All bytes are determined by the results and the version of matplotlib, for tables/ is tracked by git.
+The same results give the same bytes with the same version of matplotlib, because git tracks tables/.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -59,14 +59,14 @@ STYLE: dict[Any, Any] = {
 }
 DPI = 300
 PNG_COLOURS = 256
-"""A third of the size of all, and none is seen to be missing."""
+"""How many colours a PNG has: it takes a third of the space of one with all colours, and looks the same."""
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#332288", "#999933", "#882255", "#44AA99")
-"""Told apart by colour-blind readers: Okabe and Ito (2008) without black and yellow, then Tol's muted scheme (2021)."""
+"""Colours for colour-blind readers: Okabe and Ito (2008) without black and yellow, then Tol's muted scheme (2021)."""
 MARKERS = "os^DvPX*<>"
 ALONE = "0.35"
 """Grey of the student trained alone."""
 BUDGET = "§"
-"""Marks what was trained with another budget than the caption says, as in the tables."""
+"""Marks what was not trained with the budget that the caption names; the tables have the same sign."""
 DIVERGING = mpl.colormaps["RdBu"]
 ACCURACY = {"top1": "Top-1 accuracy (%)", "top1_best": "Top-1 accuracy of the best epoch (%)"}
 
@@ -79,17 +79,17 @@ class Look:
     colour: str
     marker: str
 
-    def of_scales(self, stand: bool) -> dict[str, Any]:
-        """A line over M: dashed and hollow with stand."""
+    def line_over_scales(self, stand: bool) -> dict[str, Any]:
+        """Style of a line over M: dashed and hollow with stand."""
         face = "white" if stand else self.colour
         return {"color": self.colour, "marker": self.marker, "linestyle": "--" if stand else "-", "mfc": face}
 
-    def of_points(self, hollow: bool) -> dict[str, Any]:
-        """A point alone."""
+    def point(self, hollow: bool) -> dict[str, Any]:
+        """Style of a single point."""
         return {"color": self.colour, "fmt": self.marker, "mfc": "white" if hollow else self.colour}
 
-    def of_epochs(self, row: Row, scales: Sequence[int | str]) -> dict[str, Any]:
-        """A line over epochs: the paler the smaller M, dashed with stand, dotted without M."""
+    def line_over_epochs(self, row: Row, scales: Sequence[int | str]) -> dict[str, Any]:
+        """Style of a line over epochs: the paler the smaller M, dashed with stand, dotted without M."""
         if row.scale is None:
             return {"color": self.colour, "linestyle": ":"}
         pale = 0.65 * (1 - (scales.index(row.scale) + 1) / len(scales))
@@ -101,7 +101,7 @@ TEACHER = Look("Teacher", "black", "d")
 
 
 def write(results: Results, folder: Path) -> None:
-    """Write every figure that the matrix holds something for into folder/figures."""
+    """Write every figure for which the matrix has results into folder/figures."""
     (folder / "figures").mkdir()
     for name, draw in FIGURES.items():
         figure = draw(results)
@@ -111,7 +111,7 @@ def write(results: Results, folder: Path) -> None:
 
 @mpl.rc_context(STYLE)
 def over_scales(results: Results) -> Figure | None:
-    """Accuracy over M: per pair a line per method, dashed with stand; bars are deviations over seeds.
+    """Draw accuracy over M: per pair a line per method, dashed with stand; bars are deviations over seeds.
 
     None for a matrix with one scale. Where a seed is missing, the line has a gap. § marks another budget.
     """
@@ -124,14 +124,14 @@ def over_scales(results: Results) -> Figure | None:
     looks = _looks(results)
     for pair, axes in panels.items():
         for i, (method, stand) in enumerate(lines):
-            entries = [e for e in results.of_pair(pair) if (e.row.method, e.row.stand) == (method, stand)]
+            entries = [e for e in results.entries_of(pair) if (e.row.method, e.row.stand) == (method, stand)]
             x = np.arange(len(scales)) + 0.06 * (i - (len(lines) - 1) / 2)
             mean = [np.nan if entry.mean is None else entry.mean for entry in entries]
             deviation = None if len(results.card["seeds"]) < 2 else [entry.deviation or 0 for entry in entries]
             label = looks[method].label + (" + stand" if stand else "")
-            axes.errorbar(x, mean, deviation, label=label, elinewidth=0.6, **looks[method].of_scales(stand))
+            axes.errorbar(x, mean, deviation, label=label, elinewidth=0.6, **looks[method].line_over_scales(stand))
             _mark_budgets(axes, x, entries, looks[method].colour)
-        axes.set_xticks(range(len(scales)), [_m(entry.row) for entry in entries])
+        axes.set_xticks(range(len(scales)), [entry.row.m for entry in entries])
         axes.set_xlim(-0.35, len(scales) - 0.65)
     figure.supxlabel("M")
     _legend(figure, _handles(panels.values()), spare)
@@ -139,7 +139,7 @@ def over_scales(results: Results) -> Figure | None:
 
 
 def _mark_budgets(axes: Axes, x: Iterable[float], entries: list[Entry], colour: str) -> None:
-    """§ beside the points that were trained with another budget: a label would mark them in all pairs' panels."""
+    """Write § beside the points that were trained with another budget; a label would mark them in every panel."""
     for at, entry in zip(x, entries, strict=True):
         if entry.budget and entry.mean is not None:
             axes.annotate(BUDGET, (at, entry.mean), xytext=(2, 2), textcoords="offset points", size=5, color=colour)
@@ -147,9 +147,9 @@ def _mark_budgets(axes: Axes, x: Iterable[float], entries: list[Entry], colour: 
 
 @mpl.rc_context(STYLE)
 def gains(results: Results) -> Figure | None:
-    """Gains over plain in percentage points: pairs x rows, a panel per method; bold where seeds support them.
+    """Draw gains over plain in percentage points: pairs x rows, a panel per method; bold where seeds support them.
 
-    None where no row has a gain. An entry that has none says what is missing. § marks another budget.
+    None where no row has a gain. A field without a gain says what is missing. § marks another budget.
     """
     shown = [entry for entry in results.entries if entry.row.scale is not None and not entry.row.is_plain]
     values = [entry.gain for entry in shown if entry.gain is not None]
@@ -177,10 +177,10 @@ def gains(results: Results) -> Figure | None:
 
 @mpl.rc_context(STYLE)
 def curves(results: Results) -> Figure | None:
-    """Test accuracy over epochs, mean over seeds: per pair a line per row, the paler the smaller M, dashed with stand.
+    """Draw test accuracy over epochs, mean over seeds: a line per row, the paler the smaller M, dashed with stand.
 
-    A pair's frame is as long as its longest row, and leaves out what lies below the last two thirds of that. Rows that
-    lie outside are not in the legend; rows with a missing seed are not drawn.
+    A pair's frame is as long as its longest row, and as high as the values in the last two thirds of that. Rows
+    outside the frame are not in the legend; rows with a missing seed are not drawn.
     """
     lines = dict(list(dvc_plots.curves(results).groupby(["pair", "row"])))
     drawn = [entry for entry in results.entries if not entry.missing and (entry.pair, entry.row.label) in lines]
@@ -193,7 +193,7 @@ def curves(results: Results) -> Figure | None:
     for pair, axes in panels.items():
         for row in (entry.row for entry in drawn if entry.pair == pair):
             line = lines[pair, row.label]
-            look = looks[str(row.method)].of_epochs(row, scales)
+            look = looks[str(row.method)].line_over_epochs(row, scales)
             axes.plot(line["epoch"], line["test_top1"], label=row.label, linewidth=0.8, **look)
         _frame(axes)
     figure.supxlabel("Epoch")
@@ -203,52 +203,51 @@ def curves(results: Results) -> Figure | None:
 
 
 def _frame(axes: Axes) -> None:
-    """Around the last two thirds of the longest line; lines outside lose their place in the legend."""
+    """Frame the last two thirds of the longest line, and take lines outside the frame out of the legend."""
     points = [np.asarray(line.get_xydata(), dtype=float) for line in axes.lines]
-    last = max(float(line[:, 0].max()) for line in points)
-    low, high = _limits([float(value) for line in points for value in line[line[:, 0] > last / 3, 1]])
+    last = max(float(xy[:, 0].max()) for xy in points)
+    low, high = _limits([float(value) for xy in points for value in xy[xy[:, 0] > last / 3, 1]])
     axes.set(xlim=(0, last), ylim=(low, high))
-    for line, found in zip(axes.lines, points, strict=True):
-        if not ((low <= found[:, 1]) & (found[:, 1] <= high)).any():
+    for line, xy in zip(axes.lines, points, strict=True):
+        if not ((low <= xy[:, 1]) & (xy[:, 1] <= high)).any():
             line.set_label(f"_{line.get_label()}")  # matplotlib's way to keep a line out of legends
 
 
 @mpl.rc_context(STYLE)
 def published(results: Results) -> Figure | None:
-    """Measured over published accuracy, a point per entry that has both; bars are deviations over seeds.
+    """Draw measured over published accuracy, a point per entry that has both; bars are deviations over seeds.
 
-    Hollow where the published figure is doubtful. None where there is no such entry.
+    Points are hollow where the published figure is doubtful. None where no entry has both.
     """
-    found = [(e, e.figure, e.mean, e.deviation) for e in results.entries]
-    points = [(e, figure, mean, bar) for e, figure, mean, bar in found if figure is not None and mean is not None]
+    points = results.beside_published
     if not points:
         return None
     figure = Figure(figsize=(COLUMN, COLUMN))
     axes = figure.subplots()
     looks = _looks(results)
-    for entry, other, mean, deviation in points:
+    for entry, other, mean in points:
         look = looks[entry.row.method] if entry.row.method else TEACHER
         axes.errorbar(
-            other.top1, mean, deviation, label=look.label, elinewidth=0.6, **look.of_points(bool(other.doubt))
+            other.top1, mean, entry.deviation, label=look.label, elinewidth=0.6, **look.point(bool(other.doubt))
         )
-    limits = _limits([value for _, other, mean, _ in points for value in (other.top1, mean)])
+    limits = _limits([value for _, other, mean in points for value in (other.top1, mean)])
     axes.plot(limits, limits, color="0.6", linewidth=0.6, zorder=0)
-    # Without aspect="equal", whose axes the layout clips below a high legend: the figure itself is made for a square.
+    # Not aspect="equal": the layout would clip its axes below a high legend. The figure's size makes the axes square.
     axes.set(xlim=limits, ylim=limits)
     measured = ACCURACY[results.card["accuracy"]]
     axes.set(xlabel="Published top-1 accuracy (%)", ylabel=f"Measured {measured[0].lower()}{measured[1:]}")
-    difference = float(np.mean([mean - other.top1 for _, other, mean, _ in points]))
+    difference = float(np.mean([mean - other.top1 for _, other, mean in points]))
     text = f"n = {len(points)}, mean difference {_signed(difference)}"
     axes.text(0.98, 0.02, text, transform=axes.transAxes, ha="right", size=6)
     handles = _handles([axes])
-    if any(other.doubt for _, other, _, _ in points):
+    if any(other.doubt for _, other, _ in points):
         handles["doubtful figure"] = Line2D([], [], color="0.5", marker="o", mfc="white", linestyle="")
     _legend(figure, handles, [])
     return figure
 
 
 def _save(figure: Figure, path: Path) -> None:
-    """PDF and PNG, from one layout."""
+    """Write PDF and PNG from one layout."""
     with mpl.rc_context(STYLE):
         figure.set_dpi(DPI)
         canvas = FigureCanvasAgg(figure)
@@ -262,7 +261,7 @@ def _save(figure: Figure, path: Path) -> None:
 
 
 def _panels(pairs: Sequence[str], label: str, width: float) -> tuple[Figure, dict[str, Axes], list[Axes]]:
-    """Small multiples, at most four beside each other; and the places that are left over in the last line."""
+    """Make a panel per pair, at most four beside each other; also returns the empty places of the last line."""
     lines = ceil(len(pairs) / 4)
     columns = ceil(len(pairs) / lines)
     figure = Figure(figsize=(width, 0.3 + lines * (1.5 if width / columns < 2 else 1.9)))
@@ -278,7 +277,7 @@ def _panels(pairs: Sequence[str], label: str, width: float) -> tuple[Figure, dic
 
 
 def _legend(figure: Figure, handles: dict[str, Any], spare: list[Axes]) -> None:
-    """One for all panels: in a place that is left over if it is short, else above, where the figure grows for it."""
+    """Draw one legend for all panels: in an empty place if it is short, else above the panels in a higher figure."""
     if spare and len(handles) <= 8:
         spare[0].legend(handles.values(), handles.keys(), loc="center")
         return
@@ -291,16 +290,16 @@ def _legend(figure: Figure, handles: dict[str, Any], spare: list[Axes]) -> None:
 
 
 def _handles(panels: Iterable[Axes]) -> dict[str, Any]:
-    """Of every label the first one."""
-    found: dict[str, Any] = {}
+    """Return the first handle of every label."""
+    handles: dict[str, Any] = {}
     for axes in panels:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
-            found.setdefault(label, handle)
-    return found
+            handles.setdefault(label, handle)
+    return handles
 
 
 def _heat(axes: Axes, entries: list[Entry], pairs: list[str], norm: CenteredNorm) -> QuadMesh:
-    """Pairs x rows of one method."""
+    """Draw the panel of one method, pairs x rows."""
     columns = list(dict.fromkeys(entry.row for entry in entries))
     values = np.full((len(pairs), len(columns)), np.nan)
     for entry in entries:
@@ -312,7 +311,7 @@ def _heat(axes: Axes, entries: list[Entry], pairs: list[str], norm: CenteredNorm
             text += f" {BUDGET}" if entry.budget else ""
         weight = "bold" if entry.is_significant else "normal"
         axes.text(x, y, text, ha="center", va="center", size=5.5, color=colour, weight=weight)
-    labels = [_m(row) + ("\n+ stand" if row.stand else "") for row in columns]
+    labels = [row.m + ("\n+ stand" if row.stand else "") for row in columns]
     axes.set_xticks(range(len(columns)), labels)
     axes.set_yticks(range(len(pairs)), pairs)
     axes.tick_params(length=0)
@@ -326,17 +325,17 @@ def _heat(axes: Axes, entries: list[Entry], pairs: list[str], norm: CenteredNorm
 
 
 def _readable_on(colour: tuple[float, ...]) -> str:
-    """Black or white, by the luminance of RGB (ITU-R BT.709)."""
+    """Choose black or white by the luminance of an RGB colour (ITU-R BT.709)."""
     return "black" if float(np.dot(colour[:3], (0.2126, 0.7152, 0.0722))) > 0.5 else "white"
 
 
 def _looks(results: Results) -> dict[str, Look]:
-    """By method; the student trained alone is grey."""
+    """Choose a look per method; the student trained alone is grey."""
     names = [name for name in (*results.card["methods"], *results.card["baselines"]) if name != catalog.VANILLA]
-    found = {
+    looks = {
         name: Look(name.upper(), COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i, name in enumerate(names)
     }
-    return {catalog.VANILLA: Look("Student", ALONE, "p"), **found}
+    return {catalog.VANILLA: Look("Student", ALONE, "p"), **looks}
 
 
 def _limits(values: Iterable[float]) -> tuple[float, float]:
@@ -346,13 +345,8 @@ def _limits(values: Iterable[float]) -> tuple[float, float]:
 
 
 def _signed(value: float) -> str:
-    """With the sign that the axes have."""
+    """Format a difference with its sign, with the same minus as on the axes."""
     return f"{value:+.2f}".replace("-", "\N{MINUS SIGN}")
-
-
-def _m(row: Row) -> str:
-    """ "[1,2]"."""
-    return f"[{','.join(map(str, row.levels or []))}]"
 
 
 FIGURES: dict[str, Callable[[Results], Figure | None]] = {

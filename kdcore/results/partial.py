@@ -1,10 +1,11 @@
-"""What there is of a matrix while its cells still train: the view from outside DVC, which no stage depends on.
+"""The results of a matrix whose cells still train, read from outside DVC; no stage depends on this.
 
-A run counts where it was made from the card that the plan has now; what a replaced data set or teacher makes stale, DVC
-alone can tell.
+A run counts if it was made from the card that the plan has now. Only DVC can tell whether a replaced data set or
+teacher has made it stale.
 """
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,12 @@ from kdcore.data import storage
 from kdcore.matrix.cards import CARDS
 from kdcore.matrix.cell import RUNS
 from kdcore.results import captions, evaluation, published
-from kdcore.results.evaluation import DIGITS, PROVENANCE
+from kdcore.results.evaluation import DIGITS
 from kdcore.results.rows import METRICS, Card, Evaluation, Results, read_evaluation
-from kdcore.system import yamlfile
+from kdcore.system import validated, yamlfile
 from kdcore.system.errors import UserError
 from kdcore.system.files import file_sha256
+from kdcore.system.validated import Provenance
 from kdcore.training import run_folder, timings
 from kdcore.training.experiment import DATA
 from kdcore.training.pulse import live_file
@@ -33,15 +35,15 @@ EVALUATIONS, TEACHERS = Path("evaluations"), Path("teachers")
 
 @dataclass(frozen=True)
 class Done:
-    """A run with results."""
+    """A teacher or cell whose training has ended."""
 
     meta: dict[str, Any]
     history: pd.DataFrame | None
-    """A line per epoch; None for a network that was not trained here."""
+    """One line per epoch; None for a network that was not trained here."""
 
     @property
     def top1(self) -> float:
-        """Percent, of the last epoch."""
+        """Accuracy of the last epoch in percent."""
         return self.meta["top1"] if self.history is None else _last(self.history)
 
 
@@ -51,36 +53,36 @@ class Unfinished:
 
     name: str
     epochs: int
-    """In all."""
+    """How many it will train."""
     history: pd.DataFrame
-    """A line per epoch so far."""
+    """One line per finished epoch."""
 
     def __str__(self) -> str:
-        """For a list."""
+        """Say how far it is, in one line."""
         return f"{self.name}: {len(self.history)} of {self.epochs} epochs, {_last(self.history):.2f}%"
 
 
 @dataclass(frozen=True)
 class Halfway:
-    """All that there is."""
+    """The results so far, and what is missing."""
 
     results: Results
     cells: int
-    """Of the matrix."""
+    """How many cells the matrix has."""
     unfinished: list[Unfinished]
-    """Teachers, then cells."""
+    """Teachers that are not finished, then cells."""
 
     @property
     def done(self) -> int:
-        """Cells with a result."""
-        return sum(len(found["cells"]) for found in self.results.evaluations)
+        """How many cells have a result."""
+        return sum(len(evaluation["cells"]) for evaluation in self.results.evaluations)
 
 
 def collect() -> Halfway:
-    """Read the plan's cards, and of teachers, runs, evaluations and live histories what is there now.
+    """Read the plan's cards, and the teachers, runs, evaluations and live histories that are there now.
 
-    Pairs without a teacher, or before the data set is there, have no evaluation: none of their cells can be current.
-    What is damaged is named on stderr, and counts as not there.
+    A pair without a teacher or data set has no evaluation, because none of its cells can be current. Damaged files are
+    named on stderr, and count as missing.
 
     Raises:
         UserError: there is no plan, or the plan, the data set or data/published.yaml is damaged.
@@ -89,9 +91,12 @@ def collect() -> Halfway:
         raise UserError(f"{CARDS / 'tables.yaml'}: there is no plan yet; run 'dvc repro plan'")
     card = yamlfile.read(CARDS / "tables.yaml")
     teacher_cards = {name: CARDS / "teacher" / f"{name}.yaml" for name in card["teachers"]}
-    teachers = {name: _done(TEACHERS / name, yamlfile.read(path)) for name, path in teacher_cards.items()}
+    teachers = {
+        name: _done(TEACHERS / name, yamlfile.read(path), run_folder.read_teacher)
+        for name, path in teacher_cards.items()
+    }
     there = {name: done for name, done in teachers.items() if done is not None}
-    card["teachers"] = captions.origins(card, {name: done.meta for name, done in there.items()})
+    card = captions.with_teachers(card, {name: done.meta for name, done in there.items()})
     unfinished = [_unfinished(path) for name, path in teacher_cards.items() if name not in there]
     evaluations, histories, cells = [], {}, 0
     for pair in card["pairs"]:
@@ -99,19 +104,22 @@ def collect() -> Halfway:
         cells += len(identities)
         teacher = there.get(pair.split("-")[0])
         if teacher is not None and (DATA / card["data"] / storage.MANIFEST).is_file():
-            found, histories[pair], still = _of_pair(card, pair, identities, teacher)
-            evaluations.append(found)
+            measured, histories[pair], still = _pair_so_far(card, pair, identities, teacher)
+            evaluations.append(measured)
             unfinished += still
     figures = published.Published.of(yamlfile.read(published.FILE), card["data"])
     results = Results.of(card, evaluations, histories, figures, _timings(evaluations))
     return Halfway(results, cells, [one for one in unfinished if one is not None])
 
 
-def _of_pair(
+def _pair_so_far(
     card: Card, pair: str, identities: list[dict[str, Any]], teacher: Done
 ) -> tuple[Evaluation, pd.DataFrame, list[Unfinished | None]]:
-    """As `evaluation.evaluate_pair` has it, of the cells that are done, not evaluated ones with their accuracy
-    alone; histories of all that have begun; and what is unfinished.
+    """Collect the results of a pair.
+
+    Returns:
+        The pair's evaluation (see `evaluation.evaluate_pair`) with the cells that are done, where those that have not
+        been evaluated have their accuracy alone; the histories of all cells that have begun; and the unfinished cells.
     """
     evaluated = _evaluated(EVALUATIONS / pair)
     measured = {cell["name"]: cell for cell in evaluated["cells"]}
@@ -120,13 +128,13 @@ def _of_pair(
     for identity in identities:
         name = identity["name"]
         card_file = _card_file(identity)
-        done = _done(RUNS / pair / name, yamlfile.read(card_file))
+        done = _done(RUNS / pair / name, yamlfile.read(card_file), _read_cell)
         if done is None or done.history is None:
             unfinished.append(_unfinished(card_file))
             continue
-        found = _cell(identity, done, done.history)
-        is_current = name in measured and _is_same(measured[name], found)
-        cells.append(measured[name] if is_current else found)
+        cell = _cell(identity, done, done.history)
+        is_current = name in measured and _is_same_run(measured[name], cell)
+        cells.append({**measured[name], "accepted": cell.get("accepted", [])} if is_current else cell)
         reused = reused or is_current
         histories.append(done.history.assign(cell=name))
     histories += [one.history.assign(cell=one.name) for one in unfinished if one is not None]
@@ -136,7 +144,7 @@ def _of_pair(
 
 
 def _evaluated(folder: Path) -> Evaluation:
-    """The evaluation of a folder, one of no cells where there is none."""
+    """Read the evaluation in a folder; one without cells where there is none."""
     try:
         return read_evaluation(folder) if (folder / METRICS).is_file() else {"cells": []}
     except UserError as error:
@@ -144,12 +152,16 @@ def _evaluated(folder: Path) -> Evaluation:
         return {"cells": []}
 
 
-def _done(folder: Path, card: Card) -> Done | None:
-    """The run of a folder, None where there is none of this card."""
+def _read_cell(folder: Path) -> dict[str, Any]:
+    return validated.read_checked(folder / run_folder.META, Provenance)
+
+
+def _done(folder: Path, card: Card, read: Callable[[Path], dict[str, Any]]) -> Done | None:
+    """Read the run in a folder, its meta.json by `read`; None where there is none of this card."""
     if not (folder / run_folder.META).is_file():
         return None
     try:
-        meta = run_folder.read_meta(folder)
+        meta = read(folder)
         if not meta.items() >= card.items():
             return None
         run_folder.check(folder, card)
@@ -160,7 +172,7 @@ def _done(folder: Path, card: Card) -> Done | None:
 
 
 def _unfinished(card_file: Path) -> Unfinished | None:
-    """The run of a card as far as it is; None where it has not begun, or its history is older than the card."""
+    """Read how far a card's run is; None where it has not begun, or its history is older than the card."""
     card = yamlfile.read(card_file)
     live = live_file(card["name"])
     try:
@@ -170,7 +182,7 @@ def _unfinished(card_file: Path) -> Unfinished | None:
     except FileNotFoundError:
         return None
     except UserError as error:
-        if live.exists():  # or it went between the two calls, when its results came in
+        if live.exists():  # otherwise it was removed between the two calls, because the run has ended
             _warn(error)
         return None
 
@@ -184,9 +196,9 @@ def _card_file(identity: dict[str, Any]) -> Path:
 
 
 def _timings(evaluations: list[Evaluation]) -> dict[str, Timing]:
-    """The latest of every cell that one process trained here, from its present card and from its first epoch on."""
+    """Return the latest time of every cell that one process trained here without a break, from its present card."""
     log = {(timing.name, timing.card, timing.epochs): timing for timing in timings.load()}
-    cells = [cell for found in evaluations for cell in found["cells"]]
+    cells = [cell for evaluation in evaluations for cell in evaluation["cells"]]
     keys = {cell["name"]: (cell["name"], file_sha256(_card_file(cell)), cell["epochs"]) for cell in cells}
     return {name: log[key] for name, key in keys.items() if key in log}
 
@@ -195,9 +207,9 @@ def _last(history: pd.DataFrame) -> float:
     return round(float(history["test_top1"].iloc[-1]), DIGITS)
 
 
-def _is_same(cell: dict[str, Any], found: dict[str, Any]) -> bool:
-    """Whether a cell of an evaluation was measured on the run that is there."""
-    return all(cell.get(key) == found[key] for key in (*PROVENANCE, "recipe", "weights_sha256"))
+def _is_same_run(evaluated: dict[str, Any], cell: dict[str, Any]) -> bool:
+    """Return whether a cell of an evaluation was measured on the run that is there."""
+    return all(evaluated.get(key) == cell[key] for key in (*evaluation.PROVENANCE, "weights_sha256"))
 
 
 def _cell(identity: dict[str, Any], done: Done, history: pd.DataFrame) -> dict[str, Any]:
@@ -205,23 +217,21 @@ def _cell(identity: dict[str, Any], done: Done, history: pd.DataFrame) -> dict[s
         **identity,
         "top1": done.top1,
         "top1_best": evaluation.best_top1(history),
-        "recipe": done.meta["recipe"],
-        **{key: done.meta.get(key) for key in PROVENANCE},
-        "epochs": done.meta["train"]["epochs"],
+        **evaluation.provenance(done.meta),
         "weights_sha256": file_sha256(RUNS / identity["pair"] / identity["name"] / run_folder.WEIGHTS),
     }
 
 
 def _without_evaluation(card: Card, pair: str, teacher: Done) -> Evaluation:
-    """What is known of a pair besides its cells."""
+    """Return what is known of a pair besides its cells."""
     manifest = storage.read_manifest(DATA / card["data"])
     with torch.device("meta"):  # costs depend on shapes alone
-        made = [networks.create(name, len(manifest.classes), stem=manifest.stem) for name in pair.split("-")]
-    of_teacher, of_student = (evaluation.cost(network, manifest.image_size) for network in made)
+        both = [networks.create(name, len(manifest.classes), stem=manifest.stem) for name in pair.split("-")]
+    teacher_cost, student_cost = (evaluation.cost(network, manifest.image_size) for network in both)
     return {
         "pair": pair,
         "train_images": manifest.counts.train,
         "classes": len(manifest.classes),
-        "teacher": {"top1": teacher.top1, **of_teacher},
-        "student": of_student,
+        "teacher": {"top1": teacher.top1, **teacher_cost},
+        "student": student_cost,
     }

@@ -1,4 +1,4 @@
-"""Published figures, to print beside the measured ones (data/published.yaml)."""
+"""Published accuracies, to print beside the measured ones (data/published.yaml)."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -11,7 +11,7 @@ from kdcore.system.errors import UserError, named, shown
 
 FILE = "data/published.yaml"
 SGD = "sgd"
-"""The optimiser of figures that name none."""
+"""The optimiser of records that name none."""
 
 
 class Source(Section):
@@ -21,10 +21,10 @@ class Source(Section):
     file: Text
     """Where its figures can be read."""
     protocol: Text
-    """Of which epoch and how many runs they are."""
+    """Which epoch the figures are of, and how many runs they average."""
     runs: Count = 1
     doubt: Text | None = None
-    """About all of its figures."""
+    """Why all its figures may be wrong."""
 
 
 class _Sources(Section):
@@ -32,7 +32,7 @@ class _Sources(Section):
 
 
 class _Record(Section):
-    """An experiment, and a `Figure` of it."""
+    """An experiment and its published accuracy, as data/published.yaml has them."""
 
     teacher: Text | None
     student: Text
@@ -47,7 +47,7 @@ class _Record(Section):
 
     @property
     def key(self) -> tuple[Any, ...]:
-        """Of `Published.figures`."""
+        """Key of the experiment in `Published.figures`."""
         return _key(self.teacher, self.student, self.method, self.levels, self.stand, optimizer=self.optimizer)
 
 
@@ -63,11 +63,11 @@ class Figure:
     source: str
     """Key of `Published.sources`."""
     note: str | None = None
-    """Where in its source it stands."""
+    """Where in the source it is printed."""
     runs: int = 1
-    """Of how many runs it is a mean; 1 where its source does not say."""
+    """How many runs it averages; 1 where the source does not say."""
     doubt: str | None = None
-    """Why it may be wrong, where its own source, or another one, says otherwise."""
+    """Why it may be wrong, where its own source or another one contradicts it."""
 
 
 @dataclass(frozen=True)
@@ -79,10 +79,10 @@ class Published:
 
     @classmethod
     def of(cls, content: dict[str, Any], dataset: str) -> "Published":
-        """The figures of a data set among the content of data/published.yaml; none for an unpublished one.
+        """Take the figures of a data set from the content of data/published.yaml; there may be none.
 
         Raises:
-            UserError: as of `check`.
+            UserError: the content is wrong (see `check`).
         """
         sources, records = _checked(content)
         figures = {
@@ -101,7 +101,7 @@ class Published:
         *,
         optimizer: str = SGD,
     ) -> Figure | None:
-        """The figure of one experiment; `teacher` is None for a network trained alone."""
+        """Find the figure of one experiment; `teacher` is None for a network trained alone."""
         return self.figures.get(_key(teacher, student, method, levels, stand, optimizer=optimizer))
 
 
@@ -115,7 +115,7 @@ def check(content: dict[str, Any]) -> None:
 
 
 def _checked(content: dict[str, Any]) -> tuple[dict[str, Source], dict[str, list[_Record]]]:
-    """The sources, and the records of every data set."""
+    """Validate the content; returns the sources, and the records of every data set."""
     datasets = dict(content)
     with explained(FILE):
         sources = _Sources.model_validate({"sources": datasets.pop("sources")} if "sources" in content else {}).sources
@@ -136,7 +136,7 @@ def _records(dataset: str, content: Any, sources: dict[str, Source]) -> list[_Re
         first = seen.setdefault(record.key, number)
         if first != number:
             what = f"{record.teacher or 'no teacher'}, {record.student}, {record.method}"
-            raise UserError(f"{where}: [{first}] and [{number}] are of one experiment ({what}); keep one of both")
+            raise UserError(f"{where}: [{first}] and [{number}] are of one experiment ({what}); keep only one of them")
     return records
 
 

@@ -1,4 +1,4 @@
-"""What a git revision, a DVC experiment, the files here or publications say of every experiment of a matrix."""
+"""Read the results of every experiment from a git revision, a DVC experiment, the files here, or publications."""
 
 import io
 import json
@@ -20,15 +20,14 @@ from kdcore.system.git import git
 
 WORKSPACE, PUBLISHED = "workspace", "published"
 CELLS, METRICS, PARAMS = "tables/cells.csv", "tables/metrics.json", "params.yaml"
-FIGURES = "data/published.yaml"
 COLUMNS = ("pair", "method", "seed")
-"""Of `CELLS`, beside the accuracy; logit methods have scale and stand, too."""
+"""Columns that `CELLS` must have besides the accuracy; logit methods also have scale and stand."""
 REMEDY = f"name a commit, branch or tag (git log --oneline -- {CELLS}), an experiment (dvc exp list), {WORKSPACE} or "
 REMEDY += PUBLISHED
 SECTIONS = ("data", "train")
-"""Of params.yaml: what cells were trained on, and how."""
+"""Sections of params.yaml that say on what cells were trained, and how."""
 Seeds = dict[int, float]
-"""Seed -> accuracy in percent."""
+"""Accuracy in percent by seed."""
 
 
 @dataclass(frozen=True)
@@ -39,26 +38,24 @@ class Side:
     data: str
     """The data set's name."""
     rows: dict[tuple[str, Row], Seeds]
-    """Pair and row -> what was measured; of publications the one figure, under seed 0."""
+    """Accuracies by pair and row; a published one is under seed 0."""
     metrics: dict[str, Any]
-    """As in tables/metrics.json."""
+    """Content of tables/metrics.json."""
     is_published: bool = False
     settings: dict[str, str] = field(default_factory=dict)
-    """`SECTIONS`, flat: train.epochs -> 18; empty where that is not known."""
+    """Settings in `SECTIONS` by their path, such as train.epochs; empty where they are not known."""
     epochs: dict[tuple[str, Row], set[int]] = field(default_factory=dict)
-    """That cells were trained for; empty where the table does not say."""
+    """How many epochs cells were trained for; empty where the table does not say."""
     figures: dict[tuple[str, Row], Figure] = field(default_factory=dict)
-    """Of publications: where rows come from."""
+    """The published figures by pair and row; empty for a side that was measured."""
 
     def headline(self, pair: str, method: str) -> Row | None:
-        """The row that metrics.json calls so: highest scale of the matrix, standardised if stand is in it; None where
-        there is none, or it is not whole.
-        """
+        """Find the row under `headline` in metrics.json (see `tables.metrics`); None where it lacks a seed."""
         if self.metrics.get(pair, {}).get(method, {}).get("headline") is None:
             return None
         scale, stand = self._highest
-        found = (row for of, row in self.rows if (of, row.method, row.scale, row.stand) == (pair, method, scale, stand))
-        return next(found, None)
+        wanted = (pair, method, scale, stand)
+        return next((row for key, row in self.rows if (key, row.method, row.scale, row.stand) == wanted), None)
 
     @cached_property
     def _highest(self) -> tuple[int | str | None, bool]:
@@ -71,13 +68,13 @@ class Files:
     """The project's files, here or at a commit."""
 
     name: str
-    """As the user has it."""
+    """The name that the user gave."""
     commit: str | None
-    """None for the files here."""
+    """The commit; None for the files here."""
 
     @classmethod
     def of(cls, name: str) -> "Files":
-        """Those of a revision, an experiment, or `WORKSPACE`.
+        """Name the files of a revision, an experiment, or `WORKSPACE`.
 
         Raises:
             UserError: there is no such revision.
@@ -85,10 +82,10 @@ class Files:
         return cls(name, None if name == WORKSPACE else _commit(name))
 
     def read(self, path: str) -> str | None:
-        """The text of a file, by its path relative to the project; None where there is none.
+        """Read a file by its path in the project; None where there is none.
 
         Raises:
-            UserError: it is no text.
+            UserError: the file is not UTF-8 text.
         """
         try:
             if self.commit is None:
@@ -98,7 +95,7 @@ class Files:
             raise UserError(f"{self.name}: {path}: is not UTF-8 text (byte {error.start})") from error
 
     def data(self) -> str:
-        """The data set that the tables are of: the name of the one table that is there as Markdown, LaTeX and CSV.
+        """Find the data set of the tables: the name of the one table that is there as Markdown, LaTeX and CSV.
 
         Raises:
             UserError: there are no tables.
@@ -108,21 +105,21 @@ class Files:
         else:
             names = (git("ls-tree", "--name-only", self.commit, "./tables/") or "").splitlines()
         whole = (f"tables/{Path(name).stem}" for name in names if name.endswith(".csv"))
-        found = [Path(stem).name for stem in whole if {f"{stem}.md", f"{stem}.tex"} <= set(names)]
-        if found:
-            return found[0]
+        datasets = [Path(stem).name for stem in whole if {f"{stem}.md", f"{stem}.tex"} <= set(names)]
+        if datasets:
+            return datasets[0]
         if not Path(PARAMS).is_file():
             raise UserError(f"{self.name}: no tables, and {Path.cwd()} has no {PARAMS}: run it in the project's root")
         raise UserError(f"{self.name}: has no tables; {self._remedy()}")
 
     def cells(self, accuracy: str) -> pd.DataFrame:
-        """A line per cell: pair, method, seed, scale, stand (None for baselines), epochs (None: not known) and top1.
+        """Read a line per cell: pair, method, seed, scale, stand (None for baselines), epochs (None: not known), top1.
 
         Args:
-            accuracy: the column that top1 is taken from.
+            accuracy: the column of the file that becomes top1.
 
         Raises:
-            UserError: there is no such table, or it is not as stage tables writes it.
+            UserError: there is no such table, or stage tables has not written it.
         """
         text = self.read(CELLS)
         if not (text or "").strip():
@@ -139,48 +136,48 @@ class Files:
         return frame.where(frame.notna(), None).rename(columns={accuracy: "top1"})
 
     def metrics(self) -> dict[str, Any]:
-        """What tables/metrics.json says."""
+        """Read tables/metrics.json; empty where there is none."""
         try:
             return json.loads(self.read(METRICS) or "{}")
         except ValueError as error:
             raise UserError(f"{self.name}: {METRICS} is damaged ({error}); {self._remedy()}") from error
 
     def params(self) -> dict[str, Any]:
-        """What params.yaml says, hardly validated: another version of this project may have written it.
+        """Read params.yaml with few checks: another version of this project may have written it.
 
         Raises:
-            UserError: it is not YAML, or it or one of the sections, which may be missing, is no mapping.
+            UserError: it is not YAML, or it or one of the `SECTIONS` is not a mapping; a section may be missing.
         """
         text = self.read(PARAMS) or ""
-        found = yamlfile.parse(text, f"{self.name}: {PARAMS}", bounded=True) if text.strip() else {}
-        sections = {name: found.get(name) or {} for name in SECTIONS}
+        content = yamlfile.parse(text, f"{self.name}: {PARAMS}", bounded=True) if text.strip() else {}
+        sections = {name: content.get(name) or {} for name in SECTIONS}
         wrong = [name for name, section in sections.items() if not isinstance(section, dict)]
         if wrong:
             raise UserError(f"{self.name}: {PARAMS}: {' and '.join(wrong)} must hold keys and values")
-        return {**found, **sections}
+        return {**content, **sections}
 
     def _remedy(self) -> str:
         return "run 'dvc repro'" if self.commit is None else f"run 'dvc repro' there and commit tables/, or {REMEDY}"
 
 
 def load(old: str, new: str, accuracy: str) -> tuple[Side, Side]:
-    """Both sides of a comparison.
+    """Read both sides of a comparison.
 
     Args:
         old: a git revision, a DVC experiment, `WORKSPACE` or `PUBLISHED`.
-        new: likewise.
+        new: another one of these.
         accuracy: "top1" or "top1_best" (see `kdcore.results.evaluation`).
 
     Raises:
-        UserError: a side cannot be had, or the two are of different data sets.
+        UserError: a side cannot be read, or the two have different data sets.
     """
     if old == new == PUBLISHED:
         raise UserError(f"{PUBLISHED} {PUBLISHED}: one side must have been measured; {REMEDY} for one side")
     files = {name: Files.of(name) for name in (old, new) if name != PUBLISHED}
-    sides = {name: _measured(found, accuracy) for name, found in files.items()}
+    sides = {name: _measured(here, accuracy) for name, here in files.items()}
     if PUBLISHED in (old, new):
-        ((name, found),) = files.items()
-        sides[PUBLISHED] = _published(sides[name], found)
+        ((name, here),) = files.items()
+        sides[PUBLISHED] = _published(sides[name], here)
     first, second = sides[old], sides[new]
     if first.data != second.data:
         raise UserError(
@@ -193,16 +190,16 @@ def load(old: str, new: str, accuracy: str) -> tuple[Side, Side]:
 def _measured(files: Files, accuracy: str) -> Side:
     data, frame = files.data(), files.cells(accuracy)
     cells = [_identified(cell, files) for cell in cast(list[dict[str, Any]], frame.to_dict("records"))]
-    found: dict[tuple[str, Row], Seeds] = {}
+    accuracies: dict[tuple[str, Row], Seeds] = {}
     epochs: dict[tuple[str, Row], set[int]] = {}
     declared = rows(_axes(cells))
     for pair in dict.fromkeys(cell["pair"] for cell in cells):
         for row in declared:
             held = [cell for cell in cells if cell["pair"] == pair and row.holds(cell)]
             if held:
-                found[pair, row] = dict(sorted((cell["seed"], cell["top1"]) for cell in held))
+                accuracies[pair, row] = dict(sorted((cell["seed"], cell["top1"]) for cell in held))
                 epochs[pair, row] = {int(cell["epochs"]) for cell in held if cell["epochs"] is not None}
-    return Side(files.name, data, found, files.metrics(), settings=_settings(files.params()), epochs=epochs)
+    return Side(files.name, data, accuracies, files.metrics(), settings=_settings(files.params()), epochs=epochs)
 
 
 def _settings(params: dict[str, Any]) -> dict[str, str]:
@@ -210,7 +207,7 @@ def _settings(params: dict[str, Any]) -> dict[str, str]:
 
 
 def _flat(name: str, value: object) -> Iterator[tuple[str, str]]:
-    """Every setting below a name, by its path, its value as params.yaml has it."""
+    """Yield every setting below a name: its path, and its value as text."""
     if isinstance(value, dict):
         for key, below in value.items():
             yield from _flat(f"{name}.{key}", below)
@@ -219,7 +216,7 @@ def _flat(name: str, value: object) -> Iterator[tuple[str, str]]:
 
 
 def _identified(cell: dict[str, Any], files: Files) -> dict[str, Any]:
-    """A cell with its axes' values as params.yaml has them."""
+    """Return a cell whose scale and stand have the types that they have in params.yaml."""
     if cell["scale"] is None:
         return {**cell, "stand": None}
     scale = int(cell["scale"]) if cell["scale"].isdecimal() else cell["scale"]
@@ -231,7 +228,7 @@ def _identified(cell: dict[str, Any], files: Files) -> dict[str, Any]:
 
 
 def _axes(cells: list[dict[str, Any]]) -> dict[str, Any]:
-    """The matrix that cells are of, as in the card of stage tables."""
+    """Return the axes of the matrix that has these cells, under the keys of the card of stage tables."""
     logit = [cell for cell in cells if cell["scale"] is not None]
     return {
         "pairs": list(dict.fromkeys(cell["pair"] for cell in cells)),
@@ -243,32 +240,34 @@ def _axes(cells: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _published(measured: Side, files: Files) -> Side:
-    """The figures for the rows of a side."""
-    content, params = yamlfile.read(FIGURES), files.params()
+    """Return the published figures for the rows of a measured side."""
+    content, params = yamlfile.read(published.FILE), files.params()
     figures = published.Published.of(content, measured.data)
     if not figures.figures:
         known = ", ".join(name for name in content if name != "sources")
-        raise UserError(f"{FIGURES}: holds no figures of {measured.data}, only of {known}; compare with a revision")
+        raise UserError(
+            f"{published.FILE}: holds no figures of {measured.data}, only of {known}; compare with a revision"
+        )
     if params["data"].get("subset"):
         raise UserError(f"{measured.name}: is of a part of {measured.data}, of which nothing was published; {REMEDY}")
     optimizer = params["train"].get("optimizer", published.SGD)
     recipe = params.get("stand_recipe", "paper")
-    found = {
+    shown = {
         (pair, row): figure
         for pair, row in measured.rows
         if (figure := figure_of(pair, row, figures, optimizer=optimizer, stand_recipe=recipe)) is not None
     }
-    top1 = {of: {0: figure.top1} for of, figure in found.items()}
-    return Side(PUBLISHED, measured.data, top1, {}, is_published=True, figures=found)
+    top1 = {key: {0: figure.top1} for key, figure in shown.items()}
+    return Side(PUBLISHED, measured.data, top1, {}, is_published=True, figures=shown)
 
 
 def _commit(name: str) -> str:
-    """The commit of a revision or experiment.
+    """Find the commit of a revision or experiment.
 
     Raises:
-        UserError: there is none, or several experiments of this name.
+        UserError: there is none, or several experiments have this name.
     """
-    if name.startswith(":"):  # to git a file of the index, or a search that would find some commit
+    if name.startswith(":"):  # git would take it for a file of the index, or search for some commit
         raise UserError(f"{name}: begins with ':', which names no revision; {REMEDY}")
     if git("rev-parse", "--git-dir") is None:
         raise UserError(f"{name}: revisions need git, and a project in a git repository; {WORKSPACE} needs none")
@@ -277,11 +276,11 @@ def _commit(name: str) -> str:
         return commit.strip()
     refs = (git("for-each-ref", "--format=%(refname)", "refs/exps") or "").splitlines()
     # refs/exps/<2 digits of the commit it began from>/<the other 38>/<name>; others, such as refs/exps/stash, are DVC's
-    found = [ref for ref in refs if ref.count("/") == 4 and ref.split("/")[4] == name]
+    named = [ref for ref in refs if ref.count("/") == 4 and ref.split("/")[4] == name]
     head = (git("rev-parse", "HEAD") or "").strip()
-    found = [ref for ref in found if "".join(ref.split("/")[2:4]) == head] or found
-    if len(found) > 1:
-        raise UserError(f"{name}: several experiments have this name; name one in full: {', '.join(found)}")
-    if not found:
+    named = [ref for ref in named if "".join(ref.split("/")[2:4]) == head] or named
+    if len(named) > 1:
+        raise UserError(f"{name}: several experiments have this name; name one in full: {', '.join(named)}")
+    if not named:
         raise UserError(f"{name}: is no revision and no experiment here ('dvc exp pull' fetches some); {REMEDY}")
-    return str(git("rev-parse", "--verify", f"{found[0]}^{{commit}}")).strip()
+    return str(git("rev-parse", "--verify", f"{named[0]}^{{commit}}")).strip()

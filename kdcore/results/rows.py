@@ -1,4 +1,4 @@
-"""What a matrix measured, row by row and pair by pair, beside what was published: the ground of tables and figures."""
+"""The results of a matrix by row and pair, beside what was published: what tables, figures and the page show."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -19,7 +19,7 @@ from kdcore.system.validated import Provenance, Stored
 from kdcore.training.timings import Timing
 
 METRICS, CURVES = "metrics.json", "curves.csv"
-"""Files of an evaluation."""
+"""The files that stage evaluate writes for a pair."""
 Card = dict[str, Any]
 Evaluation = dict[str, Any]
 
@@ -80,12 +80,17 @@ class Row:
 
     @property
     def levels(self) -> list[int] | None:
-        """Pyramid levels, None for rows without M."""
+        """Levels of the pyramid of regions (M); None for the teacher, baselines and feature methods."""
         return None if self.scale is None else list(levels(self.scale))
 
     @property
+    def m(self) -> str:
+        """The levels in brackets: "[1,2]"."""
+        return f"[{','.join(map(str, self.levels or []))}]"
+
+    @property
     def is_plain(self) -> bool:
-        """A logit method as its paper has it."""
+        """Whether this is a logit method without regions and without standardisation."""
         return self.levels == [1] and not self.stand
 
     def holds(self, cell: dict[str, Any]) -> bool:
@@ -100,21 +105,26 @@ class Entry:
     pair: str
     row: Row
     values: tuple[float, ...]
-    """Percent, one per seed that has a result, in the order of the matrix; the teacher's one."""
+    """Accuracies in percent, one per seed that has a result, in the order of the matrix; one for the teacher."""
     missing: tuple[int, ...] = ()
     """Seeds that the matrix declares and that have no result."""
     figure: Figure | None = None
-    """The published one."""
+    """The published accuracy."""
     budget: tuple[str, ...] = ()
-    """What its cells were trained with that the caption does not say: other epochs, more views of each image."""
+    """How its cells' training differs from what the caption says: other epochs, more views of each image."""
     gain: float | None = None
-    """Over the plain row of the method, percentage points; None for that row itself and for rows without one."""
+    """Percentage points above the plain row of the method; None for that row itself and for rows without one."""
     compared: Comparison | None = None
-    """With the plain row, over the seeds, in the blocks of the method's rows (`significance.in_blocks`); None
-    where seeds tell nothing of their noise.
+    """The test of the gain over the seeds, with the noise of all the method's rows (`significance.in_blocks`); None
+    where the seeds do not show their noise.
     """
     adjusted: float | None = None
-    """The comparison's p, adjusted for all gains of the pair (`kdcore.results.significance.holm`)."""
+    """The comparison's p, adjusted for all gains of the pair (`significance.holm`)."""
+
+    @property
+    def seeds(self) -> int:
+        """How many seeds the matrix declares."""
+        return len(self.values) + len(self.missing)
 
     @property
     def is_significant(self) -> bool:
@@ -123,7 +133,7 @@ class Entry:
 
     @property
     def mean(self) -> float | None:
-        """Over seeds; None where one is missing, for no seed is left out of a mean."""
+        """Mean over seeds in percent; None where a seed is missing, because no seed is left out of a mean."""
         return None if self.missing else mean(self.values)
 
     @property
@@ -150,7 +160,7 @@ class Results:
     """All that tables, figures and the report show."""
 
     card: Card
-    """Of stage tables (see `kdcore.matrix.cards`)."""
+    """The card of stage tables (see `kdcore.matrix.cards`)."""
     evaluations: list[Evaluation]
     """One per pair (see `kdcore.results.evaluation`)."""
     histories: dict[str, pd.DataFrame]
@@ -159,7 +169,7 @@ class Results:
     entries: list[Entry]
     """Pair by pair, the rows in their order."""
     timings: dict[str, Timing] = field(default_factory=dict)
-    """Of cells, by their names, where a clock's time is wanted: it differs each time that results are computed."""
+    """Training times by the names of cells. Stage tables has none: its outputs must be the same on every run."""
 
     @classmethod
     def of(
@@ -170,15 +180,33 @@ class Results:
         published: Published,
         timings: dict[str, Timing] | None = None,
     ) -> "Results":
-        """Put together."""
+        """Put results together, with the entries that follow from them."""
         return cls(card, evaluations, histories, published, collect(card, evaluations, published), timings or {})
 
-    def of_pair(self, pair: str) -> list[Entry]:
-        """The rows of one pair."""
+    def entries_of(self, pair: str) -> list[Entry]:
+        """Return the entries of one pair."""
         return [entry for entry in self.entries if entry.pair == pair]
 
+    @property
+    def beside_published(self) -> list[tuple[Entry, Figure, float]]:
+        """The entries that were both measured and published, each with the published figure and the measured mean."""
+        return [(e, e.figure, e.mean) for e in self.entries if e.figure is not None and e.mean is not None]
+
+    def evaluation_of(self, pair: str) -> Evaluation | None:
+        """Return what was measured of a pair; None where nothing was yet."""
+        return next((evaluation for evaluation in self.evaluations if evaluation["pair"] == pair), None)
+
+    def measured(self, entry: Entry) -> list[dict[str, Any]]:
+        """Return what was measured of each network of a row: its seeds' cells, or the teacher."""
+        evaluation = self.evaluation_of(entry.pair)
+        if evaluation is None:
+            return []
+        if entry.row.method is None:
+            return [evaluation["teacher"]]
+        return [cell for cell in evaluation["cells"] if entry.row.holds(cell)]
+
     def cells_of(self, entry: Entry) -> list[str]:
-        """The names of the cells that the matrix declares for a row, one per seed; none for the teacher's."""
+        """Name the cells that the matrix declares for a row, one per seed; none for the teacher's row."""
         row = entry.row
         if row.method is None:
             return []
@@ -186,7 +214,7 @@ class Results:
 
 
 def read_evaluation(folder: Path) -> Evaluation:
-    """What stage evaluate measured of a pair.
+    """Read what stage evaluate measured of a pair.
 
     Raises:
         UserError: it is missing or damaged.
@@ -195,7 +223,7 @@ def read_evaluation(folder: Path) -> Evaluation:
 
 
 def read_curves(folder: Path, evaluation: Evaluation) -> pd.DataFrame:
-    """The histories of its cells, as `Results.histories` has them.
+    """Read the histories of a pair's cells, for `Results.histories`.
 
     Raises:
         UserError: they are missing or damaged, or a cell's epochs are not all there.
@@ -209,32 +237,42 @@ def read_curves(folder: Path, evaluation: Evaluation) -> pd.DataFrame:
 
 
 def rows(card: Card) -> list[Row]:
-    """The rows of the table in their order: teacher, baselines, and per method plain, SDD, stand and both."""
-    found = [Row("Teacher", None)]
+    """Return the rows of the table in order: teacher, baselines, and per method plain, SDD, stand and both."""
+    ordered = [Row("Teacher", None)]
     for baseline in card["baselines"]:
-        found.append(Row("Student" if baseline == catalog.VANILLA else baseline.upper(), baseline))
+        ordered.append(Row("Student" if baseline == catalog.VANILLA else baseline.upper(), baseline))
     for method in card["methods"]:
         for stand in sorted(card["stand"]):
             for scale in sorted(card["scales"], key=by_size):
-                label = method.upper()
-                if levels(scale) != (1,):
-                    label += f" + SDD [{','.join(map(str, levels(scale)))}]"
-                found.append(Row(label + (" + stand" if stand else ""), method, scale, stand))
-    return found
+                row = Row(method.upper(), method, scale, stand)
+                label = row.label + (f" + SDD {row.m}" if row.levels != [1] else "") + (" + stand" if stand else "")
+                ordered.append(replace(row, label=label))
+    return ordered
 
 
 def by_size(scale: int | str) -> tuple[int, int, tuple[int, ...]]:
-    """Order of scales: by their finest level, then by how many they have, then by the levels themselves."""
+    """Sort key of a scale: its finest level, then how many levels it has, then the levels themselves."""
     return max(levels(scale)), len(levels(scale)), levels(scale)
 
 
 def collect(card: Card, evaluations: list[Evaluation], published: Published) -> list[Entry]:
-    """What was measured and published for every row and pair that the matrix declares, whether or not it has run."""
+    """Return what was measured and published for every row and pair that the matrix declares, finished or not."""
     by_pair = {evaluation["pair"]: evaluation for evaluation in evaluations}
-    return [entry for pair in card["pairs"] for entry in _of_pair(card, pair, by_pair.get(pair), published)]
+    return [entry for pair in card["pairs"] for entry in _entries(card, pair, by_pair.get(pair), published)]
 
 
-def _of_pair(card: Card, pair: str, evaluation: Evaluation | None, published: Published) -> Iterator[Entry]:
+def reasons(meta: dict[str, Any]) -> list[str]:
+    """Return why changes of code were accepted without training a cell or teacher again, each reason once."""
+    return list(dict.fromkeys(" ".join(accepted["reason"].split()) for accepted in meta.get("accepted", ())))
+
+
+def several_views(method: str) -> str:
+    """Return "weak and strong views of each image" for a method that trains on more than one, else nothing."""
+    views = max((entry.views for entry in catalog.terms(method)), key=len, default=())
+    return f"{' and '.join(views)} views of each image" if len(views) > 1 else ""
+
+
+def _entries(card: Card, pair: str, evaluation: Evaluation | None, published: Published) -> Iterator[Entry]:
     entries = [_entry(card, pair, row, evaluation, published) for row in rows(card)]
     gained = {entry.row: entry for method in card["methods"] for entry in _with_gains(entries, method)}
     compared = [gained.get(entry.row, entry) for entry in entries]
@@ -244,44 +282,38 @@ def _of_pair(card: Card, pair: str, evaluation: Evaluation | None, published: Pu
 
 
 def _with_gains(entries: list[Entry], method: str) -> Iterator[Entry]:
-    """The rows of a method that have all their seeds, each compared with the plain one; none without a plain one."""
+    """Compare the rows of a method that have all their seeds with the plain row; yield none where that is missing."""
     whole = [entry for entry in entries if entry.row.method == method and not entry.missing]
     plain = next((entry for entry in whole if entry.row.is_plain), None)
     if plain is not None:
         others = [entry for entry in whole if entry is not plain]
-        found = significance.in_blocks([list(entry.values) for entry in (plain, *others)])
-        for entry, compared in zip(others, found, strict=True):
+        comparisons = significance.in_blocks([list(entry.values) for entry in (plain, *others)])
+        for entry, compared in zip(others, comparisons, strict=True):
             yield replace(entry, gain=mean(entry.values) - mean(plain.values), compared=compared)
 
 
 def _entry(card: Card, pair: str, row: Row, evaluation: Evaluation | None, published: Published) -> Entry:
-    figure = None  # of a part of a data set nothing is published
+    figure = None  # nothing is published about a part of a data set
     if not card["subset"]:
         figure = figure_of(pair, row, published, optimizer=card["optimizer"], stand_recipe=card["stand_recipe"])
     cells = [] if evaluation is None else evaluation["cells"]
     if row.method is None:
         teacher = () if evaluation is None else (evaluation["teacher"]["top1"],)
         return Entry(pair, row, teacher, () if teacher else (card["seeds"][0],), figure)
-    of_seed = {cell["seed"]: cell[card["accuracy"]] for cell in cells if row.holds(cell)}
-    found = tuple(of_seed[seed] for seed in card["seeds"] if seed in of_seed)
-    missing = tuple(seed for seed in card["seeds"] if seed not in of_seed)
-    budget = _budget(card, row.method, [cell for cell in cells if row.holds(cell)])
-    return Entry(pair, row, found, missing, figure, budget)
-
-
-def _budget(card: Card, method: str, cells: list[dict[str, Any]]) -> tuple[str, ...]:
-    epochs = sorted({cell["epochs"] for cell in cells} - {card["epochs"]})
-    views = max((entry.views for entry in catalog.terms(method)), key=len, default=())
-    of_views = [f"{' and '.join(views)} views of each image"] if len(views) > 1 else []
-    return *(f"{count} epochs" for count in epochs), *of_views
+    held = {cell["seed"]: cell for cell in cells if row.holds(cell)}
+    accuracies = tuple(held[seed][card["accuracy"]] for seed in card["seeds"] if seed in held)
+    missing = tuple(seed for seed in card["seeds"] if seed not in held)
+    other_epochs = sorted({cell["epochs"] for cell in held.values()} - {card["epochs"]})
+    budget = (*(f"{count} epochs" for count in other_epochs), several_views(row.method))
+    return Entry(pair, row, accuracies, missing, figure, tuple(filter(None, budget)))
 
 
 def figure_of(pair: str, row: Row, published: Published, *, optimizer: str, stand_recipe: str) -> Figure | None:
-    """What was published for a row.
+    """Find what was published for a row; None where nothing was.
 
     Args:
         pair: teacher-student.
-        row: of the table.
+        row: the row of the table.
         published: the figures of the data set.
         optimizer: "sgd" or "dot".
         stand_recipe: "paper", or "matched", which no publication has.

@@ -1,19 +1,18 @@
-"""What a difference between accuracies is worth, given the noise of seeds.
+"""Tests and intervals for differences between accuracies, given the noise of seeds.
 
-All tests are two-sided and assume differences that are normally distributed (Student 1908): with the 3 to 5 seeds of
-published tables, nothing weaker can be tested.
+All tests are two-sided and assume normally distributed differences (Student 1908): with the 3 to 5 seeds of published
+tables, no weaker assumption is of use.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import mean, stdev
+from statistics import stdev
 
 import numpy as np
 from scipy import stats
 
 ALPHA = 0.05
-"""Of all tests and intervals: the rate at which noise alone passes for a difference."""
-
+"""The rate at which noise alone passes for a difference, in all tests and intervals."""
 
 LEAST = 1e-9
 """Percentage points below which a deviation is rounding, not noise."""
@@ -21,48 +20,31 @@ LEAST = 1e-9
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two experiments that share their seeds."""
+    """The difference between two experiments with the same seeds."""
 
     difference: float
-    """Mean over seeds of the first minus the second, in percentage points."""
+    """Mean over seeds, in percentage points."""
     margin: float
     """Half the width of the difference's confidence interval."""
     p: float
-    """Of the paired t-test."""
+    """The p-value of the test."""
     n: int
-    """Seeds."""
-
-
-def paired(first: Sequence[float], second: Sequence[float]) -> Comparison | None:
-    """The paired t-test over seeds.
-
-    Args:
-        first: accuracies in percent, one per seed.
-        second: of the other experiment, in the order of the same seeds.
-
-    Returns:
-        None where seeds tell nothing of their noise: fewer than two, or the same difference for all of them.
-    """
-    differences = [a - b for a, b in zip(first, second, strict=True)]
-    if is_noiseless(differences):
-        return None
-    found = stats.ttest_rel(first, second)
-    low, high = found.confidence_interval(1 - ALPHA)
-    return Comparison(mean(differences), float(high - low) / 2, float(found.pvalue), len(differences))
+    """Number of seeds."""
 
 
 def in_blocks(rows: Sequence[Sequence[float]]) -> list[Comparison | None]:
-    """Every row after the first compared with the first, paired over seeds, with the noise of all rows pooled.
+    """Compare every row after the first with the first, paired over seeds, with the noise of all rows pooled.
 
-    Seeds are the blocks of a randomised block design (Fisher 1935): what a row and a seed add is taken out, and what
-    remains is noise, taken to be equal in all rows. With R rows and n seeds that leaves (R - 1)(n - 1) degrees of
+    Seeds are the blocks of a randomised block design (Fisher 1935): the effects of rows and seeds are taken out, and
+    the rest is noise, assumed to be equal in all rows. With R rows and n seeds that leaves (R - 1)(n - 1) degrees of
     freedom where a paired t-test has n - 1; with two rows it is the paired t-test.
 
     Args:
-        rows: accuracies in percent, (R, n), of the same seeds in the same order.
+        rows: accuracies in percent, (R, n), for the same seeds in the same order.
 
     Returns:
-        R - 1 comparisons; None where seeds tell nothing of their noise.
+        R - 1 comparisons; None where the seeds do not show their noise: there are fewer than two, or each of them adds
+        the same to every row.
     """
     n = len(rows[0]) if len(rows) else 0
     if len(rows) < 2 or n < 2:
@@ -79,7 +61,7 @@ def in_blocks(rows: Sequence[Sequence[float]]) -> list[Comparison | None]:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjusted for asking as many questions at once: below ALPHA, a true null is among them at that rate only.
+    """Adjust p-values for their number: if none of the differences is real, any is below ALPHA only at that rate.
 
     Holm, A Simple Sequentially Rejective Multiple Test Procedure, Scandinavian Journal of Statistics 1979.
     """
@@ -93,14 +75,14 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def noise(values: Sequence[float], runs: int = 1) -> float | None:
-    """How far from the mean of these runs the mean of others, with other seeds, may lie: half the prediction interval.
+    """Return half the prediction interval: how far the mean of other runs may lie from the mean of these by noise.
 
     Args:
         values: accuracies in percent, one per seed.
-        runs: how many others.
+        runs: how many other runs there are.
 
     Returns:
-        Percentage points; None for fewer than two seeds, or seeds that all ended equal.
+        Percentage points; None for fewer than two seeds, or seeds with equal accuracies.
     """
     n = len(values)
     if is_noiseless(values):
@@ -109,5 +91,5 @@ def noise(values: Sequence[float], runs: int = 1) -> float | None:
 
 
 def is_noiseless(values: Sequence[float]) -> bool:
-    """Whether these numbers, one per seed, tell nothing of the noise of seeds: fewer than two, or all equal."""
+    """Return whether these numbers, one per seed, do not show the noise of seeds: fewer than two, or all equal."""
     return len(values) < 2 or stdev(values) < LEAST

@@ -8,7 +8,8 @@ import pandas as pd
 
 from kdcore import catalog
 from kdcore.results import captions
-from kdcore.results.rows import Entry, Results, by_size
+from kdcore.results.rows import Entry, Results, by_size, reasons
+from kdcore.system import csvfile
 from kdcore.system.files import write_json
 
 MISSING = "missing"
@@ -17,14 +18,14 @@ NOTHING = "–"
 IDENTICAL, DISTINCT = "identical structures", "distinct structures"
 ABLATION = "ablation over M"
 LATEX = {"±": r"$\pm$", "–": "--", "≈": r"$\approx$", "†": r"$^\dagger$", "§": r"\S", "<": "$<$", "(-": "($-$"}
-"""What the fonts of plain LaTeX lack."""
+"""Characters that the fonts of plain LaTeX lack, and commands for them."""
 ESCAPED = {
     "\\": "/",
     **{character: f"\\{character}" for character in "&%#_{}$"},
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
 }
-"""What LaTeX reads as commands; a backslash, of a path, becomes a stroke."""
+"""Characters that LaTeX reads as commands; the backslash of a path becomes a stroke."""
 LATEX_PAIRS, LATEX_COLUMNS = 3, 5
 """How many pairs with published figures, and how many columns without, are as wide as a page."""
 PREVIEW = r"""\documentclass{article}
@@ -42,38 +43,38 @@ class Table:
     """One table, as text."""
 
     name: str
-    """What it holds, for its caption."""
+    """Which rows and columns it holds, for its caption."""
     text: pd.DataFrame
     bold: pd.DataFrame
-    """Of the same shape: whether seeds support a gain."""
+    """Whether seeds support the gain in each field of `text`."""
 
 
 def tables(results: Results) -> list[Table]:
-    """Pairs of one network family, pairs of two, and, where the matrix has several scales, the ablation over them."""
+    """Make a table of pairs from one network family, one of pairs from two, and, for several scales, the ablation."""
     kinds: dict[str, list[str]] = {}
     for pair in results.card["pairs"]:
         kinds.setdefault(_kind(pair), []).append(pair)
-    found = [_of_pairs(name, results, kinds[name]) for name in (IDENTICAL, DISTINCT) if name in kinds]
-    return [*found, *([_ablation(results)] if len(results.card["scales"]) > 1 else [])]
+    by_kind = [_pair_table(name, results, kinds[name]) for name in (IDENTICAL, DISTINCT) if name in kinds]
+    return [*by_kind, *([_ablation(results)] if len(results.card["scales"]) > 1 else [])]
 
 
 def write(results: Results, folder: Path) -> None:
     """Write every table into a folder."""
-    data, found = results.card["data"], tables(results)
+    data, all_tables = results.card["data"], tables(results)
     title, remarks = captions.caption(results.card, results.evaluations), captions.notes(results)
     for name, text in {
-        f"{data}.md": markdown(found, title, remarks),
-        f"{data}.tex": latex(found, title, remarks, captions.marks(results)),
+        f"{data}.md": markdown(all_tables, title, remarks),
+        f"{data}.tex": latex(all_tables, title, remarks, captions.marks(results)),
         "preview.tex": PREVIEW % data,
     }.items():
         (folder / name).write_text(text, encoding="utf-8")
     for name, frame in {data: numbers(results), "cells": cells(results)}.items():
-        frame.to_csv(folder / f"{name}.csv", index=False)
+        csvfile.write(folder / f"{name}.csv", frame)
     write_json(folder / "metrics.json", metrics(results))
 
 
 def numbers(results: Results) -> pd.DataFrame:
-    """The tables as numbers, one line per row and pair."""
+    """Return the tables as numbers, one line per row and pair."""
     lines = []
     for entry in results.entries:
         figure, compared = entry.figure, entry.compared
@@ -84,20 +85,20 @@ def numbers(results: Results) -> pd.DataFrame:
                 "method": entry.row.method,
                 "M": entry.row.levels and " ".join(map(str, entry.row.levels)),
                 "stand": entry.row.stand,
-                "top1_mean": _rounded(entry.mean),
-                "top1_std": _rounded(entry.deviation),
+                "top1_mean": entry.mean,
+                "top1_std": entry.deviation,
                 "n": len(entry.values),
                 "missing": len(entry.missing),
                 "budget": "; ".join(entry.budget),
-                "gain_over_plain": _rounded(entry.gain),
-                "gain_margin": _rounded(None if compared is None else compared.margin),
+                "gain_over_plain": entry.gain,
+                "gain_margin": compared and compared.margin,
                 "gain_p": compared and compared.p,
                 "gain_p_adjusted": entry.adjusted,
                 "gain_supported": entry.is_significant,
                 "published": figure and figure.top1,
                 "published_source": figure and figure.source,
                 "published_doubt": figure and figure.doubt,
-                "difference": _rounded(entry.difference),
+                "difference": entry.difference,
                 "within_noise": entry.is_within_noise,
             }
         )
@@ -105,66 +106,68 @@ def numbers(results: Results) -> pd.DataFrame:
 
 
 def cells(results: Results) -> pd.DataFrame:
-    """Every cell that has a result, with its metrics, recipe, the sources of the recipe's values, and provenance."""
+    """Return every cell that has a result, with its metrics, recipe, the sources of its values, and provenance."""
     lines = []
     for evaluation in results.evaluations:
         for cell in evaluation["cells"]:
             recipe = "; ".join(f"{key}={value}" for key, value in cell["recipe"].items())
-            of_cell = results.card["recipes"][cell["name"]]
-            sources = "; ".join(f"{key}: {source}" for key, (_, source) in of_cell.items())
+            resolved = results.card["recipes"][cell["name"]]
+            sources = "; ".join(f"{key}: {source}" for key, (_, source) in resolved.items())
             versions = "; ".join(f"{name} {version}" for name, version in cell["versions"].items())
             line = {**cell, "recipe": recipe, "recipe_sources": sources, "versions": versions}
             if "levels" in line:
                 line |= {"scale": str(line["scale"]), "levels": " ".join(map(str, line["levels"]))}
-            lines.append({key: value for key, value in line.items() if key != "reliability"})
+            line = {key: value for key, value in line.items() if key not in ("reliability", "accepted")}
+            lines.append({**line, "accepted": "; ".join(reasons(cell))})
     return pd.DataFrame(lines)
 
 
 def metrics(results: Results) -> dict[str, dict[str, dict[str, float | None]]]:
-    """Per pair and method, under keys that do not depend on the matrix, so that revisions can be compared.
+    """Return means over seeds per pair and method, under keys that two revisions share whatever their matrices.
 
-    plain: M=[1] without standardisation. headline: the highest scale of the matrix, standardised if stand is in it.
-    Baselines have plain alone. Means over seeds, rounded to hundredths; None where the matrix holds no such row, or a
-    seed of it is missing.
+    `plain` is the row with M=[1] and without standardisation; baselines have no other. `headline` is the row with the
+    highest scale of the matrix, standardised if the matrix has stand. Percent, rounded to hundredths; None where the
+    matrix has no such row, or a seed of it is missing.
     """
     highest = max(results.card["scales"], key=by_size)
     headline = (highest, True in results.card["stand"])
-    found: dict[str, dict[str, dict[str, float | None]]] = {}
+    means: dict[str, dict[str, dict[str, float | None]]] = {}
     for entry in results.entries:
         if entry.row.method is None:
             continue
-        values = found.setdefault(entry.pair, {}).setdefault(entry.row.method, {"plain": None})
+        values = means.setdefault(entry.pair, {}).setdefault(entry.row.method, {"plain": None})
+        hundredths = None if entry.mean is None else round(entry.mean, 2)
         if entry.row.scale is None or entry.row.is_plain:
-            values["plain"] = _rounded(entry.mean, 2)
+            values["plain"] = hundredths
         if entry.row.scale is not None:
             values.setdefault("headline", None)
         if (entry.row.scale, entry.row.stand) == headline:
-            values["headline"] = _rounded(entry.mean, 2)
-    return found
+            values["headline"] = hundredths
+    return means
 
 
-def markdown(found: list[Table], caption: str, remarks: list[str]) -> str:
-    """The tables for a README or an issue."""
+def markdown(all_tables: list[Table], caption: str, remarks: list[str]) -> str:
+    """Return the tables for a README or an issue."""
     parts = [caption, ""]
-    for table in found:
+    for table in all_tables:
         text = table.text.where(~table.bold, "**" + table.text + "**")
         text.columns = pd.Index([" ".join(column).strip() for column in text.columns])
-        parts += [f"### {table.name[0].upper()}{table.name[1:]}", ""] if len(found) > 1 else []
+        parts += [f"### {table.name[0].upper()}{table.name[1:]}", ""] if len(all_tables) > 1 else []
         parts += [text.to_markdown(stralign="left", disable_numparse=True), ""]
     return "\n".join([*parts, *(f"- {remark}" for remark in remarks), ""])
 
 
-def latex(found: list[Table], caption: str, remarks: list[str], marks: list[str]) -> str:
-    """The tables for a paper; they need the package booktabs, nothing else.
+def latex(all_tables: list[Table], caption: str, remarks: list[str], marks: list[str]) -> str:
+    """Return the tables for a paper; they need the package booktabs, nothing else.
 
     Args:
-        found: one `table` each, or several where there are more pairs than a page is wide.
-        caption: of all.
-        remarks: kept as comments.
-        marks: the remarks that explain symbols in the tables; printed below the last one.
+        all_tables: the tables; one with more pairs than fit on a page becomes several environments `table`.
+        caption: the caption of every table, after its name.
+        remarks: all notes, kept as comments.
+        marks: the notes that explain symbols in the tables, printed below the last one.
     """
     parts = ["".join(f"% {' '.join(remark.split())}\n" for remark in remarks)]
-    for table in found:
+    for table in all_tables:
         title = _escape(f"{table.name[0].upper()}{table.name[1:]}. {caption}")
         parts += [_latex(table.text[columns], table.bold[columns], title) for columns in _pages(table)]
     below = "".join(f"\\par {_escape(' '.join(mark.split()))}\n" for mark in marks)
@@ -178,12 +181,12 @@ def latex(found: list[Table], caption: str, remarks: list[str], marks: list[str]
 
 
 def _pages(table: Table) -> list[list[tuple[str, str]]]:
-    """The columns that fit beside each other, page by page."""
+    """Return the columns that fit beside each other, page by page."""
     columns = cast(list[tuple[str, str]], list(table.text.columns))
     groups = list(dict.fromkeys(first for first, _ in columns))
     size = LATEX_PAIRS if any(second for _, second in columns) else LATEX_COLUMNS
     chosen = [groups[i : i + size] for i in range(0, len(groups), size)]
-    return [[column for column in columns if column[0] in some] for some in chosen]
+    return [[column for column in columns if column[0] in page] for page in chosen]
 
 
 def _latex(text: pd.DataFrame, bold: pd.DataFrame, caption: str) -> str:
@@ -205,12 +208,12 @@ def _kind(pair: str) -> str:
     return IDENTICAL if teacher == student else DISTINCT
 
 
-def _of_pairs(name: str, results: Results, pairs: list[str]) -> Table:
-    """Rows x pairs: what was measured, and what was published where something was."""
+def _pair_table(name: str, results: Results, pairs: list[str]) -> Table:
+    """Make a table of rows x pairs: what was measured and, where there is something, what was published."""
     text: dict[tuple[str, str], dict[str, str]] = {}
     bold: dict[tuple[str, str], dict[str, bool]] = {}
     for pair in pairs:
-        entries = results.of_pair(pair)
+        entries = results.entries_of(pair)
         columns = [("", _measured)]
         if any(entry.figure is not None for entry in entries):
             columns = [("measured", _measured), ("published", _published)]
@@ -221,12 +224,12 @@ def _of_pairs(name: str, results: Results, pairs: list[str]) -> Table:
 
 
 def _ablation(results: Results) -> Table:
-    """Pairs, methods and stand x scales."""
+    """Make the table with a line per pair, method and stand, and a column per scale."""
     text: dict[tuple[str, str], dict[str, str]] = {}
     bold: dict[tuple[str, str], dict[str, bool]] = {}
     for entry in results.entries:
         if entry.row.levels is not None:
-            column = f"M=[{','.join(map(str, entry.row.levels))}]", ""
+            column = f"M={entry.row.m}", ""
             line = f"{entry.pair} {str(entry.row.method).upper()}{' + stand' if entry.row.stand else ''}"
             text.setdefault(column, {})[line] = _measured(entry)
             bold.setdefault(column, {})[line] = entry.is_significant
@@ -234,26 +237,22 @@ def _ablation(results: Results) -> Table:
 
 
 def _measured(entry: Entry) -> str:
-    """Mean, deviation where there are several seeds, gain over plain, a mark where the budget is not the caption's."""
+    """Write mean ± deviation (gain over plain), and § where the budget is not the caption's."""
     if entry.mean is None:
-        of_all = len(entry.missing) + len(entry.values)
-        return MISSING if len(entry.missing) == of_all else f"{MISSING} ({len(entry.missing)} of {of_all})"
+        missing = len(entry.missing)
+        return MISSING if missing == entry.seeds else f"{MISSING} ({missing} of {entry.seeds})"
     text = f"{entry.mean:.2f}" + ("" if entry.deviation is None else f" ± {entry.deviation:.2f}")
     return text + ("" if entry.gain is None else f" ({entry.gain:+.2f})") + (" §" if entry.budget else "")
 
 
 def _published(entry: Entry) -> str:
-    """The figure, a mark where it is doubtful, measured minus published."""
+    """Write the published figure, † where it is doubtful, and (measured minus published)."""
     if entry.figure is None:
         return NOTHING
     text = f"{entry.figure.top1:.2f}" + ("†" if entry.figure.doubt else "")
     if entry.difference is None:
         return text
     return f"{text} ({entry.difference:+.2f}{' ≈' if entry.is_within_noise else ''})"
-
-
-def _rounded(value: float | None, digits: int = 4) -> float | None:
-    return None if value is None else round(value, digits)
 
 
 def _escape(text: str) -> str:

@@ -24,8 +24,14 @@ class Stored(BaseModel):
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
 
+class Acceptance(Stored):
+    """A change of code that `python -m stages.accept` took over without training again."""
+
+    reason: str
+
+
 class Provenance(Stored):
-    """With what a cell was trained; see kdcore/training/provenance.py."""
+    """What a cell was trained with, and which later changes of that code were accepted."""
 
     recipe: dict[str, Any]
     commit: str
@@ -34,6 +40,7 @@ class Provenance(Stored):
     processes: int
     computed_in: str
     versions: dict[str, str]
+    accepted: list[Acceptance] = []
 
 
 def damaged(file: Path, why: object, remedy: str = REMEDY) -> UserError:

@@ -115,7 +115,8 @@ class TestVerdicts:
         found = compare.compare(*revisions.load("HEAD", "workspace", "top1"))
         (line,) = found.lines
         assert (line.verdict, line.as_record()["beyond_noise"]) == ("not told from noise", False)
-        assert line.margin == pytest.approx(significance.paired(other, NOISY).margin)
+        interval = stats.ttest_rel(other, NOISY).confidence_interval(0.95)
+        assert line.margin == pytest.approx((interval.high - interval.low) / 2)
         assert "0 equal, 1 not told from noise, 0 unknown; 1 of 1 line inconclusive; " in found.summary
 
     def test_holm_counts_all_lines(self, repository):
@@ -130,20 +131,15 @@ class TestVerdicts:
         repository.write({PLAIN: small, **dict.fromkeys(others, (70.2, 69.9, 70.3, 70.1))})
         assert {line.verdict for line in lines("HEAD")} == {"not told from noise"}
 
-    def test_other_seeds_are_not_paired(self, repository):
-        repository.commit({PLAIN: NOISY})
-        repository.write({PLAIN: BETTER}, first_seed=4)
+    @pytest.mark.parametrize(("before", "first_seed"), [(NOISY, 4), (NOISY[:3], 0)])
+    def test_other_or_more_seeds_are_not_paired(self, repository, before, first_seed):
+        repository.commit({PLAIN: before})
+        repository.write({PLAIN: BETTER}, first_seed=first_seed)
         (line,) = lines("HEAD")
-        assert (line.verdict, line.test) == ("better", "Welch's t-test")
-        welch = stats.ttest_ind(BETTER, NOISY, equal_var=False)
+        assert (line.verdict, line.test, line.n_old, line.n_new) == ("better", "Welch's t-test", len(before), 4)
+        welch = stats.ttest_ind(BETTER, before, equal_var=False)
         assert line.p == pytest.approx(welch.pvalue)
         assert line.difference + line.margin == pytest.approx(welch.confidence_interval(0.95).high)
-
-    def test_more_seeds(self, repository):
-        repository.commit({PLAIN: NOISY[:3]})
-        repository.write({PLAIN: NOISY})
-        (line,) = lines("HEAD")
-        assert (line.verdict, line.test, line.n_old, line.n_new) == ("not told from noise", "Welch's t-test", 3, 4)
 
     @pytest.mark.parametrize(("before", "after"), [((70.0,), (75.0,)), ((70.0,), NOISY), (NOISY, (70.0,))])
     def test_one_seed_is_never_judged(self, repository, before, after):
@@ -185,6 +181,8 @@ class TestRows:
         assert (plain.what, plain.row, plain.new_row, plain.verdict) == ("plain", "KD", "KD", "equal")
         assert (headline.what, headline.row, headline.new_row) == ("headline", "KD", "KD + SDD [1,2,4] + stand")
         assert headline.verdict == "better"
+        told = compare.compare(*revisions.load("HEAD", "workspace", "top1")).summary
+        assert "headline: the method with the highest M of its matrix" in told
 
     def test_headline_that_is_not_whole(self, repository):
         repository.commit({PLAIN: NOISY}, headline=PLAIN)
@@ -504,14 +502,11 @@ class TestScript:
         }]  # fmt: skip
         assert "1 unknown" in printed.err
 
-    @pytest.mark.parametrize("tolerance", ["-1", "nan"])
-    def test_tolerance_that_is_none(self, repository, tolerance):
-        with pytest.raises(UserError, match="must be 0 or more"):
-            main("HEAD", "--fail-on-regression", "--tolerance", tolerance)
-
-    def test_tolerance_alone(self, repository):
-        with pytest.raises(UserError, match="belongs to --fail-on-regression"):
-            main("HEAD", "--tolerance", "1")
+    @pytest.mark.parametrize("options", ["--fail-on-regression --tolerance=-1", "--fail-on-regression --tolerance=nan",
+                                         "--tolerance=1"])  # fmt: skip
+    def test_wrong_tolerance(self, repository, options):
+        with pytest.raises(UserError, match="belongs to --fail-on-regression, and must be 0 or more"):
+            main("HEAD", *options.split())
 
     @pytest.mark.parametrize(
         ("arguments", "code", "said"),

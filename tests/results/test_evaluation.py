@@ -128,13 +128,15 @@ class TestPair:
         assert curves["cell"].tolist() == ["resnet14-resnet8-vanilla-0"] * 2
         json.dumps(summary)
 
-    def test_missing_cell(self, tmp_path):
-        with pytest.raises(UserError, match=r"meta\.json: cannot be read"):
-            run_folder.read_meta(tmp_path / "runs/resnet14-resnet8/resnet14-resnet8-vanilla-0")
+    def test_accepted_changes_of_code(self, evaluate):
+        accepted = [{"reason": "renamed", "commit": "abc", "from": {}, "to": {}}]
+        assert evaluate(accepted=accepted)[0]["cells"][0]["accepted"] == accepted
+        assert "accepted" not in evaluate()[0]["cells"][0]
 
     @pytest.mark.parametrize(("changes", "message"), [
         ({"method": "at"}, r"meta\.json: is of another card"),
         ({"train": {"epochs": 3}}, r"history\.csv: is damaged \(it holds 2 epochs of 3"),
+        ({"accepted": [{}]}, r"meta\.json: is damaged \(accepted\.0\.reason: Field required\)"),
         ({"train": {}}, r"meta\.json: is damaged \(train\.epochs: Field required\); run 'dvc checkout' or 'dvc repro'"),
     ])  # fmt: skip
     def test_run_of_something_else(self, evaluate, changes, message):

@@ -26,7 +26,7 @@ def narrowed(results, **changes):
 
 
 def entry(results, pair, label):
-    return next(entry for entry in results.of_pair(pair) if entry.row.label == label)
+    return next(entry for entry in results.entries_of(pair) if entry.row.label == label)
 
 
 def with_budget(results, pair, label):
@@ -164,7 +164,7 @@ class TestCurves:
         results = made_up.matrix(pairs=PAIRS[:2])
         axes = panels(figures.curves(results))[PAIRS[1]]
         lines = {line.get_label(): line for line in axes.lines}
-        assert list(lines) == [e.row.label for e in results.of_pair(PAIRS[1])][1:]
+        assert list(lines) == [e.row.label for e in results.entries_of(PAIRS[1])][1:]
         history = results.histories[PAIRS[1]]
         names = [f"{PAIRS[1]}-kd-2-True-{seed}" for seed in range(3)]
         expected = history[history["cell"].isin(names)].groupby("epoch")["test_top1"].mean()

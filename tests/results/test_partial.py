@@ -1,4 +1,4 @@
-"""What there is while cells train: histories that can be read from outside, and the report of them."""
+"""Results while cells train: histories that can be read from outside, and the report of them."""
 
 import json
 import os
@@ -33,7 +33,7 @@ MADE = {"commit": "abc", "device": "cpu: x", "threads": 1, "processes": 1, "comp
 
 
 class Killed(BaseException):
-    """What ends a run in the middle."""
+    """Ends a run in the middle."""
 
 
 @pytest.fixture(scope="module")
@@ -167,6 +167,18 @@ class TestCollect:
         assert self.cells()[0]["top1"] == 81.0
         (partial.RUNS / PAIR / KD / run_folder.WEIGHTS).write_text("others")
         assert self.cells()[0]["top1"] == 80.0
+
+    def test_changes_accepted_since_the_evaluation(self, project, capsys):
+        finish("resnet14", 92.5, accepted=[{"reason": "renamed"}])
+        finish(KD, 80.0)
+        evaluate(kd=81.0)
+        finish(KD, 80.0, accepted=[{"reason": "a field more"}])
+        (cell,) = self.cells()
+        assert (cell["top1"], cell["accepted"]) == (81.0, [{"reason": "a field more"}])
+        assert partial.collect().results.card["accepted"] == {"resnet14": ["renamed"]}
+        finish(KD, 80.0, accepted=[{}])
+        assert self.cells() == []
+        assert "meta.json: is damaged (accepted.0.reason: Field required)" in capsys.readouterr().err
 
     def test_times(self, project):
         """The latest of those that were trained here from this card, from the first epoch on."""
@@ -366,7 +378,7 @@ class TestLive:
 
 
 class TestPulse:
-    """Of a run of three epochs of ten images that goes on after its first epoch."""
+    """The pulse of a run of three epochs of ten images that is resumed after its first epoch."""
 
     @pytest.fixture
     def clock(self, monkeypatch):

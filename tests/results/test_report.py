@@ -50,7 +50,7 @@ return [...document.querySelectorAll(arguments[0])].map((element) => {
 
 
 class Page(HTMLParser):
-    """What a test looks for in a page."""
+    """Tags, attributes and texts of a page."""
 
     VOID = frozenset({"meta", "link", "input", "br", "img"})
 
@@ -114,7 +114,7 @@ def test_what_is_missing_is_said_to_be_missing(text):
 def test_the_heat_map_says_what_was_measured(results):
     heat = report.heat_map(results)
     tiles = heat.rows["resnet56-resnet20"]
-    entries = [entry for entry in results.of_pair("resnet56-resnet20") if entry.row.scale is not None]
+    entries = [entry for entry in results.entries_of("resnet56-resnet20") if entry.row.scale is not None]
     assert [tile.is_strong for tile in tiles] == [entry.is_significant for entry in entries]
     assert any(tile.is_strong for tile in tiles)
     assert tiles[0].kind == "plain"
@@ -124,7 +124,7 @@ def test_the_heat_map_says_what_was_measured(results):
 
 
 def line(results, pair, label):
-    """Of the table of all rows: a pair's row, by the titles of its columns."""
+    """Return a pair's row in the table of all rows, by the titles of its columns."""
     sheet = report.lines(results)
     found = next(row for row in sheet.rows if (row[0].text, row[1].text) == (pair, label))
     return dict(zip((column.title for column in sheet.columns), found, strict=True))
@@ -136,7 +136,7 @@ def with_entry(results, index, **changes):
 
 
 def signs(page):
-    """What each sign on a page is called."""
+    """Return the label of each sign on a page."""
     return [found["aria-label"] for found in page.all("span") if found.get("class") == "sign"]
 
 
@@ -279,6 +279,16 @@ def test_what_comes_from_parameters_is_escaped():
     assert any(evil in shown for shown in page.texts)
 
 
+def test_provenance_names_accepted_changes_where_there_are_some(page):
+    title = "Accepted without training again"
+    assert title not in page.texts
+    made = made_up.matrix(pairs=PAIRS[:1], seeds=(0, 1))
+    made.evaluations[0]["cells"][3]["accepted"] = [{"reason": "a field more"}]
+    sheet = report.cells(made)
+    assert sheet.columns[-1].title == title
+    assert [row[-1].text for row in sheet.rows].count("a field more") == 1
+
+
 def test_a_half_finished_matrix():
     made = made_up.matrix(missing=MISSING)
     done = PAIRS[:2]
@@ -307,7 +317,7 @@ def test_evaluations_without_reliability():
     assert "one seed tells none of them from noise" in text
 
 
-def test_times_stand_where_somebody_has_them(text):
+def test_times_are_shown_where_they_are_known(text):
     assert "Networks of pairs" in text
     assert "raining time" not in text
     assert "Images/s" not in text
@@ -387,7 +397,7 @@ def resize(browser, size):
 
 
 def column(browser, index):
-    """Of the table of all rows: its texts, and the head."""
+    """Return the texts and the head of a column in the table of all rows."""
     table = browser.find_element("css selector", "#rows table")
     cells = "return [...arguments[0].tBodies[0].rows].map((row) => row.cells[arguments[1]].textContent)"
     head = table.find_elements("css selector", "thead th")[index]

@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 
+import pandas as pd
 import pytest
 
 from kdcore.results import captions, tables
@@ -57,6 +58,7 @@ EVALUATION = {
     ],
 }  # fmt: skip
 NOTHING = Published({}, {})
+RENAMED = {"reason": "renamed kd.", "commit": "abc", "from": {"kd": "1"}, "to": {"kd": "2"}}
 SOURCE = {"title": "T", "file": "F", "protocol": "P"}
 
 
@@ -98,7 +100,7 @@ def test_best_epoch_instead_of_last():
 
 
 def test_published_figures_stand_beside(published):
-    """With measured minus published; equal seeds tell nothing of their noise, and one teacher neither."""
+    """Measured minus published stands behind; equal seeds do not show their noise, nor does the one teacher."""
     assert frame(results(published))["resnet56-resnet20", "published"].to_dict() == {
         "Teacher": "72.34 (-0.34)", "Student": "69.06 (+0.44 ≈)", "AT": "70.55 (-0.05 ≈)", "KD": "70.66 (-0.16 ≈)",
         "KD + SDD [1,2]": "–", "KD + stand": "71.43 (-0.43)", "KD + SDD [1,2] + stand": "71.57 (+1.93 ≈)",
@@ -133,6 +135,11 @@ def test_caption_names_seeds_protocol_and_teachers():
     assert "n = 1 seed;" in captions.caption({**CARD, "seeds": [0]}, [EVALUATION])
 
 
+def test_caption_explains_m_and_stand_where_rows_have_them():
+    for changes, explained in (({}, True), ({"scales": [1]}, True), ({"scales": [1], "stand": [False]}, False)):
+        assert ("stand: logits are standardised" in captions.caption({**CARD, **changes}, [EVALUATION])) == explained
+
+
 def test_notes(published):
     remarks = captions.notes(results(published))
     costs = "teacher 0.86 M parameters, 125.5 M multiply-adds; student 0.28 M parameters, 40.8 M multiply-adds"
@@ -145,17 +152,20 @@ def test_notes(published):
 
 def test_notes_of_views_and_optimizer():
     card = {**CARD, "methods": ["kd", "mlkd", "at+mlkd"], "optimizer": "dot"}
-    remarks = list(captions._of_training(card))
+    remarks = list(captions._training_notes(card))
     assert "MLKD: trained on weak and strong views of each image, with cross-entropy on both." in remarks
     assert "AT+MLKD: trained on weak and strong views of each image, with cross-entropy on both." in remarks
     assert any(remark.startswith("Optimizer: DOT") for remark in remarks)
     assert not any(remark.startswith("KD:") for remark in remarks)
 
 
-def test_stand_that_changes_nothing_else():
-    recipes = {f"resnet56-resnet20-clkd-1-{stand}-0": {"mu": [0.5, "a"]} for stand in (False, True)}
-    remarks = list(captions._of_stand({**CARD, "methods": ["clkd"], "recipes": recipes}))
-    assert remarks == ["CLKD: stand changes the z-score alone."]
+@pytest.mark.parametrize(("values", "change"), [
+    ({False: 0.5, True: 0.5}, "alone"),
+    ({False: "exclude_target", True: "all_classes"}, "and mu (exclude_target to all_classes)"),
+])  # fmt: skip
+def test_values_that_stand_changes(values, change):
+    recipes = {f"resnet56-resnet20-kd-1-{stand}-0": {"mu": [value, "a"]} for stand, value in values.items()}
+    assert f"KD: stand changes the z-score {change}." in captions.notes(results(recipes=recipes))
 
 
 def test_values_that_regions_change():
@@ -166,9 +176,9 @@ def test_values_that_regions_change():
         for cell, value in temperatures.items()
     }
     card = {**CARD, "scales": [4, 1, 2], "recipes": recipes}
-    assert list(captions._of_scales(card)) == ["KD: SDD changes temperature (1 to 4)."]
-    assert list(captions._of_scales({**card, "scales": [4, 2]})) == []
-    assert list(captions._of_scales({**card, "pairs": [*CARD["pairs"], "a-b"]})) == [
+    assert list(captions._scale_notes(card)) == ["KD: SDD changes temperature (1 to 4)."]
+    assert list(captions._scale_notes({**card, "scales": [4, 2]})) == []
+    assert list(captions._scale_notes({**card, "pairs": [*CARD["pairs"], "a-b"]})) == [
         "KD (resnet56-resnet20): SDD changes temperature (1 to 4)."
     ]
 
@@ -199,17 +209,8 @@ def test_inherited_values_of_every_row():
         f"resnet56-resnet20-{name}": {"ce_weight": [1, "inherited from x: a"]}
         for name in ("kd-1-False-0", "kd-1-True-0", "at-0", "vanilla-0")
     }
-    remarks = list(captions._of_training({**CARD, "recipes": recipes}))
+    remarks = list(captions._training_notes({**CARD, "recipes": recipes}))
     assert remarks == ["Hyper-parameters inherited from another data set or method: of every row."]
-
-
-def test_stand_that_changes_a_choice():
-    recipes = {
-        "resnet56-resnet20-kd-1-False-0": {"nontarget": ["exclude_target", "a"]},
-        "resnet56-resnet20-kd-1-True-0": {"nontarget": ["all_classes", "b"]},
-    }
-    remarks = captions.notes(results(recipes=recipes))
-    assert "KD: stand changes the z-score and nontarget (exclude_target to all_classes)." in remarks
 
 
 def test_matched_stand_is_no_publication(published):
@@ -242,7 +243,7 @@ def test_markdown_and_latex(published):
 
 
 def test_only_supported_gains_are_bold():
-    """Of a matrix with a gain far above its noise and of one without any; one seed supports nothing."""
+    """A gain far above its noise is bold, no gain is not; one seed supports nothing."""
     for gain, supported in ((5.0, True), (0.0, False)):
         found = tables.tables(made_up.matrix(gain=gain, pairs=made_up.PAIRS[:1]))
         assert found[0].bold.to_numpy().any() == supported
@@ -326,9 +327,27 @@ def test_every_cell_is_traced():
     recipes = {c["name"]: {"ce_weight": [1.0, "paper"]} for c in EVALUATION["cells"]}
     lines = tables.cells(results(recipes=recipes))
     assert len(lines) == 12
+    assert set(lines["accepted"]) == {""}
     assert set(lines["recipe"]) == {"ce_weight=1.0"}
     assert set(lines["recipe_sources"]) == {"ce_weight: paper"}
     assert set(lines["commit"]) == {"abc"}
+
+
+def test_accepted_changes_of_code_are_told(tmp_path):
+    """Each reason once, with how many cells and which teachers it is about."""
+    given = [[], [RENAMED], [RENAMED, RENAMED, {**RENAMED, "reason": "a field\nmore"}]]
+    cells = [{**c, **({"accepted": given[i]} if i in (1, 2) else {})} for i, c in enumerate(EVALUATION["cells"])]
+    card = captions.with_teachers(CARD, {"resnet56": {"source": "train", "accepted": [RENAMED]}})
+    recipes = {c["name"]: {} for c in cells}
+    found = Results.of({**card, "recipes": recipes}, [{**EVALUATION, "cells": cells}], {}, NOTHING)
+    told = "Trained with earlier code, accepted without training again"
+    renamed, field = f"{told} (2 cells; teachers: resnet56): renamed kd.", f"{told} (1 cell): a field more."
+    assert [note for note in captions.notes(found) if note.startswith("Trained")] == [renamed, field]
+    tables.write(found, tmp_path)
+    assert f"- {renamed}\n- {field}\n" in (tmp_path / "cifar100.md").read_text()
+    assert f"\\par {renamed}\n\\par {field}\n" in (tmp_path / "cifar100.tex").read_text()
+    column = pd.read_csv(tmp_path / "cells.csv", keep_default_na=False)["accepted"]
+    assert column.tolist() == ["", "renamed kd.", "renamed kd.; a field more", *[""] * 9]
 
 
 def test_parts_of_data_sets_are_called_so():
@@ -338,9 +357,9 @@ def test_parts_of_data_sets_are_called_so():
 
 def test_other_training_settings_are_noted():
     exceptions = [{"students": ["vgg8", "resnet20"], "lr": 0.01}, {"methods": ["kd"], "pairs": ["a-b"], "epochs": 480}]
-    expected = "Trained otherwise: students vgg8, resnet20: lr 0.01; methods kd and pairs a-b: epochs 480."
+    expected = "Trained with other settings: students vgg8, resnet20: lr 0.01; methods kd and pairs a-b: epochs 480."
     assert expected in captions.notes(results(exceptions=exceptions))
-    assert not any("Trained otherwise" in remark for remark in captions.notes(results()))
+    assert not any("Trained with other settings" in remark for remark in captions.notes(results()))
 
 
 @pytest.mark.skipif(not (shutil.which("pdflatex") or REQUIRED), reason="no LaTeX here")

@@ -1,4 +1,4 @@
-"""The report's figures: which charts there are, and what each of them shows."""
+"""The figures of the report: which charts there are, and what each of them shows."""
 
 import math
 from dataclasses import dataclass, field
@@ -11,9 +11,9 @@ from kdcore.results.report.svg import COLOURS, Axis, Chart, Style, linear, power
 from kdcore.results.rows import Entry, Results, Row, by_size
 
 POINTS = 60
-"""Epochs that a line shows; of longer runs, evenly spaced ones, the first and the last among them."""
+"""How many epochs a line shows at most: evenly spaced ones, always with the first and the last."""
 TEST, TRAIN, RATE = "test_top1", "train_top1", "lr"
-"""Columns of a history; all others but its cell and epoch are losses."""
+"""Columns of a history; all others, except its cell and epoch, are losses."""
 LATE = "late_test_top1"
 TITLES = {
     TEST: "Test accuracy (%)",
@@ -25,7 +25,7 @@ TITLES = {
 }
 MEASURED = {"top1": "Measured (%)", "top1_best": "Measured, of the best epoch (%)"}
 ALONE = "Without scales"
-"""The group of the rows that have none: students alone and feature methods."""
+"""Title of the group of rows without scales: students trained alone, and feature methods."""
 TEACHER = "Teacher"
 
 
@@ -36,12 +36,12 @@ class Key:
     label: str
     style: Style
     is_hollow: bool = False
-    """Of a mark: its outline alone."""
+    """Whether a mark is an outline only."""
 
 
 @dataclass
 class Group:
-    """Charts that share a legend: of one method of one pair, or of all its rows without scales."""
+    """Charts that share a legend: those of one method of a pair, or of all the pair's rows without scales."""
 
     title: str
     keys: list[Key]
@@ -50,7 +50,7 @@ class Group:
 
 @dataclass
 class Figure:
-    """What stands under one heading: groups of charts, or why there are none."""
+    """The content of one heading: groups of charts, or the reason why there are none."""
 
     title: str
     groups: list[Group] = field(default_factory=list)
@@ -59,59 +59,61 @@ class Figure:
 
 @dataclass(frozen=True)
 class Curve:
-    """One quantity of one row over its epochs, the epochs that all its seeds have and that are drawn."""
+    """One quantity of one row over the epochs that all its seeds have and that are drawn."""
 
     row: Row
     epochs: list[int]
     seeds: pd.DataFrame
-    """(epochs, seeds)."""
+    """Values, (epochs, seeds)."""
     is_whole: bool
-    """Whether every seed is there: only then is there a mean."""
+    """Whether every seed is there; otherwise there is no mean."""
 
     @property
     def late(self) -> "Curve":
-        """Its last third, where rows part."""
+        """The last third of the curve, where rows differ most visibly."""
         first = self.epochs[-1] - (self.epochs[-1] - self.epochs[0]) // 3
         kept = [epoch for epoch in self.epochs if epoch >= first]
         return Curve(self.row, kept, self.seeds.loc[kept], self.is_whole)
 
 
 def published(results: Results) -> Group | None:
-    """Measured over published accuracies with the diagonal; None where nothing was published of what was measured."""
-    shown = [entry for entry in results.entries if entry.figure is not None and entry.mean is not None]
-    if not shown:
+    """Draw measured over published accuracies with the diagonal; None where nothing measured was also published."""
+    points = results.beside_published
+    if not points:
         return None
-    styles = _of_pairs(results)
-    found = [(entry, entry.figure.top1, entry.mean) for entry in shown if entry.figure and entry.mean is not None]
-    ends = [value + sign * (entry.deviation or 0) for entry, x, y in found for value in (x, y) for sign in (-1, 1)]
+    styles = _pair_styles(results)
+    ends = [
+        value + sign * (entry.deviation or 0)
+        for entry, figure, mean in points
+        for value in (figure.top1, mean)
+        for sign in (-1, 1)
+    ]
     title, axis = "Measured over published top-1 accuracy", linear("Published (%)", ends, ticks=6)
-    above = sum(y > x for _, x, y in found)
+    above = sum(mean > figure.top1 for _, figure, mean in points)
     text = (
-        f"Scatter plot of {len(found)} rows; {above} lie above the diagonal, where more was measured than published. "
+        f"Scatter plot of {len(points)} rows; {above} lie above the diagonal, where more was measured than published. "
         "Bars: sample standard deviation over seeds. The table of all rows has every value."
     )
-    doubts = [entry.figure.doubt for entry in shown if entry.figure and entry.figure.doubt]
-    text += f" Hollow: the published figures of {len(doubts)} rows are doubtful." if doubts else ""
+    doubts = sum(bool(figure.doubt) for _, figure, _ in points)
+    text += f" Hollow: the published figures of {doubts} rows are doubtful." if doubts else ""
     measured = linear(MEASURED[results.card["accuracy"]], ends, ticks=6)
     chart = Chart(title, text, axis, measured, 440, 420, has_diagonal=True)
-    for entry, x, y in found:
-        doubt = entry.figure.doubt if entry.figure else None
-        label = _compared(entry, x, y) + (f"; doubtful: {doubt}" if doubt else "")
-        chart.mark(label, styles[entry.pair], x, y, deviation=entry.deviation, is_hollow=bool(doubt))
-    keys = _keys(styles, {entry.pair for entry in shown})
+    for entry, figure, mean in points:
+        noise = "" if entry.deviation is None else f" ± {entry.deviation:.2f}"
+        label = f"{entry.pair}, {entry.row.label}: measured {mean:.2f}{noise}, published {figure.top1:.2f}"
+        label += f"; doubtful: {figure.doubt}" if figure.doubt else ""
+        chart.mark(
+            label, styles[entry.pair], figure.top1, mean, deviation=entry.deviation, is_hollow=bool(figure.doubt)
+        )
+    keys = _keys(styles, {entry.pair for entry, _, _ in points})
     if doubts:
         keys.append(Key("Doubtful figure", Style(is_context=True), is_hollow=True))
     return Group(title, keys, [chart])
 
 
-def _compared(entry: Entry, published_top1: float, mean: float) -> str:
-    noise = "" if entry.deviation is None else f" ± {entry.deviation:.2f}"
-    return f"{entry.pair}, {entry.row.label}: measured {mean:.2f}{noise}, published {published_top1:.2f}"
-
-
 def agreement(results: Results) -> Group | None:
-    """Accuracy over agreement with the teacher, a mark per cell; None where no cell has a result."""
-    styles = _of_pairs(results)
+    """Draw accuracy over agreement with the teacher, a mark per cell; None where no cell has been evaluated."""
+    styles = _pair_styles(results)
     cells = [
         (evaluation["pair"], cell)
         for evaluation in results.evaluations
@@ -132,65 +134,59 @@ def agreement(results: Results) -> Group | None:
 
 
 def curves(results: Results) -> list[Figure]:
-    """Training curves: a figure per pair, a group per method, a chart per quantity; scales equal across groups."""
-    return [_curves_of(results, pair) for pair in results.card["pairs"]]
+    """Draw training curves: a figure per pair, a group per method, a chart per quantity, with axes shared by groups."""
+    return [_curve_figure(results, pair) for pair in results.card["pairs"]]
 
 
 def reliability(results: Results) -> list[Figure]:
-    """Reliability diagrams: a figure per pair, a chart per method, seeds pooled, the teacher for comparison."""
-    by_pair = {evaluation["pair"]: evaluation for evaluation in results.evaluations}
-    found = []
-    for pair in results.card["pairs"]:
-        evaluation = by_pair.get(pair)
-        if evaluation is None:
-            found.append(Figure(pair, lacks="This pair has not been evaluated yet."))
-            continue
-        groups = []
-        for title, entries in _groups(results, pair).items():
-            chart, shown = _reliability_chart(pair, title, evaluation, entries)
-            if chart.lines:
-                groups.append(Group(title, shown, [chart]))
-        lacks = (
-            ""
-            if groups
-            else "The evaluation of this pair has no reliability bins; they are measured when it is evaluated again."
-        )
-        found.append(Figure(pair, groups, lacks))
-    return found
+    """Draw reliability diagrams: a figure per pair, a chart per method, seeds pooled, the teacher for comparison."""
+    return [_reliability_figure(results, pair) for pair in results.card["pairs"]]
 
 
-def _curves_of(results: Results, pair: str) -> Figure:
+def _reliability_figure(results: Results, pair: str) -> Figure:
+    if results.evaluation_of(pair) is None:
+        return Figure(pair, lacks="This pair has not been evaluated yet.")
+    groups = []
+    for title, entries in _groups(results, pair).items():
+        chart, shown = _reliability_chart(results, pair, title, entries)
+        if chart.lines:
+            groups.append(Group(title, shown, [chart]))
+    lacks = "The evaluation of this pair has no reliability bins; they are measured when it is evaluated again."
+    return Figure(pair, groups, "" if groups else lacks)
+
+
+def _curve_figure(results: Results, pair: str) -> Figure:
     history = results.histories.get(pair)
     begun = set() if history is None else set(history["cell"])
-    shown = [entry for entry in results.of_pair(pair) if begun & set(results.cells_of(entry))]
+    shown = [entry for entry in results.entries_of(pair) if begun & set(results.cells_of(entry))]
     entries = {title: group for title, group in _groups(results, pair).items() if any(e in shown for e in group)}
     if history is None or not entries:
         return Figure(pair, lacks="No cell of this pair has a history yet.")
     drawn = {title: _curves(results, history, group) for title, group in entries.items()}
     axes = _axes(drawn)
     groups = []
-    for title, of_quantity in drawn.items():
-        styles = dict(zip((entry.row for entry in entries[title]), _of_rows(entries[title]), strict=True))
+    for title, by_quantity in drawn.items():
+        styles = dict(zip((entry.row for entry in entries[title]), _row_styles(entries[title]), strict=True))
         keys = [
             Key(entry.row.label + _incomplete(entry), styles[entry.row]) for entry in entries[title] if entry in shown
         ]
-        charts = [_curve_chart(pair, title, axes[quantity], lines, styles) for quantity, lines in of_quantity.items()]
+        charts = [_curve_chart(pair, title, axes[quantity], lines, styles) for quantity, lines in by_quantity.items()]
         groups.append(Group(title, keys, charts))
     return Figure(pair, groups)
 
 
 def _groups(results: Results, pair: str) -> dict[str, list[Entry]]:
-    """A pair's rows by logit method, those without scales together and first; the teacher is in none."""
-    found: dict[str, list[Entry]] = {}
-    for entry in results.of_pair(pair):
+    """Group a pair's rows by logit method, those without scales together and first, the teacher left out."""
+    groups: dict[str, list[Entry]] = {}
+    for entry in results.entries_of(pair):
         if entry.row.method is not None:
             title = ALONE if entry.row.scale is None else entry.row.method.upper()
-            found.setdefault(title, []).append(entry)
-    return found
+            groups.setdefault(title, []).append(entry)
+    return groups
 
 
-def _of_rows(entries: list[Entry]) -> list[Style]:
-    """How a group's rows are told apart: scales by colour and stand by dashes; rows without scales one by one."""
+def _row_styles(entries: list[Entry]) -> list[Style]:
+    """Tell a group's rows apart: scales by colour and stand by dashes; every row without scales gets its own colour."""
     scales = sorted({entry.row.scale for entry in entries if entry.row.scale is not None}, key=by_size)
     return [
         Style(i, i // COLOURS, i)
@@ -200,7 +196,7 @@ def _of_rows(entries: list[Entry]) -> list[Style]:
     ]
 
 
-def _of_pairs(results: Results) -> dict[str, Style]:
+def _pair_styles(results: Results) -> dict[str, Style]:
     return {pair: Style(i, 0, i) for i, pair in enumerate(results.card["pairs"])}
 
 
@@ -209,14 +205,13 @@ def _keys(styles: dict[str, Style], shown: set[str]) -> list[Key]:
 
 
 def _incomplete(entry: Entry) -> str:
-    seeds = len(entry.values) + len(entry.missing)
-    return f" ({len(entry.values)} of {seeds} seeds, no mean)" if entry.missing else ""
+    return f" ({len(entry.values)} of {entry.seeds} seeds, no mean)" if entry.missing else ""
 
 
 def _curves(results: Results, history: pd.DataFrame, entries: list[Entry]) -> dict[str, list[Curve]]:
-    """By quantity: accuracies, losses, learning rate."""
+    """Collect the curves of a group's rows by quantity: accuracies, losses, learning rate."""
     columns = [name for name in history.columns if name not in ("cell", "epoch", TEST, TRAIN, RATE)]
-    found: dict[str, list[Curve]] = {}
+    by_quantity: dict[str, list[Curve]] = {}
     for entry in entries:
         of_row = history[history["cell"].isin(results.cells_of(entry))]
         table = of_row.pivot_table(index="epoch", columns="cell")
@@ -225,15 +220,14 @@ def _curves(results: Results, history: pd.DataFrame, entries: list[Entry]) -> di
                 seeds = _thinned(pd.DataFrame(table[quantity]).dropna(), is_stepped=quantity == RATE)
                 if len(seeds):
                     curve = Curve(entry.row, [int(epoch) for epoch in seeds.index], seeds, not entry.missing)
-                    found.setdefault(quantity, []).append(curve)
-    if TEST in found:
-        found[LATE] = [curve.late for curve in found[TEST]]
-    order = [quantity for quantity in (TEST, LATE, TRAIN, *columns, RATE) if quantity in found]
-    return {quantity: found[quantity] for quantity in order}
+                    by_quantity.setdefault(quantity, []).append(curve)
+    if TEST in by_quantity:
+        by_quantity[LATE] = [curve.late for curve in by_quantity[TEST]]
+    return {key: by_quantity[key] for key in (TEST, LATE, TRAIN, *columns, RATE) if key in by_quantity}
 
 
 def _thinned(seeds: pd.DataFrame, *, is_stepped: bool) -> pd.DataFrame:
-    """At most about POINTS epochs: of a quantity that mostly stays, the ends of its steps, else evenly spaced ones."""
+    """Keep about POINTS epochs: the ends of the steps of a quantity that mostly stays, else evenly spaced ones."""
     last = len(seeds) - 1
     if is_stepped:
         moves = seeds.diff().abs().gt(0).any(axis=1)
@@ -246,16 +240,16 @@ def _thinned(seeds: pd.DataFrame, *, is_stepped: bool) -> pd.DataFrame:
 
 
 def _axes(drawn: dict[str, dict[str, list[Curve]]]) -> dict[str, tuple[Axis, Axis]]:
-    """The two axes of every quantity, over all groups of a pair."""
+    """Make the two axes of every quantity, over all groups of a pair."""
     lines: dict[str, list[Curve]] = {}
-    for of_quantity in drawn.values():
-        for quantity, found in of_quantity.items():
-            lines.setdefault(quantity, []).extend(found)
+    for by_quantity in drawn.values():
+        for quantity, some in by_quantity.items():
+            lines.setdefault(quantity, []).extend(some)
     axes = {}
-    for quantity, found in lines.items():
-        values = [float(value) for curve in found for value in curve.seeds.to_numpy().ravel()]
+    for quantity, drawn_lines in lines.items():
+        values = [float(value) for curve in drawn_lines for value in curve.seeds.to_numpy().ravel()]
         title = TITLES.get(quantity, f"{quantity.upper()} loss")
-        epochs = whole("Epoch", min(c.epochs[0] for c in found), max(c.epochs[-1] for c in found))
+        epochs = whole("Epoch", min(c.epochs[0] for c in drawn_lines), max(c.epochs[-1] for c in drawn_lines))
         if quantity == RATE and min(values) > 0:
             axes[quantity] = epochs, powers(title, values)
         else:
@@ -291,20 +285,19 @@ def _curve_chart(pair: str, title: str, axes: tuple[Axis, Axis], lines: list[Cur
     return chart
 
 
-def _reliability_chart(
-    pair: str, title: str, evaluation: dict[str, Any], entries: list[Entry]
-) -> tuple[Chart, list[Key]]:
-    """Accuracy over confidence of a group's rows; without lines where no cell has bins."""
+def _reliability_chart(results: Results, pair: str, title: str, entries: list[Entry]) -> tuple[Chart, list[Key]]:
+    """Draw accuracy over confidence for a group's rows; the chart has no lines where no cell has bins."""
     x = linear("Confidence (%)", [0, 100], ticks=4)
     y = linear("Accuracy (%)", [0, 100], ticks=4)
     chart = Chart(f"Reliability of {pair}, {title}", "", x, y, 300, 290, has_diagonal=True)
     keys = []
     told = []
     grey = Style(dash=2, is_context=True)
-    if any("reliability" in cell for entry in entries for cell in evaluation["cells"] if entry.row.holds(cell)):
-        keys += [Key(TEACHER, grey)] * _draw_bins(chart, TEACHER, grey, [evaluation["teacher"]])
-    for entry, style in zip(entries, _of_rows(entries), strict=True):
-        cells = [cell for cell in evaluation["cells"] if entry.row.holds(cell)]
+    if any("reliability" in cell for entry in entries for cell in results.measured(entry)):
+        teacher = next(entry for entry in results.entries_of(pair) if entry.row.method is None)
+        keys += [Key(TEACHER, grey)] * _draw_bins(chart, TEACHER, grey, results.measured(teacher))
+    for entry, style in zip(entries, _row_styles(entries), strict=True):
+        cells = results.measured(entry)
         if _draw_bins(chart, entry.row.label, style, cells):
             keys.append(Key(entry.row.label, style))
             told.append(f"{entry.row.label} {sum(cell['ece'] for cell in cells) / len(cells):.2f}")
@@ -316,12 +309,12 @@ def _reliability_chart(
 
 
 def _draw_bins(chart: Chart, label: str, style: Style, cells: list[dict[str, Any]]) -> bool:
-    """A line through the bins of all seeds together, marks as large as the bins' share; whether there was any."""
+    """Draw a line through the bins of all seeds, marks as large as the bins' share; return whether there was one."""
     measured = [cell for cell in cells if "reliability" in cell]
     if not measured:
         return False
-    found = dvc_plots.pooled(measured)
-    bins = list(zip(found["count"], found["confidence"], found["accuracy"], strict=True))
+    pooled = dvc_plots.pooled(measured)
+    bins = list(zip(pooled["count"], pooled["confidence"], pooled["accuracy"], strict=True))
     total = sum(count for count, _, _ in bins)
     chart.line(label, style, [(100 * confidence, 100 * accuracy) for _, confidence, accuracy in bins])
     for count, confidence, accuracy in bins:

@@ -1,7 +1,8 @@
-"""The report: all that a matrix measured on one page, which needs no network and can be sent around as one file."""
+"""The report: all that a matrix measured on one HTML page, a single file that loads nothing from elsewhere."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -12,12 +13,13 @@ from markupsafe import Markup
 from kdcore.results import captions, tables
 from kdcore.results.report import charts
 from kdcore.results.rows import Entry, Results, Row
+from kdcore.results.tables import MISSING, NOTHING
 
 NAME = "report.html"
 FOLDER = Path(__file__).parent
-MINUS, NOTHING, MISSING = "\N{MINUS SIGN}", "–", "missing"
+MINUS = "\N{MINUS SIGN}"
 STRONGEST = 0.95
-"""Quantile of all absolute gains from which on colours grow no stronger: one failed cell must not pale the others."""
+"""Quantile of absolute gains that has the strongest colour, so that one failed cell does not make the others pale."""
 NOISE: dict[str, Any] = {"sign": "≈", "about": "within noise: seeds cannot tell it from the published figure"}
 PROVENANCE = {
     "name": "Cell",
@@ -28,9 +30,12 @@ PROVENANCE = {
     "computed_in": "Precision",
     "recipe": "Recipe",
     "recipe_sources": "Sources of the recipe",
+    "accepted": "Accepted without training again",
 }
+"""Columns of cells.csv that the page shows, and their titles."""
 TIMED = "trained on this machine, from the first epoch to the last without a break"
-Cell = dict[str, Any]
+METRICS = {"agreement": 2, "ece": 2, "nll": 3, "top5": 2}
+"""Metrics of every network besides top-1, and how many decimals are shown."""
 
 
 @dataclass(frozen=True)
@@ -39,24 +44,28 @@ class Value:
 
     text: str
     key: float | None = None
-    """What it is sorted by; None sorts by its text."""
+    """Number to sort by; None sorts by the text."""
     is_strong: bool = False
+    """Whether it is printed bold."""
     is_absent: bool = False
-    """Sorted last in either direction."""
+    """Whether it is sorted last in either direction."""
     sign: str = ""
-    """† § or ≈ behind the text, as the notes explain them."""
+    """†, § or ≈ behind the text; the notes explain them."""
     about: str = ""
-    """What the sign says of this value."""
+    """Explains the sign."""
+
+
+ABSENT = Value(NOTHING, is_absent=True)
 
 
 @dataclass(frozen=True)
 class Column:
-    """Its head."""
+    """The head of a column."""
 
     title: str
     is_number: bool = True
     about: str = ""
-    """What it holds, where the title leaves that open."""
+    """Explains the column, where its title does not."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +87,7 @@ class Tile:
     kind: str
     """gain, loss, plain, missing or nothing."""
     strength: int = 0
-    """Of its colour, percent."""
+    """Strength of the colour in percent."""
     is_strong: bool = False
 
 
@@ -92,14 +101,9 @@ class HeatMap:
     """The gain with the strongest colour, percentage points."""
 
     def spans(self, *keys: str) -> list[tuple[Row, int]]:
-        """Neighbouring columns that agree in some attributes: the first of them, and how many."""
-        found: list[tuple[Row, int]] = []
-        for row in self.columns:
-            if found and all(getattr(found[-1][0], key) == getattr(row, key) for key in keys):
-                found[-1] = (found[-1][0], found[-1][1] + 1)
-            else:
-                found.append((row, 1))
-        return found
+        """Group neighbouring columns that agree in some attributes: the first of each group, and how many it has."""
+        groups = (list(group) for _, group in groupby(self.columns, attrgetter(*keys)))
+        return [(group[0], len(group)) for group in groups]
 
 
 def write(results: Results, folder: Path) -> None:
@@ -108,7 +112,7 @@ def write(results: Results, folder: Path) -> None:
 
 
 def render(results: Results) -> str:
-    """The page."""
+    """Return the page as HTML."""
     environment = Environment(
         loader=FileSystemLoader(FOLDER),
         autoescape=True,
@@ -116,7 +120,7 @@ def render(results: Results) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    # Unescaped are only the two files of this package: nothing in them comes from parameters.
+    # Only these two files of this package are not escaped: nothing in them comes from params.yaml.
     style, script = ((FOLDER / f"report.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
     return environment.get_template("report.html.jinja").render(
         data=results.card["data"],
@@ -140,56 +144,56 @@ def render(results: Results) -> str:
 
 
 def incomplete(results: Results) -> str:
-    """What there is of a matrix of which something is missing; empty for a complete one."""
+    """Say how many cells have a result, where some have none; empty for a complete matrix."""
     done, missing = _done(results)
     return f"Incomplete: {done} of {done + missing} cells have a result" if missing else ""
 
 
 def counts(results: Results) -> list[tuple[str, Value]]:
-    """The matrix in a few numbers."""
+    """Sum up the matrix in a few numbers, each with its title."""
     done, missing = _done(results)
     gains = [entry for entry in results.entries if entry.gain is not None]
     best = max(gains, key=lambda entry: entry.gain or 0, default=None)
-    found = [
+    sums = [
         ("Pairs", Value(str(len(results.card["pairs"])))),
         ("Cells with a result", Value(f"{done} of {done + missing}" if missing else str(done))),
     ]
     if len(results.card["seeds"]) > 1:
         supported = sum(entry.is_significant for entry in gains)
-        found.append(("Gains that seeds support", Value(f"{supported} of {len(gains)}")))
+        sums.append(("Gains that seeds support", Value(f"{supported} of {len(gains)}")))
     else:
         above = sum((entry.gain or 0) > 0 for entry in gains)
-        found.append(("Gains above 0; one seed tells none of them from noise", Value(f"{above} of {len(gains)}")))
+        sums.append(("Gains above 0; one seed tells none of them from noise", Value(f"{above} of {len(gains)}")))
     if best is not None:
-        found.append((f"Largest gain: {best.pair}, {best.row.label}", _with_budget(Value(signed(best.gain)), best)))
-    return found
+        sums.append((f"Largest gain: {best.pair}, {best.row.label}", _with_budget(Value(signed(best.gain)), best)))
+    return sums
 
 
 def _done(results: Results) -> tuple[int, int]:
-    """How many cells have a result, and how many have none."""
+    """Count the cells that have a result, and those that have none."""
     entries = [entry for entry in results.entries if entry.row.method is not None]
     return sum(len(entry.values) for entry in entries), sum(len(entry.missing) for entry in entries)
 
 
 def heat_map(results: Results) -> HeatMap | None:
-    """Gains over plain; None for a matrix without M."""
+    """Return the gains over the plain rows as a heat map; None for a matrix without logit methods."""
     first = results.card["pairs"][0]
-    columns = [entry.row for entry in results.of_pair(first) if entry.row.scale is not None]
+    columns = [entry.row for entry in results.entries_of(first) if entry.row.scale is not None]
     if not columns:
         return None
     sizes = sorted(abs(entry.gain) for entry in results.entries if entry.gain is not None)
     limit = max(sizes[int(STRONGEST * (len(sizes) - 1))], 0.1) if sizes else 1.0
     rows = {
-        pair: [_tile(entry, limit) for entry in results.of_pair(pair) if entry.row.scale is not None]
+        pair: [_tile(entry, limit) for entry in results.entries_of(pair) if entry.row.scale is not None]
         for pair in results.card["pairs"]
     }
     return HeatMap(columns, rows, limit)
 
 
 def lines(results: Results) -> Sheet:
-    """Every row of every pair."""
+    """Return the table with every row of every pair."""
     accuracy = results.card["accuracy"]
-    # Nothing but accuracy is measured of the best epoch.
+    # Only the accuracy of the best epoch is known.
     last = "" if accuracy == "top1" else ", of the last epoch, not of the one that Top-1 is of"
     columns = (
         Column("Pair", is_number=False),
@@ -200,8 +204,8 @@ def lines(results: Results) -> Sheet:
         Column("Missing", about="seeds without a result"),
         Column("Gain", about="over the method's plain row, percentage points; bold where seeds support it"),
         Column("Margin", about="half the 95% confidence interval of the gain, percentage points"),
-        Column("p", about="of the comparison with the plain row, two-sided, before adjustment"),
-        Column("p, adjusted", about="by Holm's method, for all gains of the pair"),
+        Column("p", about="p-value of the gain over the plain row, two-sided, before adjustment"),
+        Column("p, adjusted", about="p-value adjusted by Holm's method for all gains of the pair"),
         Column("Published", about="top-1, percent; † doubtful"),
         Column("Difference", about="measured minus published, percentage points; ≈ within noise"),
         Column("Within noise", is_number=False, about="yes where seeds cannot tell measured and published apart"),
@@ -214,7 +218,7 @@ def lines(results: Results) -> Sheet:
 
 
 def networks(results: Results) -> Sheet:
-    """Cost of the networks, per pair, and of their training where somebody has a time."""
+    """Return the cost of each pair's networks, and of training its cells where times are known."""
     columns = [
         Column("Pair", is_number=False),
         Column("Teacher parameters (M)"),
@@ -223,48 +227,46 @@ def networks(results: Results) -> Sheet:
         Column("Student multiply-adds (M)"),
         Column("Cells"),
     ]
+    if results.timings:
+        columns.append(Column("Training time (h)", about=f"sum over the cells {TIMED}"))
     rows = []
     for evaluation in results.evaluations:
         sizes = [
-            evaluation[of][what] / 1e6 for what in ("parameters", "multiply_adds") for of in ("teacher", "student")
+            evaluation[who][what] / 1e6 for what in ("parameters", "multiply_adds") for who in ("teacher", "student")
         ]
-        count = number(len(evaluation["cells"]), 0)
-        rows.append([Value(evaluation["pair"]), *(number(size) for size in sizes), count])
-    if not results.timings:
-        return Sheet("Networks of pairs", tuple(columns), rows)
-    for row, evaluation in zip(rows, results.evaluations, strict=True):
         timed = [results.timings[cell["name"]] for cell in evaluation["cells"] if cell["name"] in results.timings]
-        row.append(number(sum(timing.seconds for timing in timed) / 3600 if timed else None))
-    columns.append(Column("Training time (h)", about=f"of cells {TIMED}"))
-    return Sheet("Networks and training time of pairs", tuple(columns), rows)
+        hours = number(sum(timing.seconds for timing in timed) / 3600 if timed else None)
+        row = [Value(evaluation["pair"]), *map(number, sizes), number(len(evaluation["cells"]), 0), hours]
+        rows.append(row[: len(columns)])
+    return Sheet(f"Networks{' and training time' if results.timings else ''} of pairs", tuple(columns), rows)
 
 
 def times(results: Results) -> Sheet:
-    """Time of training, per pair and row; no rows where nobody has a time."""
+    """Return training times per pair and row; no rows where no times are known."""
     columns = (
         Column("Pair", is_number=False),
         Column("Row", is_number=False),
-        Column("Cells", about=TIMED),
+        Column("Cells", about=f"number of cells {TIMED}"),
         Column("Time per cell (min)", about="mean over seeds"),
         Column("Time, all cells (min)"),
         Column("Images/s", about="while training, mean over seeds"),
     )
     rows = []
     for entry in results.entries:
-        found = [results.timings[name] for name in results.cells_of(entry) if name in results.timings]
-        if found:
-            minutes = [timing.seconds / 60 for timing in found]
+        timed = [results.timings[name] for name in results.cells_of(entry) if name in results.timings]
+        if timed:
+            minutes = [timing.seconds / 60 for timing in timed]
             rows.append([
-                Value(entry.pair), Value(entry.row.label), number(len(found), 0), number(fmean(minutes)),
-                number(sum(minutes)), number(fmean(timing.images_per_second for timing in found), 0),
+                Value(entry.pair), Value(entry.row.label), number(len(timed), 0), number(fmean(minutes)),
+                number(sum(minutes)), number(fmean(timing.images_per_second for timing in timed), 0),
             ])  # fmt: skip
     return Sheet("Training time of rows", columns, rows, heads=2)
 
 
 def cells(results: Results) -> Sheet:
-    """What made every cell."""
+    """Return what each cell was trained with; the column of accepted changes is there only where there are some."""
     frame = tables.cells(results)
-    kept = [key for key in PROVENANCE if key in frame]
+    kept = [key for key in PROVENANCE if key in frame and (key != "accepted" or frame[key].any())]
     columns = tuple(Column(PROVENANCE[key], is_number=key == "seed") for key in kept)
     rows = [
         [number(value, 0) if key == "seed" else Value(str(value)) for key, value in zip(kept, line, strict=True)]
@@ -274,20 +276,20 @@ def cells(results: Results) -> Sheet:
 
 
 def number(value: float | None, digits: int = 2, *, is_strong: bool = False) -> Value:
-    """A number for people, and for sorting."""
+    """Format a number for people, and keep it for sorting; None is a dash."""
     if value is None:
-        return Value(NOTHING, is_absent=True)
+        return ABSENT
     return Value(f"{value:,.{digits}f}".replace("-", MINUS), float(value), is_strong)
 
 
 def signed(value: float | None) -> str:
-    """A difference."""
+    """Format a difference with its sign; None is a dash."""
     return NOTHING if value is None else f"{value:+.2f}".replace("-", MINUS)
 
 
 def _line(results: Results, entry: Entry) -> list[Value]:
     compared = entry.compared
-    within = {None: Value(NOTHING, is_absent=True), True: Value("yes"), False: Value("no")}[entry.is_within_noise]
+    within = {None: ABSENT, True: Value("yes"), False: Value("no")}[entry.is_within_noise]
     return [
         Value(entry.pair),
         Value(entry.row.label),
@@ -302,12 +304,12 @@ def _line(results: Results, entry: Entry) -> list[Value]:
         _published(entry),
         replace(_difference(entry.difference), **(NOISE if entry.is_within_noise else {})),
         within,
-        *(number(_mean(results, entry, key), digits) for key, digits in _METRICS.items()),
+        *(number(_mean(results, entry, key), digits) for key, digits in METRICS.items()),
     ]
 
 
 def _with_budget(value: Value, entry: Entry) -> Value:
-    """Marked where the caption does not say what the row was trained with."""
+    """Mark a value with § where the row was not trained with what the caption says."""
     return replace(value, sign="§", about=_budget(entry)) if entry.budget else value
 
 
@@ -316,38 +318,25 @@ def _budget(entry: Entry) -> str:
 
 
 def _published(entry: Entry) -> Value:
-    """The published figure, marked where it is doubtful."""
+    """Return the published figure, marked with † where it is doubtful."""
     if entry.figure is None:
         return number(None)
     value, doubt = number(entry.figure.top1), entry.figure.doubt
     return replace(value, sign="†", about=f"doubtful: {doubt}") if doubt else value
 
 
-_METRICS = {"agreement": 2, "ece": 2, "nll": 3, "top5": 2}
-
-
 def _mean(results: Results, entry: Entry, key: str) -> float | None:
-    """Over the seeds of a row; None where one is missing, for no seed is left out of a mean."""
-    found = [cell[key] for cell in _cells(results, entry) if key in cell]
-    return None if entry.missing or len(found) < len(entry.values) else fmean(found)
-
-
-def _cells(results: Results, entry: Entry) -> Sequence[Cell]:
-    """What was measured of a row: its seeds' cells, or the teacher."""
-    for evaluation in results.evaluations:
-        if evaluation["pair"] == entry.pair:
-            if entry.row.method is None:
-                return [evaluation["teacher"]]
-            return [cell for cell in evaluation["cells"] if entry.row.holds(cell)]
-    return []
+    """Average a metric over the seeds of a row; None where one is missing, because no seed is left out of a mean."""
+    values = [network[key] for network in results.measured(entry) if key in network]
+    return None if entry.missing or len(values) < len(entry.values) else fmean(values)
 
 
 def _difference(value: float | None, *, is_strong: bool = False) -> Value:
-    return Value(NOTHING, is_absent=True) if value is None else Value(signed(value), value, is_strong)
+    return ABSENT if value is None else Value(signed(value), value, is_strong)
 
 
 def _p_value(value: float | None) -> Value:
-    return Value(NOTHING, is_absent=True) if value is None else Value(_p(value), value)
+    return ABSENT if value is None else Value(_p(value), value)
 
 
 def _p(value: float) -> str:
@@ -357,8 +346,7 @@ def _p(value: float) -> str:
 def _tile(entry: Entry, limit: float) -> Tile:
     where = f"{entry.pair}, {entry.row.label}"
     if entry.missing:
-        seeds = len(entry.missing) + len(entry.values)
-        return Tile(MISSING, f"{where}: {len(entry.missing)} of {seeds} seeds have no result", "missing")
+        return Tile(MISSING, f"{where}: {len(entry.missing)} of {entry.seeds} seeds have no result", "missing")
     noise = "" if entry.deviation is None else f" ± {entry.deviation:.2f}"
     about = f"{where}: top-1 {entry.mean:.2f}{noise}"
     about += f", {_budget(entry)}" if entry.budget else ""

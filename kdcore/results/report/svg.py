@@ -6,11 +6,12 @@ The template of the report turns a `Chart` into SVG; colours, dashes and shapes 
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 LEFT, RIGHT, TOP, BOTTOM = 52, 10, 10, 42
 """Margins around the area of the data."""
 COLOURS, DASHES, SHAPES = 7, 4, 4
-"""How many the style sheet knows."""
+"""How many colours, dashes and shapes the style sheet has."""
 Points = Iterable[tuple[float, float]]
 
 
@@ -25,7 +26,7 @@ class Axis:
     is_log: bool = False
 
     def share(self, value: float) -> float:
-        """Where a value lies: 0 at the low end, 1 at the high end."""
+        """Return where a value lies: 0 at the low end, 1 at the high end."""
         low, high, at = (math.log10(v) if self.is_log else v for v in (self.low, self.high, value))
         return (at - low) / (high - low)
 
@@ -37,17 +38,17 @@ class Axis:
 
 @dataclass(frozen=True)
 class Style:
-    """Classes of the style sheet; what tells one line or mark from another."""
+    """Colour, dash and shape of a line or mark, by their numbers in the style sheet."""
 
     colour: int = 0
     dash: int = 0
     shape: int = 0
     is_context: bool = False
-    """Grey: what the others are compared with."""
+    """Whether it is grey, because the others are compared with it."""
 
     @property
     def classes(self) -> str:
-        """For the attribute `class`."""
+        """Value of the attribute `class`."""
         return f"{'context' if self.is_context else f'c{self.colour % COLOURS}'} d{self.dash % DASHES}"
 
     @property
@@ -63,9 +64,9 @@ class Line:
     label: str
     style: Style
     path: str
-    """As in SVG's attribute `d`."""
+    """Value of the attribute `d`."""
     band: str | None = None
-    """Outline of the area around it, also as `d`."""
+    """Outline of the area around the line, also a value of `d`."""
     is_thin: bool = False
 
 
@@ -88,7 +89,7 @@ class Chart:
 
     title: str
     description: str
-    """What it shows, for those who do not see it."""
+    """Text for readers who cannot see the drawing."""
     x: Axis
     y: Axis
     width: int = 300
@@ -97,28 +98,23 @@ class Chart:
     marks: list[Mark] = field(default_factory=list)
     has_diagonal: bool = False
 
-    @property
-    def left(self) -> int:
-        """The data area's left edge."""
-        return LEFT
+    left: ClassVar[int] = LEFT
+    """Left edge of the area of the data."""
+    top: ClassVar[int] = TOP
+    """Upper edge of the area of the data."""
 
     @property
     def right(self) -> int:
-        """The data area's right edge."""
+        """Right edge of the area of the data."""
         return self.width - RIGHT
 
     @property
-    def top(self) -> int:
-        """The data area's upper edge."""
-        return TOP
-
-    @property
     def bottom(self) -> int:
-        """The data area's lower edge."""
+        """Lower edge of the area of the data."""
         return self.height - BOTTOM
 
     def at(self, x: float, y: float) -> tuple[float, float]:
-        """A data point in the drawing's units, rounded to tenths."""
+        """Convert a data point to the drawing's units, rounded to tenths."""
         across, up = self.x.share(x), self.y.share(y)
         return (
             round(self.left + across * (self.right - self.left), 1),
@@ -126,7 +122,7 @@ class Chart:
         )
 
     def path(self, points: Points) -> str:
-        """Data points, connected."""
+        """Connect data points; returns the value of the attribute `d`."""
         return "M" + "L".join(f"{x:g} {y:g}" for x, y in (self.at(*point) for point in points))
 
     def line(
@@ -154,22 +150,22 @@ class Chart:
         deviation: float | None = None,
         is_hollow: bool = False,
     ) -> None:
-        """Draw one data point, `deviation` up and down of it an error bar."""
+        """Draw one data point, with an error bar of `deviation` up and down."""
         bar = None if deviation is None else (self.at(x, y - deviation)[1], self.at(x, y + deviation)[1])
         self.marks.append(Mark(label, style, *self.at(x, y), round(radius, 1), bar, is_hollow))
 
 
 def linear(title: str, values: Iterable[float], *, ticks: int = 4, starts_at: float | None = None) -> Axis:
-    """An axis over all values, with round ticks at and between its ends.
+    """Make an axis over all values, with round ticks at and between its ends.
 
     Args:
-        title: what it measures, with its unit.
-        values: that it must hold.
-        ticks: about how many steps.
+        title: what the axis measures, with its unit.
+        values: the values that it must hold.
+        ticks: about how many steps it has.
         starts_at: its low end, where the values do not decide it.
     """
-    found = [*values, *([] if starts_at is None else [starts_at])]
-    low, high = min(found), max(found)
+    held = [*values, *([] if starts_at is None else [starts_at])]
+    low, high = min(held), max(held)
     span = high - low or abs(high) or 1.0
     step = _round_step(span / ticks)
     first = math.floor(low / step + 1e-9) if starts_at is None else starts_at / step
@@ -179,7 +175,7 @@ def linear(title: str, values: Iterable[float], *, ticks: int = 4, starts_at: fl
 
 
 def whole(title: str, first: int, last: int) -> Axis:
-    """An axis of epochs: from the first to the last, with round ticks between."""
+    """Make an axis of epochs, from the first to the last, with round ticks between."""
     last = max(last, first + 1)
     step = max(1, round(_round_step((last - first) / 4)))
     ticks = (first, *(tick for tick in range(step, last, step) if first + step / 2 <= tick <= last - step / 2), last)
@@ -187,15 +183,15 @@ def whole(title: str, first: int, last: int) -> Axis:
 
 
 def powers(title: str, values: Iterable[float]) -> Axis:
-    """A logarithmic axis over positive values, with ticks at powers of ten."""
-    found = list(values)
-    low, high = math.floor(math.log10(min(found)) + 1e-9), math.ceil(math.log10(max(found)) - 1e-9)
+    """Make a logarithmic axis over positive values, with ticks at powers of ten."""
+    held = list(values)
+    low, high = math.floor(math.log10(min(held)) + 1e-9), math.ceil(math.log10(max(held)) - 1e-9)
     high = max(high, low + 1)
     ticks = tuple(float(f"1e{power}") for power in range(low, high + 1, max(1, (high - low) // 4)))
     return Axis(title, 10.0**low, 10.0**high, ticks, is_log=True)
 
 
 def _round_step(step: float) -> float:
-    """The nearest of 1, 2, 2.5, 5 times a power of ten."""
+    """Round a step to the nearest of 1, 2, 2.5 or 5 times a power of ten."""
     power = 10.0 ** math.floor(math.log10(step))
     return power * min((1, 2, 2.5, 5, 10), key=lambda nice: abs(math.log(nice * power / step)))
