@@ -1,18 +1,17 @@
 """What a person sees while a network trains."""
 
-import csv
 import json
 import math
 import os
 import platform
 import time
 from dataclasses import asdict
-from io import StringIO
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from kdcore.system import csvfile
 from kdcore.system.files import remove_file, replace_text
 from kdcore.training.loop import Callbacks, Row
 from kdcore.training.pulse import Pulse, live_file, pulse_file
@@ -98,11 +97,7 @@ class TrainingProgress:
         if not self.is_followed:
             return
         if self.history:
-            text = StringIO()
-            table = csv.DictWriter(text, fieldnames=self.history[0], lineterminator="\n")
-            table.writeheader()
-            table.writerows(self.history)
-            replace_text(live_file(self.name), text.getvalue())
+            replace_text(live_file(self.name), csvfile.text(self.history))
         self._write_pulse()
 
     def _write_pulse(self) -> None:

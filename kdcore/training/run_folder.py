@@ -5,12 +5,12 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
-from kdcore.system import validated
+from kdcore.system import csvfile, validated
 from kdcore.system.errors import UserError
 from kdcore.system.files import read_json, sync, whole, write_json
-from kdcore.system.validated import Provenance, Stored
+from kdcore.system.validated import Acceptance, Provenance, Stored
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,6 +37,7 @@ class _Teacher(Stored):
 
     source: str
     adopted: Any = None
+    accepted: list[Acceptance] = Field(default_factory=list)
     train: _Training | None = None
 
     @model_validator(mode="after")
@@ -70,10 +71,7 @@ def write(
         if adapters is not None and adapters.state_dict():
             checkpoints.save(adapters, aside / ADAPTERS)
         if history:
-            with (aside / HISTORY).open("w", newline="") as file:
-                table = csv.DictWriter(file, fieldnames=history[0], lineterminator="\n")
-                table.writeheader()
-                table.writerows(history)
+            (aside / HISTORY).write_text(csvfile.text(history), encoding="utf-8")
         write_json(aside / META, meta)
         sync(*aside.iterdir(), aside)
     sync(folder.parent)

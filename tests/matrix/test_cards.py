@@ -101,7 +101,7 @@ EDITS = {
         "    if device is None:\n        raise ValueError(device)\n    if teacher is not None:\n", set(),
     ),
     "a new member of a family": (
-        "networks/resnet.py", '"resnet14": {"depth": 14},', '"resnet14": {"depth": 14},\n    "resnet26": {"depth": 26},',
+        "networks/resnet.py", '"resnet14": {"depth": 14},', '"resnet14": {"depth": 14}, "resnet26": {"depth": 26},',
         set(),
     ),
     "a statement of dkd": (
