@@ -117,36 +117,6 @@ class Normalize:
         return ((images.float() - self.shift) / self.scale).contiguous(memory_format=torch.channels_last)
 
 
-def device_generator(seed: int, epoch: int, device: torch.device) -> torch.Generator:
-    """For what methods draw on the device while they train."""
-    return torch.Generator(device).manual_seed(_torch_seed(seed, epoch, METHODS))
-
-
-def seed_dropout(seed: int, epoch: int, rank: int = 0) -> None:
-    """Seed what networks draw while they train: torch's own generators, in each process others."""
-    torch.manual_seed(_torch_seed(seed, epoch, DROPOUT) + rank)
-
-
-def drawn_state(device: torch.device, generator: torch.Generator) -> dict[str, Tensor]:
-    """Where in their draws `seed_dropout`'s generators and a `device_generator` are, for `restore_drawn`."""
-    state = {"methods": generator.get_state(), "dropout": torch.get_rng_state()}
-    if device.type == "cuda":
-        state["dropout_on_device"] = torch.cuda.get_rng_state(device)
-    return state
-
-
-def restore_drawn(state: dict[str, Tensor], device: torch.device, generator: torch.Generator) -> None:
-    """Go on with the draws of another process."""
-    generator.set_state(state["methods"])
-    torch.set_rng_state(state["dropout"])
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(state["dropout_on_device"], device)
-
-
 def generator(seed: int, epoch: int, purpose: int) -> np.random.Generator:
     """What one purpose draws in one epoch; see `ORDER` and its neighbours."""
     return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch, purpose])))
-
-
-def _torch_seed(seed: int, epoch: int, purpose: int) -> int:
-    return int(np.random.SeedSequence([seed, epoch, purpose]).generate_state(1, np.uint64)[0] >> np.uint64(1))

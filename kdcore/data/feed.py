@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from kdcore.data.augment import Normalize, Views, apply_views, epoch_order, epoch_views, middle
+from kdcore.data.dataset import Dataset, Encoded, Split
 from kdcore.data.randaugment import apply_strong_views, epoch_strong_views
-from kdcore.data.storage import Dataset, Encoded, Split
 from kdcore.data.stream import StreamedViews, stream_unaugmented
 from kdcore.system.errors import UserError
 

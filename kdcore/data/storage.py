@@ -1,14 +1,13 @@
 """A data set on disk: plain arrays, memory-mapped, or an index of encoded images, with a manifest."""
 
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from kdcore.data.dataset import Dataset, Encoded, Split
 from kdcore.system import validated
 from kdcore.system.errors import UserError
 from kdcore.system.files import file_sha256, read_json, write_json
@@ -18,65 +17,6 @@ FORMAT = 2
 MANIFEST = "manifest.json"
 REMEDY = "run 'dvc checkout' or 'dvc repro --force data'"
 Rgb = Field(min_length=3, max_length=3)
-
-
-@dataclass(frozen=True)
-class Split:
-    """Images, small enough together to stay in memory, and their classes."""
-
-    images: np.ndarray
-    """(N, P, P, 3) uint8."""
-    labels: np.ndarray
-    """(N,) int64."""
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """Images that are decoded whenever they are seen, and their classes."""
-
-    table: pa.Table
-    """Column `label`, int64; and `path`, of files below `root`, or `image`, the files' bytes."""
-    root: Path | None = None
-    file: Path | None = None
-    """Where the table is memory-mapped from."""
-
-    @cached_property
-    def labels(self) -> np.ndarray:
-        """(N,) int64."""
-        return self.table["label"].to_numpy().copy()
-
-    @classmethod
-    def open(cls, file: Path, root: Path | None) -> "Encoded":
-        """The split whose table a file holds."""
-        return cls(pa.ipc.open_file(pa.memory_map(str(file))).read_all(), root, file)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Processes that decode get the file's name, not its content."""
-        return (Encoded.open, (self.file, self.root)) if self.file else (Encoded, (self.table, self.root))
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """What training and evaluation need to know of a data set."""
-
-    name: str
-    classes: list[str]
-    train: Split | Encoded
-    """Encoded images are seen as random resized crops (see `kdcore.data.stream`)."""
-    test: Split | Encoded
-    mean: tuple[float, float, float]
-    """Per channel, of images in [0, 1]."""
-    std: tuple[float, float, float]
-    image_size: int
-    """Side of what networks see, in pixels; of larger stored test images the middle."""
-    flip: bool
-    """Whether training images are mirrored at random."""
-    padding: int = 0
-    """Pixels of black border around stored training images, from which crops are taken."""
-    rotation: float = 0.0
-    """Largest angle, in degrees, by which stored training images are turned."""
-    stem: str = "small"
-    """Of the networks made for 32 x 32 images (see `kdcore.networks.create`)."""
 
 
 class _Section(BaseModel):
@@ -188,15 +128,6 @@ def read_manifest(folder: Path) -> Manifest:
         return Manifest.model_validate(content)
     except ValidationError as error:
         raise validated.damaged(folder / MANIFEST, validated.problem(error), REMEDY) from error
-
-
-def first_of_each_class(split: Split, count: int) -> Split:
-    """The first `count` images of every class, in the order of the split."""
-    rank = np.zeros(len(split.labels), dtype=np.int64)
-    for label in np.unique(split.labels):
-        members = split.labels == label
-        rank[members] = np.arange(members.sum())
-    return Split(split.images[rank < count], split.labels[rank < count])
 
 
 def _write(split: Split | Encoded, folder: Path, name: str) -> list[Path]:

@@ -19,8 +19,8 @@ from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as Decoded
 
 from kdcore.data.augment import STRONG_CROP, VIEWS
+from kdcore.data.dataset import Encoded
 from kdcore.data.images import UnreadableError, read_image
-from kdcore.data.storage import Encoded
 from kdcore.system.errors import UserError
 
 VARIABLE = "KDCORE_WORKERS"

@@ -224,7 +224,9 @@ class _Download:
         sha256 = file_sha256(self.part)
         if not f"sha256:{sha256}".startswith(self.checksum or ""):
             self._discard()
-            raise _RefusedError(f"has sha256 {sha256}, not {self.checksum}; it was removed")
+            raise _RefusedError(
+                f"has sha256 {sha256}, not {(self.checksum or '').removeprefix('sha256:')}; it was removed"
+            )
         _record(self.path).write_text(sha256)
         self.part.replace(self.path)
         self.note.unlink(missing_ok=True)

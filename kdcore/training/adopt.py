@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from kdcore import checkpoints
-from kdcore.data.storage import Dataset
+from kdcore.data.dataset import Dataset
 from kdcore.fetch import archives, download
 from kdcore.networks.contract import Network
 from kdcore.system.errors import UserError

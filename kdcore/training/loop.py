@@ -14,9 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from kdcore import catalog, networks, objective
-from kdcore.data.augment import device_generator, drawn_state, restore_drawn, seed_dropout
+from kdcore.data.dataset import Dataset
 from kdcore.data.feed import Feed, Seen
-from kdcore.data.storage import Dataset
 from kdcore.networks.contract import Network, Output
 from kdcore.objective import PLAIN, Batch, Known, Objective, Parts
 from kdcore.system.errors import RunError, UserError
@@ -26,6 +25,7 @@ from kdcore.training.device import autocast, compute_dtype, keep_freed_memory
 from kdcore.training.distributed import ALONE, World
 from kdcore.training.inference import predict
 from kdcore.training.optimizers import DOT, SGD
+from kdcore.training.random import device_generator, drawn_state, restore_drawn, seed_dropout
 
 Row = dict[str, float]
 """One epoch of a history: epoch, lr, loss, ce, the unweighted loss of each method by its name, train_top1 (of weak

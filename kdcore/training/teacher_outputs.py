@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kdcore.data.dataset import Split
 from kdcore.data.feed import Feed, Seen
-from kdcore.data.storage import Split
 from kdcore.networks.contract import Network, Output
 from kdcore.objective import Known, Objective
 from kdcore.scales import GRID, grid_logits

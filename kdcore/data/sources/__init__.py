@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kdcore.data import storage
+from kdcore.data.dataset import Dataset
 from kdcore.matrix import data_section
 from kdcore.matrix.fingerprint import fingerprint
 from kdcore.system.files import whole
@@ -15,7 +16,7 @@ SCRATCH = Path("scratch/data")
 KEY = "identity"
 
 
-def fetch(section: dict[str, Any]) -> storage.Dataset:
+def fetch(section: dict[str, Any]) -> Dataset:
     """The data set that section `data` of params.yaml names, from where it says.
 
     Raises:
@@ -26,7 +27,7 @@ def fetch(section: dict[str, Any]) -> storage.Dataset:
     return importlib.import_module(f"kdcore.data.sources.{kind}").fetch(**options)
 
 
-def fetch_once(section: dict[str, Any]) -> storage.Dataset:
+def fetch_once(section: dict[str, Any]) -> Dataset:
     """The same, kept below scratch/ for as long as the source's files stay as they are. Errors as of `fetch`."""
     code = fingerprint(f"kdcore.data.sources.{data_section.module(section['name'])}")
     identity = json.dumps([section, code, _files(data_section.path(section["source"]))], sort_keys=True)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from kdcore.data.dataset import Dataset, Split, first_of_each_class
 from kdcore.data.sources import parquet
 from kdcore.data.sources.archive import Archive, opened
-from kdcore.data.storage import Dataset, Split, first_of_each_class
 from kdcore.system.errors import UserError
 
 COUNTS = {"train": 50_000, "test": 10_000}

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from kdcore.data.dataset import Dataset, Split
 from kdcore.data.sources.archive import Archive, opened
 from kdcore.data.sources.folders import check_number, decode_images, entries
 from kdcore.data.sources.imagenet import MEAN, STD
-from kdcore.data.storage import Dataset, Split
 from kdcore.system.errors import UserError
 
 ARCHIVE = Archive(

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from kdcore.data.storage import Dataset, Split, first_of_each_class
+from kdcore.data.dataset import Dataset, Split, first_of_each_class
 
 POOL = 80
 """Images of each class that training may use; all others are test images, whatever the training set's size."""

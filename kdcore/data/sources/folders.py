@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
+from kdcore.data.dataset import Encoded, Split
 from kdcore.data.images import UnreadableError, check_image, read_image
-from kdcore.data.storage import Encoded, Split
 from kdcore.system.errors import UserError
 
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})

@@ -6,8 +6,8 @@ where <class> is a WordNet number such as n01440764. Images are decoded as they 
 
 from pathlib import Path
 
+from kdcore.data.dataset import Dataset
 from kdcore.data.sources.folders import Files, check_number, check_same_classes, classes_below, index_images
-from kdcore.data.storage import Dataset
 from kdcore.system.errors import UserError
 
 CLASSES = 1000

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from kdcore.data.dataset import Dataset, Encoded, Split
 from kdcore.data.sources import imagenet, parquet
 from kdcore.data.sources.folders import (
     Files,
@@ -23,7 +24,6 @@ from kdcore.data.sources.folders import (
     read_images,
     visible_folders,
 )
-from kdcore.data.storage import Dataset, Encoded, Split
 from kdcore.matrix.data_section import IMAGE_FOLDER
 from kdcore.system.errors import UserError
 

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.compute
 import pyarrow.parquet
 
+from kdcore.data.dataset import Encoded, Split
 from kdcore.data.sources.folders import check_images, decode_images
-from kdcore.data.storage import Encoded, Split
 from kdcore.system.errors import UserError, named
 
 LABELS = ("label", "labels", "fine_label", "class")

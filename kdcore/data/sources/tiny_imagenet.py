@@ -7,9 +7,9 @@ left out.
 
 from pathlib import Path
 
+from kdcore.data.dataset import Dataset
 from kdcore.data.sources.archive import Archive, opened
 from kdcore.data.sources.folders import Files, check_number, check_same_classes, classes_below, entries, read_images
-from kdcore.data.storage import Dataset
 from kdcore.system.errors import UserError
 
 ARCHIVE = Archive(
