@@ -11,7 +11,7 @@ import pyarrow as pa
 
 @dataclass(frozen=True)
 class Split:
-    """Images, small enough together to stay in memory, and their classes."""
+    """Images that are kept decoded in memory, and their classes."""
 
     images: np.ndarray
     """(N, P, P, 3) uint8."""
@@ -21,13 +21,13 @@ class Split:
 
 @dataclass(frozen=True)
 class Encoded:
-    """Images that are decoded whenever they are seen, and their classes."""
+    """Images that are kept encoded and decoded whenever they are seen, and their classes."""
 
     table: pa.Table
-    """Column `label`, int64; and `path`, of files below `root`, or `image`, the files' bytes."""
+    """A column `label` (int64), and either `path` (files below `root`) or `image` (the files' bytes)."""
     root: Path | None = None
     file: Path | None = None
-    """Where the table is memory-mapped from."""
+    """The file from which the table is memory-mapped, if any."""
 
     @cached_property
     def labels(self) -> np.ndarray:
@@ -36,11 +36,11 @@ class Encoded:
 
     @classmethod
     def open(cls, file: Path, root: Path | None) -> "Encoded":
-        """The split whose table a file holds."""
+        """Memory-map the table of a split."""
         return cls(pa.ipc.open_file(pa.memory_map(str(file))).read_all(), root, file)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Processes that decode get the file's name, not its content."""
+        """Send decoding processes the file's name instead of its content."""
         return (Encoded.open, (self.file, self.root)) if self.file else (Encoded, (self.table, self.root))
 
 
@@ -51,13 +51,13 @@ class Dataset:
     name: str
     classes: list[str]
     train: Split | Encoded
-    """Encoded images are seen as random resized crops (see `kdcore.data.stream`)."""
+    """Training images. Encoded ones are seen as random resized crops (`kdcore.data.stream`)."""
     test: Split | Encoded
     mean: tuple[float, float, float]
-    """Per channel, of images in [0, 1]."""
+    """Mean of each channel over the training images, in [0, 1]."""
     std: tuple[float, float, float]
     image_size: int
-    """Side of what networks see, in pixels; of larger stored test images the middle."""
+    """Side of the square that networks see, in pixels; they see the middle of larger test images."""
     flip: bool
     """Whether training images are mirrored at random."""
     padding: int = 0
@@ -65,11 +65,11 @@ class Dataset:
     rotation: float = 0.0
     """Largest angle, in degrees, by which stored training images are turned."""
     stem: str = "small"
-    """Of the networks made for 32 x 32 images (see `kdcore.networks.create`)."""
+    """Stem of networks that were designed for 32 x 32 images: "small" or "large" (`kdcore.networks.create`)."""
 
 
 def first_of_each_class(split: Split, count: int) -> Split:
-    """The first `count` images of every class, in the order of the split."""
+    """Keep the first `count` images of every class, in the order of the split."""
     rank = np.zeros(len(split.labels), dtype=np.int64)
     for label in np.unique(split.labels):
         members = split.labels == label

@@ -1,4 +1,4 @@
-"""A data set on disk: plain arrays, memory-mapped, or an index of encoded images, with a manifest."""
+"""Save and load data sets: memory-mapped arrays, or an index of encoded images, beside a manifest."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -35,22 +35,22 @@ class _Augmentation(_Section):
 
 
 class Manifest(_Section):
-    """What `save` writes beside the arrays; units as of `Dataset`."""
+    """The manifest that `save` writes beside the arrays; `kdcore.data.dataset.Dataset` explains the fields."""
 
     format: int
     name: str
     image_size: Annotated[int, Field(ge=1)]
     counts: _Counts
-    """Images."""
+    """Number of images in each split."""
     mean: Annotated[list[Annotated[float, Field(ge=0, le=1)]], Rgb]
     std: Annotated[list[Annotated[float, Field(gt=0, le=1)]], Rgb]
     stem: Literal["small", "large"]
     augmentation: _Augmentation
     encoded: dict[str, str | None]
-    """Of splits that are an index: the folder of the images; None where the index holds them."""
+    """Split -> folder of its images, for splits that are an index; None if the index itself holds the images."""
     classes: Annotated[list[str], Field(min_length=1)]
     sha256: dict[str, str]
-    """Of every file."""
+    """File -> its checksum."""
 
 
 def save(dataset: Dataset, folder: Path) -> None:
@@ -85,7 +85,7 @@ def save(dataset: Dataset, folder: Path) -> None:
 
 
 def load(folder: Path) -> Dataset:
-    """The data set of a folder, its arrays memory-mapped (copy on write: the files never change).
+    """Load the data set of a folder, its arrays memory-mapped (copy on write: the files never change).
 
     Raises:
         UserError: the folder holds no data set of this format, or a damaged one.
@@ -116,10 +116,10 @@ def load(folder: Path) -> Dataset:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """What the data set of a folder is.
+    """Read the manifest of a data set.
 
     Raises:
-        UserError: as of `load`.
+        UserError: the folder holds no manifest of this format, or a damaged one.
     """
     content = read_json(folder / MANIFEST)
     if content.get("format") != FORMAT:

@@ -120,7 +120,13 @@ def forget(path: Path) -> None:
 
 
 class _Download:
-    """One file that is being downloaded. Arguments as in `fetch`."""
+    """One file that is being downloaded.
+
+    Args:
+        path: where the file goes.
+        checksum: "sha256:<hex>", or None to trust what comes.
+        patience: how long to wait for servers.
+    """
 
     def __init__(self, path: Path, checksum: str | None, patience: Patience) -> None:
         self.path, self.checksum, self.patience = path, checksum, patience

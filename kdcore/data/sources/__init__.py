@@ -1,4 +1,4 @@
-"""Where data sets come from: one file per data set, found by the name in section `data` of params.yaml."""
+"""Sources of data sets: one file per data set, chosen by the name in section `data` of params.yaml."""
 
 import hashlib
 import importlib
@@ -17,7 +17,7 @@ KEY = "identity"
 
 
 def fetch(section: dict[str, Any]) -> Dataset:
-    """The data set that section `data` of params.yaml names, from where it says.
+    """Read the data set that section `data` of params.yaml names from the source that it names.
 
     Raises:
         UserError: the source does not hold it; the message says what was expected.
@@ -28,7 +28,11 @@ def fetch(section: dict[str, Any]) -> Dataset:
 
 
 def fetch_once(section: dict[str, Any]) -> Dataset:
-    """The same, kept below scratch/ for as long as the source's files stay as they are. Errors as of `fetch`."""
+    """Read a data set like `fetch`, and keep it below scratch/ until the source's files change.
+
+    Raises:
+        UserError: the source does not hold it; the message says what was expected.
+    """
     code = fingerprint(f"kdcore.data.sources.{data_section.module(section['name'])}")
     identity = json.dumps([section, code, _files(data_section.path(section["source"]))], sort_keys=True)
     folder = SCRATCH / section["name"]
@@ -41,6 +45,6 @@ def fetch_once(section: dict[str, Any]) -> Dataset:
 
 
 def _files(source: Path | None) -> list[tuple[str, int, int]]:
-    """Name, size and time of change of all that a source holds."""
-    found = [] if source is None else [source, *source.rglob("*")]
-    return sorted((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in found if path.is_file())
+    """List name, size in bytes and time of change of all files of a source."""
+    paths = [] if source is None else [source, *source.rglob("*")]
+    return sorted((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths if path.is_file())
