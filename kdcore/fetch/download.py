@@ -53,7 +53,7 @@ class Patience:
     silence: float = 60.0
     """Seconds to wait for the next byte."""
     slowest: float = 300.0
-    """Bytes per second, averaged over at least `silence` seconds, below which an attempt is given up."""
+    """Bytes per second of the body, averaged over every `silence` seconds, below which an attempt is given up."""
 
 
 PATIENT = Patience()
@@ -206,21 +206,24 @@ class _Download:
 
     def _receive(self, response: requests.Response, offset: int, noted: dict[str, Any]) -> None:
         """Append the body of an answer to the part, and check how long the part is then."""
-        length, start, received = noted["length"], time.monotonic(), offset
+        length, received = noted["length"], offset
+        since, received_then = time.monotonic(), offset
         with self.part.open("ab" if offset else "wb") as file, _progress() as bar:
             self.note.write_text(json.dumps(noted))
             task = bar.add_task(self.path.name, total=length, completed=offset)
             while received <= LARGEST and (chunk := response.raw.read1(CHUNK, decode_content=False)):
                 received += file.write(chunk)
                 bar.update(task, completed=received)
-                seconds = time.monotonic() - start
-                if seconds > self.patience.silence and received - offset < self.patience.slowest * seconds:
-                    raise _PassingError(f"sends less than {self.patience.slowest:g} bytes per second")
+                seconds = time.monotonic() - since
+                if seconds > self.patience.silence:
+                    if received - received_then < self.patience.slowest * seconds:
+                        raise _PassingError(f"sends less than {self.patience.slowest:g} bytes per second")
+                    since, received_then = time.monotonic(), received
             file.flush()
             os.fsync(file.fileno())
         if length is not None and received < length:
             raise _PassingError(f"broke off after {received:,} of {length:,} bytes")
-        if received > min(LARGEST, LARGEST if length is None else length):
+        if received > (LARGEST if length is None else length):
             self._discard()
             most = f"{LARGEST:,} are allowed" if length is None else f"{length:,} were announced"
             raise _RefusedError(f"sends {received:,} bytes or more, but only {most}; they were removed")
