@@ -39,24 +39,24 @@ SHOWN, LONGEST_REASON = 3, 200
 
 @dataclass(frozen=True)
 class _Member:
-    """One member of an archive: the library's entry, and what is checked of it."""
+    """One member of an archive: the entry of tarfile or zipfile, and the properties that are checked."""
 
     entry: tarfile.TarInfo | zipfile.ZipInfo
     name: str
     size: int
-    """Bytes, as declared."""
+    """Size in bytes that the archive declares."""
     is_folder: bool
     is_plain: bool
     """Whether it is a folder or an ordinary file, and neither a link nor a device nor encrypted."""
 
     @property
     def path(self) -> PurePosixPath:
-        """Its path, without "." parts."""
+        """Return the path in the archive, without "." parts."""
         return PurePosixPath(self.name)
 
     @property
     def place(self) -> str:
-        """Its path on a file system that ignores case and composition."""
+        """Return the path as a file system sees it that ignores case and the composition of characters."""
         return unicodedata.normalize("NFC", str(self.path)).casefold()
 
     def problem(self) -> str | None:
@@ -178,7 +178,7 @@ def _open(file: IO[bytes]) -> tuple[Any, Iterator[_Member]]:
 
 
 class _Headers:
-    """A tar from which `tarfile` reads headers: it would read one of any declared size into memory."""
+    """Limits what `tarfile` reads of headers: by itself it reads a header of any declared size into memory."""
 
     def __init__(self, file: Any) -> None:
         self.file, self.seek, self.tell = file, file.seek, file.tell

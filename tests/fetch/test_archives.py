@@ -8,6 +8,7 @@ import struct
 import tarfile
 import tracemalloc
 import zipfile
+from contextlib import suppress
 
 import pytest
 
@@ -391,3 +392,23 @@ def test_modes_are_those_of_new_files(tmp_path):
     archives.extract(as_tar(tmp_path / "a.tar", [(entry, b"1")]), tmp_path / "out")
     (tmp_path / "new").write_text("")
     assert (tmp_path / "out/evil").stat().st_mode == (tmp_path / "new").stat().st_mode
+
+
+@pytest.mark.parametrize("name", ["../evil", "../../evil", "a/../../evil", "{}/evil"])
+def test_the_libraries_keep_members_inside_too(pack, tmp_path, monkeypatch, name):
+    """The second lock, should a check of this project ever let a member through."""
+    monkeypatch.setattr(archives._Member, "problem", lambda _: None)
+    out = tmp_path / "deep/deeper/out"
+    with suppress(UserError):
+        archives.extract(pack((name.format(tmp_path), b"1")), out)
+    assert [path for path in tmp_path.rglob("evil") if out not in path.parents] == []
+
+
+@pytest.mark.parametrize("kind", [tarfile.CHRTYPE, tarfile.FIFOTYPE, tarfile.SYMTYPE])
+def test_the_filter_of_tarfile_is_in_use(tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(archives._Member, "problem", lambda _: None)
+    entry = tarfile.TarInfo("evil")
+    entry.type, entry.linkname = kind, "/etc/passwd"
+    with pytest.raises(UserError):
+        archives.extract(as_tar(tmp_path / "a.tar", [(entry, b"")]), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
