@@ -24,7 +24,7 @@ from torch import nn
 
 from kdcore import checkpoints
 from kdcore.data import storage
-from kdcore.data.storage import Dataset, Split
+from kdcore.data.dataset import Dataset, Split
 from kdcore.networks.contract import Network
 from kdcore.system import yamlfile
 from kdcore.system.files import write_json

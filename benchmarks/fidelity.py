@@ -28,7 +28,7 @@ import torch
 from benchmarks import common
 from kdcore import checkpoints
 from kdcore.data import sources
-from kdcore.data.storage import Dataset, Split, first_of_each_class
+from kdcore.data.dataset import Dataset, Split, first_of_each_class
 from kdcore.matrix import params
 from kdcore.matrix.cards import make_cards, stretched
 from kdcore.matrix.params import Params

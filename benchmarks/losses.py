@@ -16,7 +16,6 @@ from torch import Tensor
 from benchmarks import common
 from kdcore import catalog
 from kdcore.catalog import levels
-from kdcore.data.augment import device_generator
 from kdcore.matrix import recipes
 from kdcore.matrix.cell import Cell
 from kdcore.matrix.fingerprint import ROOT
@@ -24,6 +23,7 @@ from kdcore.networks.contract import Output
 from kdcore.objective import Moment, Objective, build
 from kdcore.system import yamlfile
 from kdcore.training import device, loop
+from kdcore.training.random import device_generator
 
 STUDENT, TEACHER = "resnet20", "resnet56"
 SHARE = 0.1

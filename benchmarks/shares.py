@@ -18,8 +18,8 @@ import torch
 
 from benchmarks import common
 from benchmarks.common import BATCH, Case
+from kdcore.data.dataset import Dataset
 from kdcore.data.feed import Feed
-from kdcore.data.storage import Dataset
 from kdcore.networks.contract import Network
 from kdcore.training import device, loop, teacher_outputs
 from kdcore.training.loop import Callbacks

@@ -30,14 +30,14 @@ from torchvision.transforms import v2
 
 from benchmarks import common
 from benchmarks.common import BATCH, CLASSES, MEAN, RECIPE, SIDE, STD, Case
-from kdcore.data.augment import device_generator
-from kdcore.data.storage import Split
+from kdcore.data.dataset import Split
 from kdcore.methods import kd
 from kdcore.objective import Moment
 from kdcore.training import device, loop
 from kdcore.training.device import autocast, keep_freed_memory
 from kdcore.training.folding import folded
 from kdcore.training.optimizers import SGD
+from kdcore.training.random import device_generator
 
 Loop = Callable[[], object]
 COMPARED = (("trainer", "bare"), ("trainer", "published"), ("table", "trainer"), ("table", "published"))

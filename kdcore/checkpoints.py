@@ -1,12 +1,10 @@
-"""Weights on disk: our own are safetensors; published ones may be `.pth` pickles, of which only tensors are read."""
+"""Save and load weights: our own files are safetensors; of published `.pth` pickles only tensors are read."""
 
 import os
-import pickletools
 import re
 import zipfile
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -19,34 +17,25 @@ from kdcore.system.errors import UserError, named, shown
 
 COUNTER = "num_batches_tracked"
 LARGEST_RATIO = 10
-"""Of what a file unpacks to, to its size; weights hardly shrink."""
-MOST_REPEATED, DEEPEST = 10**7, 100
-"""Of what a pickle holds: values and characters that it has by reference to earlier ones, were they written out, which
-are a few for each weight; and values inside one another."""
-ZIP, LEGACY_PICKLES = b"PK\3\4", 5
-"""What torch tells its formats by; and how many pickles the old one begins with."""
-CHANGING = ("APPEND", "APPENDS", "SETITEM", "SETITEMS", "BUILD")
-"""Operations of a pickle that change a value; others make a new one."""
+"""Most times that a zip file may grow when it is unpacked: weights hardly shrink."""
+ZIP = b"PK\3\4"
+"""The first bytes of a zip file, by which torch tells it from the format before 1.6."""
 LONGEST_REASON = 300
 WRAPPERS = ("model", "state_dict")
 """Keys under which published checkpoints keep the state dict, beside epoch, accuracy or optimiser."""
 NUMPY = (
-    *(
-        f"{package}.multiarray.{function}"
-        for package in ("numpy.core", "numpy._core")
-        for function in ("scalar", "_reconstruct")
-    ),
+    *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
     "numpy.dtype",
     "numpy.ndarray",
 )
-"""What NumPy 1 and NumPy 2 name in a pickle to make scalars and arrays again."""
+"""What pickles of NumPy 1 and NumPy 2 call to make scalars and arrays."""
 
 
 class _Unread:
-    """Takes the place of a NumPy value beside the weights, such as an accuracy, which nothing here reads.
+    """Stands in for a NumPy value beside the weights, such as an accuracy, which nothing here reads.
 
-    NumPy's own functions make no calls to others, but they trust what they are given: of a type that a pickle describes
-    they make objects with addresses of its choice, which the next hash or comparison follows.
+    NumPy's own functions would trust the file: a pickle can describe a type whose objects have addresses of its choice,
+    and the next hash or comparison would follow them.
     """
 
     def __new__(cls, *_: Any) -> "_Unread":
@@ -57,7 +46,7 @@ class _Unread:
 
 
 def save(network: nn.Module, path: Path) -> None:
-    """Write a module's state dict as safetensors, contiguous and on no device in particular."""
+    """Write a module's state dict as safetensors, wherever its tensors are."""
     save_file({key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}, path)
 
 
@@ -65,11 +54,11 @@ def load(path: Path | str, network: nn.Module, *, weights_key: str | None = None
     """Fill a network with the weights of a file. Never executes code from the file.
 
     Args:
-        path: `.safetensors`, or a published PyTorch checkpoint, in the format of 2020 (torch 1.6) or the one before: a
-            state dict, bare or under "model" or "state_dict", its keys as published, with or without the prefix
-            "module."; beside it plain values, tensors, and NumPy's scalars and arrays.
-        network: same architecture and number of classes.
-        weights_key: the key under which a PyTorch checkpoint has the state dict; None searches.
+        path: a `.safetensors` file, or a published PyTorch checkpoint in the format of torch 1.6 or the one before. The
+            latter is a state dict, bare or under "model" or "state_dict", its keys with or without the prefix
+            "module."; beside it may be plain values, tensors, and NumPy's scalars and arrays.
+        network: has the architecture and number of classes of the file.
+        weights_key: the key under which a PyTorch checkpoint has the state dict; None searches for it.
 
     Raises:
         UserError: the file is missing, is no checkpoint, holds anything else, lacks the key, or does not fit the
@@ -80,7 +69,7 @@ def load(path: Path | str, network: nn.Module, *, weights_key: str | None = None
     weights = _read(path, weights_key)
     strange = [f"{named(key)} ({value.dtype})" for key, value in weights.items() if not _is_weight(key, value)]
     if strange:
-        raise UserError(f"{path}: holds what are no weights, in {strange[:3]}; those are floating-point numbers")
+        raise UserError(f"{path}: holds what are no weights, in {strange[:3]}; weights are floating-point numbers")
     expected = network.state_dict()
     counters = {key for key in expected if key.endswith(COUNTER)}
     missing = sorted(set(expected) - set(weights) - counters)
@@ -103,10 +92,10 @@ def load(path: Path | str, network: nn.Module, *, weights_key: str | None = None
 
 
 def check_there(path: Path) -> None:
-    """Refuse what cannot be read, and what is no file: a pipe or a device might never end.
+    """Check that a file can be read.
 
     Raises:
-        UserError: says so.
+        UserError: it is missing, cannot be read, or is a folder, a pipe or a device, which might never end.
     """
     if not os.path.isfile(path):  # Path.is_file() raises errors for names that are too long
         what = "is a folder, a pipe or a device" if os.path.exists(path) else "no such checkpoint"
@@ -127,7 +116,19 @@ def restore(
     stem: str = "small",
     weights_key: str | None = None,
 ) -> Network:
-    """A trained network: its weights those of a file, frozen, in evaluation mode. Errors as of `load`."""
+    """Create a network with the weights of a file, frozen and in evaluation mode.
+
+    Args:
+        name: of the network.
+        num_classes: width of its classifier.
+        path: of the file, see `load`.
+        device: takes the network.
+        stem: see `kdcore.networks.create`.
+        weights_key: see `load`.
+
+    Raises:
+        UserError: see `load`.
+    """
     network = networks.create(name, num_classes, stem=stem)
     load(path, network, weights_key=weights_key)
     return network.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload]
@@ -149,9 +150,13 @@ def _read(path: Path, weights_key: str | None) -> dict[str, Tensor]:
 
 
 def _unpickle(path: Path) -> Any:
+    """Read a `.pth` file with torch's reader, which makes tensors and plain values and calls nothing else.
+
+    Torch's reader sets no bounds: values inside one another, in a file made to harm, can keep it busy for ever or crash
+    it.
+    """
     try:
         _check_zip(path)
-        _check_pickles(path)
         with torch.serialization.safe_globals([(_Unread, name) for name in NUMPY]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # what torch raises for a damaged file depends on where the damage is
@@ -166,11 +171,10 @@ def _unpickle(path: Path) -> Any:
 
 
 def _check_zip(path: Path) -> None:
-    """Refuse a file that would fill the memory: torch leaves its own uncompressed, but unpacks compressed ones. And
-    one that is not as it was written, of which torch would read what is left.
-    """
-    if not _is_zip(path):
-        return
+    """Check what torch does not: that a zip file does not grow beyond measure, and that its checksums are right."""
+    with path.open("rb") as start:
+        if start.read(len(ZIP)) != ZIP:
+            return
     with zipfile.ZipFile(path) as file:
         entries, size = file.infolist(), path.stat().st_size
         declared = sum(entry.file_size for entry in entries)
@@ -181,85 +185,8 @@ def _check_zip(path: Path) -> None:
         raise ValueError(f"{named(damaged)} is not what its checksum says")
 
 
-def _is_zip(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(len(ZIP)) == ZIP
-
-
-def _check_pickles(path: Path) -> None:
-    """Refuse a file whose values would take for ever, or more stack than there is, to hash or to print.
-
-    Torch makes values of a pickle itself, of which tuples can be keys.
-    """
-    if _is_zip(path):
-        _check_pickle(torch._C.PyTorchFileReader(str(path)).get_record("data.pkl"))  # what torch itself will read
-        return
-    with path.open("rb") as file:
-        for _ in range(LEGACY_PICKLES):
-            _check_pickle(file)
-
-
-@dataclass
-class _Value:
-    """What a pickle makes, with all that is inside."""
-
-    size: int
-    """In values and characters."""
-    depth: int = 1
-    is_shared: bool = False
-
-    def take(self, parts: "list[_Value]") -> None:
-        """Have others inside."""
-        if self.is_shared:  # or the sizes of those that it is in would no longer be true
-            raise ValueError("a value that changes after its use")
-        self.size += sum(part.size for part in parts)
-        self.depth = max([self.depth, *(1 + part.depth for part in parts)])
-        if self.depth > DEEPEST:
-            raise ValueError(f"more than {DEEPEST} values inside one another")
-
-
-def _check_pickle(pickle: bytes | IO[bytes]) -> None:
-    """Follow a pickle without making its values.
-
-    Raises:
-        ValueError, IndexError, KeyError: it is damaged, or a bomb.
-    """
-    stacks: list[list[_Value]] = [[]]
-    memo: dict[Any, _Value] = {}
-    repeated = 0
-    for operation, argument, _ in pickletools.genops(pickle):
-        if operation.name == "MARK":
-            stacks.append([])
-        elif operation.name.endswith("PUT"):
-            memo[argument] = stacks[-1][-1]
-        elif operation.name.endswith("GET"):
-            value = memo[argument]
-            stacks[-1].append(value)
-            value.is_shared = True
-            repeated += value.size
-            if repeated > MOST_REPEATED:
-                raise ValueError(f"more than {MOST_REPEATED:,} values, most of them the same ones: a bomb")
-        else:
-            _follow(operation, argument, stacks)
-
-
-def _follow(operation: pickletools.OpcodeInfo, argument: object, stacks: list[list[_Value]]) -> None:
-    """Take from the last stack what an operation takes, and put there what it makes or changes."""
-    before = operation.stack_before
-    taken: list[_Value] = []
-    if pickletools.markobject in before:  # all since the last mark
-        taken = stacks.pop()
-        before = before[: before.index(pickletools.markobject)]
-    taken = [stacks[-1].pop() for _ in before][::-1] + taken
-    size = 1 + len(argument) if isinstance(argument, str | bytes) else 1
-    made = [taken.pop(0)] if operation.name in CHANGING else [_Value(size) for _ in operation.stack_after]
-    for value in made:
-        value.take(taken)
-    stacks[-1] += made
-
-
 def _what_else(path: Path, error: Exception) -> str:
-    """What a file looks like. Torch's advice to run the code in it is not repeated."""
+    """Say what a file seems to be instead. Torch's advice to run the code in it is left out."""
     with path.open("rb") as file:
         start = file.read(512)
     if start.lstrip()[:1] == b"<" and b"\0" not in start:
@@ -276,7 +203,7 @@ def _what_else(path: Path, error: Exception) -> str:
 
 
 def _unwrap(path: Path, content: Any, weights_key: str | None) -> dict[str, Tensor]:
-    """The state dict in what a file holds."""
+    """Return the state dict in what a file holds."""
     held = ", ".join(map(_brief, list(content)[:3])) if isinstance(content, dict) else type(content).__name__
     where = f"under {weights_key!r}" if weights_key else f"bare or under {' or '.join(map(repr, WRAPPERS))}"
     if weights_key is not None:
@@ -290,7 +217,7 @@ def _unwrap(path: Path, content: Any, weights_key: str | None) -> dict[str, Tens
 
 
 def _brief(key: object) -> str:
-    """A key in a message; of one that is no text, such as tuples of tuples of the same, its type alone."""
+    """Return a key for a message; for one that is no text, its type alone, since it may be of any size."""
     return shown(key) if isinstance(key, str) else type(key).__name__
 
 

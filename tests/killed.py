@@ -23,8 +23,8 @@ import torch
 
 from kdcore import checkpoints, networks
 from kdcore.data import storage
+from kdcore.data.dataset import Dataset, Split
 from kdcore.data.sources import digits
-from kdcore.data.storage import Split
 from kdcore.results import tables
 from kdcore.system import files, yamlfile
 from kdcore.system.errors import UserError
@@ -241,7 +241,7 @@ class Arrays:
     def write(self, number):
         images = np.full((4000, 16, 16, 3), number % 251, np.uint8)
         split = Split(images, np.arange(4000) % 10)
-        made = storage.Dataset("written", list("0123456789"), split, split, (0.5,) * 3, (0.5,) * 3, 16, False)
+        made = Dataset("written", list("0123456789"), split, split, (0.5,) * 3, (0.5,) * 3, 16, False)
         with whole(self.folder) as folder:
             storage.save(made, folder)
 

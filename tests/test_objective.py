@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 
 from kdcore import methods, networks, objective
-from kdcore.data.augment import device_generator
 from kdcore.methods import kd, mlkd
 from kdcore.objective import LogitTerm, Moment, Objective, Term
 from kdcore.scales import decouple_as_fusion_published, pyramid_logits
 from kdcore.standardize import standardize
+from kdcore.training.random import device_generator
 from tests.methods.test_logit_methods import BATCH, SAMPLES
 
 CPU = torch.device("cpu")

@@ -1,6 +1,6 @@
-"""Images turned, sheared and shifted, the nearest pixel taken, as Pillow's `rotate` and affine `transform` do.
+"""Turn, shear and shift images by nearest-pixel sampling, as Pillow's `rotate` and affine `transform` do.
 
-Each acts on a batch of uint8 images (n, 3, H, W) with one magnitude per image (n,), on any device.
+Each function acts on a batch of uint8 images (n, 3, H, W) with one magnitude per image (n,), on any device.
 """
 
 import torch
@@ -44,18 +44,18 @@ def translate_y(images: Tensor, magnitude: Tensor) -> Tensor:
 
 
 def grid(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows (H, 1) and columns (W,) of the pixels, int64."""
+    """Return the row (H, 1) and column (W,) numbers of the pixels, int64."""
     height, width = images.shape[2:]
     return torch.arange(height, device=images.device)[:, None], torch.arange(width, device=images.device)
 
 
-def _source(images: Tensor, of_x: Tensor, of_y: Tensor, constant: Tensor) -> Tensor:
-    """Row or column (n, H, W), at of_x * x + of_y * y + constant, that pixel (x, y) is taken from.
+def _source(images: Tensor, per_x: Tensor, per_y: Tensor, constant: Tensor) -> Tensor:
+    """Return the row or column (n, H, W), at per_x * x + per_y * y + constant, from which pixel (x, y) is taken.
 
     In 16.16 fixed point from pixel centres, as Pillow does, so that the same pixels are chosen.
     """
     rows, columns = grid(images)
-    terms = torch.stack([constant + of_x * 0.5 + of_y * 0.5, of_y, of_x])
+    terms = torch.stack([constant + per_x * 0.5 + per_y * 0.5, per_y, per_x])
     origin, along_y, along_x = torch.floor(terms * 65536 + 0.5).long()[..., None, None]
     return (origin + along_y * rows + along_x * columns) >> 16
 
@@ -65,7 +65,7 @@ def _whole_pixels(fraction: Tensor, size: int) -> Tensor:
 
 
 def _sample(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Pixels at rows and columns, each broadcastable to (n, H, W); black outside the image."""
+    """Take the pixels at rows and columns, each broadcastable to (n, H, W); black outside the image."""
     height, width = images.shape[2:]
     inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
     pixel = rows.clamp(0, height - 1) * width + columns.clamp(0, width - 1)

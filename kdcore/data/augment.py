@@ -1,6 +1,6 @@
-"""Training order and views, drawn from (seed, epoch, index) alone.
+"""Draw the order and the views of training images from (seed, epoch, index) alone.
 
-No generator state is carried from step to step: the images of any epoch can be made again on any machine, and two
+No generator state is carried from step to step: the images of any epoch can be drawn again on any machine, and two
 runs with one seed see the same ones, whatever their method.
 """
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from kdcore.data.affine import rotate
 
 ORDER, VIEWS, STRONG, STRONG_CROP, METHODS, ROTATION, STRONG_ROTATION, DROPOUT = range(8)
-"""What is drawn from (seed, epoch)."""
+"""Purposes for which numbers are drawn: each has a random generator of its own in every epoch."""
 
 
 @dataclass(frozen=True)
@@ -25,18 +25,18 @@ class Views:
     top: Tensor
     """(N,) int64, row of the padded image at which the crop begins."""
     left: Tensor
-    """(N,) int64, column likewise."""
+    """(N,) int64, column of the padded image at which the crop begins."""
     mirrored: Tensor
     """(N,) bool."""
     angle: Tensor | None = None
     """(N,) float64, degrees by which it is turned first; None where none is."""
 
     def of(self, index: Tensor) -> "Views":
-        """The views of some of the images."""
+        """Select the views of some of the images."""
         return self._each(lambda values: values[index])
 
     def to(self, device: torch.device) -> "Views":
-        """The same on another device."""
+        """Copy the views to another device."""
         return self._each(lambda values: values.to(device))
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Views":
@@ -45,23 +45,23 @@ class Views:
 
 
 def epoch_order(seed: int, epoch: int, count: int) -> Tensor:
-    """A permutation (count,) of the training images."""
+    """Draw a permutation (count,) of the training images."""
     return torch.from_numpy(generator(seed, epoch, ORDER).permutation(count))
 
 
 def epoch_views(
     seed: int, epoch: int, count: int, *, offsets: int, flip: bool, rotation: float = 0.0, strong: bool = False
 ) -> Views:
-    """One random crop, mirroring and turn for each of `count` images; image i's do not depend on `count`.
+    """Draw a random crop, mirroring and turn for each image; those of image i do not depend on `count`.
 
     Args:
-        seed: of the run.
+        seed: seed of the run.
         epoch: counted from 1.
-        count: of images.
+        count: number of images.
         offsets: how many rows, and columns, a crop may begin at.
         flip: whether half of the images are mirrored.
         rotation: largest angle in degrees.
-        strong: those that strong views begin with, which are others.
+        strong: draw the crops that strong views begin with, which differ from those of weak views.
     """
     draws = generator(seed, epoch, STRONG_CROP if strong else VIEWS).random((count, 3))
     top, left = torch.from_numpy((draws[:, :2] * offsets).astype(np.int64)).unbind(dim=1)
@@ -94,18 +94,18 @@ def apply_views(images: Tensor, views: Views, *, size: int, padding: int) -> Ten
 
 
 def middle(images: Tensor, size: int) -> Tensor:
-    """The middle of a batch, unaugmented. (B, P, P, 3) -> (B, 3, size, size)."""
+    """Cut out the middle of each image of a batch: (B, P, P, 3) -> (B, 3, size, size)."""
     first = (images.shape[1] - size) // 2
     return images[:, first : first + size, first : first + size].permute(0, 3, 1, 2)
 
 
 class Normalize:
-    """Takes the data set's mean and deviation out of images.
+    """Normalise images by the data set's mean and standard deviation.
 
     Args:
         mean: per channel, of images in [0, 1].
         std: per channel.
-        device: of the images; nothing is copied to it later.
+        device: device of the images; nothing is copied to it later.
     """
 
     def __init__(self, mean: tuple[float, float, float], std: tuple[float, float, float], device: torch.device) -> None:
@@ -113,40 +113,10 @@ class Normalize:
         self.scale = 255 * torch.tensor(std, device=device).view(3, 1, 1)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) uint8 -> float32, channels last in memory."""
+        """Normalise a batch: (B, 3, H, W) uint8 -> float32, channels last in memory."""
         return ((images.float() - self.shift) / self.scale).contiguous(memory_format=torch.channels_last)
 
 
-def device_generator(seed: int, epoch: int, device: torch.device) -> torch.Generator:
-    """For what methods draw on the device while they train."""
-    return torch.Generator(device).manual_seed(_torch_seed(seed, epoch, METHODS))
-
-
-def seed_dropout(seed: int, epoch: int, rank: int = 0) -> None:
-    """Seed what networks draw while they train: torch's own generators, in each process others."""
-    torch.manual_seed(_torch_seed(seed, epoch, DROPOUT) + rank)
-
-
-def drawn_state(device: torch.device, generator: torch.Generator) -> dict[str, Tensor]:
-    """Where in their draws `seed_dropout`'s generators and a `device_generator` are, for `restore_drawn`."""
-    state = {"methods": generator.get_state(), "dropout": torch.get_rng_state()}
-    if device.type == "cuda":
-        state["dropout_on_device"] = torch.cuda.get_rng_state(device)
-    return state
-
-
-def restore_drawn(state: dict[str, Tensor], device: torch.device, generator: torch.Generator) -> None:
-    """Go on with the draws of another process."""
-    generator.set_state(state["methods"])
-    torch.set_rng_state(state["dropout"])
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(state["dropout_on_device"], device)
-
-
 def generator(seed: int, epoch: int, purpose: int) -> np.random.Generator:
-    """What one purpose draws in one epoch; see `ORDER` and its neighbours."""
+    """Return the random generator of one purpose (`ORDER` to `DROPOUT`) in one epoch."""
     return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch, purpose])))
-
-
-def _torch_seed(seed: int, epoch: int, purpose: int) -> int:
-    return int(np.random.SeedSequence([seed, epoch, purpose]).generate_state(1, np.uint64)[0] >> np.uint64(1))

@@ -1,4 +1,4 @@
-"""What training and evaluation see of a data set: batches of normalised images on a device."""
+"""Feed training and evaluation with batches of normalised images on a device."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 
 from kdcore.data.augment import Normalize, Views, apply_views, epoch_order, epoch_views, middle
+from kdcore.data.dataset import Dataset, Encoded, Split
 from kdcore.data.randaugment import apply_strong_views, epoch_strong_views
-from kdcore.data.storage import Dataset, Encoded, Split
 from kdcore.data.stream import StreamedViews, stream_unaugmented
 from kdcore.system.errors import UserError
 
 MIRRORINGS = 2
 LARGEST_BATCH = 250
 BATCH_PIXELS = 1 << 22
-"""Of an evaluation's batch."""
+"""Most images, and most pixels, of a batch in evaluation."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Shard:
     """How many processes there are."""
 
     def share(self, values: Tensor) -> Tensor:
-        """The part of this process along the first axis of (N, ...); the parts' sizes differ by one at most."""
+        """Select this process's part along the first axis of (N, ...); the sizes of parts differ by one at most."""
         return values[self.rank :: self.size]
 
 
@@ -40,19 +40,19 @@ WHOLE = Shard()
 
 @dataclass(frozen=True)
 class Batch:
-    """B training images, as they are seen in one step."""
+    """A batch of B training images, as networks see them in one step."""
 
     views: tuple[Tensor, ...]
     """(B, 3, S, S) each, normalised: the weak view, and the strong one where a method needs it."""
     target: Tensor
     """(B,) int64, class indices."""
     index: Tensor
-    """(B,) int64, positions of the images in the training set."""
+    """(B,) int64, positions of the images in the training split."""
     view_names: np.ndarray | None
-    """(B,) int64, a number for image and weak view, below `Feed.view_count` times the images; None where views have no
-    number."""
+    """(B,) int64, one number for each pair of image and weak view, from 0 to `Feed.view_count` times the number of
+    images; None if the possible views cannot be counted."""
     whole: int
-    """How many images all processes together see in this step: B where there is one."""
+    """How many images all processes together see in this step: B if there is one process."""
 
 
 class WeakViews(Protocol):
@@ -60,21 +60,28 @@ class WeakViews(Protocol):
 
     @property
     def view_count(self) -> int | None:
-        """How many views an image has; None where they are without number."""
+        """How many different views an image can have; None if they cannot be counted."""
 
     def names(self, seed: int, epoch: int) -> np.ndarray | None:
-        """The number (N,) of each image's first view in an epoch, below `view_count`."""
+        """Return the number (N,) of each image's weak view in an epoch, below `view_count`."""
 
     def batches(self, batches: list[Tensor], *, count: int, seed: int, epoch: int) -> Iterator[list[Tensor]]:
-        """Per batch (B,) of positions, on the CPU, `count` independent views (B, 3, S, S) uint8 on the device."""
+        """Yield `count` independent views of each batch, as (B, 3, S, S) uint8 on the device.
+
+        Args:
+            batches: positions (B,) of images, on the CPU.
+            count: 1 for the weak view, 2 for the crop of the strong view too.
+            seed: seed of the run.
+            epoch: counted from 1.
+        """
 
 
 class Feed:
-    """The training images of a data set, epoch after epoch.
+    """Yields the training images of a data set, epoch after epoch.
 
     Args:
-        dataset: whose training images are seen.
-        device: where they are needed.
+        dataset: holds the training images.
+        device: takes the batches.
         shard: the part of every batch that this process sees.
     """
 
@@ -90,13 +97,13 @@ class Feed:
 
     @property
     def view_count(self) -> int | None:
-        """How many weak views an image has; None where they are without number."""
+        """How many different weak views an image can have; None if they cannot be counted."""
         return self.weak.view_count
 
     def sizes(self, size: int) -> list[int]:
-        """Of an epoch's batches, of all processes together.
+        """Return the sizes of an epoch's batches, over all processes together.
 
-        The last one may be smaller, but a lone image joins the batch before it: batch norm needs more than one.
+        The last batch may be smaller, but a lone image joins the batch before it: batch norm needs at least two.
         """
         count = len(self.labels)
         sizes = [min(size, count - start) for start in range(0, count, size)]
@@ -105,14 +112,14 @@ class Feed:
         return sizes
 
     def batches(self, size: int, *, views: int, seed: int, epoch: int, skip: int = 0) -> Iterator[Batch]:
-        """One epoch in random order.
+        """Yield the batches of one epoch in random order.
 
         Args:
             size: images per batch, of all processes together (see `sizes`).
             views: 1, or 2 for a strong view (see `kdcore.data.randaugment`) beside the weak one.
-            seed: of the run.
+            seed: seed of the run.
             epoch: counted from 1.
-            skip: so many batches that were seen before; their images are not decoded.
+            skip: number of batches at the start that were seen before; their images are not decoded.
 
         Raises:
             UserError: a batch holds fewer images than there are processes.
@@ -140,12 +147,12 @@ class Feed:
 
 
 class ResidentViews:
-    """Views of images that stay on the device.
+    """Random views of training images that stay decoded on the device (implements `WeakViews`).
 
     Args:
         split: the images.
-        dataset: how they are seen.
-        device: where they stay.
+        dataset: says how they are seen.
+        device: keeps the images.
     """
 
     def __init__(self, split: Split, dataset: Dataset, device: torch.device) -> None:
@@ -154,11 +161,11 @@ class ResidentViews:
 
     @property
     def view_count(self) -> int | None:
-        """See `WeakViews`."""
+        """How many different views an image can have; None if they are turned by any angle."""
         return None if self.dataset.rotation else self._offsets**2 * (MIRRORINGS if self.dataset.flip else 1)
 
     def names(self, seed: int, epoch: int) -> np.ndarray | None:
-        """See `WeakViews`."""
+        """Return the number (N,) of each image's weak view in an epoch, below `view_count`."""
         if self.view_count is None:
             return None
         views = self._views(seed, epoch, strong=False)
@@ -166,7 +173,7 @@ class ResidentViews:
         return (placed * MIRRORINGS + views.mirrored if self.dataset.flip else placed).numpy()
 
     def batches(self, batches: list[Tensor], *, count: int, seed: int, epoch: int) -> Iterator[list[Tensor]]:
-        """See `WeakViews`."""
+        """For each batch (B,) of positions, yield `count` views (B, 3, S, S) uint8 on the device."""
         device = self.images.device
         views = [self._views(seed, epoch, strong=strong).to(device) for strong in (False, True)[:count]]
         order = torch.cat(batches).to(device)
@@ -196,12 +203,12 @@ class ResidentViews:
 def unaugmented(
     split: Split | Encoded, dataset: Dataset, device: torch.device, shard: Shard = WHOLE
 ) -> Iterator[Tensor]:
-    """All images of a split in their order, in batches (B, 3, S, S), as a trained network sees them.
+    """Yield all images of a split in their order, normalised and unaugmented, in batches (B, 3, S, S).
 
     Args:
         split: the images.
-        dataset: whose size, mean and deviation networks were trained with.
-        device: where they are needed.
+        dataset: gives the image size, mean and standard deviation.
+        device: takes the batches.
         shard: the part of the images that this process sees.
     """
     normalize = Normalize(dataset.mean, dataset.std, device)

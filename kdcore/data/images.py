@@ -1,6 +1,6 @@
-"""One encoded image: how it is opened, and why it may not be.
+"""Decode one image, or say why it cannot be decoded.
 
-As torchvision's loader, which published code uses: an orientation in EXIF is ignored, transparency dropped.
+An orientation in EXIF is ignored and transparency dropped, as in torchvision's loader, which published code uses.
 """
 
 from collections.abc import Iterator
@@ -15,15 +15,15 @@ from PIL import Image, UnidentifiedImageError
 from kdcore.system.errors import shown
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-"""What is opened, whatever a file's name says: for others Pillow starts programs, as Ghostscript for PostScript."""
+"""Formats that are opened, whatever a file's name says: for others Pillow may start programs, such as Ghostscript."""
 SIXTEEN_AS_32 = ("PNG", "PPM")
 """Formats whose 16-bit greys some versions of Pillow open with 32."""
 LARGEST = 89_478_485
-"""Pixels; what Pillow warns of. Decoding takes 8 to 16 bytes of each, however few the file has."""
+"""Most pixels of an image; above it Pillow warns. Decoding takes 8 to 16 bytes per pixel, however small the file."""
 LARGE = 16_000_000
-"""Pixels from which images are decoded one at a time, for many at once would not fit into memory."""
+"""Number of pixels from which images are decoded one at a time: many at once would not fit into memory."""
 _large = Lock()
-Image.init()  # makes all formats known: `Image.open` fails of one that is not
+Image.init()  # registers all formats: `Image.open` fails on one that is not registered
 
 
 class UnreadableError(Exception):
@@ -46,7 +46,14 @@ def read_image(image: Path | bytes) -> Image.Image:
 
 
 def check_image(image: Path | bytes) -> None:
-    """Look at the beginning of an image, without decoding it. Argument and errors as of `read`."""
+    """Read the header of an image, without decoding it.
+
+    Args:
+        image: a file, or its content.
+
+    Raises:
+        UnreadableError: it could not be decoded either, as far as its header tells.
+    """
     with _reasons(), _opened(image):
         pass
 
@@ -59,14 +66,14 @@ def _reasons() -> Iterator[None]:
         raise
     except UnidentifiedImageError as error:
         raise UnreadableError("cannot identify an image in it") from error
-    except Exception as error:  # of a damaged file, Pillow raises whatever its reading of it runs into
+    except Exception as error:  # what Pillow raises for a damaged file depends on where the damage is
         said = str(error) or type(error).__name__
         raise UnreadableError(said if said.isprintable() else shown(said)) from error
 
 
 @contextmanager
 def _opened(image: Path | bytes) -> Iterator[Image.Image]:
-    """An image of which the beginning has been read."""
+    """Open an image and read its header."""
     with Image.open(image if isinstance(image, Path) else BytesIO(image), formats=FORMATS) as picture:
         if _pixels(picture) > LARGEST:
             raise UnreadableError(

@@ -2,10 +2,10 @@
 
 RandAugment is Cubuk et al., arXiv:1909.13719, with the operations and ranges of FixMatch, arXiv:2001.07685, in the
 authors' setting: two operations per image, drawn with replacement, each with a magnitude drawn uniformly from its
-range. The crop and mirroring that come first are `apply_views`'s.
+range. The crop and mirroring that come first are done by `apply_views`.
 
-Operations mean what Pillow's of that name do, to the grey level. They act on a batch with one magnitude per image, on
-any device, and read nothing back from it: which image takes which operation is known on the CPU.
+Each operation gives the same grey levels as Pillow's operation of that name. It acts on a batch with one magnitude per
+image, on any device, and reads nothing back from it: which image takes which operation is known on the CPU.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ CUTOUT_COLOUR = (125, 123, 114)
 
 
 def identity(images: Tensor, magnitude: Tensor) -> Tensor:
-    """The images as they are."""
+    """Return the images unchanged."""
     del magnitude
     return images
 
@@ -129,12 +129,12 @@ class StrongViews:
     """(N, 3) float64 in [0, 1): side, as a fraction of the largest; x and y of the centre, of width and height."""
 
     def of(self, index: Tensor) -> "StrongViews":
-        """The views of some of the images; the index is on the CPU."""
+        """Select the views of some of the images; the index is on the CPU."""
         return StrongViews(self.operation[index], self.magnitude[index], self.cutout[index])
 
 
 def epoch_strong_views(seed: int, epoch: int, count: int) -> StrongViews:
-    """Operations, magnitudes and cutout of each of `count` images; image i's do not depend on `count`."""
+    """Draw operations, magnitudes and cutout of each image; those of image i do not depend on `count`."""
     draws = generator(seed, epoch, STRONG).random((count, 2 * ROUNDS + 3))
     operation = (draws[:, :ROUNDS] * len(OPERATIONS)).astype(np.int64)
     magnitude, cutout = draws[:, ROUNDS : 2 * ROUNDS], draws[:, 2 * ROUNDS :]
@@ -146,7 +146,7 @@ def apply_strong_views(images: Tensor, views: StrongViews) -> Tensor:
 
     Args:
         images: (B, 3, H, W) uint8, B > 0, on any device.
-        views: of these B images.
+        views: the operations, magnitudes and cutouts of these B images.
 
     Returns:
         (B, 3, H, W) uint8.
@@ -158,7 +158,7 @@ def apply_strong_views(images: Tensor, views: StrongViews) -> Tensor:
 
 
 def _one_round(images: Tensor, operation: Tensor, fraction: Tensor) -> Tensor:
-    """Every image's operation, the images of one operation together."""
+    """Apply one operation to every image, all images of the same operation at once."""
     functions, low, high = zip(*OPERATIONS.values(), strict=True)
     lowest, highest = (torch.tensor(ends, dtype=torch.float64)[operation] for ends in (low, high))
     magnitude = lowest + (highest - lowest) * fraction
@@ -191,13 +191,13 @@ def _cut_out(images: Tensor, cutout: Tensor) -> Tensor:
 
 
 def _blend(start: Tensor, images: Tensor, weight: Tensor) -> Tensor:
-    """From `start` (weight 0) to the images (1), in Pillow's precision and cut off as it does."""
+    """Interpolate from `start` (weight 0) to the images (1), with Pillow's precision and truncation."""
     origin = start.float()
     return (origin + _per_image(weight.float()) * (images.float() - origin)).to(torch.uint8)
 
 
 def _luma(images: Tensor) -> Tensor:
-    """(n, H, W) int32 in 0..255: ITU-R 601-2 luma in Pillow's fixed point."""
+    """Return ITU-R 601-2 luma (n, H, W), int32 in 0..255, in Pillow's fixed point."""
     red, green, blue = images.int().unbind(dim=1)
     return (19595 * red + 38470 * green + 7471 * blue + 32768) >> 16
 

@@ -1,14 +1,13 @@
-"""A data set on disk: plain arrays, memory-mapped, or an index of encoded images, with a manifest."""
+"""Save and load data sets: memory-mapped arrays, or an index of encoded images, beside a manifest."""
 
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from kdcore.data.dataset import Dataset, Encoded, Split
 from kdcore.system import validated
 from kdcore.system.errors import UserError
 from kdcore.system.files import file_sha256, read_json, write_json
@@ -18,65 +17,6 @@ FORMAT = 2
 MANIFEST = "manifest.json"
 REMEDY = "run 'dvc checkout' or 'dvc repro --force data'"
 Rgb = Field(min_length=3, max_length=3)
-
-
-@dataclass(frozen=True)
-class Split:
-    """Images, small enough together to stay in memory, and their classes."""
-
-    images: np.ndarray
-    """(N, P, P, 3) uint8."""
-    labels: np.ndarray
-    """(N,) int64."""
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """Images that are decoded whenever they are seen, and their classes."""
-
-    table: pa.Table
-    """Column `label`, int64; and `path`, of files below `root`, or `image`, the files' bytes."""
-    root: Path | None = None
-    file: Path | None = None
-    """Where the table is memory-mapped from."""
-
-    @cached_property
-    def labels(self) -> np.ndarray:
-        """(N,) int64."""
-        return self.table["label"].to_numpy().copy()
-
-    @classmethod
-    def open(cls, file: Path, root: Path | None) -> "Encoded":
-        """The split whose table a file holds."""
-        return cls(pa.ipc.open_file(pa.memory_map(str(file))).read_all(), root, file)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Processes that decode get the file's name, not its content."""
-        return (Encoded.open, (self.file, self.root)) if self.file else (Encoded, (self.table, self.root))
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """What training and evaluation need to know of a data set."""
-
-    name: str
-    classes: list[str]
-    train: Split | Encoded
-    """Encoded images are seen as random resized crops (see `kdcore.data.stream`)."""
-    test: Split | Encoded
-    mean: tuple[float, float, float]
-    """Per channel, of images in [0, 1]."""
-    std: tuple[float, float, float]
-    image_size: int
-    """Side of what networks see, in pixels; of larger stored test images the middle."""
-    flip: bool
-    """Whether training images are mirrored at random."""
-    padding: int = 0
-    """Pixels of black border around stored training images, from which crops are taken."""
-    rotation: float = 0.0
-    """Largest angle, in degrees, by which stored training images are turned."""
-    stem: str = "small"
-    """Of the networks made for 32 x 32 images (see `kdcore.networks.create`)."""
 
 
 class _Section(BaseModel):
@@ -95,22 +35,22 @@ class _Augmentation(_Section):
 
 
 class Manifest(_Section):
-    """What `save` writes beside the arrays; units as of `Dataset`."""
+    """The manifest that `save` writes beside the arrays; `kdcore.data.dataset.Dataset` explains the fields."""
 
     format: int
     name: str
     image_size: Annotated[int, Field(ge=1)]
     counts: _Counts
-    """Images."""
+    """Number of images in each split."""
     mean: Annotated[list[Annotated[float, Field(ge=0, le=1)]], Rgb]
     std: Annotated[list[Annotated[float, Field(gt=0, le=1)]], Rgb]
     stem: Literal["small", "large"]
     augmentation: _Augmentation
     encoded: dict[str, str | None]
-    """Of splits that are an index: the folder of the images; None where the index holds them."""
+    """Split -> folder of its images, for splits that are an index; None if the index itself holds the images."""
     classes: Annotated[list[str], Field(min_length=1)]
     sha256: dict[str, str]
-    """Of every file."""
+    """File -> its checksum."""
 
 
 def save(dataset: Dataset, folder: Path) -> None:
@@ -145,7 +85,7 @@ def save(dataset: Dataset, folder: Path) -> None:
 
 
 def load(folder: Path) -> Dataset:
-    """The data set of a folder, its arrays memory-mapped (copy on write: the files never change).
+    """Load the data set of a folder, its arrays memory-mapped (copy on write: the files never change).
 
     Raises:
         UserError: the folder holds no data set of this format, or a damaged one.
@@ -176,10 +116,10 @@ def load(folder: Path) -> Dataset:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """What the data set of a folder is.
+    """Read the manifest of a data set.
 
     Raises:
-        UserError: as of `load`.
+        UserError: the folder holds no manifest of this format, or a damaged one.
     """
     content = read_json(folder / MANIFEST)
     if content.get("format") != FORMAT:
@@ -188,15 +128,6 @@ def read_manifest(folder: Path) -> Manifest:
         return Manifest.model_validate(content)
     except ValidationError as error:
         raise validated.damaged(folder / MANIFEST, validated.problem(error), REMEDY) from error
-
-
-def first_of_each_class(split: Split, count: int) -> Split:
-    """The first `count` images of every class, in the order of the split."""
-    rank = np.zeros(len(split.labels), dtype=np.int64)
-    for label in np.unique(split.labels):
-        members = split.labels == label
-        rank[members] = np.arange(members.sum())
-    return Split(split.images[rank < count], split.labels[rank < count])
 
 
 def _write(split: Split | Encoded, folder: Path, name: str) -> list[Path]:

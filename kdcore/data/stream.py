@@ -1,4 +1,4 @@
-"""Images too many for memory: decoded by worker processes whenever they are seen.
+"""Stream images that do not fit into memory: worker processes decode them whenever they are seen.
 
 Training sees random resized crops, evaluation the middle of the resized image, as all published ImageNet code does
 (Szegedy et al., arXiv:1409.4842; torchvision's transforms). What is drawn for an image depends on (seed, epoch, image)
@@ -19,18 +19,18 @@ from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as Decoded
 
 from kdcore.data.augment import STRONG_CROP, VIEWS
+from kdcore.data.dataset import Encoded
 from kdcore.data.images import UnreadableError, read_image
-from kdcore.data.storage import Encoded
 from kdcore.system.errors import UserError
 
 VARIABLE = "KDCORE_WORKERS"
 MOST_WORKERS = 16
 CONTEXT = 8 / 7
-"""The resized image's short side, in sides of the crop: 256 for 224."""
+"""Short side of the resized image divided by the side of the crop: 256 for 224."""
 
 
 def workers() -> int:
-    """How many processes decode: what the environment variable KDCORE_WORKERS says, else one per spare core.
+    """Return how many processes decode: KDCORE_WORKERS of the environment, else one per spare core.
 
     Raises:
         UserError: the variable is no number from 0 (decode in the main process) upwards.
@@ -44,7 +44,7 @@ def workers() -> int:
 
 
 def _cores() -> int:
-    """Those that this process may use, where the system tells (macOS and Windows do not)."""
+    """Count the cores that this process may use; on macOS and Windows, all of the machine."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -52,7 +52,7 @@ def _cores() -> int:
 
 @dataclass(frozen=True)
 class Wanted:
-    """An image, and the seeds of its random views; without any, it is seen unaugmented."""
+    """Request for an image: its position and the seeds of its random views; without seeds it is not augmented."""
 
     position: int
     seeds: tuple[tuple[int, ...], ...] = ()
@@ -67,13 +67,13 @@ class Broken:
 
 
 class StreamedViews:
-    """Random views of encoded training images (see `kdcore.data.feed.WeakViews`).
+    """Random views of encoded training images (implements `kdcore.data.feed.WeakViews`).
 
     Args:
         split: the images.
         size: S, side of the views.
         flip: whether half of them are mirrored.
-        device: where they are needed.
+        device: takes the views.
     """
 
     view_count: int | None = None
@@ -84,10 +84,10 @@ class StreamedViews:
         self.device = device
 
     def names(self, seed: int, epoch: int) -> None:
-        """See `kdcore.data.feed.WeakViews`."""
+        """Return None: the views cannot be counted."""
 
     def batches(self, batches: list[Tensor], *, count: int, seed: int, epoch: int) -> Iterator[list[Tensor]]:
-        """See `kdcore.data.feed.WeakViews`."""
+        """For each batch (B,) of positions, yield `count` views (B, 3, S, S) uint8 on the device."""
         purposes = (VIEWS, STRONG_CROP)[:count]
         self.wanted.batches = [
             [Wanted(i, tuple((seed, epoch, purpose, i) for purpose in purposes)) for i in batch.tolist()]
@@ -100,7 +100,14 @@ class StreamedViews:
 def stream_unaugmented(
     split: Encoded, batches: Sequence[Tensor], *, size: int, device: torch.device
 ) -> Iterator[Tensor]:
-    """The middle of images, as (B, 3, size, size) uint8 on the device per batch (B,) of positions, on the CPU."""
+    """Yield the middle of each batch's images, as (B, 3, size, size) uint8 on the device.
+
+    Args:
+        split: the images.
+        batches: positions (B,) of images, on the CPU.
+        size: side of the middle, in pixels.
+        device: takes the images.
+    """
     wanted = _Order()
     wanted.batches = [[Wanted(i) for i in batch.tolist()] for batch in batches]
     for batch in _decoded(_loader(_Decoder(split, size, flip=False), wanted, device)):
@@ -108,7 +115,7 @@ def stream_unaugmented(
 
 
 class _Order(Sampler[list[Wanted]]):
-    """What the next pass wants; read when it begins, so that the workers may outlive an epoch."""
+    """Batches of the next pass; read when the pass begins, so that the workers can outlive an epoch."""
 
     def __init__(self) -> None:
         self.batches: list[list[Wanted]] = []
@@ -132,7 +139,7 @@ class _Decoder(Decoded[Any]):
         self.plain = v2.Compose([v2.Resize(round(CONTEXT * size)), v2.CenterCrop(size), v2.PILToTensor()])
 
     def __getitem__(self, wanted: Wanted) -> Tensor | Broken:
-        """Its views (V, 3, S, S) uint8."""
+        """Decode one image and return its V views (V, 3, S, S) uint8."""
         try:
             image = read_image(self._file(wanted.position))
         except UnreadableError as error:

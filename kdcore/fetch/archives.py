@@ -1,302 +1,256 @@
-"""Archives from elsewhere: tar, tar.gz and zip, every member checked before a byte of any is written."""
+"""Extract tar, tar.gz and zip archives from elsewhere with `tarfile` and `zipfile`.
+
+All members are checked before the first one is written: an archive that could write outside its folder, make links or
+devices, or fill the disk or the memory is refused as a whole.
+"""
 
 import difflib
 import gzip
 import stat
 import tarfile
+import tempfile
 import unicodedata
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import IO, Any, TypeAlias
+from typing import IO, Any
 
 from kdcore.system.errors import UserError, named, shown
 from kdcore.system.files import whole
 
-LIMIT = 256 * 2**30
 CHUNK = 1 << 20
-MOST_MEMBERS = 200_000
-"""And folders that members are in. Tiny-ImageNet, the largest archive that is read here, has 120,000."""
-LONGEST_PATH, DEEPEST = 4096, 100
-"""Characters of a member's path, which systems have no more of, and its parts."""
+LIMIT = 256 * 2**30
+"""Most bytes that the members of an archive may have together."""
 LARGEST_RATIO, FREE = 100, 2**30
-"""Of what all members declare to the archive's size, where they declare more than so much: images and weights hardly
-shrink."""
-LONGEST_HEADER, ALL_HEADERS, LONGEST_END = CHUNK, 128 * CHUNK, 64 * CHUNK
-"""Bytes of a tar: of one header, which is read into memory; of all, most members having one of 512 bytes; and of what
-follows the last member."""
-BLOCK = 512
-"""Bytes of a tar header; a block of zeros ends the archive."""
-FILE, FOLDER = "a file", "a folder"
+"""Members that have more than `FREE` bytes together may have at most so many times the archive's size: images and
+weights hardly shrink."""
+MOST_MEMBERS, MOST_PARTS = 200_000, 2_000_000
+"""Most members, and most parts of all their paths, each of which could be a folder. Tiny-ImageNet, the largest archive
+that is read here, has 120,000 members of 4 or 5 parts."""
+LONGEST_PATH = 4096
+LARGEST_HEADER, ALL_HEADERS = CHUNK, 128 * CHUNK
+"""Most bytes of one tar header, which `tarfile` reads into memory whole, and of all of them."""
+LONGEST_END = 64 * CHUNK
+"""Most bytes that may follow the last member of a tar."""
 SHOWN, LONGEST_REASON = 3, 200
 
 
 @dataclass(frozen=True)
 class _Member:
-    """What an archive holds under one name."""
+    """One member of an archive: the entry of tarfile or zipfile, and the properties that are checked."""
 
+    entry: tarfile.TarInfo | zipfile.ZipInfo
     name: str
-    """As the archive spells it."""
-    kind: str
-    """`FILE`, `FOLDER`, or what else it is."""
     size: int
-    """Declared, in bytes."""
-    entry: Any
-    """The library's own."""
-    open: Callable[[], IO[bytes] | None]
+    """Size in bytes that the archive declares."""
+    is_folder: bool
+    is_plain: bool
+    """Whether it is a folder or an ordinary file, and neither a link nor a device nor encrypted."""
 
     @property
     def path(self) -> PurePosixPath:
-        """Without "." parts."""
+        """Return the path in the archive, without "." parts."""
         return PurePosixPath(self.name)
+
+    @property
+    def place(self) -> str:
+        """Return the path as a file system sees it that ignores case and the composition of characters."""
+        return unicodedata.normalize("NFC", str(self.path)).casefold()
+
+    def problem(self) -> str | None:
+        """Return why the member could do harm, or None."""
+        if len(self.name) > LONGEST_PATH:
+            return f"has a path of more than {LONGEST_PATH:,} characters"
+        problems = {
+            "is neither a plain file nor a folder": not self.is_plain,
+            "declares a size below zero": self.size < 0,
+            "has an absolute path": self.path.is_absolute() or bool(PureWindowsPath(self.name).drive),
+            "leads outside": ".." in self.path.parts or "\\" in self.name or "\0" in self.name,
+            "has no name": not self.is_folder and not self.path.parts,
+        }
+        return next((problem for problem, is_so in problems.items() if is_so), None)
 
 
 def extract(archive: Path, folder: Path, *, members: Sequence[str] | None = None, limit: int = LIMIT) -> None:
-    """Write files of an archive below a folder, which is whole or, after an error, as it was.
+    """Extract files of an archive into a folder, which is whole or, after an error, as it was before.
 
     Files get the mode that new files have here, whatever the archive says of modes and owners.
 
     Args:
-        archive: tar, tar.gz or zip, by its content.
+        archive: tar, tar.gz or zip, told apart by their content.
         folder: takes what is wanted, under the archive's paths; what was there is replaced.
-        members: paths in the archive of files, or of folders with all that is in them; None for everything.
-        limit: bytes that all members together may declare.
+        members: paths in the archive of files, or of folders with all that is in them; None extracts everything.
+        limit: most bytes that all members together may declare.
 
     Raises:
-        UserError: it is no archive, damaged or truncated, or a bomb (too many members, or far larger unpacked); one of
-            its members, wanted or not, is neither file nor folder, has a path that is absolute or leads outside, takes
-            the place of another one, or exceeds the limit; or there is no such member.
+        UserError: the file is no archive, is damaged or truncated, or holds too many or too large members; a member,
+            wanted or not, is a link or a device, has a path that is absolute or leads outside; or there is no such
+            member.
     """
-    with _checked(archive, folder, limit) as found:
-        wanted = found if members is None else _wanted(archive, found, members)
+    with _checked(archive, limit) as (opened, listed):
+        wanted = listed if members is None else _wanted(archive, listed, members)
         with whole(folder) as aside:
-            for member in wanted:
-                target = aside / member.path
-                (target.parent if member.kind == FILE else target).mkdir(parents=True, exist_ok=True)
-                if member.kind == FILE:
-                    _write(archive, member, target)
+            for one in wanted:
+                _extract_one(archive, opened, one, aside)
 
 
 def member(archive: Path, name: str, folder: Path, *, limit: int = LIMIT) -> Path:
-    """Write one file of an archive into a folder, under the last part of its name, whole or not at all.
+    """Extract one file of an archive into a folder, under the last part of its name, whole or not at all.
 
-    Args and errors as of `extract`.
+    Args:
+        archive: tar, tar.gz or zip, told apart by their content.
+        name: the file's path in the archive.
+        folder: takes the file; is made.
+        limit: most bytes that all members together may declare.
 
     Returns:
-        The file.
+        The path of the extracted file.
+
+    Raises:
+        UserError: see `extract`.
     """
-    with _checked(archive, folder, limit) as found:
+    with _checked(archive, limit) as (opened, listed):
         path = PurePosixPath(name)
-        files = [entry for entry in found if entry.kind == FILE and entry.path == path]
+        files = [one for one in listed if one.path == path and not one.is_folder]
         if not files:
-            raise _missing(archive, found, name)
+            raise _missing(archive, listed, name)
         folder.mkdir(parents=True, exist_ok=True)
-        aside = folder / f".{path.name}.unfinished"
-        try:
-            _write(archive, files[0], aside)
-            return aside.replace(folder / path.name)
-        finally:
-            aside.unlink(missing_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as aside:
+            _extract_one(archive, opened, files[0], Path(aside))
+            return (Path(aside) / path).replace(folder / path.name)
 
 
 @contextmanager
-def _checked(archive: Path, folder: Path, limit: int) -> Iterator[list[_Member]]:
-    """All members of an archive, none of which can do harm in this folder, while it is open."""
-    with _reading(archive):
+def _checked(archive: Path, limit: int) -> Iterator[tuple[Any, list[_Member]]]:
+    """Open an archive, and yield it with all its members after each was found harmless."""
+    with _damage(archive):
         file = archive.open("rb")
     with file:
-        found: list[_Member] = []
-        places = _Places()
-        declared, most = 0, min(limit, max(FREE, LARGEST_RATIO * archive.stat().st_size))
-        with _reading(archive):
-            for entry in _members(file):
-                declared += entry.size
-                problem = _problem(entry) or places.take(entry)
+        listed: list[_Member] = []
+        places: set[str] = set()
+        declared, parts, most = 0, 0, min(limit, max(FREE, LARGEST_RATIO * archive.stat().st_size))
+        with _damage(archive):
+            opened, members = _open(file)
+            for one in members:
+                problem = one.problem()
+                if not one.is_folder:
+                    problem = problem or ("is there twice" if one.place in places else None)
+                    places.add(one.place)
+                declared += one.size
+                parts += len(one.path.parts)
                 if declared > most:
                     problem = f"makes the archive larger than {most:,} bytes"
-                if max(len(found) + 1, places.number) > MOST_MEMBERS:
-                    problem = f"comes after {MOST_MEMBERS:,} others, more than are allowed"
+                if len(listed) == MOST_MEMBERS or parts > MOST_PARTS:
+                    problem = f"is one too many: at most {MOST_MEMBERS:,} are allowed"
                 if problem:
-                    raise UserError(f"{archive}: its member {shown(entry.name)} {problem}; nothing was extracted")
-                if isinstance(entry.entry, tarfile.TarInfo) and hasattr(tarfile, "data_filter"):
-                    tarfile.data_filter(entry.entry, str(folder))  # a second lock, which early 3.10 lacks
-                found.append(entry)
-        yield found
+                    raise UserError(f"{archive}: its member {shown(one.name)} {problem}; nothing was extracted")
+                listed.append(one)
+        yield opened, listed
 
 
 @contextmanager
-def _reading(archive: Path) -> Iterator[None]:
+def _damage(archive: Path) -> Iterator[None]:
+    """Turn what the libraries raise over a damaged archive, which depends on where the damage is, into a UserError."""
     try:
         yield
     except (UserError, MemoryError):
         raise
     except FileNotFoundError as error:
         raise UserError(f"{archive}: no such archive") from error
-    except Exception as error:  # what the libraries raise depends on where the damage is
+    except Exception as error:
         reason = (str(error) or type(error).__name__)[:LONGEST_REASON]
         raise UserError(f"{archive}: is no whole tar, tar.gz or zip archive ({reason})") from error
 
 
-def _members(file: IO[bytes]) -> Iterator[_Member]:
+def _open(file: IO[bytes]) -> tuple[Any, Iterator[_Member]]:
+    """Return the library's archive, and an iterator over its members."""
     start = file.read(4)
     file.seek(0)
     if start in (b"PK\3\4", b"PK\5\6"):
-        return _of_zip(zipfile.ZipFile(file))
-    return _of_tar(gzip.GzipFile(fileobj=file) if start[:2] == b"\x1f\x8b" else file)
+        zipped = zipfile.ZipFile(file)
+        return zipped, map(_zip_member, zipped.infolist())
+    content: Any = gzip.GzipFile(fileobj=file) if start[:2] == b"\x1f\x8b" else file
+    headers: Any = _Headers(content)
+    tar = tarfile.open(fileobj=headers, mode="r:")  # noqa: SIM115 - stays open as long as the file
+    return tar, _tar_members(tar, content)
 
 
-class _Sparing:
-    """A file of which no more is read, at once and in all, than headers need, whatever a tar's header says.
-
-    Args:
-        file: uncompressed.
-    """
+class _Headers:
+    """Limits what `tarfile` reads of headers: by itself it reads a header of any declared size into memory."""
 
     def __init__(self, file: Any) -> None:
         self.file, self.seek, self.tell = file, file.seek, file.tell
         self.left = ALL_HEADERS
 
     def read(self, size: int = -1) -> bytes:
-        """So many bytes, or those that are left."""
-        if not 0 <= size <= LONGEST_HEADER:
-            raise tarfile.ReadError(f"a header of {size:,} bytes")
+        """Read a header."""
         self.left -= size
-        if self.left < 0:
-            raise tarfile.ReadError(f"headers of more than {ALL_HEADERS:,} bytes")
+        if not 0 <= size <= LARGEST_HEADER or self.left < 0:
+            raise tarfile.ReadError("its headers are too large")
         content: bytes = self.file.read(size)
         return content
 
 
-def _of_tar(file: Any) -> Iterator[_Member]:
-    sparing: Any = _Sparing(file)
-    archive: tarfile.TarFile = tarfile.open(fileobj=sparing, mode="r:")  # noqa: SIM115 - stays open as long as the file
-    for entry in archive:
-        # Read already, and large where someone wants it: of each member; or of all, which each would get a copy of.
-        entry.pax_headers, archive.pax_headers = {}, {}
-        kinds = {
-            FILE: entry.isreg(),
-            FOLDER: entry.isdir(),
-            "a symbolic link": entry.issym(),
-            "a hard link": entry.islnk(),
-            "a device": entry.isdev(),
-            "a special file": True,
-        }
-        kind = next(kind for kind, is_it in kinds.items() if is_it)
-        yield _Member(entry.name, kind, entry.size, entry, partial(archive.extractfile, entry))
-    archive.fileobj = file  # what is left to read are contents
-    file.seek(archive.offset)
-    if file.read(BLOCK) != bytes(BLOCK):  # the library takes the end of a file for the end of the archive
+def _tar_members(tar: tarfile.TarFile, content: Any) -> Iterator[_Member]:
+    for entry in tar:
+        entry.pax_headers, tar.pax_headers = {}, {}  # applied already, and of any number
+        yield _Member(entry, entry.name, entry.size, entry.isdir(), entry.isdir() or entry.isreg())
+    tar.fileobj = content
+    content.seek(tar.offset)
+    if content.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # for tarfile, any end of the file is one
         raise tarfile.ReadError("its end is missing")
     left = LONGEST_END
-    while read := len(file.read(CHUNK)):  # the checksum of a compressed one comes after its last byte
+    while read := len(content.read(CHUNK)):  # the checksum of a gz file comes after its last byte
         left -= read
         if left < 0:
             raise tarfile.ReadError(f"more than {LONGEST_END:,} bytes follow its end")
 
 
-def _of_zip(archive: zipfile.ZipFile) -> Iterator[_Member]:
-    for entry in archive.infolist():
-        mode = stat.S_IFMT(entry.external_attr >> 16)
-        kind = FOLDER if entry.is_dir() else FILE
-        if mode not in (0, stat.S_IFREG, stat.S_IFDIR):
-            kind = "a symbolic link" if mode == stat.S_IFLNK else "a special file"
-        elif entry.flag_bits & 1:
-            kind = "an encrypted file"
-        elif entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            kind = "a file compressed otherwise than zips are"  # the library would unpack it to any size at once
-        yield _Member(entry.orig_filename, kind, entry.file_size, entry, partial(archive.open, entry))
+def _zip_member(entry: zipfile.ZipInfo) -> _Member:
+    is_plain = (
+        stat.S_IFMT(entry.external_attr >> 16) in (0, stat.S_IFREG, stat.S_IFDIR)
+        and not entry.flag_bits & 1  # encrypted
+        # zipfile unpacks blocks of other kinds to any size at once
+        and entry.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+    )
+    return _Member(entry, entry.orig_filename, entry.file_size, entry.is_dir(), is_plain)
 
 
-def _problem(entry: _Member) -> str | None:
-    """Why a member could do harm by itself."""
-    if len(entry.name) > LONGEST_PATH or entry.name.count("/") > DEEPEST:  # before anything takes it to pieces
-        return f"has a path of more than {LONGEST_PATH:,} characters or {DEEPEST} parts"
-    problems = {
-        f"is {entry.kind}": entry.kind not in (FILE, FOLDER),
-        f"declares {entry.size} bytes": entry.size < 0,
-        "has an absolute path": entry.path.is_absolute(),
-        "has a drive letter": bool(PureWindowsPath(entry.name).drive),
-        "leads outside": ".." in entry.path.parts,
-        "has a backslash or a zero byte in its path": "\\" in entry.name or "\0" in entry.name,
-        "is a file without a name": entry.kind == FILE and not entry.path.parts,
-    }
-    return next((problem for problem, is_it in problems.items() if is_it), None)
+def _extract_one(archive: Path, opened: Any, one: _Member, folder: Path) -> None:
+    """Write a member below a folder, under its path in the archive."""
+    try:
+        with _damage(archive):
+            if isinstance(opened, tarfile.TarFile):
+                opened.extract(one.entry, folder, set_attrs=False, filter="data")  # type: ignore[arg-type]
+            else:
+                opened.extract(one.entry, folder)
+    except UserError as error:
+        cause = error.__cause__
+        if isinstance(cause, OSError) and cause.errno:
+            place = folder / named(one.name)
+            raise UserError(f"{place}: cannot be written ({cause.strerror})") from cause
+        raise
 
 
-_Folder: TypeAlias = "dict[str, tuple[str, str, _Folder]]"
-"""Each part of a path, without case and composition -> itself, its kind and what is in it."""
-
-
-class _Places:
-    """The places that members have taken, on file systems that ignore case and composition too."""
-
-    def __init__(self) -> None:
-        self.top: _Folder = {}
-        self.number = 0
-        """Of files and folders, with those that only others name."""
-
-    def take(self, entry: _Member) -> str | None:
-        """Why a member has no place of its own, or None; folders may be named again."""
-        inside, parts = self.top, entry.path.parts
-        for depth, part in enumerate(parts, 1):
-            kind = entry.kind if depth == len(parts) else FOLDER
-            key = unicodedata.normalize("NFC", part).casefold()
-            if key not in inside:
-                self.number += 1
-                inside[key] = (part, kind, {})
-            elif inside[key][0] != part:
-                other = "/".join([*parts[: depth - 1], inside[key][0]])
-                return f"differs from {shown(other)} by case or composition alone"
-            elif inside[key][1] != kind:
-                return "is in the way of another one: one is a file, the other a folder"
-            elif kind == FILE:
-                return "is there twice"
-            inside = inside[key][2]
-        return None
-
-
-def _wanted(archive: Path, found: list[_Member], names: Sequence[str]) -> list[_Member]:
-    """The members of these names, and those in folders of these names."""
+def _wanted(archive: Path, listed: list[_Member], names: Sequence[str]) -> list[_Member]:
+    """Return the members of these names, and those in folders of these names."""
     wanted = {PurePosixPath(name): name for name in names}
     chosen, met = [], set()
-    for entry in found:
-        by = wanted.keys() & {entry.path, *entry.path.parents}
+    for one in listed:
+        by = wanted.keys() & {one.path, *one.path.parents}
         met |= by
         if by:
-            chosen.append(entry)
+            chosen.append(one)
     for path, name in wanted.items():
         if path not in met:
-            raise _missing(archive, found, name)
+            raise _missing(archive, listed, name)
     return chosen
 
 
-def _missing(archive: Path, found: list[_Member], name: str) -> UserError:
-    files = [str(entry.path) for entry in found if entry.kind == FILE]
+def _missing(archive: Path, listed: list[_Member], name: str) -> UserError:
+    files = [str(one.path) for one in listed if not one.is_folder]
     near = difflib.get_close_matches(name, files, n=SHOWN, cutoff=0.5) or files[:SHOWN]
     held = ", ".join(map(named, near))
     return UserError(f"{archive}: has no member {shown(name)}; it holds {len(files)} files, such as {held}")
-
-
-def _write(archive: Path, entry: _Member, target: Path) -> None:
-    try:
-        with target.open("xb") as file:
-            for chunk in _chunks(archive, entry):
-                file.write(chunk)
-    except OSError as error:
-        place = target.parent / named(target.name)
-        raise UserError(f"{place}: cannot be written ({error.strerror or error})") from error
-
-
-def _chunks(archive: Path, entry: _Member) -> Iterator[bytes]:
-    """The bytes of a file, as many as were declared."""
-    left = entry.size
-    with _reading(archive):
-        file = entry.open()
-        while file and (chunk := file.read(CHUNK)):
-            left -= len(chunk)
-            yield chunk
-        if left:
-            raise EOFError(f"{shown(entry.name)} has {entry.size - left:,} of {entry.size:,} bytes")

@@ -1,8 +1,8 @@
-"""Downloads that go on where they broke off. A file is there whole and as announced, or it is not there.
+"""Download files with `requests`. A file stands in its place whole and checked, or it is not there.
 
-Until a file is whole its bytes are in `<path>.part`, and what the server said of it in `<path>.part.json`. A later
-attempt, of this process or of the next one, asks for the missing bytes alone, on condition that the file is still the
-same (RFC 9110, sections 13.1.5 and 14.2).
+Until then its bytes are in `<path>.part`, and `<path>.part.json` says which file they belong to. A later attempt, of
+this process or of the next one, asks the server for the missing bytes alone, on condition that the file has not changed
+(RFC 9110, sections 13.1.5 and 14.2).
 """
 
 import hashlib
@@ -10,73 +10,81 @@ import json
 import os
 import re
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from typing import Any
+from urllib.parse import unquote, urljoin, urlsplit
 
 import requests
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt
+from urllib3.exceptions import HTTPError
 
-from kdcore.fetch.web import Pace, PassingError, RefusedError, asked
-from kdcore.system.errors import UserError, named
-from kdcore.system.files import alone, file_digests
+from kdcore.system.errors import UserError, check_address, named, shown
+from kdcore.system.files import alone, file_sha256
 
 FOLDER = Path("scratch/downloads")
 CHUNK = 1 << 16
 PASSING = (408, 425, 429)
-"""Answers, besides 5xx, that may be another one soon."""
+"""Status codes, besides 5xx, after which it is worth asking again."""
 NUMBER = "([0-9]{1,18})"
-CHECKSUM = re.compile("sha256:[0-9a-f]{8,64}|md5:[0-9a-f]{32}")
-LONG_NAME = 80
+CHECKSUM = re.compile("sha256:[0-9a-f]{8,64}")
+LONGEST_NAME, LONGEST_REASON = 80, 200
 LARGEST = 256 * 2**30
-"""Bytes of a file; an answer may have no end."""
+"""Most bytes of a file."""
 
 
 @dataclass(frozen=True)
 class Patience:
-    """How long servers are waited for."""
+    """How long to wait for servers."""
 
     attempts: int = 6
-    """Per address, the first one included."""
+    """Attempts per address, the first one included."""
     first_wait: float = 1.0
-    """Seconds before the second attempt; each wait is twice the one before it, or what the server asks for."""
+    """Seconds before the second attempt. Each wait is twice the one before it, or what the server asks for."""
     longest_wait: float = 30.0
-    """Seconds."""
+    """Most seconds between two attempts."""
     connect: float = 10.0
-    """Seconds until a connection is given up."""
+    """Seconds to wait for a connection."""
     silence: float = 60.0
-    """Seconds without a byte until a connection is given up."""
+    """Seconds to wait for the next byte."""
     slowest: float = 300.0
-    """Bytes per second, averaged over the seconds of `silence`, below which a server counts as silent."""
+    """Bytes per second of the body, averaged over every `silence` seconds, below which an attempt is given up."""
 
 
 PATIENT = Patience()
 
 
-@dataclass(frozen=True)
-class _Announced:
-    """What a server said of a file of which a part is here."""
+class _RefusedError(Exception):
+    """The address does not serve the file, and asking again would not help."""
 
-    url: str
-    validator: str
-    """Strong ETag, or date of the last change: goes into If-Range."""
-    length: int | None
-    """Of the whole file, in bytes."""
+
+class _PassingError(_RefusedError):
+    """The attempt failed, and the next one may succeed.
+
+    Args:
+        after: seconds that the server asks to wait.
+    """
+
+    def __init__(self, message: str, after: float = 0.0) -> None:
+        super().__init__(message)
+        self.after = after
 
 
 def fetch(urls: Sequence[str], path: Path, *, checksum: str | None = None, patience: Patience = PATIENT) -> str:
-    """Download a file, going on where an earlier download of it broke off.
+    """Download a file, continuing where an earlier download of it broke off.
 
-    A file that is at `path` already, with this checksum or as it was downloaded, is not downloaded again; any other is
-    replaced. Other processes that want the same path wait.
+    A file that is at `path` already is kept if it has this checksum or, without one, if it is as it was downloaded.
+    Other processes that want the same path wait.
 
     Args:
         urls: http(s) addresses of the same file, tried in this order.
-        path: where it goes; its folder is made.
-        checksum: "sha256:<hex>", of which the first eight digits suffice, or "md5:<hex>"; None trusts what comes.
+        path: where the file goes; its folder is made.
+        checksum: "sha256:<hex>", of which the first eight digits suffice; None trusts what comes.
         patience: how long to wait for servers.
 
     Returns:
@@ -87,221 +95,244 @@ def fetch(urls: Sequence[str], path: Path, *, checksum: str | None = None, patie
             is removed; a part that can be continued stays.
     """
     if checksum is not None and not CHECKSUM.fullmatch(checksum):
-        raise UserError(f"checksum {checksum!r}: must be sha256:<at least 8 hex digits> or md5:<32 hex digits>")
+        raise UserError(f"checksum {checksum!r}: must be sha256:<at least 8 hex digits>")
     for url in urls:
         if not url.startswith(("http://", "https://")):
-            raise UserError(f"{url}: only http and https addresses can be downloaded")
+            raise UserError(f"{url}: only http and https addresses are allowed")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with alone(path, "downloads", lock_file=path.with_name(f"{path.name}.lock")):
-            return _Download(path, checksum, patience).run(urls)
+            return _sha256_if_right(path, checksum) or _Download(path, checksum, patience).from_any(urls)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
 def cached(url: str) -> Path:
-    """Where the download of an address is kept: in a file of its own below scratch/, for later runs."""
-    name = re.sub(r"[^\w.-]", "_", Path(unquote(urlsplit(url).path)).name)[-LONG_NAME:]
+    """Return the path below scratch/ at which the download of an address is kept for later runs."""
+    name = re.sub(r"[^\w.-]", "_", Path(unquote(urlsplit(url).path)).name)[-LONGEST_NAME:]
     return FOLDER / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{name or 'file'}"
 
 
 def forget(path: Path) -> None:
-    """Remove a download, so that the next one starts anew."""
+    """Remove a downloaded file, so that the next download starts anew."""
     path.unlink(missing_ok=True)
     _record(path).unlink(missing_ok=True)
 
 
 class _Download:
-    """One file on its way.
+    """One file that is being downloaded.
 
     Args:
-        path: where it goes.
-        checksum: what it must have.
+        path: where the file goes.
+        checksum: "sha256:<hex>", or None to trust what comes.
         patience: how long to wait for servers.
     """
 
     def __init__(self, path: Path, checksum: str | None, patience: Patience) -> None:
-        self.path = path
-        self.checksum = checksum
-        self.patience = patience
+        self.path, self.checksum, self.patience = path, checksum, patience
         self.part = path.with_name(f"{path.name}.part")
-        self.announced = path.with_name(f"{path.name}.part.json")
-        self.record = _record(path)
+        self.note = path.with_name(f"{path.name}.part.json")
 
-    def run(self, urls: Sequence[str]) -> str:
-        """Bring the file to its place from the first address that serves it; returns its sha256."""
-        found = self._already()
-        if found is not None:
-            return found
+    def from_any(self, urls: Sequence[str]) -> str:
+        """Bring the file to its place from the first address that serves it, and return its sha256."""
+        retry = Retrying(
+            retry=retry_if_exception_type(_PassingError),
+            stop=stop_after_attempt(self.patience.attempts),
+            wait=self._wait,
+            before_sleep=lambda state: print(
+                f"{state.args[0]}: {_error(state)}; again in {self._wait(state):.0f} s", file=sys.stderr
+            ),
+            reraise=True,
+        )
         reasons = []
         for url in urls:
             try:
-                return self._from(url)
-            except RefusedError as error:
+                retry(self._attempt, url)
+                return self._put_in_place()
+            except _RefusedError as error:
                 reasons.append(f"{url}: {error}")
+            if not self._noted().get("validator"):
+                self._discard()  # nobody could continue it
         if self.part.is_file():
             reasons.append(f"{self.part} is kept; run it again to go on from there")
         raise UserError("\n".join(reasons))
 
-    def _already(self) -> str | None:
-        """The sha256 of the file at its place, or None where there is none, another one or a damaged one."""
-        if not self.path.is_file():
-            return None
-        found = file_digests(self.path, "sha256", "md5")
-        recorded = f"sha256:{self.record.read_text()}" if self.record.is_file() else None
-        wanted = self.checksum or recorded
-        return found["sha256"] if wanted and _fits(found, wanted) else None
-
-    def _from(self, url: str) -> str:
-        attempts = Retrying(
-            retry=retry_if_exception_type(PassingError),
-            stop=stop_after_attempt(self.patience.attempts),
-            wait=self._wait,
-            before_sleep=self._announce_wait,
-            reraise=True,
-        )
-        try:
-            attempts(self._attempt, url)
-        except RefusedError:
-            begun = self._begun()
-            if begun is None or not begun.validator:
-                self._forget()  # nobody could go on with it
-            raise
-        return self._take_place()
-
     def _wait(self, state: RetryCallState) -> float:
-        error = state.outcome.exception() if state.outcome else None
-        asked = error.after if isinstance(error, PassingError) else 0.0
+        """Return the seconds before the next attempt: twice as many each time, or as many as the server asks for."""
         doubled = self.patience.first_wait * 2 ** (state.attempt_number - 1)
-        return min(max(doubled, asked), self.patience.longest_wait)
-
-    def _announce_wait(self, state: RetryCallState) -> None:
-        error = state.outcome.exception() if state.outcome else None
-        print(f"{state.args[0]}: {error}; again in {self._wait(state):.0f} s", file=sys.stderr)
+        return min(max(doubled, getattr(_error(state), "after", 0)), self.patience.longest_wait)
 
     def _attempt(self, url: str) -> None:
-        begun = self._begun()
-        part = begun if begun and begun.url == url and begun.validator else None
-        offset = self.part.stat().st_size if part else 0
-        if part and offset == part.length:
-            return  # whole, but its process ended before it took its place
-        headers = {"Accept-Encoding": "identity"}  # bytes as they lie there: compressed ones could not be continued
-        if part and offset:
-            headers |= {"Range": f"bytes={offset}-", "If-Range": part.validator}
-        timeout = (self.patience.connect, self.patience.silence)
-        pace = Pace(self.patience.silence, self.patience.slowest)
-        with asked(url, headers, timeout, pace) as response:
-            _check_answer(response)
-            offset, announced = self._where(response, url, part, offset)
-            self._receive(response, offset, announced, pace)
+        """Ask an address once for the bytes that are missing."""
+        noted = self._noted()
+        if noted.get("url") != url or not noted.get("validator"):
+            noted = {}
+        offset = self.part.stat().st_size if noted else 0
+        if noted and offset == noted["length"]:
+            return  # whole already: the process that fetched it was killed before it could put it in place
+        headers = {"Accept-Encoding": "identity"}  # a compressed answer could not be continued
+        if offset:
+            headers |= {"Range": f"bytes={offset}-", "If-Range": noted["validator"]}
+        with _answer(url, headers, self.patience) as response:
+            _check_status(response)
+            if response.status_code == 200:
+                offset, length = 0, _number(response, "Content-Length")
+                if length is None and self.checksum is None and "chunked" not in _header(response, "Transfer-Encoding"):
+                    raise _RefusedError("does not say how long the file is, so a truncated one could not be told")
+                noted = {"url": url, "validator": _validator(response), "length": length}
+            else:
+                noted["length"] = self._length_of_whole(response, noted, offset)
+            if (noted["length"] or 0) > LARGEST:
+                raise _RefusedError(f"announces {noted['length']:,} bytes; at most {LARGEST:,} are allowed")
+            self._receive(response, offset, noted)
 
-    def _begun(self) -> _Announced | None:
-        """What was announced of the part that is here."""
+    def _noted(self) -> dict[str, Any]:
+        """Return address, validator (ETag or date) and length of the file that the part belongs to; {} if unknown."""
         try:
-            return _Announced(**json.loads(self.announced.read_text())) if self.part.is_file() else None
-        except (OSError, ValueError, TypeError):
-            return None  # nothing was begun, or a kill cut its note off: begin anew
+            noted = json.loads(self.note.read_text()) if self.part.is_file() else {}
+        except (OSError, ValueError):  # nothing was begun, or a kill cut the note off
+            return {}
+        return noted if isinstance(noted, dict) and noted.keys() == {"url", "validator", "length"} else {}
 
-    def _where(
-        self, response: requests.Response, url: str, part: _Announced | None, offset: int
-    ) -> tuple[int, _Announced]:
-        """At which byte the answer begins, and what it says of the whole file."""
-        validator = _validator(response)
-        if response.status_code == 200:
-            whole = _Announced(url, validator, _number(response, "Content-Length"))
-            chunked = "chunked" in response.headers.get("Transfer-Encoding", "")
-            if whole.length is None and not chunked and self.checksum is None:
-                raise RefusedError("does not say how long the file is, so a truncated one could not be told")
-            return 0, whole
-        said = re.fullmatch(rf"bytes {NUMBER}-{NUMBER}/{NUMBER}", response.headers.get("Content-Range", ""))
-        same = said and part and validator in ("", part.validator) and part.length in (None, int(said[3]))
-        if response.status_code == 206 and said and part and same and int(said[1]) == offset:
-            return offset, _Announced(url, part.validator, int(said[3]))
-        self._forget()
-        raise PassingError("does not go on with the part that is here; it is fetched anew")
+    def _length_of_whole(self, response: requests.Response, noted: dict[str, Any], offset: int) -> int:
+        """Return what a partial answer says of the whole file's length, if it continues the part that is here."""
+        said = re.fullmatch(rf"bytes {NUMBER}-{NUMBER}/{NUMBER}", _header(response, "Content-Range"))
+        if response.status_code == 206 and noted and said and int(said[1]) == offset:
+            same_file = _validator(response) in ("", noted["validator"])
+            if same_file and noted["length"] in (None, int(said[3])):
+                return int(said[3])
+        self._discard()
+        raise _PassingError("does not go on with the part that is here; it is fetched anew")
 
-    def _receive(self, response: requests.Response, offset: int, announced: _Announced, pace: Pace) -> None:
-        if (announced.length or 0) > LARGEST:
-            raise RefusedError(f"announces {announced.length:,} bytes; at most {LARGEST:,} are allowed")
+    def _receive(self, response: requests.Response, offset: int, noted: dict[str, Any]) -> None:
+        """Append the body of an answer to the part, and check how long the part is then."""
+        length, received = noted["length"], offset
+        since, received_then = time.monotonic(), offset
         with self.part.open("ab" if offset else "wb") as file, _progress() as bar:
-            self.announced.write_text(json.dumps(asdict(announced)))
-            task = bar.add_task(self.path.name, total=announced.length, completed=offset)
-            for chunk in response.raw.stream(CHUNK, decode_content=False):
-                pace.went_on()
-                file.write(chunk)
-                bar.advance(task, len(chunk))
-                if file.tell() > LARGEST:
-                    break
+            self.note.write_text(json.dumps(noted))
+            task = bar.add_task(self.path.name, total=length, completed=offset)
+            while received <= LARGEST and (chunk := response.raw.read1(CHUNK, decode_content=False)):
+                received += file.write(chunk)
+                bar.update(task, completed=received)
+                seconds = time.monotonic() - since
+                if seconds > self.patience.silence:
+                    if received - received_then < self.patience.slowest * seconds:
+                        raise _PassingError(f"sends less than {self.patience.slowest:g} bytes per second")
+                    since, received_then = time.monotonic(), received
             file.flush()
             os.fsync(file.fileno())
-        received = self.part.stat().st_size
-        if received > LARGEST:
-            self._forget()
-            raise RefusedError(f"sends more than {LARGEST:,} bytes; they were removed")
-        if announced.length is not None and received < announced.length:
-            raise PassingError(f"broke off after {received:,} of {announced.length:,} bytes")
-        if announced.length is not None and received > announced.length:
-            self._forget()
-            raise RefusedError(f"sent {received:,} bytes, though the file has {announced.length:,}; it was removed")
+        if length is not None and received < length:
+            raise _PassingError(f"broke off after {received:,} of {length:,} bytes")
+        if received > (LARGEST if length is None else length):
+            self._discard()
+            most = f"{LARGEST:,} are allowed" if length is None else f"{length:,} were announced"
+            raise _RefusedError(f"sends {received:,} bytes or more, but only {most}; they were removed")
 
-    def _take_place(self) -> str:
-        found = file_digests(self.part, "sha256", "md5")
-        if self.checksum is not None and not _fits(found, self.checksum):
-            self._forget()
-            kind, _, wanted = self.checksum.partition(":")
-            raise RefusedError(f"has {kind} {found[kind]}, not {wanted}; it was removed")
-        self.record.write_text(found["sha256"])
+    def _put_in_place(self) -> str:
+        """Check the part's checksum and move the part to its place; returns the sha256."""
+        sha256 = file_sha256(self.part)
+        if not f"sha256:{sha256}".startswith(self.checksum or ""):
+            self._discard()
+            raise _RefusedError(
+                f"has sha256 {sha256}, not {(self.checksum or '').removeprefix('sha256:')}; it was removed"
+            )
+        _record(self.path).write_text(sha256)
         self.part.replace(self.path)
-        self.announced.unlink(missing_ok=True)
-        return found["sha256"]
+        self.note.unlink(missing_ok=True)
+        return sha256
 
-    def _forget(self) -> None:
+    def _discard(self) -> None:
         self.part.unlink(missing_ok=True)
-        self.announced.unlink(missing_ok=True)
+        self.note.unlink(missing_ok=True)
 
 
-def _check_answer(response: requests.Response) -> None:
+class _Session(requests.Session):
+    def get_redirect_target(self, resp: requests.Response) -> str | None:
+        """Follow redirects only to addresses that may be asked, and leave the bodies of redirects unread."""
+        target = super().get_redirect_target(resp)
+        if target is not None:
+            resp.close()  # requests would read the body, which may have no end
+            address = urlsplit(urljoin(resp.url, target)).geturl()  # the scheme in small letters
+            check_address(address)
+            if resp.url.startswith("https:") and address.startswith("http:"):
+                raise _RefusedError("leads from https to http, where anyone may change the file")
+        return target
+
+
+@contextmanager
+def _answer(url: str, headers: dict[str, str], patience: Patience) -> Iterator[requests.Response]:
+    """Yield a server's answer with its body unread.
+
+    Failures of the connection, here and inside the block, become errors of this module.
+    """
+    try:
+        check_address(url)
+        timeout = (patience.connect, patience.silence)
+        with _Session() as session, session.get(url, headers=headers, stream=True, timeout=timeout) as response:
+            yield response
+    except (requests.ConnectionError, requests.Timeout, HTTPError) as error:
+        raise _PassingError(f"connection failed ({_cause(error)})") from error
+    except (requests.RequestException, ValueError) as error:
+        raise _RefusedError(f"cannot be asked ({_cause(error)})") from error
+
+
+def _check_status(response: requests.Response) -> None:
     """Refuse an answer that holds no bytes of a file."""
     status, said = response.status_code, f"answers {response.status_code} {named(response.reason or '')}".rstrip()
     if status in PASSING or status >= 500:
-        raise PassingError(said, _number(response, "Retry-After") or 0)
+        raise _PassingError(said, _number(response, "Retry-After") or 0)
     if status not in (200, 206, 416):
-        raise RefusedError(said)
-    if status != 416 and response.headers.get("Content-Type", "").startswith("text/html"):
-        raise RefusedError("answers with a web page, not with a file")
+        raise _RefusedError(said)
+    if status != 416 and _header(response, "Content-Type").startswith("text/html"):
+        raise _RefusedError("answers with a web page, not with a file")
+
+
+def _header(response: requests.Response, name: str) -> str:
+    return str(response.headers.get(name, ""))
 
 
 def _number(response: requests.Response, header: str) -> int | None:
-    """What a header says, if it is a number of any sense."""
-    said = response.headers.get(header, "")
+    """Return the number in a header, or None if there is none."""
+    said = _header(response, header)
     return int(said) if re.fullmatch(NUMBER, said) else None
 
 
 def _validator(response: requests.Response) -> str:
-    """What goes into If-Range; "" where the server says nothing by which a file can be known again."""
-    tag = response.headers.get("ETag", "")
-    return tag if tag.startswith('"') else response.headers.get("Last-Modified", "")
+    """Return what goes into If-Range, a strong ETag or a date; "" if nothing identifies this version of the file."""
+    tag = _header(response, "ETag")
+    return tag if tag.startswith('"') else _header(response, "Last-Modified")
+
+
+def _sha256_if_right(path: Path, checksum: str | None) -> str | None:
+    """Return the sha256 of the file at its place, or None if there is none, another one or a damaged one."""
+    record = _record(path)
+    wanted = checksum or (f"sha256:{record.read_text()}" if record.is_file() else None)
+    if wanted is None or not path.is_file():
+        return None
+    sha256 = file_sha256(path)
+    return sha256 if f"sha256:{sha256}".startswith(wanted) else None
 
 
 def _record(path: Path) -> Path:
-    """What a file's sha256 was when it came."""
+    """Return the file that keeps the sha256 of a download."""
     return path.with_name(f"{path.name}.sha256")
 
 
-def _fits(found: dict[str, str], checksum: str) -> bool:
-    kind, _, wanted = checksum.partition(":")
-    return found[kind].startswith(wanted)
+def _error(state: RetryCallState) -> BaseException | None:
+    return state.outcome.exception() if state.outcome else None
+
+
+def _cause(error: BaseException) -> str:
+    """Return the message of the first error in a chain: the libraries put the whole chain into one line."""
+    while error.__context__ is not None:
+        error = error.__context__
+    said = str(error) or type(error).__name__
+    return said if said.isprintable() and len(said) <= LONGEST_REASON else shown(said)
 
 
 def _progress() -> Progress:
     console = Console(stderr=True)
+    columns = (BarColumn(bar_width=20), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=20),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
+        TextColumn("{task.description}"), *columns, console=console, transient=True, disable=not console.is_terminal
     )

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchmetrics.functional.classification import multiclass_accuracy
 
 from kdcore import checkpoints
-from kdcore.data.storage import Dataset
+from kdcore.data.dataset import Dataset
 from kdcore.matrix.cell import RUNS
 from kdcore.networks.cost import multiply_adds, parameters
 from kdcore.system.errors import UserError

@@ -1,4 +1,4 @@
-"""Teachers from published checkpoints: fetched, verified, measured. `experiment` trains the others."""
+"""Adopt published checkpoints as teachers: fetch, verify and measure them. `experiment` trains other teachers."""
 
 import re
 import tempfile
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from kdcore import checkpoints
-from kdcore.data.storage import Dataset
+from kdcore.data.dataset import Dataset
 from kdcore.fetch import archives, download
 from kdcore.networks.contract import Network
 from kdcore.system.errors import UserError
@@ -19,10 +19,10 @@ from kdcore.training import inference, provenance, run_folder
 PUBLISHED = "published"
 KINDS = ("file", "address", "archive", "torchvision", "by_hand")
 ARCHIVE_LIMIT = 16 * 2**30
-"""Bytes that an archive of checkpoints may declare."""
+"""Most bytes that the members of an archive of checkpoints may have together."""
 Source = dict[str, Any]
-"""As in a card: "file" (the user's own), "address", "archive" with "member", "torchvision" or "by_hand"; beside them,
-where known, "sha256" and "archive_sha256", of which the first eight digits suffice, and "weights_key".
+"""One source of a card. It has one of "file" (the user's own), "address", "archive" (with "member"), "torchvision" and
+"by_hand"; and, if known, "sha256" and "archive_sha256", of which the first eight digits suffice, and "weights_key".
 """
 
 
@@ -31,23 +31,23 @@ class Adopted:
     """The checkpoint that became a teacher."""
 
     source: str
-    """Path or address."""
+    """Path or address of the checkpoint, or of the archive that holds it."""
     member: str | None
-    """Its path, where that is an archive."""
+    """Path of the checkpoint in the archive; None if there is no archive."""
     sha256: str
-    """Of the checkpoint."""
+    """Checksum of the checkpoint."""
     archive_sha256: str | None
     trusted_on_first_use: bool
-    """Whether it was downloaded without any checksum that it had to have."""
+    """Whether it was downloaded without a known checksum."""
 
 
 class NoSourceError(UserError):
     """None of a teacher's sources could be had.
 
     Args:
-        name: of the teacher.
-        dataset: its data set.
-        tried: the sources in their order, each with the reason.
+        name: the teacher's name.
+        dataset: its data set's name.
+        tried: the sources in their order, each with the reason why it failed.
     """
 
     def __init__(self, name: str, dataset: str, tried: list[dict[str, str]]) -> None:
@@ -71,8 +71,8 @@ def adopt_teacher(
     """Make a published checkpoint a teacher: write its weights and its accuracy, measured here.
 
     Args:
-        card: of stage teacher, with source, published_top1 and tolerance; and with sources, or sha256.
-        dataset: on whose test images it is measured.
+        card: card of stage teacher, with source, published_top1 and tolerance; and with sources, or sha256.
+        dataset: holds the test images on which it is measured.
         out: the teacher's folder.
         device: where to measure.
         patience: how long to wait for servers.
@@ -88,8 +88,8 @@ def adopt_teacher(
     labels = torch.from_numpy(dataset.test.labels).to(device)
     top1 = inference.top1(inference.predict(network, dataset.test, dataset, device), labels).item()
     check_accuracy(card, adopted.source, top1)
-    found = {"adopted": asdict(adopted), "tried": tried, "top1": round(top1, 4)}
-    run_folder.write(out, network, [], {**card, **found, **provenance.describe(device)})
+    measured = {"adopted": asdict(adopted), "tried": tried, "top1": round(top1, 4)}
+    run_folder.write(out, network, [], {**card, **measured, **provenance.describe(device)})
     return top1
 
 
@@ -116,7 +116,7 @@ def check_accuracy(card: dict[str, Any], source: str, measured: float) -> None:
 def _first(
     card: dict[str, Any], dataset: Dataset, device: torch.device, patience: download.Patience
 ) -> tuple[Network, Adopted, list[dict[str, str]]]:
-    """The network from the first source that can be had, and why those before it could not."""
+    """Return the network of the first source that works, and the reasons why those before it did not."""
     tried: list[dict[str, str]] = []
     for source in card["sources"] if card["source"] == PUBLISHED else [_named(card)]:
         try:
@@ -130,7 +130,7 @@ def _first(
 
 
 def _named(card: dict[str, Any]) -> Source:
-    """The source that params.yaml names by a path or an address."""
+    """Return the source that params.yaml names by a path or an address."""
     if "member" in card:
         return {"archive": card["source"], "member": card["member"], "archive_sha256": card["sha256"]}
     return {"address": card["source"], "sha256": card["sha256"]}
@@ -158,7 +158,7 @@ def _restored(
 
 
 def _fetched(source: Source, folder: Path, patience: download.Patience) -> tuple[Path, Adopted]:
-    """The checkpoint of a source, its checksums verified; a member of an archive in this folder."""
+    """Fetch the checkpoint of a source and verify its checksums; a member of an archive goes into `folder`."""
     if "by_hand" in source:
         raise UserError("no client can download it")
     sha256 = source.get("sha256")
@@ -168,40 +168,44 @@ def _fetched(source: Source, folder: Path, patience: download.Patience) -> tuple
     else:
         place = next(source[kind] for kind in ("file", "address", "archive") if kind in source)
     if "archive" not in source:
-        file, found = _file(place, sha256, patience)
+        file, file_sha = _file(place, sha256, patience)
         trusted = "://" in place and sha256 is None
-        return file, Adopted(place, None, found, None, trusted_on_first_use=trusted)
-    archive, found = _file(place, source.get("archive_sha256"), patience)
+        return file, Adopted(place, None, file_sha, None, trusted_on_first_use=trusted)
+    archive, archive_sha = _file(place, source.get("archive_sha256"), patience)
     try:
         file = archives.member(archive, source["member"], folder, limit=ARCHIVE_LIMIT)
-        of_member = file_sha256(file)
-        if sha256 is not None and not of_member.startswith(sha256):
-            raise UserError(f"{place}: its member {source['member']} has sha256 {of_member}, not {sha256}")
+        member_sha = file_sha256(file)
+        if sha256 is not None and not member_sha.startswith(sha256):
+            raise UserError(f"{place}: its member {source['member']} has sha256 {member_sha}, not {sha256}")
     except UserError:
         if "://" in place and "archive_sha256" not in source:
             download.forget(archive)
         raise
     known = sha256 or source.get("archive_sha256")
     trusted = "://" in place and known is None
-    return file, Adopted(place, source["member"], of_member, found, trusted_on_first_use=trusted)
+    return file, Adopted(place, source["member"], member_sha, archive_sha, trusted_on_first_use=trusted)
 
 
 def _file(place: str, sha256: str | None, patience: download.Patience) -> tuple[Path, str]:
-    """The file of a path or address, downloads kept for later runs, and its sha256, which begins with this one."""
+    """Return the file of a path or address, and its sha256; downloads are kept for later runs.
+
+    Raises:
+        UserError: the file cannot be had, or its sha256 does not begin with the digits that are given.
+    """
     if "://" in place:
         path = download.cached(place)
         return path, download.fetch([place], path, checksum=sha256 and f"sha256:{sha256}", patience=patience)
     path = Path(place)
     if not path.is_file():
         raise UserError(f"{place}: no such file; run 'dvc repro -f plan'")
-    found = file_sha256(path)
-    if sha256 is None or not found.startswith(sha256):
-        raise UserError(f"{place}: has sha256 {found}, not {sha256}; run 'dvc repro -f plan' if it is right")
-    return path, found
+    file_sha = file_sha256(path)
+    if sha256 is None or not file_sha.startswith(sha256):
+        raise UserError(f"{place}: has sha256 {file_sha}, not {sha256}; run 'dvc repro -f plan' if it is right")
+    return path, file_sha
 
 
 def _torchvision(name: str) -> tuple[str, str | None]:
-    """Address of torchvision's weights, and the first digits of their sha256 where its file's name carries them."""
+    """Return the address of torchvision's weights, and the first digits of their sha256 if the file's name has them."""
     from torchvision.models import get_weight  # a second to import, and only this source needs it
 
     try:

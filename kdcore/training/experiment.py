@@ -7,6 +7,7 @@ from typing import Any
 
 from kdcore import checkpoints
 from kdcore.data import storage
+from kdcore.data.dataset import Dataset
 from kdcore.matrix.train_section import TrainSettings
 from kdcore.system import yamlfile
 from kdcore.system.signals import Interrupted, Interruption
@@ -104,7 +105,7 @@ def _finish(run: loop.Run, card_file: Path, card: dict[str, Any], out: Path, pro
     progress.forget()
 
 
-def _warn_of_collapse(run: loop.Run, dataset: storage.Dataset) -> None:
+def _warn_of_collapse(run: loop.Run, dataset: Dataset) -> None:
     reason = collapse.reason(run.predicted, [row["train_top1"] for row in run.history], dataset.train.labels)
     if reason:
         print(f"warning: {run.name}: collapsed: {reason}; {collapse.ADVICE}", file=sys.stderr)

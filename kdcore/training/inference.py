@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from kdcore.data.dataset import Dataset, Encoded, Split
 from kdcore.data.feed import unaugmented
-from kdcore.data.storage import Dataset, Encoded, Split
 from kdcore.training.distributed import ALONE, World
 
 

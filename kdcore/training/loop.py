@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 
 from kdcore import networks
-from kdcore.data.augment import device_generator, drawn_state, restore_drawn, seed_dropout
+from kdcore.data.dataset import Dataset
 from kdcore.data.feed import Batch, Feed
-from kdcore.data.storage import Dataset
 from kdcore.matrix.train_section import TrainSettings
 from kdcore.networks.contract import Network
 from kdcore.objective import PLAIN, Moment, Objective, Parts, Taught, build
@@ -25,6 +24,7 @@ from kdcore.training.device import autocast, compute_dtype, prepare_torch
 from kdcore.training.distributed import ALONE, World
 from kdcore.training.inference import predict
 from kdcore.training.optimizers import DOT, learning_rate, make_optimizer
+from kdcore.training.random import device_generator, drawn_state, restore_drawn, seed_dropout
 
 Row = dict[str, float]
 """One epoch of a history: epoch, lr, loss, ce, the unweighted loss of each method by its name, train_top1 (of weak

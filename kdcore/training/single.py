@@ -6,7 +6,8 @@ from typing import Any
 
 from kdcore import catalog, checkpoints
 from kdcore.data import sources, storage
-from kdcore.data.storage import MANIFEST, Dataset
+from kdcore.data.dataset import Dataset
+from kdcore.data.storage import MANIFEST
 from kdcore.matrix import data_section, params
 from kdcore.matrix.cards import ROOT, Code, cell_card, resolve_recipes, stretched
 from kdcore.matrix.cell import Cell

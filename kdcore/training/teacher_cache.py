@@ -32,8 +32,8 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
+from kdcore.data.dataset import Split
 from kdcore.data.feed import Feed
-from kdcore.data.storage import Split
 from kdcore.networks.contract import Network
 from kdcore.scales import GRID
 from kdcore.system.files import allowed_bytes, remove_folder, whole, write_json

@@ -8,8 +8,10 @@ from PIL import Image
 
 from kdcore.data import feed, storage, stream
 from kdcore.data.augment import apply_views, epoch_order, epoch_views
+from kdcore.data.dataset import Dataset, Encoded, Split
 from kdcore.data.feed import Feed, unaugmented
 from kdcore.data.sources import digits
+from kdcore.matrix.fingerprint import closure
 from kdcore.system.errors import UserError
 from tests.pictures import encoded, write_tree
 
@@ -23,10 +25,10 @@ def forty():
 
 def resident(count=6, side=12, **changes):
     images = np.random.default_rng(0).integers(0, 256, (count, side, side, 3)).astype(np.uint8)
-    split = storage.Split(images, np.arange(count))
+    split = Split(images, np.arange(count))
     fields = {"name": "x", "classes": [str(i) for i in range(count)], "train": split, "test": split,
               "mean": (0.0,) * 3, "std": (1 / 255,) * 3, "image_size": side, "flip": False}  # fmt: skip
-    return storage.Dataset(**{**fields, **changes})
+    return Dataset(**{**fields, **changes})
 
 
 @pytest.mark.parametrize(("size", "expected"), [(16, [16, 16, 8]), (13, [13, 13, 14]), (39, [40]), (40, [40])])
@@ -103,7 +105,7 @@ class TestStream:
     def split(self, tmp_path):
         write_tree(tmp_path, ["a", "b"], 5)
         paths = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.jpg"))
-        return storage.Encoded(pa.table({"path": paths, "label": [0] * 5 + [1] * 5}), tmp_path)
+        return Encoded(pa.table({"path": paths, "label": [0] * 5 + [1] * 5}), tmp_path)
 
     def dataset(self, split, **changes):
         return resident(train=split, test=split, classes=["a", "b"], **{"image_size": 32, "flip": True, **changes})
@@ -133,8 +135,8 @@ class TestStream:
         monkeypatch.setenv(stream.VARIABLE, "0")
         feed = Feed(self.dataset(split), CPU)
         every = list(feed.batches(4, views=1, seed=0, epoch=1))
-        read, decoded = stream.picture.read, []
-        monkeypatch.setattr(stream.picture, "read", lambda file: decoded.append(file) or read(file))
+        read, decoded = stream.read_image, []
+        monkeypatch.setattr(stream, "read_image", lambda file: decoded.append(file) or read(file))
         rest = list(feed.batches(4, views=1, seed=0, epoch=1, skip=skip))
         assert len(decoded) == max(10 - 4 * skip, 0)
         for expected, seen in zip(every[skip:], rest, strict=True):
@@ -156,7 +158,7 @@ class TestStream:
         """Of one picture with a gradient, crops are gradients over parts of it; half are mirrored."""
         gradient = np.broadcast_to(np.linspace(0, 255, 100).astype(np.uint8)[None, :, None], (100, 100, 3))
         Image.fromarray(gradient).save(split.root / "gradient.png")
-        one = storage.Encoded(pa.table({"path": ["gradient.png"] * 200, "label": [0] * 200}), split.root)
+        one = Encoded(pa.table({"path": ["gradient.png"] * 200, "label": [0] * 200}), split.root)
         (images,) = next(Feed(self.dataset(one), CPU).batches(200, views=1, seed=0, epoch=1)).views
         slopes = images[:, 0, 16, 28] - images[:, 0, 16, 4]
         assert 60 < (slopes < 0).sum() < 140
@@ -167,7 +169,7 @@ class TestStream:
     def test_without_mirroring(self, split):
         gradient = np.broadcast_to(np.linspace(0, 255, 100).astype(np.uint8)[None, :, None], (100, 100, 3))
         Image.fromarray(gradient).save(split.root / "gradient.png")
-        one = storage.Encoded(pa.table({"path": ["gradient.png"] * 50, "label": [0] * 50}), split.root)
+        one = Encoded(pa.table({"path": ["gradient.png"] * 50, "label": [0] * 50}), split.root)
         (images,) = next(Feed(self.dataset(one, flip=False), CPU).batches(50, views=1, seed=0, epoch=1)).views
         assert (images[:, 0, 16, 28] > images[:, 0, 16, 4]).all()
 
@@ -181,7 +183,7 @@ class TestStream:
 
     def test_from_bytes_and_from_disk(self, split, tmp_path):
         content = [(split.root / path.as_py()).read_bytes() for path in split.table["path"]]
-        inside = storage.Encoded(pa.table({"image": content, "label": split.labels}))
+        inside = Encoded(pa.table({"image": content, "label": split.labels}))
         folder = tmp_path / "stored"
         folder.mkdir()
         storage.save(self.dataset(inside), folder)
@@ -206,7 +208,7 @@ class TestStream:
             list(unaugmented(split, self.dataset(split), CPU))
 
     def test_broken_bytes_are_named(self):
-        broken = storage.Encoded(pa.table({"image": [encoded(0, 0), b"no image"], "label": [0, 1]}))
+        broken = Encoded(pa.table({"image": [encoded(0, 0), b"no image"], "label": [0, 1]}))
         with pytest.raises(UserError, match=r"image 1: cannot be decoded \(cannot identify an image in it\)"):
             list(unaugmented(broken, self.dataset(broken), CPU))
 
@@ -214,7 +216,7 @@ class TestStream:
         """Not black and white alone."""
         grey = np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16)
         Image.fromarray(grey).save(split.root / "grey.png")
-        one = storage.Encoded(pa.table({"path": ["grey.png"], "label": [0]}), split.root)
+        one = Encoded(pa.table({"path": ["grey.png"], "label": [0]}), split.root)
         (image,) = unaugmented(one, self.dataset(one, image_size=56), CPU)
         torch.testing.assert_close(image[0, 1], torch.from_numpy((grey >> 8).astype(np.float32))[4:60, 4:60])
 
@@ -231,3 +233,10 @@ class TestStream:
         for count, expected in ((6, 5), (1, 1), (None, 1), (64, 16)):
             monkeypatch.setattr(stream.os, "cpu_count", lambda count=count: count)
             assert stream.workers() == expected
+
+
+def test_what_networks_see_depends_on_no_storage():
+    """A change of formats, files or messages makes no cell stale: fingerprints follow these imports."""
+    science = ("affine", "augment", "dataset", "feed", "images", "randaugment", "stream")
+    packages = {"kdcore", "kdcore.data", "kdcore.system", "kdcore.system.errors"}
+    assert closure("kdcore.data.feed") == packages | {f"kdcore.data.{name}" for name in science}

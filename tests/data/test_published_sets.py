@@ -23,6 +23,7 @@ from PIL import Image
 
 from kdcore.data import images as picture_file
 from kdcore.data import storage
+from kdcore.data.dataset import Encoded
 from kdcore.data.feed import Feed
 from kdcore.data.sources import cifar100, cub200, folders, imagenet, own, parquet, tiny_imagenet
 from kdcore.system.errors import UserError
@@ -320,7 +321,7 @@ class TestOwnFolder:
     def test_streamed(self, tmp_path):
         write_tree(tmp_path, ["cat", "dog"], 4)
         dataset = fetch_own(f"folder:{tmp_path}", test_share=0.25, augmentation="random_resized_crop", stem="large")
-        assert isinstance(dataset.train, storage.Encoded)
+        assert isinstance(dataset.train, Encoded)
         assert (dataset.mean, dataset.stem) == (imagenet.MEAN, "large")
         (views,) = next(Feed(dataset, CPU).batches(6, views=1, seed=0, epoch=1)).views
         assert views.shape == (6, 3, 32, 32)

@@ -11,6 +11,7 @@ import torch
 
 from kdcore.data import storage
 from kdcore.data.augment import Normalize, Views, apply_views, epoch_order, epoch_views
+from kdcore.data.dataset import Dataset, Split, first_of_each_class
 from kdcore.data.sources import cifar100, digits, parquet
 from kdcore.data.sources.folders import decode_images
 from kdcore.system.errors import UserError
@@ -19,10 +20,10 @@ from tests.reference import DATA, needs_data
 
 def small(**changes):
     images = np.random.default_rng(0).integers(0, 256, (6, 4, 4, 3)).astype(np.uint8)
-    split = storage.Split(images, np.array([0, 1, 2, 0, 1, 2]))
+    split = Split(images, np.array([0, 1, 2, 0, 1, 2]))
     fields = {"name": "x", "classes": ["a", "b", "c"], "train": split, "test": split,
               "mean": (0.5,) * 3, "std": (0.2,) * 3, "image_size": 4, "padding": 1, "flip": True}  # fmt: skip
-    return storage.Dataset(**{**fields, **changes})
+    return Dataset(**{**fields, **changes})
 
 
 class TestStore:
@@ -57,7 +58,7 @@ class TestStore:
     ])  # fmt: skip
     def test_wrong_arrays_are_refused(self, tmp_path, images, labels, message):
         with pytest.raises(UserError, match=message):
-            storage.save(small(train=storage.Split(images, labels)), tmp_path)
+            storage.save(small(train=Split(images, labels)), tmp_path)
 
     def test_nothing_stored(self, tmp_path):
         with pytest.raises(UserError, match=r"manifest\.json: cannot be read .* run 'dvc repro'"):
@@ -80,9 +81,9 @@ class TestStore:
             storage.load(tmp_path)
 
     def test_first_of_each_class(self):
-        split = storage.Split(np.arange(6), np.array([2, 0, 0, 2, 2, 1]))
-        assert storage.first_of_each_class(split, 1).images.tolist() == [0, 1, 5]
-        assert storage.first_of_each_class(split, 2).images.tolist() == [0, 1, 2, 3, 5]
+        split = Split(np.arange(6), np.array([2, 0, 0, 2, 2, 1]))
+        assert first_of_each_class(split, 1).images.tolist() == [0, 1, 5]
+        assert first_of_each_class(split, 2).images.tolist() == [0, 1, 2, 3, 5]
 
 
 class TestAugmentation:

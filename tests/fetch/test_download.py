@@ -10,8 +10,9 @@ import time
 
 import pytest
 import requests
+from urllib3 import HTTPResponse
 
-from kdcore.fetch import download, web
+from kdcore.fetch import download
 from kdcore.fetch.download import Patience
 from kdcore.system.errors import UserError, check_address
 from tests.project import ROOT
@@ -48,9 +49,7 @@ def statuses(site):
     return [asked.status for asked in site.asked]
 
 
-@pytest.mark.parametrize("checksum", [
-    None, f"sha256:{SHA256}", f"sha256:{SHA256[:8]}", f"md5:{hashlib.md5(CONTENT).hexdigest()}",
-])  # fmt: skip
+@pytest.mark.parametrize("checksum", [None, f"sha256:{SHA256}", f"sha256:{SHA256[:8]}"])
 def test_whole(site, fetch, tmp_path, checksum):
     assert fetch(site.add("a", CONTENT), checksum=checksum) == SHA256
     assert (tmp_path / "file").read_bytes() == CONTENT
@@ -115,13 +114,15 @@ def test_wrong_part_starts_over(site, fetch, headers):
     assert [(asked.status, bool(asked.range)) for asked in site.asked] == [(206, True), (200, False)]
 
 
+CHUNKED = {"Content-Length": "", "Transfer-Encoding": "chunked"}
+
+
 def test_more_than_announced(site, fetch, tmp_path):
-    chunked = {"Content-Length": "", "Transfer-Encoding": "chunked"}
-    url = site.add("a", CONTENT, cuts=[262_144], headers=chunked)
+    url = site.add("a", CONTENT, cuts=[262_144], headers=CHUNKED)
     with pytest.raises(UserError):
         fetch(url, patience=Patience(attempts=1))
-    site.add("a", CONTENT, headers={**chunked, "Content-Range": "bytes 262144-262153/262154"})
-    with pytest.raises(UserError, match="sent 512,000 bytes, though the file has 262,154; it was removed"):
+    site.add("a", CONTENT, headers={**CHUNKED, "Content-Range": "bytes 262144-262153/262154"})
+    with pytest.raises(UserError, match="only 262,154 were announced"):
         fetch(url)
     assert files(tmp_path) == []
 
@@ -140,15 +141,14 @@ def test_date_is_a_condition_where_there_is_no_tag(site, fetch):
     assert statuses(site) == [200, 206]
 
 
-def test_truncated_by_a_server_that_cannot_go_on(site, fetch, tmp_path):
-    with pytest.raises(
-        UserError, match=rf"/a: connection failed \(IncompleteRead\({HALF} .*, {len(CONTENT) - HALF} more expected\)\)$"
-    ):
-        fetch(site.add("a", CONTENT, tag=None, cuts=[HALF] * 3))
+@pytest.mark.parametrize("headers", [{}, CHUNKED], ids=["length", "chunks"])
+def test_truncated_by_a_server_that_cannot_go_on(site, fetch, tmp_path, headers):
+    with pytest.raises(UserError, match=r"/a: (connection failed|broke off)"):
+        fetch(site.add("a", CONTENT, tag=None, headers=headers, cuts=[HALF] * 3))
     assert files(tmp_path) == []
 
 
-@pytest.mark.parametrize("headers", [{}, {"Content-Length": "", "Transfer-Encoding": "chunked"}])
+@pytest.mark.parametrize("headers", [{}, CHUNKED], ids=["length", "chunks"])
 def test_larger_than_any_file(site, fetch, tmp_path, monkeypatch, headers):
     """Which an answer without an end would be."""
     monkeypatch.setattr(download, "LARGEST", len(CONTENT))
@@ -156,16 +156,9 @@ def test_larger_than_any_file(site, fetch, tmp_path, monkeypatch, headers):
     assert fetch(url) == SHA256
     site.add("a", CONTENT + b"x", tag='"2"', headers=headers)
     (tmp_path / "file").unlink()
-    with pytest.raises(UserError, match=r"announces 512,001 bytes; at most 512,000|sends more than 512,000 bytes"):
+    with pytest.raises(UserError, match="512,000 are allowed"):
         fetch(url)
     assert not {"file", "file.part", "file.part.json"} & set(files(tmp_path))
-
-
-def test_chunks_are_counted(site, fetch):
-    chunked = {"Content-Length": "", "Transfer-Encoding": "chunked"}
-    assert fetch(site.add("a", CONTENT, headers=chunked)) == SHA256
-    with pytest.raises(UserError, match="connection failed"):
-        fetch(site.add("b", OTHER, tag=None, headers=chunked, cuts=[HALF] * 3), checksum="sha256:" + "0" * 64)
 
 
 def test_unknown_length_needs_a_checksum(site, fetch):
@@ -175,12 +168,12 @@ def test_unknown_length_needs_a_checksum(site, fetch):
     assert fetch(url, checksum=f"sha256:{SHA256}") == SHA256
 
 
-@pytest.mark.parametrize("kind", ["sha256", "md5"])
-def test_wrong_checksum(site, fetch, tmp_path, kind):
-    wanted = "0" * len(hashlib.new(kind).hexdigest())
-    found = hashlib.new(kind, CONTENT).hexdigest()
-    with pytest.raises(UserError, match=f"/a: has {kind} {found}, not {wanted}; it was removed"):
-        fetch(site.add("a", CONTENT), checksum=f"{kind}:{wanted}")
+@pytest.mark.parametrize("content", [CONTENT, b"<!DOCTYPE html><html><body>Sign in first</body></html>"])
+def test_wrong_checksum(site, fetch, tmp_path, content):
+    with pytest.raises(
+        UserError, match=f"/a: has sha256 {hashlib.sha256(content).hexdigest()}, not .*; it was removed"
+    ):
+        fetch(site.add("a", content), checksum="sha256:" + "0" * 64)
     assert files(tmp_path) == []
 
 
@@ -239,15 +232,6 @@ def test_web_page(site, fetch, tmp_path):
     assert files(tmp_path) == []
 
 
-@pytest.mark.parametrize("checksum", [f"sha256:{SHA256}", f"md5:{hashlib.md5(CONTENT).hexdigest()}"])
-@pytest.mark.parametrize("kind", ["application/octet-stream", "application/x-tar", ""])
-def test_web_page_that_says_it_is_a_file(site, fetch, tmp_path, kind, checksum):
-    page = b"<!DOCTYPE html><html><body>Sign in first</body></html>"
-    with pytest.raises(UserError, match=r"/a: has (sha256|md5) \w+, not \w+; it was removed"):
-        fetch(site.add("a", page, headers={"Content-Type": kind}), checksum=checksum)
-    assert files(tmp_path) == []
-
-
 def test_redirection(site, fetch):
     site.add("b", CONTENT)
     url = site.add("a", b"", statuses=[302], headers={"Location": "/b"})
@@ -265,12 +249,12 @@ def test_redirection_to_where_anyone_may_change_the_file(fetch, monkeypatch, hop
     def send(_, request, **__):
         asked.append(request.url.rstrip("/"))
         response = requests.Response()
-        response.raw, response.url = io.BytesIO(), request.url
+        response.raw, response.url, response.request = HTTPResponse(io.BytesIO()), request.url, request
         response.status_code = 302 if hops[len(asked) :] else 200
         response.headers["Location"] = "".join(hops[len(asked) : len(asked) + 1])
         return response
 
-    monkeypatch.setattr(web._Adapter, "send", send)
+    monkeypatch.setattr(requests.adapters.HTTPAdapter, "send", send)
     with pytest.raises(UserError, match="leads from https to http" if refused else "does not say how long"):
         fetch(hops[0])
     assert asked == (hops[:1] if refused else hops)
@@ -286,10 +270,9 @@ def test_other_addresses(fetch, tmp_path, url):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-@pytest.mark.parametrize("location", [
-    "ftp://a.org/b", "file:///etc/passwd", "FILE:///etc/passwd", "file://127.0.0.1/etc/passwd",
-    "data:text/plain,weights", "gopher://a.org/b", "http+unix://a",
+@pytest.mark.parametrize(("status", "location"), [
+    (301, "ftp://a.org/b"), (302, "file:///etc/passwd"), (303, "FILE:///etc/passwd"),
+    (307, "file://127.0.0.1/etc/passwd"), (308, "data:text/plain,weights"), (302, "http+unix://a"),
 ])  # fmt: skip
 def test_redirection_to_another_protocol(site, fetch, tmp_path, status, location):
     """Followed only to http and https."""
@@ -299,7 +282,7 @@ def test_redirection_to_another_protocol(site, fetch, tmp_path, status, location
 
 
 def test_redirection_in_circles(site, fetch, tmp_path):
-    with pytest.raises(UserError, match=r"/a: cannot be asked \(Exceeded 30 redirects"):
+    with pytest.raises(UserError, match="/a: cannot be asked"):
         fetch(site.add("a", b"", statuses=[302] * 99, headers={"Location": "/a"}))
     assert files(tmp_path) == []
 
@@ -308,28 +291,28 @@ def head(status, *headers):
     return b"\r\n".join([b"HTTP/1.1 " + status, *headers, b"", b""])
 
 
-@pytest.mark.parametrize(("answer", "message"), [
-    ([head(b"200 OK", b"Content-Length: \xb2")], "does not say how long the file is"),
-    ([head(b"200 OK", b"Content-Length: " + b"9" * 5000)], "does not say how long the file is"),
-    ([head(b"206 OK", b"Content-Range: bytes 0-1/" + b"9" * 5000)], "does not go on with the part"),
-    ([head(b"503 X", b"Retry-After: \xb2", b"Content-Length: 0")], "answers 503 X"),
-    ([head(b"503 X", b"Retry-After: " + b"9" * 5000, b"Content-Length: 0")], "answers 503 X"),
-    ([head(b"302 X", b"Location: http://[bad/")], "leads to 'http://\\[bad/', which is no address"),
-    ([head(b"302 X", b"Location: http://a:99999999/")], "cannot be asked \\('http://a:99999999/': names no host"),
-    ([head(b"302 X", b"Location: \xff\xfe://")], "Exceeded 30 redirects"),
-    ([head(b"404 \x1b[31mRED" + b"A" * 60_000)], r"answers 404 '\\x1b\[31mREDA+\.\.\.$"),
-    ([b"\x1b[31m\r\n\r\n"], "connection failed"),
-    ([head(b"200 OK", b"Transfer-Encoding: chunked") + b"-5\r\nabc"], "cannot be asked"),
-    ([b"", head(b"100 Continue") * 100], "sends more than 1,048,576 bytes that are no part of the file"),
-    ([head(b"200 OK", b"Transfer-Encoding: chunked") + b"-1\r\n", b"x" * 9999], "sends more than 1,048,576 bytes"),
-], ids=range(13))  # fmt: skip
-def test_answers_of_no_sense(site, fetch, capsys, answer, message):
-    """Are reasons, in a few words that do nothing to a terminal; and the mirror is next."""
-    with sending(*answer) as server:
-        with pytest.raises(UserError, match=message) as caught:
+@pytest.mark.parametrize("answer", [
+    head(b"200 OK", b"Content-Length: \xb2"),
+    head(b"200 OK", b"Content-Length: " + b"9" * 5000),
+    head(b"206 OK", b"Content-Range: bytes 0-1/" + b"9" * 5000),
+    head(b"503 X", b"Retry-After: \xb2", b"Content-Length: 0"),
+    head(b"503 X", b"Retry-After: " + b"9" * 5000, b"Content-Length: 0"),
+    head(b"302 X", b"Location: http://[bad/"),
+    head(b"302 X", b"Location: http://a:99999999/"),
+    head(b"302 X", b"Location: \xff\xfe://"),
+    head(b"404 \x1b[31mRED" + b"A" * 60_000),
+    b"\x1b[31m\r\n\r\n",
+    head(b"200 OK", b"Transfer-Encoding: chunked") + b"-5\r\nabc",
+    head(b"200 OK", b"Transfer-Encoding: chunked") + b"no number\r\nabc",
+], ids=range(12))  # fmt: skip
+def test_answers_of_no_sense(site, fetch, tmp_path, capsys, answer):
+    """They are refused in a few words that do nothing to a terminal, and the mirror is next."""
+    with sending(answer) as server:
+        with pytest.raises(UserError) as caught:
             fetch(server.url)
         assert len(str(caught.value)) < 300
         assert (str(caught.value) + capsys.readouterr().err).replace("\n", "").isprintable()
+        assert not (tmp_path / "file").exists()
         assert fetch(server.url, site.add("b", CONTENT)) == SHA256
 
 
@@ -340,14 +323,14 @@ def test_redirection_whose_own_body_has_no_end(site, fetch):
         assert server.count < 1 << 24  # what the system keeps of it on the way
 
 
-@pytest.mark.parametrize("begun", [b"", b"HTTP/1.1 200 OK\r\nX: ", head(b"200 OK", b"Content-Length: 100000")])
-def test_dripping(fetch, begun):
+@pytest.mark.parametrize("start", [b"", bytes(50_000)], ids=["from the start", "after a fast start"])
+def test_dripping(fetch, start):
     """Byte by byte, it would never be silent, nor end."""
-    with sending(begun, b"x", pause=0.02) as server:
-        start = time.monotonic()
+    with sending(head(b"200 OK", b"Content-Length: 100000") + start, b"x", pause=0.02) as server:
+        began = time.monotonic()
         with pytest.raises(UserError, match="sends less than 300 bytes per second"):
-            fetch(server.url, patience=Patience(attempts=2, first_wait=0.01, silence=0.3))
-        assert time.monotonic() - start < 5
+            fetch(server.url, patience=Patience(attempts=1, silence=0.3))
+        assert time.monotonic() - began < 5
 
 
 def test_slow_but_not_too_slow(fetch):
@@ -380,7 +363,7 @@ def test_addresses_that_would_publish_a_password(text):
     assert "word@" not in str(refused.value)
 
 
-@pytest.mark.parametrize("checksum", ["0" * 64, "sha256:00", "sha1:" + "0" * 40, "sha256:" + "g" * 64, "md5:00000000"])
+@pytest.mark.parametrize("checksum", ["0" * 64, "sha256:00", "md5:" + "0" * 32, "sha256:" + "g" * 64])
 def test_what_is_no_checksum(fetch, checksum):
     with pytest.raises(UserError, match="must be sha256:"):
         fetch("http://a.org/b", checksum=checksum)
@@ -424,7 +407,6 @@ def test_part_that_is_longer_than_the_file(site, fetch, tmp_path):
 
 @pytest.mark.parametrize(("url", "reason"), [
     ("http://127.0.0.1:9/a", r"connection failed \(\[Errno \d+\] Connection refused\)"),
-    ("https://127.0.0.1:9/a", r"connection failed \(\[Errno \d+\] Connection refused\)"),
     ("http:///a", r"cannot be asked \('http:///a': names no host, .+\)"), ("http://[a/b", r"cannot be asked \(.+\)"),
 ])  # fmt: skip
 def test_nobody_there(fetch, url, reason):
@@ -477,7 +459,7 @@ def test_killed_download_is_gone_on_with(site, fetch, tmp_path):
     url = site.add("a", CONTENT, cuts=[HALF], pause=threading.Event())
     code = (
         "import sys; from pathlib import Path; from kdcore.fetch import download\n"
-        "download.fetch(sys.argv[1:2], Path('file'))"
+        "download.fetch(sys.argv[1:], Path('file'))"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code, url], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}

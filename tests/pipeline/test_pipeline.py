@@ -222,26 +222,6 @@ def test_killed_cell_goes_on_and_ends_with_the_same_bits(project):
     assert latest["epochs"] < 6
 
 
-def test_cells_trained_together_leave_dvc_nothing_to_train(project):
-    """Their results are those of cells trained one after another, bit for bit."""
-    before = (project.folder / TIMINGS).read_text()
-    names = {stage.split("@")[1] for stage in CELLS}
-    weights = {name: f"runs/resnet14-resnet8/{name}/weights.safetensors" for name in names}
-    expected = {name: project.digest(path) for name, path in weights.items()}
-    for name in names:
-        shutil.rmtree(project.folder / f"runs/resnet14-resnet8/{name}")
-    python = sys.executable
-    assert "5 cells trained" in project.run(python, "-m", "stages.train_together", "resnet14-resnet8", "0")
-    assert len(list((project.folder / "scratch/states").glob("*.pt"))) == 5
-    project.run("rm", "-rf", ".dvc/cache")
-    project.dvc("repro", "--force", "--single-item", *CELLS)
-    assert (project.folder / TIMINGS).read_text() == before
-    assert {name: project.digest(path) for name, path in weights.items()} == expected
-    assert list((project.folder / "scratch/states").glob("*.pt")) == []
-    assert "no cell is stale" in project.run(python, "-m", "stages.train_together", "resnet14-resnet8", "0")
-    assert "holds no cells" in project.run(python, "-m", "stages.train_together", "resnet14-resnet8", "9", code=2)
-
-
 def test_sweep_killed_and_continued_ends_with_the_bits_of_a_serial_run(finished, tmp_path):
     """A cell is killed in the middle, then the sweep; the next one goes on, and leaves the serial run's dvc.lock."""
     project = SweepProject(tmp_path / "project")

@@ -16,8 +16,7 @@ from kdcore.results import evaluation
 from kdcore.system import yamlfile
 from kdcore.system.errors import RunError, UserError
 from kdcore.system.files import file_sha256, whole
-from kdcore.training import adopt, device, experiment, run_folder, timings, together
-from kdcore.training.state import ResumeState
+from kdcore.training import adopt, device, experiment, run_folder, timings
 from stages import evaluate, run, teacher
 from tests.conftest import ROOT
 
@@ -154,17 +153,6 @@ class TestThreads:
         monkeypatch.setattr(adopt, "adopt", self.ends_with_threads)
         with pytest.raises(RunError, match="3 threads"):
             teacher.main("resnet8")
-
-    def test_of_cells_trained_together(self, project, monkeypatch):
-        """Before their states, which are of so many threads, are looked for."""
-        card = {**CARD, "train": {**CARD["train"], "threads": 3}, "teacher": "resnet8"}
-        (project / "cards/baseline/cell.yaml").unlink()
-        yamlfile.write(project / "cards/train/cell.yaml", {**card, "method": "kd"})
-        (project / "pairs").mkdir()
-        checkpoints.save(networks.create("resnet8", 10), project / "pairs/resnet8-resnet8.safetensors")
-        monkeypatch.setattr(ResumeState, "of", self.ends_with_threads)
-        with pytest.raises(RunError, match="3 threads"):
-            together.train("resnet8-resnet8", 0)
 
     @staticmethod
     def ends_with_threads(*_arguments, **_options):

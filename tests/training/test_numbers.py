@@ -10,8 +10,8 @@ import torch
 
 from kdcore import checkpoints, networks
 from kdcore.data import storage
+from kdcore.data.dataset import Split
 from kdcore.data.sources import digits
-from kdcore.data.storage import Split
 from kdcore.matrix.cell import RUNS
 from kdcore.objective import Objective
 from kdcore.results import captions, evaluation, tables

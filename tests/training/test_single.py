@@ -8,6 +8,7 @@ import torch
 
 from kdcore import checkpoints, networks
 from kdcore.data import storage
+from kdcore.data.dataset import Dataset
 from kdcore.data.sources import digits
 from kdcore.matrix import params
 from kdcore.matrix.cards import make_cards
@@ -108,7 +109,7 @@ def cifar100():
     rows = parquet.read(DATA / "cifar100", ("test",))
     split = rows.decode(pd.Series(rows.labels).to_numpy(copy=True), 32, resize=False)
     names = [str(label) for label in range(100)]
-    return storage.Dataset("cifar100", names, split, split, cifar100.MEAN, cifar100.STD, image_size=32, flip=True)
+    return Dataset("cifar100", names, split, split, cifar100.MEAN, cifar100.STD, image_size=32, flip=True)
 
 
 class TestTrainOne:

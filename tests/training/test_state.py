@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from kdcore.data.dataset import Split
 from kdcore.data.sources import digits
-from kdcore.data.storage import Split
 from kdcore.system.errors import UserError
 from kdcore.system.signals import Interrupted, Interruption
 from kdcore.training import experiment, loop

@@ -1,4 +1,4 @@
-"""Where data sets come from: one file per data set, found by the name in section `data` of params.yaml."""
+"""Sources of data sets: one file per data set, chosen by the name in section `data` of params.yaml."""
 
 import hashlib
 import importlib
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kdcore.data import storage
+from kdcore.data.dataset import Dataset
 from kdcore.matrix import data_section
 from kdcore.matrix.fingerprint import fingerprint
 from kdcore.system.files import whole
@@ -15,8 +16,8 @@ SCRATCH = Path("scratch/data")
 KEY = "identity"
 
 
-def fetch(section: dict[str, Any]) -> storage.Dataset:
-    """The data set that section `data` of params.yaml names, from where it says.
+def fetch(section: dict[str, Any]) -> Dataset:
+    """Read the data set that section `data` of params.yaml names from the source that it names.
 
     Raises:
         UserError: the source does not hold it; the message says what was expected.
@@ -26,8 +27,12 @@ def fetch(section: dict[str, Any]) -> storage.Dataset:
     return importlib.import_module(f"kdcore.data.sources.{kind}").fetch(**options)
 
 
-def fetch_once(section: dict[str, Any]) -> storage.Dataset:
-    """The same, kept below scratch/ for as long as the source's files stay as they are. Errors as of `fetch`."""
+def fetch_once(section: dict[str, Any]) -> Dataset:
+    """Read a data set like `fetch`, and keep it below scratch/ until the source's files change.
+
+    Raises:
+        UserError: the source does not hold it; the message says what was expected.
+    """
     code = fingerprint(f"kdcore.data.sources.{data_section.module(section['name'])}")
     identity = json.dumps([section, code, _files(data_section.path(section["source"]))], sort_keys=True)
     folder = SCRATCH / section["name"]
@@ -40,6 +45,6 @@ def fetch_once(section: dict[str, Any]) -> storage.Dataset:
 
 
 def _files(source: Path | None) -> list[tuple[str, int, int]]:
-    """Name, size and time of change of all that a source holds."""
-    found = [] if source is None else [source, *source.rglob("*")]
-    return sorted((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in found if path.is_file())
+    """List name, size in bytes and time of change of all files of a source."""
+    paths = [] if source is None else [source, *source.rglob("*")]
+    return sorted((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths if path.is_file())

@@ -1,4 +1,4 @@
-"""Published archives of data sets: downloaded whole and verified, extracted for as long as they are read."""
+"""Open published archives of data sets: download, verify and extract them for as long as they are read."""
 
 import tempfile
 from collections.abc import Iterator
@@ -18,17 +18,17 @@ class Archive:
     urls: tuple[str, ...]
     sha256: str
     folder: str
-    """The folder inside that is wanted."""
+    """The folder of the archive that holds the data set."""
 
 
 @contextmanager
 def opened(source: str, archive: Archive) -> Iterator[Path]:
-    """The extracted folder of an archive, while the block lasts.
+    """Yield the extracted folder of an archive, which is removed when the block ends.
 
     Args:
         source: "download"; the path of the archive, whose checksum is verified; or of the folder extracted from it, or
             of one that holds it.
-        archive: what is published.
+        archive: says what is published.
 
     Raises:
         UserError: there is no such folder, or the archive cannot be had whole or is another one.
@@ -43,12 +43,12 @@ def opened(source: str, archive: Archive) -> Iterator[Path]:
         yield _folder(path, archive)
         return
     try:
-        found = file_sha256(path)
+        sha256 = file_sha256(path)
     except OSError as error:
         raise UserError(f"data.source {source}: cannot be read ({error.strerror})") from error
-    if found != archive.sha256:
+    if sha256 != archive.sha256:
         raise UserError(
-            f"data.source {source}: has sha256 {found}, the published archive {archive.sha256}; get it anew, or set "
+            f"data.source {source}: has sha256 {sha256}, the published archive {archive.sha256}; get it anew, or set "
             "data.source: download"
         )
     download.FOLDER.mkdir(parents=True, exist_ok=True)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from kdcore.data.dataset import Dataset, Split, first_of_each_class
 from kdcore.data.sources import parquet
 from kdcore.data.sources.archive import Archive, opened
-from kdcore.data.storage import Dataset, Split, first_of_each_class
 from kdcore.system.errors import UserError
 
 COUNTS = {"train": 50_000, "test": 10_000}
@@ -23,11 +23,11 @@ ARCHIVE = Archive(
 )
 MEAN = (0.5071, 0.4867, 0.4408)
 STD = (0.2675, 0.2565, 0.2761)
-"""As in all published distillation code, from mdistiller:mdistiller/dataset/cifar100.py."""
+"""Mean and standard deviation in all published distillation code, from mdistiller:mdistiller/dataset/cifar100.py."""
 
 
 def fetch(*, source: str, train_per_class: int | None) -> Dataset:
-    """CIFAR-100 with its fine labels.
+    """Read CIFAR-100 with its fine labels.
 
     Args:
         source: "download"; the path of the archive, or of the folder extracted from it; or of a folder of parquet
@@ -80,20 +80,20 @@ def _from_parquet(folder: Path) -> tuple[dict[str, Split], list[str]]:
     if names.is_file():
         classes = _class_names(names)
     splits = {
-        name: of_split.decode(of_rows, SIDE, resize=False)
-        for (name, of_split), of_rows in zip(rows.items(), labels, strict=True)
+        name: split_rows.decode(split_labels, SIDE, resize=False)
+        for (name, split_rows), split_labels in zip(rows.items(), labels, strict=True)
     }
     return splits, classes
 
 
 def _class_names(file: Path) -> list[str]:
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        names = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{file}: is not JSON ({error}); mend or remove it") from error
-    is_names = isinstance(found, list) and all(isinstance(name, str) for name in found)
-    if not is_names or len(set(found)) != len(found) or len(found) != CLASSES:
+    is_names = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    if not is_names or len(set(names)) != len(names) or len(names) != CLASSES:
         raise UserError(
             f"{file}: must be a list of {CLASSES} different names, in the order of the labels; mend or remove it"
         )
-    return found
+    return names

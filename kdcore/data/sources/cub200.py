@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from kdcore.data.dataset import Dataset, Split
 from kdcore.data.sources.archive import Archive, opened
 from kdcore.data.sources.folders import check_number, decode_images, entries
 from kdcore.data.sources.imagenet import MEAN, STD
-from kdcore.data.storage import Dataset, Split
 from kdcore.system.errors import UserError
 
 ARCHIVE = Archive(
@@ -25,7 +25,7 @@ STORED = 256
 
 
 def fetch(*, source: str, subset: bool) -> Dataset:
-    """The birds, split as published.
+    """Read the birds, split as published.
 
     Args:
         source: "download", or the path of the archive or of the folder extracted from it.
@@ -66,11 +66,11 @@ def _read(root: Path) -> tuple[list[str], dict[str, Split]]:
     for name, mark in (("train", "1"), ("test", "0")):
         chosen = [number for number in images if in_train[number] == mark]
         try:
-            of_split = np.array([position[labels[number]] for number in chosen], dtype=np.int64)
+            classes_of_chosen = np.array([position[labels[number]] for number in chosen], dtype=np.int64)
         except KeyError as error:
             raise UserError(f"{root}: class {error} is in one of its lists alone") from error
         paths = [root / "images" / images[number] for number in chosen]
-        splits[name] = Split(decode_images(paths, STORED), of_split)
+        splits[name] = Split(decode_images(paths, STORED), classes_of_chosen)
     return list(classes.values()), splits
 
 

@@ -6,16 +6,16 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from kdcore.data.storage import Dataset, Split, first_of_each_class
+from kdcore.data.dataset import Dataset, Split, first_of_each_class
 
 POOL = 80
-"""Images of each class that training may use; all others are test images, whatever the training set's size."""
+"""Images of each class that training may use. All others are test images, whatever the training set's size."""
 WHITE = 16
 """The largest grey value of the original images."""
 
 
 def fetch(*, source: str, image_size: int, train_per_class: int) -> Dataset:
-    """The digits as RGB images.
+    """Make RGB images of the digits.
 
     Args:
         source: "embedded", the only one.

@@ -1,4 +1,4 @@
-"""Images in folders, one folder per class."""
+"""Read images in folders, one folder per class."""
 
 import os
 import sys
@@ -12,13 +12,13 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
+from kdcore.data.dataset import Encoded, Split
 from kdcore.data.images import UnreadableError, check_image, read_image
-from kdcore.data.storage import Encoded, Split
 from kdcore.system.errors import UserError
 
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 LARGEST = 16 * 2**30
-"""Bytes of images that may be kept in memory."""
+"""Most bytes of images that are kept in memory."""
 
 Files = dict[str, list[Path]]
 """Class -> its files, both in alphabetical order."""
@@ -28,14 +28,14 @@ class Images(Protocol):
     """Encoded images: files, or their content."""
 
     def __len__(self) -> int:
-        """How many."""
+        """Return the number of images."""
 
     def __getitem__(self, position: int, /) -> Path | bytes:
-        """One of them."""
+        """Return the image at a position: its file, or its content."""
 
 
 def visible_folders(folder: Path) -> list[Path]:
-    """Its folders in alphabetical order, but those that are hidden.
+    """List the folders in a folder in alphabetical order, without hidden ones.
 
     Raises:
         UserError: a link leads nowhere.
@@ -50,26 +50,26 @@ def visible_folders(folder: Path) -> list[Path]:
 
 
 def classes_below(folder: Path, *, beside: Container[str] = ()) -> Files:
-    """The images below each of a folder's folders, however deep, also through links; nothing that is hidden.
+    """List the images below each class's folder, however deep, also through links, without hidden ones.
 
     Args:
-        folder: of the classes.
-        beside: suffixes of other files that belong there. How many files have yet others is said on stderr.
+        folder: holds one folder per class.
+        beside: suffixes of other files that belong there. All other files are counted on stderr.
 
     Raises:
         UserError: no folders, one without images, or a link that leads nowhere.
     """
-    found: Files = {}
+    classes: Files = {}
     left_out: Counter[str] = Counter()
     for child in visible_folders(folder):
         if not child.name.isprintable():
             raise UserError(f"{folder}: {child.name!r} names a class, and cannot be printed; rename that folder")
         paths = list(_visible_files(child))
-        found[child.name] = sorted(path for path in paths if path.suffix.lower() in SUFFIXES)
+        classes[child.name] = sorted(path for path in paths if path.suffix.lower() in SUFFIXES)
         left_out.update(path.suffix for path in paths if path.suffix.lower() not in SUFFIXES)
-    if not found:
+    if not classes:
         raise UserError(f"{folder}: holds no folders; expected one folder of images per class")
-    empty = [name for name, files in found.items() if not files]
+    empty = [name for name, files in classes.items() if not files]
     if empty:
         raise UserError(f"{folder / empty[0]}: holds no images ({', '.join(sorted(SUFFIXES))})")
     others = {suffix: count for suffix, count in sorted(left_out.items()) if suffix.lower() not in beside}
@@ -79,7 +79,7 @@ def classes_below(folder: Path, *, beside: Container[str] = ()) -> Files:
             f"{folder}: files left out, for they are not {', '.join(sorted(SUFFIXES))}: {which}",
             file=sys.stderr,
         )
-    return found
+    return classes
 
 
 def check_number(classes: Collection[object], where: str) -> None:
@@ -106,14 +106,14 @@ def check_same_classes(train: Iterable[str], test: Iterable[str], where: Path) -
 
 
 def index_images(files: Files, root: Path) -> Encoded:
-    """A split whose images stay where they are."""
-    paths = [str(path.relative_to(root)) for of_class in files.values() for path in of_class]
+    """Make a split that names image files below `root`, which are decoded whenever they are seen."""
+    paths = [str(path.relative_to(root)) for paths_of_class in files.values() for path in paths_of_class]
     return Encoded(pa.table({"path": paths, "label": _labels(files)}), root)
 
 
 def read_images(files: Files, side: int, *, resize: bool = True) -> Split:
-    """A split whose images are decoded now. Arguments and errors as of `decode`."""
-    paths = [path for of_class in files.values() for path in of_class]
+    """Make a split of images that are decoded now; `decode_images` explains arguments and errors."""
+    paths = [path for paths_of_class in files.values() for path in paths_of_class]
     return Split(decode_images(paths, side, resize=resize), _labels(files))
 
 
@@ -125,8 +125,8 @@ def decode_images(
     Args:
         images: files, or their content.
         side: P, in pixels.
-        name: of the image at a position, for messages; when absent, its file.
-        resize: with a bilinear filter, images of another size, instead of refusing them.
+        name: names the image at a position, for messages; None names its file.
+        resize: resize images of another size with a bilinear filter, instead of refusing them.
 
     Returns:
         (N, P, P, 3) uint8.
@@ -158,7 +158,7 @@ def decode_images(
 
 
 def check_images(images: Images, name: Callable[[int], str] | None = None) -> None:
-    """Look at the beginning of every image, without decoding it. Arguments as of `decode`.
+    """Read the header of every image, without decoding it; `decode_images` explains the arguments.
 
     Raises:
         UserError: one is missing, no image, or of 32 bits per pixel and channel.
@@ -209,17 +209,17 @@ def _unreadable(error: OSError) -> NoReturn:
 
 
 def _labels(files: Files) -> np.ndarray:
-    return np.repeat(np.arange(len(files)), [len(of_class) for of_class in files.values()])
+    return np.repeat(np.arange(len(files)), [len(paths) for paths in files.values()])
 
 
 def entries(path: Path, form: str, separator: str | None = None, fields: int = 2) -> Iterator[list[str]]:
-    """The fields of every line that is not blank.
+    """Yield the fields of every line of a list that is not blank.
 
     Args:
-        path: of the list, UTF-8.
-        form: of a line, for messages.
-        separator: of the fields; when absent, white space, of which the last field may have some.
-        fields: the least number of them.
+        path: the list, text in UTF-8.
+        form: describes a line, for messages.
+        separator: stands between fields; None splits at white space, which the last field may hold.
+        fields: least number of fields of a line.
 
     Raises:
         UserError: it cannot be read, is not text, or has a shorter line.
@@ -232,7 +232,7 @@ def entries(path: Path, form: str, separator: str | None = None, fields: int = 2
         raise UserError(f"{path}: is not text in UTF-8 ({error}); is it as published?") from error
     for number, line in enumerate(lines, start=1):
         if line.strip():
-            found = line.strip().split(separator, -1 if separator else fields - 1)
-            if len(found) < fields:
+            parts = line.strip().split(separator, -1 if separator else fields - 1)
+            if len(parts) < fields:
                 raise UserError(f"{path}, line {number}: expected {form}, not {line!r}; is it as published?")
-            yield found
+            yield parts

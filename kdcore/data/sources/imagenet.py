@@ -6,15 +6,15 @@ where <class> is a WordNet number such as n01440764. Images are decoded as they 
 
 from pathlib import Path
 
+from kdcore.data.dataset import Dataset
 from kdcore.data.sources.folders import Files, check_number, check_same_classes, classes_below, index_images
-from kdcore.data.storage import Dataset
 from kdcore.system.errors import UserError
 
 CLASSES = 1000
 COUNTS = {"train": 1_281_167, "val": 50_000}
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
-"""As of torchvision's weights and in all published distillation code."""
+"""Mean and standard deviation that torchvision's weights and all published distillation code use."""
 HELP = (
     "Get ImageNet (ILSVRC 2012) from image-net.org and extract it to train/<class>/*.JPEG and val/<class>/*.JPEG; "
     "torchvision.datasets.ImageNet sorts the validation images by class"
@@ -22,7 +22,7 @@ HELP = (
 
 
 def fetch(*, source: str, subset: bool) -> Dataset:
-    """The index of a user's own copy, checked and counted.
+    """Index a user's own copy of ImageNet, after checking and counting its images.
 
     Args:
         source: folder with train/ and val/.
@@ -57,7 +57,7 @@ def fetch(*, source: str, subset: bool) -> Dataset:
 
 def _check_whole(splits: dict[str, Files], root: Path) -> None:
     for name, files in splits.items():
-        count = sum(len(of_class) for of_class in files.values())
+        count = sum(len(paths) for paths in files.values())
         if (len(files), count) != (CLASSES, COUNTS[name]):
             raise UserError(
                 f"data.source {root}: {name} holds {count} images in {len(files)} classes, ImageNet {COUNTS[name]} in "

@@ -1,10 +1,11 @@
-"""A data set of the user's own: folders of images, or parquet files of encoded images and labels.
+"""Read a data set of the user's own: folders of images, or parquet files of encoded images and labels.
 
 `augmentation` says how training sees the images, and with it where they are:
 
-- pad_crop, as CIFAR's: resized to the image size, with a black border of an eighth of it, cropped at random. In memory.
-- resize_crop, as CUB-200's: resized to 8/7 of the image size, cropped at random, the middle in the test. In memory.
-- random_resized_crop, as ImageNet's: a random part resized. Decoded as they are needed (see `kdcore.data.stream`).
+- pad_crop, used for CIFAR: resized to the image size, given a black border of an eighth of it, cropped at random. In
+  memory.
+- resize_crop, used for CUB-200: resized to 8/7 of the image size, cropped at random, the middle in the test. In memory.
+- random_resized_crop, used for ImageNet: a random part, resized. Decoded when seen.
 """
 
 import math
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from kdcore.data.dataset import Dataset, Encoded, Split
 from kdcore.data.sources import imagenet, parquet
 from kdcore.data.sources.folders import (
     Files,
@@ -23,12 +25,11 @@ from kdcore.data.sources.folders import (
     read_images,
     visible_folders,
 )
-from kdcore.data.storage import Dataset, Encoded, Split
 from kdcore.matrix.data_section import IMAGE_FOLDER
 from kdcore.system.errors import UserError
 
 SMALL = 64
-"""Largest image size with CIFAR's augmentation and stem where params.yaml names none."""
+"""Largest image size that gets CIFAR's augmentation and stem if params.yaml names none."""
 TESTS = ("test", "val", "validation", "valid")
 
 
@@ -42,9 +43,9 @@ def fetch(
     stem: str | None,
     test_share: float | None,
 ) -> Dataset:
-    """A data set of one's own. Arguments as of `kdcore.matrix.data_section.Own`.
+    """Read a data set of the user's own; `kdcore.matrix.data_section.Own` explains the arguments.
 
-    Mean and deviation are those of the training images, in streams ImageNet's.
+    Mean and standard deviation are computed from the training images; streamed images get those of ImageNet.
 
     Raises:
         UserError: the source does not hold what it should; the message says what was expected.
@@ -80,22 +81,22 @@ def _from_folders(
     check_number(train, f"data.source {root}")
     if side is None:
         for files in (train, test):
-            check_images([path for of_class in files.values() for path in of_class])
+            check_images([path for paths in files.values() for path in paths])
         return list(train), index_images(train, root), index_images(test, root)
     return list(train), read_images(train, side), read_images(test, side)
 
 
 def _split(root: Path, test_share: float | None) -> tuple[Files, Files]:
-    """The images of training and test: split by the user, or divided here."""
+    """List the images of training and test, as the user split them or divided here."""
     folders = visible_folders(root)
     train = _named(root, folders, "train")
-    test = next((found for name in TESTS if (found := _named(root, folders, name))), None)
+    test = next((folder for name in TESTS if (folder := _named(root, folders, name))), None)
     if train and test:
         if test_share is not None:
             raise UserError(f"data.test_share: {root} is split already, into {train.name} and {test.name}; remove it")
-        of_train, of_test = classes_below(train), classes_below(test)
-        check_same_classes(of_train, of_test, root)
-        return of_train, of_test
+        train_files, test_files = classes_below(train), classes_below(test)
+        check_same_classes(train_files, test_files, root)
+        return train_files, test_files
     if test_share is None:
         raise UserError(
             f"data.source: {root} has no folders train and {' or '.join(TESTS)}; add them, or set data.test_share, "
@@ -118,11 +119,11 @@ def _split(root: Path, test_share: float | None) -> tuple[Files, Files]:
 
 
 def _named(root: Path, folders: list[Path], name: str) -> Path | None:
-    """The folder of a split, in capitals or not."""
-    found = [folder for folder in folders if folder.name.lower() == name]
-    if len(found) > 1:
-        raise UserError(f"data.source: {root} holds {' and '.join(folder.name for folder in found)}; keep one of them")
-    return found[0] if found else None
+    """Return the folder of a split, in capitals or not, or None."""
+    same = [folder for folder in folders if folder.name.lower() == name]
+    if len(same) > 1:
+        raise UserError(f"data.source: {root} holds {' and '.join(folder.name for folder in same)}; keep one of them")
+    return same[0] if same else None
 
 
 def _from_parquet(
@@ -140,24 +141,24 @@ def _from_parquet(
 
 
 def _divide(files: Files, share: float, root: Path) -> tuple[Files, Files]:
-    """A part of every class, drawn once and for all."""
+    """Draw a share of every class for the test; the draw is the same each time."""
     train: Files = {}
     test: Files = {}
-    for label, (name, of_class) in enumerate(files.items()):
-        kept = math.ceil(share * len(of_class))
-        if kept == len(of_class):
+    for label, (name, paths) in enumerate(files.items()):
+        kept = math.ceil(share * len(paths))
+        if kept == len(paths):
             raise UserError(
-                f"{root / name}: of {len(of_class)} images {kept} would be kept for the test, none left; lower "
+                f"{root / name}: of {len(paths)} images {kept} would be kept for the test, none left; lower "
                 "data.test_share, or add images"
             )
-        chosen = set(np.random.Generator(np.random.PCG64([0, label])).permutation(len(of_class))[:kept].tolist())
-        train[name] = [path for i, path in enumerate(of_class) if i not in chosen]
-        test[name] = [path for i, path in enumerate(of_class) if i in chosen]
+        chosen = set(np.random.Generator(np.random.PCG64([0, label])).permutation(len(paths))[:kept].tolist())
+        train[name] = [path for i, path in enumerate(paths) if i not in chosen]
+        test[name] = [path for i, path in enumerate(paths) if i in chosen]
     return train, test
 
 
 def _statistics(split: Split) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    """Mean and deviation of each channel, image by image, so that no second copy of all images is made."""
+    """Compute mean and standard deviation of each channel image by image, without a second copy of all images."""
     sums, squares = np.zeros(3), np.zeros(3)
     for image in split.images:
         pixels = image.reshape(-1, 3) / 255

@@ -1,4 +1,4 @@
-"""Parquet files of encoded images and labels, in the layout of the common hubs."""
+"""Read parquet files of encoded images and labels, in the layout of the common hubs."""
 
 import json
 from collections import Counter
@@ -13,24 +13,24 @@ import pyarrow as pa
 import pyarrow.compute
 import pyarrow.parquet
 
+from kdcore.data.dataset import Encoded, Split
 from kdcore.data.sources.folders import check_images, decode_images
-from kdcore.data.storage import Encoded, Split
 from kdcore.system.errors import UserError, named
 
 LABELS = ("label", "labels", "fine_label", "class")
-"""Columns that may hold the class, the first that is there."""
+"""Names of the column that holds the class; the first one that is there counts."""
 
 
 LAYOUTS = ("{}*.parquet", "data/{}*.parquet", "{}/*.parquet", "*/{}/*.parquet")
-"""Where a split's files may be, the first that are there."""
+"""Patterns of a split's files; the first one that matches counts."""
 UNLABELLED = -1
 """The label that the hubs give to test images whose classes are secret."""
 BATCH_ROWS = 256
 MOST_COLUMNS = 20
-"""Of which a message says the names."""
+"""Most columns that a message names."""
 LARGEST_RATIO, FREE = 100, 2**30
-"""Images may be so many times as large as their file, or so many bytes: encoded ones cannot be compressed much, and a
-file that stands for more says one image many times."""
+"""Images may be so many times as large as their file, or so many bytes: encoded images hardly shrink, so a file that
+stands for more repeats an image many times."""
 
 
 @dataclass(frozen=True)
@@ -38,44 +38,44 @@ class Contents:
     """The images of a split, each the content of an image file."""
 
     chunks: pa.ChunkedArray
-    """large_binary"""
+    """The images, of type large_binary."""
 
     def __len__(self) -> int:
-        """How many."""
+        """Return the number of images."""
         return len(self.chunks)
 
     def __getitem__(self, position: int, /) -> bytes:
-        """One of them."""
+        """Return the content of one image file."""
         content: bytes = self.chunks[position].as_py()
         return content
 
 
 @dataclass(frozen=True)
 class Rows:
-    """The images of one split."""
+    """Images and labels of one split."""
 
     files: list[Path]
     images: Contents
     labels: list[int] | list[str]
     names: list[str] | None
-    """Of the classes, where labels are numbers and the file says them."""
+    """Names of the classes, if labels are numbers and the file holds the names."""
 
     def name(self, position: int) -> str:
-        """Of an image, for messages."""
+        """Name an image, for messages."""
         return f"{self.files[0].parent}: image {position} of {', '.join(file.name for file in self.files)}"
 
     def decode(self, labels: np.ndarray, side: int, *, resize: bool = True) -> Split:
-        """As a split in memory; see `kdcore.data.sources.folders.decode_images`."""
+        """Decode the images into a split in memory; `folders.decode_images` explains arguments and errors."""
         return Split(decode_images(self.images, side, self.name, resize=resize), labels)
 
     def encoded(self, labels: np.ndarray) -> Encoded:
-        """As a split that is decoded later; see `kdcore.data.sources.folders.check_images`."""
+        """Make a split that is decoded later, after checking the header of every image."""
         check_images(self.images, self.name)
         return Encoded(pa.table({"image": self.images.chunks, "label": labels}))
 
 
 def find(folder: Path, split: str) -> list[Path]:
-    """The files of a split in the first of `LAYOUTS` that has any.
+    """List the files of a split in the first of `LAYOUTS` that has any.
 
     Raises:
         UserError: they are in several folders.
@@ -94,7 +94,7 @@ def find(folder: Path, split: str) -> list[Path]:
 
 
 def read(folder: Path, splits: Sequence[str]) -> Rows:
-    """The rows of the first of these splits that a folder holds with labels.
+    """Read the rows of the first of these splits that a folder holds with labels.
 
     Args:
         folder: which has a split's files in one of `LAYOUTS`.
@@ -122,19 +122,19 @@ def read(folder: Path, splits: Sequence[str]) -> Rows:
 
 
 def common_classes(*splits: Rows) -> tuple[list[str], list[np.ndarray]]:
-    """The names of the classes, and each split's labels as positions in them.
+    """Return the names of the classes, and each split's labels as positions in them.
 
     Raises:
         UserError: splits have other classes, labels that no class has, or one name for two classes.
     """
     first = splits[0]
-    found = [set(rows.labels) for rows in splits]
-    if any(labels != found[0] for labels in found):
-        alone = sorted(str(label) for label in set.union(*found) - set.intersection(*found))
+    label_sets = [set(rows.labels) for rows in splits]
+    if any(labels != label_sets[0] for labels in label_sets):
+        alone = sorted(str(label) for label in set.union(*label_sets) - set.intersection(*label_sets))
         raise UserError(
             f"{first.files[0].parent}: classes must be the same in training and test; in one of them alone: {alone[:5]}"
         )
-    known: list[Any] = sorted(found[0])
+    known: list[Any] = sorted(label_sets[0])
     if all(isinstance(label, int) for label in known):
         names = first.names or [str(label) for label in range(len(known))]
         if known != list(range(len(names))):
@@ -151,7 +151,7 @@ def common_classes(*splits: Rows) -> tuple[list[str], list[np.ndarray]]:
 
 
 def _misfit(known: list[int], names: list[str] | None) -> str:
-    """What is wrong with labels that are not those of the classes."""
+    """Say what is wrong with labels that do not fit the classes."""
     if names is None:
         return f"labels must be 0 to {len(known) - 1}, each in use; found {known[:3]} to {known[-1]}"
     beyond = [label for label in known if not 0 <= label < len(names)]
@@ -173,12 +173,12 @@ def _rows(files: list[Path], labels: list[Any]) -> Rows:
         missing = first if missing is None else min(first, missing)
     if missing is not None:
         raise UserError(f"{files[0].parent}: row {missing} of {files[0].name} and its parts has no image or no label")
-    names = next((found for found in map(_names, files) if found), None)
+    names = next(filter(None, map(_names, files)), None)
     return Rows(files, Contents(images), labels, names)
 
 
 def _images(file: Path) -> Iterator[pa.Array]:
-    """The column of images in parts, as the file has them: whole, a part of 2 GiB would not fit into one array."""
+    """Read the column of images in the file's parts: one array could not hold more than 2 GiB."""
     most, received = max(FREE, LARGEST_RATIO * file.stat().st_size), 0
     with _opened(file) as content:
         column, _ = _columns(file, content.schema_arrow)
@@ -204,18 +204,18 @@ def _labels(file: Path) -> list[Any]:
 
 
 def _names(file: Path) -> list[str] | None:
-    """What the hubs' metadata say of the classes; None where they say nothing, or not as the hubs do."""
+    """Return the names of the classes in the hubs' metadata; None if there are none, or in another form."""
     with _opened(file) as content:
         schema = content.schema_arrow
     _, label = _columns(file, schema)
     try:
-        found: Any = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+        names: Any = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
     except (ValueError, RecursionError):
         return None
     for key in ("info", "features", label, "names"):
-        found = found.get(key) if isinstance(found, dict) else None
-    is_names = isinstance(found, list) and all(isinstance(name, str) for name in found)
-    return found if is_names else None
+        names = names.get(key) if isinstance(names, dict) else None
+    is_names = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    return names if is_names else None
 
 
 @contextmanager
@@ -256,6 +256,6 @@ def _is_label(kind: pa.DataType) -> bool:
     if pa.types.is_dictionary(kind):
         return _is_label(kind.value_type)
     return any(
-        of_kind(kind)
-        for of_kind in (pa.types.is_integer, pa.types.is_boolean, pa.types.is_string, pa.types.is_large_string)
+        is_of(kind)
+        for is_of in (pa.types.is_integer, pa.types.is_boolean, pa.types.is_string, pa.types.is_large_string)
     )

@@ -7,9 +7,9 @@ left out.
 
 from pathlib import Path
 
+from kdcore.data.dataset import Dataset
 from kdcore.data.sources.archive import Archive, opened
 from kdcore.data.sources.folders import Files, check_number, check_same_classes, classes_below, entries, read_images
-from kdcore.data.storage import Dataset
 from kdcore.system.errors import UserError
 
 ARCHIVE = Archive(
@@ -21,13 +21,13 @@ CLASSES = 200
 COUNTS = {"train": 100_000, "val": 10_000}
 SIDE = 64
 BOXES = (".txt",)
-"""Beside each class's training images, as published: where the objects are."""
+"""Suffix of the published files beside each class's training images, which say where the objects are."""
 MEAN = (0.4802, 0.4481, 0.3975)
 STD = (0.2302, 0.2265, 0.2262)
 
 
 def fetch(*, source: str, subset: bool) -> Dataset:
-    """Tiny-ImageNet.
+    """Read Tiny-ImageNet.
 
     Args:
         source: "download", or the path of the archive or of the folder extracted from it.
@@ -37,8 +37,8 @@ def fetch(*, source: str, subset: bool) -> Dataset:
         UserError: the source holds no Tiny-ImageNet, or not all of it.
     """
     with opened(source, ARCHIVE) as root:
-        of_train = classes_below(_existing(root / "train"), beside=BOXES)
-        splits = {"train": of_train, "val": _validation(_existing(root / "val"))}
+        train_files = classes_below(_existing(root / "train"), beside=BOXES)
+        splits = {"train": train_files, "val": _validation(_existing(root / "val"))}
         train, val = splits.values()
         check_same_classes(train, val, root)
         check_number(train, f"data.source {source}")
@@ -68,7 +68,7 @@ def _existing(folder: Path) -> Path:
 
 
 def _validation(folder: Path) -> Files:
-    """By class: as published, in one folder with a list, or sorted by the user."""
+    """List the validation images by class: in one folder with a list, as published, or in folders of classes."""
     annotations = folder / "val_annotations.txt"
     if not annotations.is_file():
         return classes_below(folder)
