@@ -41,7 +41,7 @@ def test_its_tests_and_style_pass(followed):
 
 
 def test_it_is_listed_with_its_values(followed):
-    listed = followed.run(sys.executable, "-m", "kdcore.methods")
+    listed = followed.run(sys.executable, "-m", "stages.methods")
     assert "pearson" in listed
     assert "temperature = 1.0 (> 0)" in listed
     assert "arXiv:2205.10536" in listed
@@ -63,7 +63,7 @@ def test_it_trains_in_every_form(followed, project):
 
 def listing(*names):
     return subprocess.run(
-        [sys.executable, "-m", "kdcore.methods", *names], cwd=ROOT, check=False, capture_output=True, text=True
+        [sys.executable, "-m", "stages.methods", *names], cwd=ROOT, check=False, capture_output=True, text=True
     )
 
 
