@@ -46,9 +46,11 @@ IMAGES = {
 SMALL = 64
 """Most pixels of images for which networks keep the first layer that they were published with."""
 
-FOOTER = f"""Teachers are those to train here, at most: where published weights come first, they may do. GPU hours are
-estimated for one GPU of {OPERATIONS_PER_SECOND / 1e12:g} TFLOP/s and {1000 * STEP_SECONDS:g} ms per step at least,
-teachers and baselines included (kdcore/matrix/presets.py). Install one: make preset NAME=<preset>"""
+FOOTER = (
+    "Teachers are those to train here, at most: where published weights come first, they may do. GPU hours are "
+    f"estimated for one GPU of {OPERATIONS_PER_SECOND / 1e12:g} TFLOP/s and {1000 * STEP_SECONDS:g} ms per step at "
+    "least, teachers and baselines included (kdcore/matrix/presets.py). Install one: make preset NAME=<preset>"
+)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from kdcore.results import evaluation
 from kdcore.system import yamlfile
 from kdcore.system.errors import RunError, UserError
 from kdcore.system.files import file_sha256, whole
-from kdcore.training import adopt, device, experiment, run_folder, timings, together
+from kdcore.training import device, experiment, run_folder, timings, together
 from kdcore.training.state import ResumeState
 from stages import evaluate, run, teacher
 from tests.conftest import ROOT
@@ -151,7 +151,7 @@ class TestThreads:
 
     def test_of_adopted_teachers(self, project, monkeypatch):
         yamlfile.write(project / "cards/teacher/resnet8.yaml", {"data": "digits", "source": "x.pth", "threads": 3})
-        monkeypatch.setattr(adopt, "adopt", self.ends_with_threads)
+        monkeypatch.setattr(teacher, "adopt_teacher", self.ends_with_threads)
         with pytest.raises(RunError, match="3 threads"):
             teacher.main("resnet8")
 
