@@ -1,4 +1,9 @@
-"""CRD: Tian, Krishnan and Isola, Contrastive Representation Distillation, ICLR 2020, arXiv:1910.10699."""
+"""CRD: Tian, Krishnan and Isola, Contrastive Representation Distillation, ICLR 2020, arXiv:1910.10699.
+
+With h = exp(s . m / T) / z, the loss is -log(h / (h + K / N)) for a sample's own row m of the memory, plus -log((K
+/ N) / (h + K / N)) for each of K rows of other classes, in nats; it is taken both ways, student against the
+teacher's memory and teacher against the student's. Embeddings (B, E) -> scalar.
+"""
 
 import math
 from typing import NamedTuple

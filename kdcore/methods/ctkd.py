@@ -1,4 +1,8 @@
-"""CTKD: Li et al., Curriculum Temperature for Knowledge Distillation, AAAI 2023, arXiv:2211.16231."""
+"""CTKD: Li et al., Curriculum Temperature for Knowledge Distillation, AAAI 2023, arXiv:2211.16231.
+
+The loss is T^2 * KL(softmax(teacher / T) || softmax(student / T)) with T = t_start + t_range * sigmoid(theta),
+whose gradient is reversed. Logits (..., C) -> (...), in nats.
+"""
 
 import math
 from typing import Any

@@ -1,4 +1,8 @@
-"""MLKD: Jin, Wang and Lin, Multi-Level Logit Distillation, CVPR 2023."""
+"""MLKD: Jin, Wang and Lin, Multi-Level Logit Distillation, CVPR 2023.
+
+The loss is KL of the weak view + KL of the strong view + class correlation + batch correlation, each summed over
+five temperatures. Logits (..., B, C) of both views -> (...), the first two terms in nats.
+"""
 
 from typing import NamedTuple
 

@@ -1,4 +1,8 @@
-"""SKD, streamlined knowledge distillation: KD and a Mahalanobis term between the samples of a batch (StreamLined)."""
+"""SKD, streamlined knowledge distillation: KD and a Mahalanobis term between the samples of a batch (StreamLined).
+
+The loss is KD times the share of unsure samples + the Mahalanobis length of the difference of the cosine
+similarities times the share of unsure classes. Logits (..., B, C) -> (...), the first term in nats.
+"""
 
 from typing import Any
 
