@@ -23,7 +23,7 @@ def kernel_mean(first: Tensor, second: Tensor) -> Tensor:
 
     Args:
         first: (B, Ch, H * W), rows normalised.
-        second: (B, Ck, H * W), likewise.
+        second: (B, Ck, H * W), rows normalised.
     """
     return (first @ second.mT).square().mean()
 
