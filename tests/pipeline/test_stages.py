@@ -73,15 +73,6 @@ def test_missing_card(tmp_path, stage):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    "stage", ["plan --chek x", "plan --check", "plan x", "train", "train baseline", "teacher", "data x", "evaluate"]
-)
-def test_wrong_arguments(tmp_path, stage):
-    name, *arguments = stage.split()
-    code, said = call(tmp_path, f"stages.{name}", *arguments)
-    assert (code, said.split(" ")[:2]) == (2, ["error:", "usage:"])
-
-
 def test_no_such_device(project):
     code, said = call(project, "stages.train", "baseline", "cell", KDCORE_DEVICE="cuda:99")
     assert (code, "KDCORE_DEVICE=cuda:99: no such device here" in said) == (2, True)
