@@ -42,7 +42,7 @@ def loss(student: Tensor, teacher: Tensor, target: Tensor | None = None, *, temp
 
 
 def reversal(epoch: int, curriculum: int) -> float:
-    """By what the temperature's gradient is multiplied: from 0 (before epoch 1) to -1 along half a cosine."""
+    """Factor of the temperature's gradient: from 0 (before epoch 1) to -1 along half a cosine."""
     return -(1 - math.cos(math.pi * min(epoch / curriculum, 1))) / 2
 
 
@@ -82,7 +82,7 @@ class Adapter(nn.Module):
             self.theta = nn.Sequential(nn.Linear(inputs, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 1), nn.Flatten(-2))
 
     def temperature(self, student: Tensor, teacher: Tensor, epoch: int) -> Tensor:
-        """Scalar, or (...) for logits (..., C)."""
+        """Compute T: a scalar, or (...) for logits (..., C)."""
         theta = self.theta
         if isinstance(theta, nn.Module):
             theta = theta(torch.cat([student.detach(), teacher], dim=-1))
@@ -90,5 +90,5 @@ class Adapter(nn.Module):
         return self.t_start + self.t_range * torch.sigmoid(reversed_theta)
 
     def forward(self, student: Tensor, teacher: Tensor, target: Tensor, *, epoch: int) -> Tensor:
-        """`loss` at the present temperature: (..., C), (..., C), (...) -> (...)."""
+        """Compute the `loss` at the current temperature: (..., C), (..., C), (...) -> (...)."""
         return loss(student, teacher, target, temperature=self.temperature(student, teacher, epoch))

@@ -80,9 +80,9 @@ def loss(
         student: logits (..., B, C).
         teacher: logits (..., B, C).
         target: not used; accepted so that all logit losses are called alike.
-        temperature: of KD.
+        temperature: T of KD, dimensionless.
         tikhonov: added to the covariance's diagonal.
-        kd_weight: of the whole.
+        kd_weight: weight of the sum.
 
     Returns:
         (...), a scalar for one batch.
