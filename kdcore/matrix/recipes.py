@@ -78,7 +78,7 @@ def resolve(
 
 
 def domains(method: str) -> Domains:
-    """List a method's or sum's hyper-parameters with what is allowed: one of `catalog.DOMAINS`, or a list of choices."""
+    """List the hyper-parameters of a method or sum with their values: one of `catalog.DOMAINS`, or a list."""
     entries = catalog.terms(method)
     allowed: Domains = {"ce_weight": COMMON["ce_weight"]}
     for entry in entries:
