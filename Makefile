@@ -32,9 +32,17 @@ lint: setup  ## ruff (format and rules), mypy, and the order of the packages
 	mypy
 	lint-imports
 
-audit: setup  ## licences, pins and known vulnerabilities of what is installed
+audit: setup  ## check licences (see pyproject.toml), pins and known vulnerabilities of what is installed
 	-$(VENV)/bin/pip install --quiet -c constraints.txt -e '.[audit]'
-	python -m stages.audit
+	pip-licenses
+	@if python -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then \
+	  pip freeze --exclude-editable > $(VENV)/freeze.txt; \
+	  if cut -d';' -f1 constraints.txt | grep -vixFf - $(VENV)/freeze.txt; then \
+	    echo 'error: constraints.txt does not pin these installed versions; correct one of the two'; exit 1; \
+	  fi; echo 'pins: constraints.txt names every installed version'; \
+	else echo 'pins: NOT CHECKED, constraints.txt is for Python 3.11 and later'; fi
+	@pip-audit --strict --requirement constraints.txt --no-deps --disable-pip --progress-spinner off || { \
+	  echo 'vulnerabilities: see above; where pip-audit reached no database, they are NOT CHECKED'; exit 1; }
 
 presets: setup  ## list the files in presets/, check them, and estimate what they cost
 	python -m stages.preset

@@ -1,4 +1,4 @@
-"""What the project knows, read from its sources without importing them (so without importing torch).
+"""The methods, networks and scales that a params file may name, read from the sources without importing torch.
 
 A file in `kdcore/networks` offers the networks named by its literal `NETWORKS`; a file in `kdcore/methods` is one
 method, with literals `KIND` and `PARAMETERS`. Adding a network or a method is adding such a file, nothing else.
@@ -21,8 +21,8 @@ CHOICES: dict[str, list[Any]] = {
     "VIEWS": [["weak"], ["weak", "strong"]],
     "DECOUPLINGS": [["sdd"], ["sdd", "fusion_as_published"]],
 }
-"""What else a method's file may say of itself, a feature method's only the first of them; the first value is meant
-where it says nothing.
+"""Optional literals of a method's file and their values. The first value is the default; a feature method may set
+ACROSS alone.
 """
 LITERALS = ("KIND", "PARAMETERS", *CHOICES, "NETWORKS")
 COMMON = {"ce_weight": ">= 0", "kd_weight": ">= 0", "warmup": ">= 0"}
@@ -30,15 +30,17 @@ COMMON = {"ce_weight": ">= 0", "kd_weight": ">= 0", "warmup": ">= 0"}
 rises.
 """
 DECOUPLED = ("complementary_weight", "decoupling")
-"""Of logit methods of single samples, with more than the global region (see `kdcore.scales`)."""
+"""Hyper-parameters of per-sample logit methods where the scale has more than the global region (`kdcore.scales`)."""
 COLUMNS = ("epoch", "lr", "loss", "ce", "train_top1", "test_top1")
-"""Of every history, beside one column per method."""
+"""Columns of every training history, beside one per method."""
 VANILLA = "vanilla"
 """The baseline that distils nothing: the student trained alone."""
 NAME = re.compile("[a-z][a-z0-9_]*")
-"""What methods, networks and data sets may be called."""
+"""Pattern of the names of methods, networks and data sets."""
 PLUS = "+"
 """Joins the terms of a sum, such as crd+kd."""
+PYRAMIDS: dict[int, tuple[int, ...]] = {1: (1,), 2: (1, 2), 4: (1, 2, 4)}
+"""Scale that is a number -> its pyramid levels; level m cuts a map into m x m regions."""
 
 
 @dataclass(frozen=True)
@@ -49,15 +51,15 @@ class MethodEntry:
     kind: str
     """ "logit": takes any M and stand. "feature": takes neither."""
     parameters: dict[str, str | list[Any]]
-    """Per keyword of its loss, or of its adapter, the values allowed: one of `DOMAINS`, or a list of choices."""
+    """Keyword of its loss, or of its adapter -> the values allowed: one of `DOMAINS`, or a list of choices."""
     across: str
     """ "samples": one loss per sample. "batch": its loss relates the samples of a batch."""
     views: tuple[str, ...]
     """How each image is shown to both networks: "weak" is the usual augmentation."""
     decouplings: tuple[str, ...]
-    """How a loss per sample may be decoupled over regions: SDD's way, and published mistakes (see `kdcore.scales`)."""
+    """How a loss per sample may be decoupled over regions: by SDD, or as published with mistakes (`kdcore.scales`)."""
     title: str
-    """First line of the file: name, authors, paper."""
+    """First paragraph of the file: name, authors, paper."""
 
     @property
     def module(self) -> str:
@@ -72,18 +74,18 @@ class NetworkEntry:
     name: str
     module: str
     arguments: dict[str, Any]
-    """Keywords of the file's `build`."""
+    """Keyword arguments for the file's `build`."""
 
 
 @cache
 def methods() -> dict[str, MethodEntry]:
-    """All distillation methods by name."""
+    """Find all distillation methods; returns name -> entry."""
     return {path.stem: _method(path) for path in _sources("methods")}
 
 
 @cache
 def networks() -> dict[str, NetworkEntry]:
-    """All networks by canonical name."""
+    """Find all networks; returns canonical name -> entry."""
     entries: dict[str, NetworkEntry] = {}
     for path in _sources("networks"):
         module = f"kdcore.networks.{path.stem}"
@@ -96,7 +98,7 @@ def networks() -> dict[str, NetworkEntry]:
 
 
 def terms(name: str) -> list[MethodEntry]:
-    """What a name in the matrix stands for: nothing for vanilla, a method, or the methods of a sum such as crd+kd.
+    """List the methods that a name in the matrix stands for: none for vanilla, one, or those of a sum such as crd+kd.
 
     Raises:
         ValueError: an unknown name; a sum that names a method twice, or not the feature methods first, each kind by
@@ -119,7 +121,7 @@ def terms(name: str) -> list[MethodEntry]:
 
 
 def kind(name: str) -> str:
-    """ "logit" for a logit method and for a sum that has one among its terms, else "feature". Errors as of `terms`."""
+    """ "logit" for a logit method and for a sum that has one among its terms, else "feature"; raises like `terms`."""
     return "logit" if any(entry.kind == "logit" for entry in terms(name)) else "feature"
 
 
@@ -218,7 +220,7 @@ def _check_code(path: Path, tree: ast.Module, kind: str, parameters: set[str], a
 
 
 def _keywords(node: Any) -> tuple[set[str], set[str]]:
-    """The keyword-only arguments of a function, and those of them without a default."""
+    """List the keyword-only arguments of a function, and those of them without a default."""
     if not isinstance(node, ast.FunctionDef):
         return set(), set()
     names = [argument.arg for argument in node.args.kwonlyargs]
@@ -234,7 +236,7 @@ def _parsed(path: Path) -> ast.Module:
 
 
 def _literals(path: Path) -> dict[str, Any]:
-    """What a file binds to the names in `LITERALS` at its top level."""
+    """Read the values that a file gives to the names in `LITERALS` at its top level."""
     found = {}
     for node in _parsed(path).body:
         if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
@@ -247,11 +249,8 @@ def _literals(path: Path) -> dict[str, Any]:
     return found
 
 
-PYRAMIDS: dict[int, tuple[int, ...]] = {1: (1,), 2: (1, 2), 4: (1, 2, 4)}
-
-
 def levels(scale: object) -> tuple[int, ...]:
-    """The pyramid levels that a scale names: 4 -> (1, 2, 4), "L1_4" -> (1, 4), "L2" -> (2,).
+    """List the pyramid levels that a scale names: 4 -> (1, 2, 4), "L1_4" -> (1, 4), "L2" -> (2,).
 
     Raises:
         ValueError: for anything but 1, 2, 4 or "L" and a rising, "_"-separated choice of them.

@@ -1,4 +1,4 @@
-"""Numerical precision: of networks while they train, and of losses."""
+"""Numerical precision: losses compute in float32 although networks may train in bfloat16."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -12,7 +12,7 @@ R = TypeVar("R")
 
 
 def widen(value: Any) -> Any:
-    """Half-precision tensors, alone or in lists and tuples, as float32; everything else as it is."""
+    """Convert half-precision tensors, alone or in lists and tuples, to float32; leave everything else as it is."""
     if isinstance(value, Tensor):
         return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
     if type(value) in (list, tuple):

@@ -53,13 +53,13 @@ def grid_logits(final_map: Tensor, classifier: nn.Module) -> Tensor:
 
 
 def region_logits(grid: Tensor, levels: tuple[int, ...]) -> Tensor:
-    """What `pyramid_logits` returns, from `grid_logits`. (B, 16, C) -> (B, N, C)."""
+    """Average the cells of `grid_logits` to the regions of `pyramid_logits`: (B, 16, C) -> (B, N, C)."""
     return _averages(levels, grid.dtype, grid.device, GRID) @ grid
 
 
 @cache
 def _averages(levels: tuple[int, ...], dtype: torch.dtype, device: torch.device, finest: int) -> Tensor:
-    """Which cells of the finest level each region averages: (N, finest^2), rows adding up to 1."""
+    """Make the matrix (N, finest^2) that averages cells of the finest level to regions; its rows add up to 1."""
     cells = torch.eye(finest**2, dtype=dtype, device=device).view(-1, finest, finest)
     return torch.cat([F.adaptive_avg_pool2d(cells, level).flatten(1) for level in levels], dim=1).T.contiguous()
 
@@ -111,7 +111,7 @@ def decoupling_weights(
 
 
 def decouple_as_fusion_published(per_region_loss: Tensor, teacher_logits: Tensor, target: Tensor) -> Tensor:
-    """What the published fusion of SDD and LSKD computes for KD (SDD-LSKD-Fusion, SDD_KD_LSKD.py), mistakes included.
+    """Decouple as the published fusion of SDD and LSKD does for KD (SDD-LSKD-Fusion, SDD_KD_LSKD.py), mistakes too.
 
     Its rows are ordered region by region, but it reads them as if sample by sample: row r is compared with the global
     prediction for sample r // N. The loss is the mean over the rows that agree plus the mean over those that do not,

@@ -1,7 +1,5 @@
 """`python -m stages.preset [NAME [FORCE]]`: list presets, or show what one changes in params.yaml and install it."""
 
-from typing import Any
-
 from rich.console import Console
 from rich.text import Text
 
@@ -13,20 +11,20 @@ from stages import run
 COLOURS = {"+": "green", "-": "red", "@": "cyan"}
 
 
-def show(known: list[dict[str, Any]]) -> None:
-    """List all presets, and check them."""
+def _list(recipes: dict[str, object], teachers: dict[str, object]) -> None:
+    """Print a table of all presets, and check them."""
     console = Console(width=None if Console().is_terminal else 160, highlight=False)
-    summaries, problems = presets.summarise_all(*known)
-    console.print(presets.table(summaries), presets.FOOTER.replace("\n", " "), sep="\n")
+    summaries, problems = presets.summarise_all(recipes, teachers)
+    console.print(presets.table(summaries), presets.FOOTER, sep="\n")
     if problems:
         raise UserError("\n".join(problems))
 
 
 def main(name: str | None = None, force: str = "0") -> None:
-    """Without a name, list all. FORCE is 0 or 1."""
+    """Install the preset, over uncommitted changes too where FORCE is 1; without a name, list all presets."""
     known = [yamlfile.read(file) for file in ("data/recipes.yaml", "data/teachers.yaml")]
     if name is None:
-        return show(known)
+        return _list(*known)
     if force not in ("0", "1"):
         raise UserError(f"FORCE: {force!r} must be 0 or 1; 1 replaces even what is not committed")
     presets.load(name, *known)

@@ -51,7 +51,7 @@ class Cub200(Section):
     source: Text
     """ "download", or the path of the archive or of the extracted folder."""
     subset: bool = False
-    """As of `TinyImagenet`."""
+    """Take the classes and images that are there, instead of refusing all but the whole."""
 
 
 class Imagenet(Section):
@@ -61,27 +61,27 @@ class Imagenet(Section):
     source: Text
     """The path of a folder with train/<class>/ and val/<class>/."""
     subset: bool = False
-    """As of `TinyImagenet`."""
+    """Take the classes and images that are there, instead of refusing all but the whole."""
 
 
 class Own(Section):
     """A data set of the user's own."""
 
     name: Annotated[str, Field(pattern="^[a-z][a-z0-9_]*$", max_length=64)]
-    """Of its folder in data/, and of its recipes."""
+    """Name of its folder in data/, and of its recipes."""
     source: Text
     """ "folder:<path>", a folder per class, below train/ and test/ (or val/) where the images are split already; or
     "parquet:<path>", a folder with train*.parquet and test*.parquet (or validation*)."""
     image_size: Annotated[int, Field(ge=8, le=1024)]
-    """Side of what the networks see, in pixels."""
+    """Height and width of the images that the networks see, in pixels."""
     augmentation: Literal["pad_crop", "resize_crop", "random_resized_crop"] | None = None
-    """See `kdcore.data.sources.own`. When absent: pad_crop up to 64 pixels, else resize_crop."""
+    """Augmentation (`kdcore.data.sources.own`); when absent, pad_crop up to 64 pixels, else resize_crop."""
     flip: bool = True
     """Whether training images are mirrored at random."""
     stem: Stem | None = None
-    """When absent: small up to 64 pixels, else large."""
+    """First layer of the networks; when absent, small up to 64 pixels, else large."""
     test_share: Fraction | None = None
-    """Where the images are not split: the share of each class that is kept for the test."""
+    """Share of each class that is kept for the test, where the images are not split."""
 
     @model_validator(mode="before")
     @classmethod
@@ -118,12 +118,12 @@ SOURCES = {
 
 
 def module(name: str) -> str:
-    """The file of kdcore.data that fetches a data set."""
+    """Name the module of kdcore.data.sources that fetches a data set."""
     return name if name in KNOWN else OWN
 
 
 def path(source: str) -> Path | None:
-    """What a source names on this machine; None where it is no path."""
+    """Return the path that a source names on this machine; None where it names none."""
     if source in ("embedded", "download"):
         return None
     return Path(source.removeprefix(IMAGE_FOLDER).removeprefix(PARQUET))

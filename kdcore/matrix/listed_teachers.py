@@ -26,11 +26,11 @@ class Source(Section):
     torchvision: Annotated[str, Field(pattern=r"^\w+\.\w+$")] | None = None
     """Name of its weights there, e.g. ResNet34_Weights.IMAGENET1K_V1."""
     by_hand: str | None = None
-    """Where a person may get it."""
+    """Page where a person may download it."""
     member: str | None = None
     """Its path in the archive."""
     sha256: Digits | None = None
-    """Of the checkpoint, or the first digits."""
+    """SHA-256 of the checkpoint, or its first digits."""
     archive_sha256: Digits | None = None
     weights_key: str | None = None
     """The key of the state dict in the file; searched when absent."""
@@ -51,13 +51,13 @@ class Published(Section):
     """A teacher that others trained."""
 
     published_top1: Percent | None
-    """Percent."""
+    """Published top-1 accuracy, in percent."""
     sources: list[Source]
-    """In the order in which they are tried."""
+    """Sources, in the order in which they are tried."""
 
 
 class KnownTeachers(Section):
-    """All of data/teachers.yaml."""
+    """The content of data/teachers.yaml."""
 
     tolerance: Positive
     """Points by which a measured accuracy may be below the published one."""
@@ -66,7 +66,7 @@ class KnownTeachers(Section):
 
     @classmethod
     def of(cls, content: dict[str, Any]) -> "KnownTeachers":
-        """The file's content, checked.
+        """Check the file's content.
 
         Raises:
             UserError: lists every problem with its key.
@@ -82,7 +82,7 @@ class KnownTeachers(Section):
             raise UserError("\n".join(problems)) from error
 
     def find(self, dataset: str, network: str) -> Published | None:
-        """What is listed of a network on a data set."""
+        """Find the entry of a network on a data set."""
         return self.teachers.get(dataset, {}).get(network)
 
 

@@ -30,9 +30,9 @@ SOURCE = "# Source: "
 # measurements. They agree with the 11 ms per batch of 64 that SDD's paper has for KD from ResNet32x4 to ResNet8x4
 # (arXiv:2403.13512, table 9).
 OPERATIONS_PER_SECOND = 2e13
-"""That convolutions reach; two floating-point operations per multiply-add."""
+"""Speed that convolutions reach; a multiply-add is two floating-point operations."""
 STEP_SECONDS = 0.01
-"""Of the smallest networks, whose kernels take longer to launch than to run."""
+"""Least seconds of a step: kernels of small networks take longer to launch than to run."""
 TRAINING_PASSES = 3
 """Forward passes that training a network costs: one forward, one each for the gradients of maps and of weights."""
 
@@ -42,50 +42,52 @@ IMAGES = {
     "imagenet": (1_281_167, 1000, 224),
     "tiny_imagenet": (100_000, 200, 64),
 }
-"""Of published data sets: training images, classes, and height and width in pixels."""
+"""Published data set -> training images, classes, and height and width in pixels."""
 SMALL = 64
 """Most pixels of images for which networks keep the first layer that they were published with."""
 
-FOOTER = f"""Teachers are those to train here, at most: where published weights come first, they may do. GPU hours are
-estimated for one GPU of {OPERATIONS_PER_SECOND / 1e12:g} TFLOP/s and {1000 * STEP_SECONDS:g} ms per step at least,
-teachers and baselines included (kdcore/matrix/presets.py). Install one: make preset NAME=<preset>"""
+FOOTER = (
+    "Teachers are those to train here, at most: where published weights come first, they may do. GPU hours are "
+    f"estimated for one GPU of {OPERATIONS_PER_SECOND / 1e12:g} TFLOP/s and {1000 * STEP_SECONDS:g} ms per step at "
+    "least, teachers and baselines included (kdcore/matrix/presets.py). Install one: make preset NAME=<preset>"
+)
 
 
 @dataclass(frozen=True)
 class Training:
-    """One network to be trained."""
+    """A network that a preset trains."""
 
     settings: TrainSettings
     student: str
     teacher: str | None
-    """None for a network trained alone."""
+    """Name of the teacher; None for a network that is trained alone."""
     views: int
-    """Of each image, shown to both networks."""
+    """Views of each image that both networks see."""
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What a preset would train."""
+    """The number and cost of the trainings of a preset."""
 
     name: str
     pairs: int
     cells: int
     teachers: int
-    """Trained here, at most."""
+    """Most teachers that are trained here."""
     epochs: tuple[int, int]
-    """Least and most of any cell."""
+    """Least and most epochs of any cell."""
     hours: float | None
-    """See `hours`."""
+    """GPU hours as `hours` estimates them."""
     source: str
 
 
 def names() -> list[str]:
-    """Of all presets."""
+    """List the names of all presets."""
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
 def load(name: str, recipes: dict[str, Any], teachers: dict[str, Any]) -> Params:
-    """A preset, with everything checked that needs neither its data nor its teachers' weights.
+    """Load a preset, and check everything that needs neither its data nor its teachers' weights.
 
     Args:
         name: one of `names()`.
@@ -108,7 +110,7 @@ def load(name: str, recipes: dict[str, Any], teachers: dict[str, Any]) -> Params
 
 
 def summarise(name: str, recipes: dict[str, Any], teachers: dict[str, Any]) -> Summary:
-    """What a preset would train. Arguments and errors as of `load`; its header must name a source."""
+    """Summarise what a preset would train; takes and raises what `load` does. Its header must name a source."""
     matrix = load(name, recipes, teachers)
     lines = _path(name).read_text(encoding="utf-8").splitlines()
     sources = [line.removeprefix(SOURCE) for line in lines if line.startswith(SOURCE)]
@@ -128,7 +130,7 @@ def summarise(name: str, recipes: dict[str, Any], teachers: dict[str, Any]) -> S
 
 
 def summarise_all(recipes: dict[str, Any], teachers: dict[str, Any]) -> tuple[list[Summary], list[str]]:
-    """Of every preset, and what is wrong with those that cannot be used. Arguments as of `load`."""
+    """Summarise every preset, and list what is wrong with those that cannot be used; takes the arguments of `load`."""
     summaries, problems = [], []
     for name in names():
         try:
@@ -139,7 +141,7 @@ def summarise_all(recipes: dict[str, Any], teachers: dict[str, Any]) -> tuple[li
 
 
 def table(summaries: list[Summary]) -> Table:
-    """One row per preset."""
+    """Build a table with one row per preset."""
     shown = Table()
     for heading in ("preset", "pairs", "cells", "teachers", "epochs", "GPU hours"):
         shown.add_column(heading, no_wrap=True, justify="left" if heading == "preset" else "right")
@@ -152,7 +154,7 @@ def table(summaries: list[Summary]) -> Table:
 
 
 def of_cells(matrix: Params) -> Iterator[Training]:
-    """The training of every cell."""
+    """Yield the training of every cell."""
     for cell in matrix.cells():
         settings = matrix.train.of(student=cell.student, method=cell.method, pair=cell.pair)
         views = max((len(entry.views) for entry in catalog.terms(cell.method)), default=1)
@@ -160,14 +162,14 @@ def of_cells(matrix: Params) -> Iterator[Training]:
 
 
 def of_teachers(matrix: Params) -> Iterator[Training]:
-    """The training of every teacher that is, or may have to be, trained here."""
+    """Yield the training of every teacher that is, or may have to be, trained here."""
     for name, teacher in matrix.teachers.items():
         if teacher.train is not None:
             yield Training(teacher.train, name, None, 1)
 
 
 def hours(trainings: list[Training], data: Data) -> float | None:
-    """Of one GPU for all trainings, estimated; None for a data set that is not in `IMAGES`."""
+    """Estimate the hours of one GPU for all trainings; None for a data set that is not in `IMAGES`."""
     if data.name not in IMAGES:
         return None
     images, classes, pixels = IMAGES[data.name]
@@ -184,13 +186,13 @@ def hours(trainings: list[Training], data: Data) -> float | None:
 
 
 def step_seconds(multiply_adds_of_step: float) -> float:
-    """How long a step of so many multiply-adds takes."""
+    """Estimate the seconds of a step of so many multiply-adds."""
     return max(2 * multiply_adds_of_step / OPERATIONS_PER_SECOND, STEP_SECONDS)
 
 
 @cache
 def multiply_adds(network: str, classes: int, pixels: int) -> int:
-    """Of a network for one image, forward; counted on its shapes, without computing anything."""
+    """Count a network's multiply-adds for one image, forward, from shapes alone, without computing anything."""
     import torch
 
     from kdcore import networks
@@ -202,13 +204,13 @@ def multiply_adds(network: str, classes: int, pixels: int) -> int:
 
 
 def difference(name: str) -> list[str]:
-    """The lines of the unified diff from params.yaml to a preset; none where they are the same."""
+    """Compare params.yaml with a preset: lines of a unified diff, none where they are the same."""
     old, new = (path.read_text(encoding="utf-8") if path.exists() else "" for path in (PARAMS, _path(name)))
     return list(difflib.unified_diff(old.splitlines(), new.splitlines(), str(PARAMS), str(_path(name)), lineterm=""))
 
 
 def install(name: str, *, force: bool) -> None:
-    """Make a preset params.yaml.
+    """Replace params.yaml by a preset.
 
     Args:
         name: one of `names()`.

@@ -15,20 +15,20 @@ from kdcore.system.errors import UserError, named, shown, suggest
 T = TypeVar("T")
 
 LARGEST = 1e30
-"""Beyond every sensible hyper-parameter, and inside float32."""
+"""Upper bound of every hyper-parameter: far beyond sensible values, and inside float32."""
 MOST = 10**6
-"""Of anything counted."""
+"""Upper bound of every hyper-parameter that counts something."""
 CHANGES = ("scales", "stand")
-"""What publications change a logit method's values with, weakest first: more regions than the whole image, and
-standardised logits.
+"""Circumstances in which publications change a logit method's values, weakest first: more regions than the whole
+image, and standardised logits.
 """
 BASE = "cifar100"
-"""Whose recipes a data set takes that data/recipes.yaml does not list, as if it stood there with `inherits` alone."""
+"""Data set whose recipes another one inherits that data/recipes.yaml does not list."""
 
 
 @dataclass(frozen=True)
 class Value:
-    """One hyper-parameter."""
+    """A hyper-parameter and where it comes from."""
 
     value: float | int | str | bool
     source: str
@@ -43,7 +43,7 @@ Domains = dict[str, str | list[Any]]
 def resolve(
     cell: Cell, *, dataset: str, published: dict[str, Any], overrides: dict[str, Any], stand_recipe: str
 ) -> Recipe:
-    """The recipe of a cell.
+    """Resolve the recipe of a cell: its hyper-parameters, each with its source.
 
     Args:
         cell: method, pair, scale and stand decide.
@@ -78,7 +78,7 @@ def resolve(
 
 
 def domains(method: str) -> Domains:
-    """Every hyper-parameter of a method or sum with its allowed values: of `catalog.DOMAINS`, or a list of choices."""
+    """List the hyper-parameters of a method or sum with their values: one of `catalog.DOMAINS`, or a list."""
     entries = catalog.terms(method)
     allowed: Domains = {"ce_weight": COMMON["ce_weight"]}
     for entry in entries:
@@ -112,7 +112,7 @@ def check_overrides(overrides: dict[str, Any], file: str = "params.yaml") -> Non
 
 
 def check_no_stand(overrides: dict[str, Any], file: str = "params.yaml") -> None:
-    """Refuse overrides of standardised cells, for `stand_recipe: matched`. Arguments as of `check_overrides`.
+    """Refuse overrides of standardised cells, for `stand_recipe: matched`. Takes the arguments of `check_overrides`.
 
     Raises:
         UserError: names the key.
@@ -181,7 +181,7 @@ def _check_pair(pair: object, where: str) -> None:
 
 
 def _check_layer(method: str, layer: Any, where: str) -> None:
-    """A layer of overrides: parameters, those of stand, and (checked elsewhere) those of pairs."""
+    """Check a layer of overrides: its parameters, and those under stand; those under pairs are checked elsewhere."""
     values = {key: value for key, value in _mapping(layer, where).items() if key not in ("pairs", "stand")}
     values = _flat(method, values, where)
     _only([*values, *(layer.keys() & {"pairs", "stand"})], (*domains(method), *_stand(method), "pairs"), where)
@@ -196,7 +196,7 @@ def _stand(method: str) -> tuple[str, ...]:
 
 
 def _of_logits(method: str) -> Domains:
-    """What stand may change: of a sum, what belongs to its logit terms, and the weight of cross-entropy."""
+    """List what stand may change: of a sum, the parameters of its logit terms, and the weight of cross-entropy."""
     terms = {entry.name: entry.kind for entry in catalog.terms(method)}
     return {key: allowed for key, allowed in domains(method).items() if terms.get(key.split(".")[0]) != "feature"}
 
@@ -267,7 +267,7 @@ def _section(dataset: str, published: dict[str, Any]) -> dict[str, Any]:
 
 
 def _override_layers(name: str, cell: Cell, overrides: dict[str, Any], of_stand: bool) -> Iterator[Layer]:
-    """A method's layers in params.yaml, plain or of stand, weakest first: of the method, of the pair."""
+    """List a method's layers in params.yaml, plain or for stand, weakest first: the method's, then the pair's."""
     of_method = overrides.get(name, {})
     for layer in (of_method, of_method.get("pairs", {}).get(cell.pair, {})):
         plain = {key: layer[key] for key in layer if key not in ("pairs", "stand")}

@@ -1,4 +1,4 @@
-"""What every part of params.yaml is made of."""
+"""The base class of every section of params.yaml."""
 
 import unicodedata
 from typing import Annotated

@@ -14,7 +14,7 @@ def matched(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> tuple[list[
 
     Args:
         student: maps (B, Ch, H, W), stem first.
-        teacher: likewise.
+        teacher: maps (B, Ch, H, W), stem first.
     """
     count = min(len(student), len(teacher)) - 1
     return list(student[-count:]), list(teacher[-count:])

@@ -1,4 +1,8 @@
-"""AT: Zagoruyko and Komodakis, Paying More Attention to Attention, ICLR 2017, arXiv:1612.03928."""
+"""AT: Zagoruyko and Komodakis, Paying More Attention to Attention, ICLR 2017, arXiv:1612.03928.
+
+Each stage adds mean((a_s - a_t)^2) with a = unit(mean over channels of |x|^p), flattened over positions. Maps (B,
+Ch, H, W) of every stage -> scalar without unit.
+"""
 
 from collections.abc import Sequence
 from functools import partial

@@ -1,5 +1,8 @@
 """CC: Peng et al., Correlation Congruence for Knowledge Distillation, ICCV 2019, arXiv:1904.01802; the form that
 RepDistiller compares with.
+
+The loss is the mean over i of d_i . d_(i+1) with d = |student - teacher|. Embedded features (B, D) -> scalar
+without unit.
 """
 
 from torch import Tensor, nn

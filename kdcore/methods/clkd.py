@@ -1,5 +1,7 @@
 """CLKD: Zhang et al., Class-aware Information for Logit-based Knowledge Distillation, 2022, arXiv:2211.14773; the form
 that StreamLined compares with.
+
+The loss is mu * (instance + beta * class) + nu * class correlation. Logits (..., B, C) -> (...), without unit.
 """
 
 from torch import Tensor

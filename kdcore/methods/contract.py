@@ -1,4 +1,4 @@
-"""What a method may look at while it trains a student, and what its trained parts are built from.
+"""The contract of a method: the inputs of a training step, and what its trained parts are built from.
 
 A method is one file of this folder. Its literals are read by `kdcore.catalog`: `KIND` and `PARAMETERS`; `ACROSS` where
 its loss is no mean over samples but relates those of a batch, or remembers some; and a logit method's `VIEWS` and
@@ -23,26 +23,26 @@ class Step:
 
     student: Output
     teacher: Output
-    """Without gradients."""
+    """The teacher's outputs, without gradients."""
     target: Tensor
     """(B,) int64, class indices."""
     index: Tensor
-    """(B,) int64, which of the training images they are."""
+    """(B,) int64, positions of the images in the training set."""
     epoch: int
-    """Counted from 1."""
+    """Number of the epoch, counted from 1."""
     generator: torch.Generator
-    """On the device of the tensors, for what a method draws; determined by seed and epoch."""
+    """Source of the method's random numbers, on the tensors' device; seeded by the cell's seed and the epoch."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What is known before training starts."""
+    """What an adapter is built from, before training starts."""
 
     student: Output
-    """Of one image, for its shapes; on the device."""
+    """The student's outputs for one image, for their shapes; on the device."""
     teacher: Output
-    """Likewise."""
+    """The teacher's outputs for one image, for their shapes; on the device."""
     teacher_norms: tuple[nn.BatchNorm2d, ...]
-    """See `kdcore.networks.contract.Network.norms`."""
+    """The teacher's `kdcore.networks.contract.Network.norms`: one batch norm per stage after the stem."""
     labels: Tensor
     """(N,) int64, the classes of all training images; on the device."""

@@ -1,4 +1,9 @@
-"""CRD: Tian, Krishnan and Isola, Contrastive Representation Distillation, ICLR 2020, arXiv:1910.10699."""
+"""CRD: Tian, Krishnan and Isola, Contrastive Representation Distillation, ICLR 2020, arXiv:1910.10699.
+
+With h = exp(s . m / T) / z, the loss is -log(h / (h + K / N)) for a sample's own row m of the memory, plus -log((K
+/ N) / (h + K / N)) for each of K rows of other classes, in nats; it is taken both ways, student against the
+teacher's memory and teacher against the student's. Embeddings (B, E) -> scalar.
+"""
 
 import math
 from typing import NamedTuple
@@ -22,10 +27,10 @@ EPSILON = 1e-7
 
 
 class Scores(NamedTuple):
-    """What `contrast` returns."""
+    """The noise-contrastive loss of a network, and the parts that it was made of."""
 
     loss: Tensor
-    """Scalar."""
+    """Scalar, in nats."""
     likeness: Tensor
     """(B, K + 1), exp(dot product / temperature) / z, the positive first."""
     z: Tensor
@@ -79,7 +84,7 @@ def both(
     temperature: float,
     eps: float = EPSILON,
 ) -> tuple[Scores, Scores]:
-    """The student scored against the teacher's memory, and the teacher against the student's. Arguments of `loss`."""
+    """Score the student against the teacher's memory and the teacher against the student's; arguments as in `loss`."""
     return (
         contrast(student, memories[1], drawn, z[0], temperature=temperature, eps=eps),
         contrast(teacher, memories[0], drawn, z[1], temperature=temperature, eps=eps),
@@ -96,7 +101,7 @@ def loss(
     temperature: float,
     eps: float = EPSILON,
 ) -> Tensor:
-    """The losses of `both`, added.
+    """Add the losses of `both`.
 
     Args:
         student: (B, E), unit rows.
@@ -115,7 +120,7 @@ def loss(
 
 
 def remembered(rows: Tensor, embedded: Tensor, momentum: float) -> Tensor:
-    """The memory's rows (B, E) of a batch after it was scored: moving averages, unit length again."""
+    """Update the memory's rows (B, E) after their batch was scored: moving averages, scaled to unit length."""
     return unit(momentum * rows + (1 - momentum) * embedded)
 
 
@@ -170,7 +175,7 @@ class Adapter(nn.Module):
             self.register_buffer(f"z_{role}", torch.tensor(math.nan))
 
     def forward(self, step: Step) -> Tensor:
-        """`loss` of this batch; then the memories take the batch up."""
+        """Compute the `loss` of this batch, then update the rows of its images in both memories."""
         drawn = torch.cat([step.index[:, None], self.others.draw(step.target, self.negatives, step.generator)], dim=1)
         student = unit(self.student(step.student.pooled).float())
         teacher = unit(self.teacher(step.teacher.pooled).float())

@@ -1,4 +1,8 @@
-"""CTKD: Li et al., Curriculum Temperature for Knowledge Distillation, AAAI 2023, arXiv:2211.16231."""
+"""CTKD: Li et al., Curriculum Temperature for Knowledge Distillation, AAAI 2023, arXiv:2211.16231.
+
+The loss is T^2 * KL(softmax(teacher / T) || softmax(student / T)) with T = t_start + t_range * sigmoid(theta),
+whose gradient is reversed. Logits (..., C) -> (...), in nats.
+"""
 
 import math
 from typing import Any
@@ -38,7 +42,7 @@ def loss(student: Tensor, teacher: Tensor, target: Tensor | None = None, *, temp
 
 
 def reversal(epoch: int, curriculum: int) -> float:
-    """By what the temperature's gradient is multiplied: from 0 (before epoch 1) to -1 along half a cosine."""
+    """Factor of the temperature's gradient: from 0 (before epoch 1) to -1 along half a cosine."""
     return -(1 - math.cos(math.pi * min(epoch / curriculum, 1))) / 2
 
 
@@ -78,7 +82,7 @@ class Adapter(nn.Module):
             self.theta = nn.Sequential(nn.Linear(inputs, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 1), nn.Flatten(-2))
 
     def temperature(self, student: Tensor, teacher: Tensor, epoch: int) -> Tensor:
-        """Scalar, or (...) for logits (..., C)."""
+        """Compute T: a scalar, or (...) for logits (..., C)."""
         theta = self.theta
         if isinstance(theta, nn.Module):
             theta = theta(torch.cat([student.detach(), teacher], dim=-1))
@@ -86,5 +90,5 @@ class Adapter(nn.Module):
         return self.t_start + self.t_range * torch.sigmoid(reversed_theta)
 
     def forward(self, student: Tensor, teacher: Tensor, target: Tensor, *, epoch: int) -> Tensor:
-        """`loss` at the present temperature: (..., C), (..., C), (...) -> (...)."""
+        """Compute the `loss` at the current temperature: (..., C), (..., C), (...) -> (...)."""
         return loss(student, teacher, target, temperature=self.temperature(student, teacher, epoch))

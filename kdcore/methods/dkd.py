@@ -1,4 +1,8 @@
-"""DKD: Zhao et al., Decoupled Knowledge Distillation, CVPR 2022, arXiv:2203.08679."""
+"""DKD: Zhao et al., Decoupled Knowledge Distillation, CVPR 2022, arXiv:2203.08679.
+
+The loss is alpha * TCKD + beta * NCKD: the divergence between target and rest, and the one between the other
+classes. Logits (..., C) and target (...) -> (...), in nats.
+"""
 
 import torch.nn.functional as F
 from torch import Tensor

@@ -1,4 +1,8 @@
-"""FitNet: Romero et al., FitNets: Hints for Thin Deep Nets, ICLR 2015, arXiv:1412.6550."""
+"""FitNet: Romero et al., FitNets: Hints for Thin Deep Nets, ICLR 2015, arXiv:1412.6550.
+
+The loss is mean((r(student) - teacher)^2) with a trained regressor r. Maps (B, Ch, H, W) of one stage -> scalar
+without unit.
+"""
 
 import torch.nn.functional as F
 from torch import Tensor, nn

@@ -1,4 +1,7 @@
-"""KD: Hinton, Vinyals and Dean, Distilling the Knowledge in a Neural Network, 2015, arXiv:1503.02531."""
+"""KD: Hinton, Vinyals and Dean, Distilling the Knowledge in a Neural Network, 2015, arXiv:1503.02531.
+
+The loss is T^2 * KL(softmax(teacher / T) || softmax(student / T)). Logits (..., C) -> (...), in nats.
+"""
 
 import torch.nn.functional as F
 from torch import Tensor

@@ -1,5 +1,9 @@
 """KDSVD: Lee, Kim and Song, Self-supervised Knowledge Distillation Using Singular Value Decomposition, ECCV 2018,
 arXiv:1807.06819.
+
+Neighbouring stages add the squared differences of exp(-(v_deep - v_shallow)^2 / 8), summed over entries and
+averaged over B; v are the k leading right singular vectors of a map, weighted by its singular values. Maps (B, Ch,
+H, W) of every stage -> scalar without unit.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,8 @@
-"""MLKD: Jin, Wang and Lin, Multi-Level Logit Distillation, CVPR 2023."""
+"""MLKD: Jin, Wang and Lin, Multi-Level Logit Distillation, CVPR 2023.
+
+The loss is KL of the weak view + KL of the strong view + class correlation + batch correlation, each summed over
+five temperatures. Logits (..., B, C) of both views -> (...), the first two terms in nats.
+"""
 
 from typing import NamedTuple
 
@@ -25,7 +29,7 @@ class Terms(NamedTuple):
     kd_weak: Tensor
     """Per sample: KL divergence of the weak view's predictions."""
     kd_strong: Tensor
-    """The same of the strong view."""
+    """Per sample: KL divergence of the strong view's predictions."""
     cc: Tensor
     """Classes: squared difference of the C x C correlations of the predictions, divided by C."""
     bc: Tensor
@@ -83,12 +87,12 @@ def loss(
 
     Args:
         student_weak: logits (..., B, C) of the weakly augmented images.
-        student_strong: of the strongly augmented ones.
-        teacher_weak: the teacher's.
-        teacher_strong: the teacher's.
+        student_strong: logits (..., B, C) of the strongly augmented images.
+        teacher_weak: the teacher's logits (..., B, C) of the weakly augmented images.
+        teacher_strong: the teacher's logits (..., B, C) of the strongly augmented images.
         target: not used; accepted so that all logit losses are called alike.
         temperature: the first of five, the others are fixed.
-        kd_weight: of the whole.
+        kd_weight: weight of the sum.
         standardize: z-score the logits of the KL terms; the correlations take them as they are, as in LSKD.
         variant: "as_written" keeps the samples (for KL and the batch's correlation, rows) and the classes (rows)
             of which the teacher is unsure. "as_published" reduces before it masks, so that each mask acts as its mean,

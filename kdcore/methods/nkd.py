@@ -1,4 +1,8 @@
-"""NKD: Yang et al., From Knowledge Distillation to Self-Knowledge Distillation, ICCV 2023, arXiv:2303.13005."""
+"""NKD: Yang et al., From Knowledge Distillation to Self-Knowledge Distillation, ICCV 2023, arXiv:2303.13005.
+
+The loss is -p_t[y] * log p_s[y] + gamma * T^2 * cross-entropy of the softmaxes without the target y. Logits (...,
+C) and target (...) -> (...), in nats.
+"""
 
 import torch.nn.functional as F
 from torch import Tensor

@@ -1,5 +1,8 @@
 """NST: Huang and Wang, Like What You Like: Knowledge Distill via Neuron Selectivity Transfer, 2017,
 arXiv:1707.01219.
+
+Each stage adds mean k(t, t) + mean k(s, s) - 2 * mean k(s, t) with k(x, y) = (x . y)^2 over channels as unit
+vectors. Maps (B, Ch, H, W) of every stage -> scalar without unit.
 """
 
 from collections.abc import Sequence
@@ -20,7 +23,7 @@ def kernel_mean(first: Tensor, second: Tensor) -> Tensor:
 
     Args:
         first: (B, Ch, H * W), rows normalised.
-        second: (B, Ck, H * W), likewise.
+        second: (B, Ck, H * W), rows normalised.
     """
     return (first @ second.mT).square().mean()
 

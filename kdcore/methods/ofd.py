@@ -1,4 +1,8 @@
-"""OFD: Heo et al., A Comprehensive Overhaul of Feature Distillation, ICCV 2019, arXiv:1904.01866."""
+"""OFD: Heo et al., A Comprehensive Overhaul of Feature Distillation, ICCV 2019, arXiv:1904.01866.
+
+Stage i of n adds sum((s - max(t, margin))^2) / 2^(n - 1 - i), averaged over B, wherever s is above max(t, margin)
+or that is positive; s and t are activations before the ReLU. Maps (B, Ch, H, W) -> scalar without unit.
+"""
 
 import math
 from collections.abc import Sequence

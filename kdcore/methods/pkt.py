@@ -1,5 +1,8 @@
 """PKT: Passalis and Tefas, Learning Deep Representations with Probabilistic Knowledge Transfer, ECCV 2018,
 arXiv:1803.10837.
+
+The loss is mean(p_t * log(p_t / p_s)) over all pairs of samples; each row of p is (cosine + 1) / 2, divided by its
+sum. Pooled features (B, D) -> scalar, in nats.
 """
 
 import torch

@@ -1,4 +1,8 @@
-"""ReviewKD: Chen et al., Distilling Knowledge via Knowledge Review, CVPR 2021, arXiv:2104.09044."""
+"""ReviewKD: Chen et al., Distilling Knowledge via Knowledge Review, CVPR 2021, arXiv:2104.09044.
+
+Each stage adds the mean squared differences of the student's fused map and the teacher's, at full size and pooled
+to 4 x 4, 2 x 2 and 1 x 1. Maps (B, Ch, H, W) of every stage and the pooled features -> scalar without unit.
+"""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,8 @@
-"""RKD: Park et al., Relational Knowledge Distillation, CVPR 2019, arXiv:1904.05068."""
+"""RKD: Park et al., Relational Knowledge Distillation, CVPR 2019, arXiv:1904.05068.
+
+The loss is distance_weight * smooth-L1 of the distances between samples, divided by their mean, + angle_weight *
+smooth-L1 of the cosines between three samples. Pooled features (B, D) -> scalar without unit.
+"""
 
 import torch
 import torch.nn.functional as F

@@ -1,4 +1,8 @@
-"""RLD: Sun et al., Knowledge Distillation with Refined Logits, ICCV 2025, arXiv:2408.07703."""
+"""RLD: Sun et al., Knowledge Distillation with Refined Logits, ICCV 2025, arXiv:2408.07703.
+
+The loss is alpha * SCD + beta * MCD: the divergence of the confidences, and the one over the classes that the
+teacher ranks below the target. Logits (..., C) and target (...) -> (...), in nats.
+"""
 
 import torch.nn.functional as F
 from torch import Tensor

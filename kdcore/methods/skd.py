@@ -1,4 +1,8 @@
-"""SKD, streamlined knowledge distillation: KD and a Mahalanobis term between the samples of a batch (StreamLined)."""
+"""SKD, streamlined knowledge distillation: KD and a Mahalanobis term between the samples of a batch (StreamLined).
+
+The loss is KD times the share of unsure samples + the Mahalanobis length of the difference of the cosine
+similarities times the share of unsure classes. Logits (..., B, C) -> (...), the first term in nats.
+"""
 
 from typing import Any
 
@@ -76,9 +80,9 @@ def loss(
         student: logits (..., B, C).
         teacher: logits (..., B, C).
         target: not used; accepted so that all logit losses are called alike.
-        temperature: of KD.
+        temperature: T of KD, dimensionless.
         tikhonov: added to the covariance's diagonal.
-        kd_weight: of the whole.
+        kd_weight: weight of the sum.
 
     Returns:
         (...), a scalar for one batch.

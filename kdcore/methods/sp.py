@@ -1,4 +1,8 @@
-"""SP: Tung and Mori, Similarity-Preserving Knowledge Distillation, ICCV 2019, arXiv:1907.09682."""
+"""SP: Tung and Mori, Similarity-Preserving Knowledge Distillation, ICCV 2019, arXiv:1907.09682.
+
+Each stage adds mean((g_s - g_t)^2) over the B^2 entries of g = the rows of F F', L2-normalised, with F of shape (B,
+Ch * H * W). Maps (B, Ch, H, W) of the last stage -> scalar without unit.
+"""
 
 from collections.abc import Sequence
 

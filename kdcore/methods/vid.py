@@ -1,4 +1,8 @@
-"""VID: Ahn et al., Variational Information Distillation for Knowledge Transfer, CVPR 2019, arXiv:1904.05835."""
+"""VID: Ahn et al., Variational Information Distillation for Knowledge Transfer, CVPR 2019, arXiv:1904.05835.
+
+Each stage adds mean((mean - teacher)^2 / variance + log variance) / 2, where the student predicts the mean, and
+each channel has a variance. Maps (B, Ch, H, W) of every stage -> scalar, in nats.
+"""
 
 import math
 from itertools import pairwise

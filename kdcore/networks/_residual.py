@@ -1,4 +1,4 @@
-"""What the residual families share."""
+"""The forward pass that the residual families share."""
 
 from collections.abc import Iterable
 

@@ -1,4 +1,4 @@
-"""What every network is and returns: the contract that lets one file per method serve all networks."""
+"""The contract of a network: its outputs, by which one file per method serves all networks."""
 
 from abc import ABC, abstractmethod
 from typing import NamedTuple
@@ -15,11 +15,11 @@ class Output(NamedTuple):
     """Feature maps (B, Ch_i, H_i, W_i), shallow to deep, where the published distillers take them; the first is
     the stem's."""
     preacts: tuple[Tensor, ...]
-    """As many maps of the same shapes, normalised and before the ReLU."""
+    """The maps of `stages` before their ReLU, normalised: as many, of the same shapes."""
     pooled: Tensor
     """(B, D), the classifier's input, before a dropout where there is one."""
     final_map: Tensor
-    """(B, D, h, w), what is averaged to `pooled`."""
+    """(B, D, h, w), the map whose average is `pooled`."""
 
 
 class Network(nn.Module, ABC):
@@ -37,4 +37,4 @@ class Network(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, images: Tensor) -> Output:
-        """(B, 3, H, W) -> Output."""
+        """Compute the outputs for images (B, 3, H, W)."""

@@ -1,4 +1,4 @@
-"""What a network costs."""
+"""The cost of a network: its parameters, and its multiply-adds per image."""
 
 import torch
 from torch import nn
@@ -6,13 +6,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 def parameters(network: nn.Module) -> int:
-    """How many numbers it learns."""
+    """Count the numbers that a network learns."""
     return sum(parameter.numel() for parameter in network.parameters())
 
 
 def multiply_adds(network: nn.Module, image_size: int) -> int:
-    """Of its convolutions and matrix products, for one image in evaluation mode. Biases, norms and pools are not
-    counted. The network's mode is restored; it may be on the device "meta", where nothing is computed.
+    """Count the multiply-adds of convolutions and matrix products for one image in evaluation mode.
+
+    Biases, norms and pools are not counted. The network's mode is restored; it may be on the device "meta", where
+    nothing is computed.
 
     Args:
         network: maps images (B, 3, H, W).

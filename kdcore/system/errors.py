@@ -1,4 +1,4 @@
-"""Errors that are for people: stage scripts print them without a traceback. And what the system ran out of."""
+"""Errors for users, printed without a traceback; texts for messages; the signs of a full disk or memory."""
 
 import difflib
 import errno
@@ -8,15 +8,15 @@ from collections.abc import Iterable, Iterator
 from urllib.parse import urlsplit
 
 OUT_OF_MEMORY, FULL_DISK = 71, 74
-"""Exit codes of stages (EX_OSERR, EX_IOERR), by which a sweep knows that others would fare no better."""
+"""Exit codes of stages (EX_OSERR, EX_IOERR); a sweep then starts no other stage that would fail alike."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
 CUT_OFF = re.compile(r"^\d+ requested and \d+ written$")
-"""All that NumPy says of a full disk; of what safetensors is told by the system, it passes on the text alone."""
+"""The only sign of a full disk in NumPy's errors; safetensors passes on the system's text without its number."""
 
 SHOWN = 60
 """Most characters of a value in a message."""
 BRACKETS = {list.__repr__: ("[", "]"), tuple.__repr__: ("(", ")"), dict.__repr__: ("{", "}")}
-"""What writes a value, where it is one that holds others -> what is around those."""
+"""The repr of a builtin collection -> the brackets that it writes."""
 
 
 class UserError(Exception):
@@ -28,7 +28,7 @@ class RunError(Exception):
 
 
 def shown(value: object) -> str:
-    """A value in a message, cut short: it may be all that a hostile file holds, or lists of lists of the same."""
+    """Write a value for a message, cut short: a hostile file may make it huge, or nest aliases in it."""
     text = ""
     for piece in _pieces(value):
         text += piece
@@ -38,7 +38,7 @@ def shown(value: object) -> str:
 
 
 def _pieces(value: object) -> Iterator[str]:
-    """The parts of what repr() gives, one after the other."""
+    """Yield the text that repr() would give, piece by piece."""
     if not isinstance(value, list | tuple | dict) or type(value).__repr__ not in BRACKETS:
         yield repr(value)
         return
@@ -53,12 +53,12 @@ def _pieces(value: object) -> Iterator[str]:
 
 
 def named(key: object) -> str:
-    """A key in a message: as it is, unless it is long or would break the line."""
+    """Write a key for a message: as it is, unless it is long or would break the line."""
     return key if isinstance(key, str) and key.isprintable() and len(key) <= SHOWN else shown(key)
 
 
 def suggest(name: object, known: Iterable[str], most: int = 1) -> str:
-    """A hint for a message about an unknown name: " Did you mean kd?", or "" where no known name is near.
+    """Write a hint for a message about an unknown name: " Did you mean kd?", or "" where no known name is near.
 
     Args:
         name: what was given.
@@ -93,7 +93,7 @@ HOST = re.compile(r"[\w.:%-]+")
 
 
 def check_address(text: str) -> str:
-    """An address as it is, if a web server could be asked for it.
+    """Return an address unchanged, if a web server could be asked for it.
 
     Raises:
         ValueError: it is of another scheme, holds control characters or a user, or names no host or an impossible port.

@@ -136,12 +136,12 @@ CHUNK = 1 << 20
 
 
 def file_sha256(path: Path) -> str:
-    """Of a file of any size, in hexadecimal digits."""
+    """Compute the SHA-256 of a file of any size, in hexadecimal digits."""
     return file_digests(path, "sha256")["sha256"]
 
 
 def file_digests(path: Path, *kinds: str) -> dict[str, str]:
-    """Several in one pass: kind, as hashlib names it -> hexadecimal digits.
+    """Compute several checksums of a file in one pass: kind, as hashlib names it -> hexadecimal digits.
 
     Raises:
         OSError: the file cannot be read, or is none: a pipe or a device might never end.
@@ -157,7 +157,7 @@ def file_digests(path: Path, *kinds: str) -> dict[str, str]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The mapping that a file holds.
+    """Read the mapping that a JSON file holds.
 
     Raises:
         UserError: no such file, or a damaged one.
@@ -174,17 +174,17 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def json_text(content: dict[str, Any]) -> str:
-    """What `write` writes."""
+    """Write a mapping of plain values as JSON."""
     return json.dumps(content, indent=1) + "\n"
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a mapping of plain values."""
+    """Write what `json_text` makes of a mapping into a file."""
     path.write_text(json_text(content), encoding="utf-8")
 
 
 def allowed_bytes(variable: str, default: float) -> float:
-    """What an environment variable allows, in gigabytes.
+    """Read an environment variable that allows so many gigabytes; returns bytes.
 
     Args:
         variable: its name.

@@ -1,11 +1,11 @@
-"""What git says of this project."""
+"""Ask git about a repository."""
 
 import subprocess
 from pathlib import Path
 
 
 def git(*arguments: str, folder: Path | None = None) -> str | None:
-    """What a git command prints.
+    """Run a git command and return what it prints.
 
     Args:
         arguments: of the command, such as "rev-parse", "HEAD".

@@ -1,9 +1,14 @@
-"""Signals that ask a process to end, noted until a step of training is done: nothing of its epoch is then lost."""
+"""Signals that ask a process to end: a command ends with a message, and training after its current step."""
 
+import os
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+received: list[int] = []
+"""Signals that asked this process to end; a library in C may make another error of the exception that says so."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -11,7 +16,7 @@ class Interrupted(KeyboardInterrupt):
 
     Args:
         number: of the signal.
-        message: what was saved, and how to go on.
+        message: says what was saved, and how to continue.
     """
 
     def __init__(self, number: int, message: str) -> None:
@@ -20,17 +25,20 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Interruption:
-    """SIGTERM or SIGINT, once one has come; the trainer looks between steps."""
+    """Holds SIGTERM or SIGINT, once one has arrived; the trainer looks between steps."""
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
 
     @contextmanager
     def noted(self, *, unless: bool = False) -> Iterator[None]:
-        """Note signals instead of ending at once; only a second Ctrl-C does. One that nobody saw ends the block.
+        """Note signals inside the block instead of ending at once; a second Ctrl-C ends at once.
 
         Args:
             unless: signals are not noted, and end the process as they do elsewhere.
+
+        Raises:
+            KeyboardInterrupt: at the end of the block, for a signal that nobody looked at.
         """
         if unless:
             yield
@@ -50,3 +58,31 @@ class Interruption:
                 signal.signal(number, handler)
         if self.signal is not None:
             raise KeyboardInterrupt(self.signal)
+
+
+def leave_at_once() -> None:
+    """End on Ctrl-C with one line until `raise_interrupts` is called; Python would show a traceback of pages.
+
+    It is called while a command still imports. Python then has "-m" as the program's name; other programs that import
+    a stage keep their own handler.
+    """
+    if sys.argv[0] == "-m" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _leave)
+
+
+def raise_interrupts() -> None:
+    """Raise KeyboardInterrupt, with the signal's number, on SIGTERM, and on Ctrl-C unless the parent has it ignored."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    if signal.getsignal(signal.SIGINT) in (_leave, signal.default_int_handler):
+        signal.signal(signal.SIGINT, _interrupt)
+    received.clear()
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    received.append(number)
+    raise KeyboardInterrupt(number)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    os.write(2, b"interrupted; run it again\n")
+    os._exit(128 + number)

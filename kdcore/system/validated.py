@@ -19,7 +19,7 @@ LONGEST = 200
 
 
 class Stored(BaseModel):
-    """The part of a JSON file that its readers rely on; other keys are none of theirs."""
+    """The keys of a JSON file that its readers rely on; other keys are allowed."""
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
@@ -44,12 +44,12 @@ class Provenance(Stored):
 
 
 def damaged(file: Path, why: object, remedy: str = REMEDY) -> UserError:
-    """The error to raise."""
+    """Make the error for a file that cannot be used: it names the file, what is wrong, and what to do."""
     return UserError(f"{file}: is damaged ({str(why)[:LONGEST]}); {remedy}")
 
 
 def read_checked(file: Path, model: type[Stored]) -> dict[str, Any]:
-    """The whole content of a JSON file that holds what a model asks for.
+    """Read a JSON file, and check that it holds what a model asks for.
 
     Raises:
         UserError: no such file, or a damaged one; names the first key that is wrong.
@@ -63,14 +63,14 @@ def read_checked(file: Path, model: type[Stored]) -> dict[str, Any]:
 
 
 def problem(error: ValidationError) -> str:
-    """The first one, with its key."""
+    """Describe the first problem that pydantic found, with its key."""
     first = error.errors()[0]
     key = ".".join(map(str, first["loc"]))
     return f"{key}: {first['msg']}" if key else str(first["msg"])
 
 
 def read_table(file: Path, needed: Sequence[str]) -> "pd.DataFrame":
-    """A CSV file of numbers, but for its column `cell`.
+    """Read a CSV file of numbers; its column `cell` may be text.
 
     Args:
         file: as a stage wrote it.

@@ -1,102 +1,76 @@
-"""YAML files, read the way DVC reads them: version 1.2, duplicate keys refused."""
+"""YAML files, read by the rules that DVC reads them by: version 1.2, and no key twice."""
 
 import re
 import stat
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import yaml
-from ruamel.yaml import YAML
-from ruamel.yaml.composer import Composer
-from ruamel.yaml.constructor import ConstructorError, SafeConstructor
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from ruamel.yaml.nodes import MappingNode, Node, ScalarNode
-from ruamel.yaml.reader import ReaderError
-from ruamel.yaml.scanner import Scanner, ScannerError
+from yaml.constructor import ConstructorError
 
 from kdcore.system.errors import UserError, shown
 
 MOST_BYTES, MOST_VALUES = 1 << 16, 5000
-"""Of a file that a person writes, its aliases written out; presets have a thirtieth of it."""
+"""Limits of a file that a person writes; presets have a thirtieth of it."""
+MOST_ALIASES = 100
+"""Limit of any file: each alias may stand for all values of the file, but for no other alias."""
 DEEPEST = 100
+"""Lists and mappings inside each other, in any file; libyaml, which is written in C, crashes at some thousands."""
 LONGEST_NUMBER = 1000
-"""Digits; Python prints no integers of more than 4300."""
+"""Characters of a whole number; Python prints none of more than 4300 digits."""
 LONGEST_PROBLEM = 300
-"""Characters of what the library says."""
-_FAST = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""Characters of what the library says that a message may hold."""
+TAG = "tag:yaml.org,2002:"
+KEPT = [f"{TAG}{name}" for name in ("null", "merge", "timestamp")]
+"""What YAML 1.2 takes for no text, as 1.1 does."""
 
 
-class _Scanner(Scanner):
-    """Refuses brackets in brackets by their depth: the library needs the square of it, and then gives up."""
+class _Loader(yaml.CSafeLoader):
+    """PyYAML's safe loader with the numbers and truth values of YAML 1.2: 5e-4 is a number, and off is text."""
 
-    def fetch_flow_collection_start(self, *arguments: Any, **options: Any) -> None:
-        """An opening bracket."""
-        if self.flow_level == DEEPEST:
-            raise ScannerError(None, None, f"brackets in more than {DEEPEST} brackets", self.reader.get_mark())
-        super().fetch_flow_collection_start(*arguments, **options)
+    yaml_implicit_resolvers = {  # noqa: RUF012
+        first: [(tag, pattern) for tag, pattern in resolvers if tag in KEPT]
+        for first, resolvers in yaml.CSafeLoader.yaml_implicit_resolvers.items()
+    }
 
-
-class _Composer(Composer):
-    """Refuses a document by its size with all aliases written out, before anything is made of it."""
-
-    most: int | None = None
-    """Values that it may hold; None for any number."""
-
-    def get_single_node(self) -> Any:
-        """The document."""
-        node = super().get_single_node()
-        if node is not None:
-            self._count(node, {})
-        return node
-
-    def _count(self, node: Node, counted: dict[int, int | None]) -> int:
-        """How many values a node stands for; what aliases name is walked through once.
-
-        Args:
-            node: the one asked for.
-            counted: of those walked through, by their identity; None of those that hold this one.
-        """
-        found = counted.setdefault(id(node), None)
-        if found is not None:
-            return found
-        if isinstance(node, ScalarNode):
-            if len(node.value) > LONGEST_NUMBER and str(node.tag).endswith((":int", ":float")):
-                raise _problem(node, f"a number of {len(node.value):,} characters; {LONGEST_NUMBER:,} are allowed")
-            total = 1
-        else:
-            parts = [part for pair in node.value for part in pair] if isinstance(node, MappingNode) else node.value
-            if isinstance(node, MappingNode) and not all(isinstance(key, ScalarNode) for key, _ in node.value):
-                raise _problem(node, "a key that is a list, or keys and values; a key is a name or a number")
-            if any(id(part) in counted and counted[id(part)] is None for part in parts):
-                raise _problem(node, "an alias that holds itself")
-            total = 1 + sum(self._count(part, counted) for part in parts)
-        if self.most is not None and total > self.most:
-            raise _problem(node, f"{total:,} values, aliases written out; at most {self.most:,} are allowed")
-        counted[id(node)] = total
-        return total
-
-
-class _Bounded(_Composer):
-    """As of files that a person writes."""
-
-    most = MOST_VALUES
-
-
-class _Constructor(SafeConstructor):
-    """Says of every value that its tag does not fit where it stands."""
+    def flatten_mapping(self, node: Any) -> None:
+        """Refuse a key that is named twice, then merge what the key << names."""
+        keys = set()
+        for key, _ in () if getattr(node, "is_checked", False) else node.value:
+            if (key.tag, str(key.value)) in keys:
+                raise _problem(f'found duplicate key "{key.value}"', key)
+            keys.add((key.tag, str(key.value)))
+        node.is_checked = True  # merged keys, which others may override, are among its own from here on
+        super().flatten_mapping(node)
 
     def construct_object(self, node: Any, deep: bool = False) -> Any:
-        """A node's value."""
+        """Make a value of a node; where that fails, say what does not fit its tag, and where."""
         try:
             return super().construct_object(node, deep)
-        except (YAMLError, RecursionError):
+        except yaml.YAMLError:
             raise
-        except Exception as error:  # what the library raises depends on the tag
-            raise _problem(node, f"{shown(node.value)} is no {str(node.tag).rpartition(':')[2]} ({error})") from error
+        except Exception as error:  # its kind depends on the tag
+            raise _problem(f"{shown(node.value)} is no {node.tag.removeprefix(TAG)} ({error})", node) from error
+
+    def whole_number(self, node: Any) -> int:
+        """Read 12, 012, 1_000, 0b11, 0o17 or 0xff."""
+        text = self.construct_scalar(node).replace("_", "")
+        if len(text) > LONGEST_NUMBER:
+            raise _problem(f"a number of {len(text):,} characters; {LONGEST_NUMBER:,} are allowed", node)
+        return int(text, {"b": 2, "o": 8, "x": 16}.get(text.lstrip("+-")[1:2], 10))
 
 
-def _problem(node: Any, what: str) -> MarkedYAMLError:
-    return ConstructorError(None, None, what, node.start_mark)
+_Loader.add_constructor(f"{TAG}int", _Loader.whole_number)
+for _name, _first, _pattern in (
+    ("bool", "tTfF", "true|True|TRUE|false|False|FALSE"),
+    ("int", "-+0123456789", "[-+]?(0b[01_]+|0o[0-7_]+|0x[0-9a-fA-F_]+|[0-9][0-9_]*)"),
+    ("float", "-+0123456789", r"[-+]?[0-9][0-9_]*(\.[0-9_]*([eE][-+]?[0-9]+)?|[eE][-+]?[0-9]+)"),
+    ("float", "-+.", r"[-+]?\.[0-9_]+([eE][-+][0-9]+)?"),
+    ("float", "-+.", r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"),
+):
+    _Loader.add_implicit_resolver(TAG + _name, re.compile(f"({_pattern})$"), list(_first))
 
 
 class _Dumper(yaml.SafeDumper):
@@ -104,21 +78,21 @@ class _Dumper(yaml.SafeDumper):
 
 
 _Dumper.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
+    f"{TAG}float",
     re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$|0o[0-7]+$"),
     list("-+.0123456789"),
 )
 
 
 def read(path: Path | str, *, bounded: bool = False) -> dict[str, Any]:
-    """The mapping that a file holds.
+    """Read the mapping that a file holds.
 
     Args:
         path: of the file.
         bounded: refuse more than `MOST_BYTES` and `MOST_VALUES`, which nobody writes by hand.
 
     Raises:
-        UserError: no such file, not UTF-8, not YAML, a duplicate key, or no mapping.
+        UserError: no such file, not UTF-8, not YAML, a duplicate key, or no mapping; names the file and the line.
     """
     path = Path(path)
     try:
@@ -130,17 +104,15 @@ def read(path: Path | str, *, bounded: bool = False) -> dict[str, Any]:
     return parse(content, str(path), bounded=bounded)
 
 
+read_written = read
+
+
 def parse(content: str, where: str, *, bounded: bool = False) -> dict[str, Any]:
-    """The mapping that a text is; `where` it is from, for messages. Otherwise as `read`."""
-    loader = YAML(typ="safe", pure=True)
-    loader.Scanner = _Scanner
-    loader.Composer = _Bounded if bounded else _Composer
-    loader.Constructor = _Constructor
+    """Read the mapping that a text holds; `where` names its origin in messages. Otherwise like `read`."""
     try:
-        found = loader.load(content)
-    except RecursionError as error:
-        raise UserError(f"{where}: is not valid YAML: nested too deeply; a few levels are enough") from error
-    except YAMLError as error:
+        _check(content, MOST_VALUES if bounded else sys.maxsize)
+        found = yaml.load(content, Loader=_Loader)  # noqa: S506
+    except yaml.YAMLError as error:
         raise UserError(f"{where}{_explain(error)}") from error
     if not isinstance(found, dict):
         what = {type(None): "nothing", str: "text"}.get(type(found), f"a {type(found).__name__}")
@@ -148,54 +120,63 @@ def parse(content: str, where: str, *, bounded: bool = False) -> dict[str, Any]:
     return found
 
 
-def _explain(error: YAMLError) -> str:
-    """Where a file is no YAML, and why."""
-    where = getattr(error, "problem_mark", None)
-    line = f", line {where.line + 1}" if where else ""
-    if isinstance(error, ReaderError):
+def _check(content: str, most_values: int) -> None:
+    """Refuse, before any value is made, what is too large, too deep, or would grow when its aliases are written out."""
+    anchors: list[str | None] = []  # of the collections that have begun and not ended
+    values = aliases = 0
+    events: Iterable[Any] = yaml.parse(content, Loader=yaml.CSafeLoader)
+    for event in events:
+        if isinstance(event, yaml.CollectionStartEvent):
+            anchors.append(event.anchor)
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchors.pop()
+        is_alias = isinstance(event, yaml.AliasEvent)
+        if is_alias and any(anchors):
+            raise _problem(f"the alias *{event.anchor} stands inside what another alias may name; write it out", event)
+        values, aliases = values + isinstance(event, yaml.NodeEvent), aliases + is_alias
+        for number, most, what in (
+            (values, most_values, "values"),
+            (aliases, MOST_ALIASES, "aliases"),
+            (len(anchors), DEEPEST, "lists and mappings inside each other"),
+        ):
+            if number > most:
+                raise _problem(f"more than {most:,} {what}", event)
+
+
+def _problem(what: str, place: Any) -> yaml.YAMLError:
+    return ConstructorError(None, None, what, place.start_mark)
+
+
+def _explain(error: yaml.YAMLError) -> str:
+    """Say where a file is no YAML, and why."""
+    if isinstance(error, yaml.reader.ReaderError):
         return f": is not valid YAML: character {error.position + 1} is {error.character:#04x}; remove it"
+    mark = getattr(error, "problem_mark", None)
     problem = str(getattr(error, "problem", None) or error)[:LONGEST_PROBLEM]
-    hint = "; indent with spaces" if "'\\t'" in problem else "; mend it there" if line else ""
-    return f"{line}: is not valid YAML: {problem}{hint}"
+    hint = "indent with spaces, and quote text" if "cannot start any token" in problem else "mend it there"
+    return (
+        f", line {mark.line + 1}: is not valid YAML: {problem}; {hint}" if mark else f": is not valid YAML: {problem}"
+    )
 
 
 def _text(path: Path, *, bounded: bool) -> str:
-    """What a file holds. A pipe or a device is none: reading might never end."""
+    """Read a file's text. A pipe or a device is refused: reading might never end."""
     if not stat.S_ISREG(path.stat().st_mode):
         raise UserError(f"{path}: cannot be read (it is a folder, a pipe or a device); name a file")
     with path.open("rb") as file:
         content = file.read(MOST_BYTES + 1 if bounded else -1)
     if bounded and len(content) > MOST_BYTES:
-        raise UserError(
-            f"{path}: has {max(path.stat().st_size, len(content)):,} bytes; at most {MOST_BYTES:,} are allowed"
-        )
+        size = max(path.stat().st_size, len(content))
+        raise UserError(f"{path}: has {size:,} bytes; at most {MOST_BYTES:,} are allowed")
     return content.decode("utf-8")
 
 
-def read_written(path: Path) -> dict[str, Any]:
-    """As `read`, ten times faster, of a file that `write` has written.
-
-    Raises:
-        UserError: no such file, or a damaged one.
-    """
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_FAST)  # noqa: S506
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: is damaged; run 'dvc repro plan'") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: must hold keys and values, not {type(content).__name__}")
-    return content
-
-
 def text(content: dict[str, Any]) -> str:
-    """What `write` writes."""
-    dumped = yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
-    return str(dumped)
+    """Write a mapping of plain values as YAML, its keys in their order."""
+    return str(yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110))
 
 
 def write(path: Path, content: dict[str, Any]) -> None:
-    """Write a mapping of plain values, its keys in their order."""
+    """Write what `text` makes of a mapping into a file; missing folders are made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text(content), encoding="utf-8")

@@ -92,13 +92,6 @@ def test_ctkd_of_two_classes():
     torch.testing.assert_close(got, torch.tensor([two_classes(t) for t in (1.0, 2.0, 4.0)]))
 
 
-def test_mlkd_of_two_classes():
-    found = mlkd.terms(UNIFORM, UNIFORM, SURE, SURE, temperature=4.0, variant="as_written")
-    expected = torch.tensor(sum(two_classes(t) for t in (4.0, *mlkd.FIXED_TEMPERATURES)))
-    torch.testing.assert_close(found.kd_weak, expected)
-    torch.testing.assert_close(found.kd_strong, expected)
-
-
 def test_nkd_has_its_least_non_target_term_at_the_teachers_predictions():
     """There it is the entropy of the teacher's softmax over the other classes."""
     teacher = torch.randn(4, 5, dtype=torch.float64)
@@ -108,14 +101,6 @@ def test_nkd_has_its_least_non_target_term_at_the_teachers_predictions():
     torch.testing.assert_close(of_others, -1.5 * 4 * (others * others.log()).sum(dim=1))
     gradient = torch.autograd.grad(of_others.sum(), student)[0]
     torch.testing.assert_close(gradient, torch.zeros_like(gradient))
-
-
-def test_rld_of_a_student_equal_to_a_right_teacher_is_zero():
-    teacher = torch.randn(8, 10, dtype=torch.float64)
-    student = teacher.clone().requires_grad_()
-    value = loss("rld", student, teacher, teacher.argmax(dim=1))
-    torch.testing.assert_close(value, torch.zeros_like(value))
-    torch.testing.assert_close(torch.autograd.grad(value.sum(), student)[0], torch.zeros_like(teacher))
 
 
 def test_dkd_with_equal_weights_of_kd():
@@ -275,17 +260,12 @@ def test_ctkd_of_instances_gives_each_sample_and_region_its_temperature_and_the_
     assert all(parameter.grad is not None for parameter in adapter.parameters())
 
 
-def test_ctkd_at_a_constant_temperature_is_kd():
-    student, teacher = torch.randn(2, 8, 5, dtype=torch.float64)
-    got = ctkd.loss(student, teacher, temperature=torch.full((8,), 4.0, dtype=torch.float64))
-    torch.testing.assert_close(got, kd.loss(student, teacher, temperature=4.0))
-
-
-@pytest.mark.parametrize("name", ["kd", "dkd", "ctkd", "clkd", "skd", "mlkd", "mlkd-as_written"])
-def test_student_equal_to_teacher_has_no_loss_and_no_gradient(name):
+@pytest.mark.parametrize("name", [name for name in ALL if name != "nkd"])
+def test_student_equal_to_a_teacher_that_is_right_has_no_loss_and_no_gradient(name):
+    """NKD is a cross-entropy, whose least value is the teacher's entropy."""
     teacher = torch.randn(8, 10, dtype=torch.float64)
     student = teacher.clone().requires_grad_()
-    value = loss(name, student, teacher, torch.arange(8))
+    value = loss(name, student, teacher, teacher.argmax(dim=1))
     torch.testing.assert_close(value, torch.zeros_like(value))
     torch.testing.assert_close(torch.autograd.grad(value.sum(), student)[0], torch.zeros_like(teacher))
 
@@ -369,13 +349,3 @@ def test_any_leading_shape_gives_the_same_as_rows_or_as_batches(name, shape, cla
     targets = target.reshape(-1, *target.shape[len(leading) :])
     apart = [loss(name, own, other, of) for (own, other), of in zip(parts, targets, strict=True)]
     torch.testing.assert_close(together.reshape(-1), torch.stack(apart))
-
-
-@pytest.mark.parametrize("name", BATCH)
-def test_a_batch_in_another_order_has_the_same_loss(name):
-    student, teacher = torch.randn(2, 16, 10, dtype=torch.float64)
-    order = torch.randperm(16)
-    target = torch.arange(16) % 10
-    torch.testing.assert_close(
-        loss(name, student, teacher, target), loss(name, student[order], teacher[order], target[order])
-    )

@@ -10,8 +10,8 @@ import torchvision
 from torch import nn
 
 from kdcore import networks
-from kdcore.networks import __main__ as listing
 from kdcore.networks import cost
+from stages import networks as listing
 from tests.conftest import ROOT
 
 COSTS = {
@@ -167,7 +167,7 @@ class TestList:
         return rows(capsys.readouterr().out)
 
     def run(self, *arguments):
-        command = [sys.executable, "-m", "kdcore.networks", *arguments]
+        command = [sys.executable, "-m", "stages.networks", *arguments]
         return subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
 
     def test_all(self):

@@ -219,21 +219,21 @@ FILES = [
     (written("seeds: [0]\n".encode("utf-16")), "is not UTF-8 text (byte 0); save it as UTF-8"),
     (written(b"seeds: [0]\x00\n"), "is not valid YAML: character 11 is 0x00; remove it"),
     (written(b"seeds: [0]\x1b[2J\n"), "is not valid YAML: character 11 is 0x1b; remove it"),
-    (written(b"train:\n\tlr: 0.1\n"), "line 2: is not valid YAML: found character '\\t'"),
-    (written(b"train:\n  lr: 0.1\n  lr: 0.2\n"), 'line 3: is not valid YAML: found duplicate key "lr" with value'),
+    (written(b"train:\n\tlr: 0.1\n"), "line 2: is not valid YAML: found character that"),
+    (written(b"train:\n  lr: 0.1\n  lr: 0.2\n"), 'line 3: is not valid YAML: found duplicate key "lr"'),
     (written(b"seeds: [0]\n---\nseeds: [1]\n"), "line 2: is not valid YAML: but found another document"),
-    (written(b"seeds: *all\n"), "line 1: is not valid YAML: found undefined alias 'all'"),
-    (written(b"seeds: &all [0, *all]\n"), "line 1: is not valid YAML: an alias that holds itself"),
-    (written(b"a: &a {b: {<<: *a}}\n"), "line 1: is not valid YAML: an alias that holds itself"),
-    (written(LAUGHS), "line 4: is not valid YAML: 7,381 values, aliases written out; at most 5,000 are allowed"),
-    (written(MERGES), "line 5: is not valid YAML: 22,141 values, aliases written out; at most 5,000 are allowed"),
-    (written("[" * 60_000), "line 1: is not valid YAML: brackets in more than 100 brackets; mend it there"),
-    (written("a: " + "{a: " * 10_000), "line 1: is not valid YAML: brackets in more than 100 brackets; mend it there"),
+    (written(b"seeds: *all\n"), "line 1: is not valid YAML: found undefined alias"),
+    (written(b"seeds: &all [0, *all]\n"), "line 1: is not valid YAML: the alias *"),
+    (written(b"a: &a {b: {<<: *a}}\n"), "line 1: is not valid YAML: the alias *"),
+    (written(LAUGHS), "line 2: is not valid YAML: the alias *a0"),
+    (written(MERGES), "line 2: is not valid YAML: the alias *a0"),
+    (written("[" * 60_000), "line 1: is not valid YAML: more than 100 lists and mappings inside each other"),
+    (written("a: " + "{a: " * 10_000), "line 1: is not valid YAML: more than 100 lists and mappings inside each other"),
     (written("".join(f"{' ' * i}a:\n" for i in range(100))), "a: unknown key; remove it or correct its name"),
-    (written("? " * 30_000), "nested too deeply"),
-    (written("- " * 30_000), "nested too deeply"),
+    (written("? " * 30_000), "more than 100 lists and mappings inside each other"),
+    (written("- " * 30_000), "more than 100 lists and mappings inside each other"),
     (written(f"seeds: [0]\nname: {'x' * 10**7}\n"), "has 10,000,018 bytes; at most 65,536 are allowed"),
-    (written(f"seeds: [{'0, ' * 10_000}0]\n"), "line 1: is not valid YAML: 10,002 values, aliases written out; at"),
+    (written(f"seeds: [{'0, ' * 10_000}0]\n"), "line 1: is not valid YAML: more than 5,000 values"),
     (written(f"seeds: [{'9' * 5000}]\n"), "line 1: is not valid YAML: a number of 5,000 characters; 1,000 are allowed"),
     (written(f"seeds: [0x{'f' * 5000}]\n"), "line 1: is not valid YAML: a number of 5,002 characters; 1,000 are allow"),
     (written(b"seeds:\n- 2001-13-45\n"), "line 2: is not valid YAML: '2001-13-45' is no timestamp (month must be in 1"),
@@ -242,11 +242,11 @@ FILES = [
     (written(b"!!python/object/apply:os.system ['touch ran']"), "could not determine a constructor for the tag"),
     (written(b"a: !!python/name:os.system ''\n"), "could not determine a constructor for the tag"),
     (written(b"%YAML 9.9\n---\nseeds: [0]\n"), "line 1: is not valid YAML: found incompatible YAML document"),
-    (written(b"seeds: [0\n"), "is not valid YAML: expected ',' or ']', but got '<stream end>'"),
+    (written(b"seeds: [0\n"), "is not valid YAML: did not find expected ',' or ']'"),
     (written(b"seeds: '0\n"), "is not valid YAML: found unexpected end of stream"),
-    (written(b"seeds: [0]]\n"), "line 1: is not valid YAML: expected <block end>, but found ']'"),
-    (written(b"? {a: 1}\n: 2\n"), "line 1: is not valid YAML: a key that is a list, or keys and values; a key"),
-    (written(b"pairs:\n  ? [[a]]\n  : 2\n"), "line 2: is not valid YAML: a key that is a list, or keys and values"),
+    (written(b"seeds: [0]]\n"), "line 1: is not valid YAML: did not find expected key"),
+    (written(b"? {a: 1}\n: 2\n"), "line 1: is not valid YAML: found unhashable key"),
+    (written(b"pairs:\n  ? [[a]]\n  : 2\n"), "line 2: is not valid YAML: found unhashable key"),
     (written(b"1: 2\n"), "pairs: is missing; give it a value"),
 ]  # fmt: skip
 
@@ -563,8 +563,9 @@ def measure(**changes):
 # (command line, what is done to the project, what is said)
 COMMANDS = [
     *[([script, "--no-such-option"], nothing, "usage: python -m stages.")
-      for script in SCRIPTS if script not in ("evaluate", "preset", "teacher")],
-    *[([script, *"abcd"], nothing, "usage: python -m stages.") for script in SCRIPTS if script != "sweep"],
+      for script in SCRIPTS if script not in ("evaluate", "methods", "preset", "teacher")],
+    *[([script, *"abcd"], nothing, "usage: python -m stages.") for script in SCRIPTS
+      if script not in ("methods", "networks", "sweep")],
     *[([script], nothing, "usage: python -m stages.")
       for script in ("compare", "evaluate", "evaluate_checkpoint", "teacher", "train", "train_one")],
     (["plan", "--check"], nothing, "usage: python -m stages.plan [--check FILE...]"),
@@ -573,10 +574,10 @@ COMMANDS = [
     (["plan", "--check", "params.yaml", "presets"], nothing, "presets: cannot be read (it is a folder, a pipe or a"),
     (["plan", "--check", "data/recipes.yaml"], nothing, "data/recipes.yaml: pairs: is missing; give it a value"),
     (["plan"], missing("data/recipes.yaml"), "data/recipes.yaml: cannot be read (No such file or directory)"),
-    (["plan"], written("cifar100: [", "data/recipes.yaml"), "data/recipes.yaml, line 1: is not valid YAML"),
+    (["plan"], written("cifar100: [", "data/recipes.yaml"), "data/recipes.yaml, line 2: is not valid YAML"),
     (["plan"], written("digits: {methods: {kdd: {}}}", "data/recipes.yaml"), "data/recipes.yaml: digits.methods.kdd:"),
     (["plan"], written("tolerance: 5.0\nteachers: [1]", "data/teachers.yaml"), "data/teachers.yaml: teachers: [1]: "),
-    (["plan"], written(LAUGHS, "data/teachers.yaml"), "data/teachers.yaml, line 4: is not valid YAML: 7,381"),
+    (["plan"], written(LAUGHS, "data/teachers.yaml"), "data/teachers.yaml, line 2: is not valid YAML: the alias *a0"),
     (["plan"], written("tolerance: 0\nteachers: {}", "data/teachers.yaml"), "data/teachers.yaml: tolerance: 0: Input"),
     (["teacher", "resnet21"], nothing, "cards/teacher/: holds no card of 'resnet21'. Did you mean resnet20? Run"),
     (["teacher", "../pairs"], nothing, "cards/teacher/: holds no card of '../pairs'."),
@@ -632,7 +633,7 @@ COMMANDS = [
     (["preset", "quick", "2"], nothing, "FORCE: '2' must be 0 or 1; 1 replaces even what is not committed"),
     (["preset", "quick"], nothing, "params.yaml: git cannot tell here whether it has changes that would be lost;"),
     (["preset", "quick", "1"], written("seeds: []\n", "presets/quick.yaml"), "presets/quick.yaml: seeds: is empty"),
-    (["preset", "quick", "1"], written(LAUGHS, "presets/quick.yaml"), "presets/quick.yaml, line 4: is not valid"),
+    (["preset", "quick", "1"], written(LAUGHS, "presets/quick.yaml"), "presets/quick.yaml, line 2: is not valid"),
     (["preset"], written("seeds: []\n", "presets/quick.yaml"), "presets/quick.yaml: seeds: is empty"),
     (["compare", "main"], nothing, "main: revisions need git, and a project in a git repository; workspace needs none"),
     (["compare", "workspace"], nothing, "workspace: has no tables; run 'dvc repro'"),
@@ -700,7 +701,7 @@ COMMANDS = [
      spoiled("train/cat/cat_0.jpg", holding(PAGE)), "images/train/cat/cat_0.jpg: cannot be decoded (cannot identify"),
     ([*measure(dataset="mine", source="folder:data"), "--image-size", str(HUGE)], nothing, "image_size: 1000"),
     (measure(dataset=None, params="nowhere.yaml"), nothing, "nowhere.yaml: cannot be read (No such file or directory)"),
-    (measure(dataset=None, params="params.yaml"), written(LAUGHS), "params.yaml, line 4: is not valid YAML: 7,381"),
+    (measure(dataset=None, params="params.yaml"), written(LAUGHS), "params.yaml, line 2: is not valid YAML: the alias"),
 ]  # fmt: skip
 
 MADE = {"commit": "abc", "device": "cpu: x", "threads": 1, "processes": 1, "computed_in": "float32", "versions": {}}
@@ -873,7 +874,7 @@ def start(folder, *command):
 
 
 @pytest.mark.parametrize(("command", "change", "message"), named([
-    (["plan"], written(LAUGHS), "error: params.yaml, line 4: is not valid YAML: 7,381 values"),
+    (["plan"], written(LAUGHS), "error: params.yaml, line 2: is not valid YAML: the alias *a0"),
     (["plan"], written(f"name: {'x' * 10**7}\n"), "error: params.yaml: has 10,000,007 bytes; at most 65,536 are"),
     (["plan"], replaced(os.mkfifo), "error: params.yaml: cannot be read (it is a folder, a pipe or a device)"),
     (["plan"], given(pairs=["a;touch ran-resnet8"]), "error: params.yaml: pairs[0]: unknown network 'a;touch ran'."),

@@ -16,7 +16,7 @@ from kdcore.results import evaluation
 from kdcore.system import yamlfile
 from kdcore.system.errors import RunError, UserError
 from kdcore.system.files import file_sha256, whole
-from kdcore.training import adopt, device, experiment, run_folder, timings
+from kdcore.training import device, experiment, run_folder, timings
 from stages import evaluate, run, teacher
 from tests.conftest import ROOT
 
@@ -70,15 +70,6 @@ def test_missing_card(tmp_path, stage):
     assert said.startswith("error: cards/")
     assert "Run 'dvc repro plan'" in said
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    "stage", ["plan --chek x", "plan --check", "plan x", "train", "train baseline", "teacher", "data x", "evaluate"]
-)
-def test_wrong_arguments(tmp_path, stage):
-    name, *arguments = stage.split()
-    code, said = call(tmp_path, f"stages.{name}", *arguments)
-    assert (code, said.split(" ")[:2]) == (2, ["error:", "usage:"])
 
 
 def test_no_such_device(project):
@@ -150,7 +141,7 @@ class TestThreads:
 
     def test_of_adopted_teachers(self, project, monkeypatch):
         yamlfile.write(project / "cards/teacher/resnet8.yaml", {"data": "digits", "source": "x.pth", "threads": 3})
-        monkeypatch.setattr(adopt, "adopt", self.ends_with_threads)
+        monkeypatch.setattr(teacher, "adopt_teacher", self.ends_with_threads)
         with pytest.raises(RunError, match="3 threads"):
             teacher.main("resnet8")
 

@@ -1,17 +1,16 @@
 """What the project stands on and what it leaves: packages, file modes, and no network."""
 
-import json
 import shlex
+import shutil
 import socket
 import stat
 import subprocess
 import sys
-from importlib.metadata import Distribution, distribution
+from pathlib import Path
 
 import pytest
 
-from kdcore.system import audit, yamlfile
-from stages import audit as stage
+from kdcore.system import yamlfile
 from tests.conftest import ROOT
 from tests.project import TINY, Project, copy_of_project
 from tests.sweeps import PAIR
@@ -20,128 +19,66 @@ UNSHARED = ["unshare", "--net"]
 """A command in a network of its own, of which not even the loopback is up."""
 
 
-class TestPackages:
+def licences(folder=ROOT):
+    """What pip-licenses says by the lists of a folder's pyproject.toml, and its exit code."""
+    tool = str(Path(sys.executable).with_name("pip-licenses"))
+    done = subprocess.run([tool], cwd=folder, capture_output=True, text=True, check=False)
+    return done.stderr, done.returncode
+
+
+class TestLicences:
     def test_every_licence_is_on_the_list(self):
-        needed = audit.needed()
-        assert [text for text in audit.licences().problems if text.split()[0] in needed] == []
+        assert licences() == ("", 0)
 
-    @pytest.mark.parametrize(("expression", "expected"), [
-        ("MIT", True), ("GPL-3.0-only", False), ("", False), ("MIT OR GPL-3.0-only", True),
-        ("MIT AND GPL-3.0-only", False),
-        ("GPL-2.0-only OR MIT AND GPL-3.0-only", False), ("MPL-2.0 AND (Apache-2.0 OR GPL-2.0-only)", True),
-        ("MIT AND (GPL-2.0-only OR (GPL-3.0-only AND MIT))", False), ("Apache-2.0 WITH LLVM-exception", True),
-        ("GPL-2.0-only WITH Classpath-exception-2.0", False),
+    @pytest.mark.parametrize(("listed", "instead", "message"), [
+        ("\nMIT; MIT License;", "\nMIT License;", "license MIT not in allow-only licenses was found for package "),
+        ('"pygit2:1.21.0"', '"pygit2:1.20.0"', "not in allow-only licenses was found for package pygit2:"),
+        ("; Other/Proprietary License", "; BSD License", "fail-on license BSD License was found for package "),
     ])  # fmt: skip
-    def test_licences_are_read_as_spdx_means_them(self, expression, expected):
-        assert audit.is_allowed(expression) == expected
-
-    def test_a_licence_that_is_not_on_the_list(self, monkeypatch):
-        monkeypatch.setattr(audit, "ALLOWED", audit.ALLOWED - {"MIT"})
-        (problem,) = [text for text in audit.licences().problems if text.startswith("pytest ")]
-        version = distribution("pytest").version
-        assert problem.startswith(f"pytest {version}: its licence, MIT, is not on the list. Look at it, ")
-
-    def test_an_exception_is_for_one_licence(self, monkeypatch):
-        """One that changes is looked at again."""
-        monkeypatch.setitem(audit.EXCEPTIONS, "pygit2", ("GPLv3", "never looked at"))
-        assert "pygit2" in [text.split()[0] for text in audit.licences().problems]
-
-    @pytest.mark.skipif(sys.version_info < (3, 11), reason="3.10 takes the newest versions that support it")
-    def test_everything_that_is_needed_is_pinned(self):
-        needed = audit.needed()
-        assert {"torch", "dvc", "fsspec", "pytest", "execnet"} <= set(needed)
-        assert audit.pins(ROOT / audit.CONSTRAINTS) == audit.Findings([])
-
-    @pytest.mark.skipif(sys.version_info < (3, 11), reason="3.10 takes the newest versions that support it")
-    @pytest.mark.parametrize("line", [
-        "requests", "requests>=1", "requests==2.*", "requests>=1,==2.34.2", "requests===2.34.2", "requests~=2.0",
-        "requests!=2.0",
-    ])  # fmt: skip
-    def test_pins_that_are_none(self, tmp_path, line):
-        lines = (ROOT / audit.CONSTRAINTS).read_text().splitlines()
-        assert sum(old.startswith("requests==") for old in lines) == 1
-        changed = [line if old.startswith("requests==") else old for old in lines]
-        (tmp_path / "constraints.txt").write_text("\n".join(changed))
-        problem = audit.pins(tmp_path / "constraints.txt").problems[0]
-        assert problem.startswith("requests: ")
-        assert problem.endswith(", no pin; write requests==VERSION")
-
-    @pytest.mark.skipif(sys.version_info < (3, 11), reason="3.10 takes the newest versions that support it")
-    def test_comments_beside_pins(self, tmp_path):
-        lines = (ROOT / audit.CONSTRAINTS).read_text().splitlines()
-        (tmp_path / "constraints.txt").write_text("\n".join(f"{line}  # why: a==1" for line in [*lines, ""]))
-        assert audit.pins(tmp_path / "constraints.txt") == audit.Findings([])
-
-    @pytest.mark.parametrize(("said", "classifiers", "expected"), [
-        ("License: MIT", ["GNU General Public License v3 (GPLv3)"], "MIT, but by its classifiers GNU General Public"),
-        ("License: BSD", ["BSD License", "GNU Affero General Public License v3"], "BSD-3-Clause, but by its"),
-        ("License-Expression: MIT", ["Other/Proprietary License"], "MIT, but by its classifiers Other/Prop"),
-        ("License: MIT", ["MIT License", "OSI Approved"], "MIT"),
-    ])  # fmt: skip
-    def test_licences_that_contradict(self, tmp_path, said, classifiers, expected):
-        made = tmp_path / "odd-1.0.dist-info"
-        made.mkdir()
-        lines = [f"Classifier: License :: OSI Approved :: {name}" for name in classifiers]
-        (made / "METADATA").write_text("\n".join(["Metadata-Version: 2.1", "Name: odd", "Version: 1.0", said, *lines]))
-        found = audit.licence(Distribution.at(made))
-        assert found.startswith(expected)
-        assert audit.is_allowed(found) == (expected == "MIT")
-
-    @pytest.mark.skipif(sys.version_info < (3, 11), reason="3.10 takes the newest versions that support it")
-    def test_pins_that_are_missing_or_others(self, tmp_path):
-        lines = (ROOT / audit.CONSTRAINTS).read_text().splitlines()
-        lines = [line for line in lines if not line.startswith("fsspec==")]
-        changed = [line.split(";")[0] + "0" if line.startswith("execnet==") else line for line in lines]
-        (tmp_path / "constraints.txt").write_text("\n".join(changed))
-        other, missing = audit.pins(tmp_path / "constraints.txt").problems
-        assert other.startswith(f"execnet {distribution('execnet').version}: ")
-        assert missing.endswith("constraints.txt pins no version of it")
+    def test_one_that_is_not_on_the_list(self, tmp_path, listed, instead, message):
+        """An exception is for one version: the next one is looked at again."""
+        text = (ROOT / "pyproject.toml").read_text()
+        assert listed in text
+        (tmp_path / "pyproject.toml").write_text(text.replace(listed, instead))
+        said, code = licences(tmp_path)
+        assert message in said
+        assert code == 1
 
 
-GOOD = {"name": "good", "version": "1.0", "vulns": []}
-BAD = {"name": "bad", "version": "2.0", "vulns": [{"id": "PYSEC-1", "aliases": ["CVE-2"], "fix_versions": ["2.1"]}]}
-SKIPPED = {"name": "odd", "skip_reason": "odd (3.0) not found"}
-FLAW, UNKNOWN = "bad 2.0: PYSEC-1, CVE-2; mended in 2.1", "1 of 2 packages: odd (3.0) not found"
+def make_audit(tmp_path, pinned="odd==1.0; python_version >= '3'\n", vulnerable=0):
+    """`make audit` where its tools say what the test wants; returns what it prints, and whether it passed."""
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    (tmp_path / "constraints.txt").write_text(pinned)
+    (tmp_path / "pyproject.toml").touch()
+    tools = tmp_path / ".venv/bin"
+    tools.mkdir(parents=True)
+    (tmp_path / ".venv/.installed").touch()
+    answers = {"pip": "echo odd==1.0", "pip-licenses": "true", "pip-audit": f"echo flaw; exit {vulnerable}"}
+    for name, answer in answers.items():
+        (tools / name).write_text(f"#!/bin/sh\n{answer}\n")
+        (tools / name).chmod(0o755)
+    (tools / "python").symlink_to(sys.executable)
+    done = subprocess.run(["make", "audit"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    return done.stdout, done.returncode == 0
 
 
-class TestVulnerabilities:
-    """With a pip-audit that says what the test wants."""
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="3.10 takes the newest versions that support it")
+class TestMakeAudit:
+    def test_what_is_sound(self, tmp_path):
+        said, passed = make_audit(tmp_path)
+        assert passed
+        assert "NOT CHECKED" not in said
 
-    @pytest.fixture
-    def answer(self, tmp_path, monkeypatch):
-        def answer(stdout, stderr="", code=0):
-            lines = ("import sys", f"print({stdout!r})", f"print({stderr!r}, file=sys.stderr)", f"sys.exit({code})")
-            (tmp_path / "pip_audit.py").write_text("\n".join(lines))
-            monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-            return audit.vulnerabilities()
+    @pytest.mark.parametrize("pinned", ["", "odd==1.0.1\n", "odd>=1.0\n", "odd==1.*\n", "other==1.0\n"])
+    def test_pins_that_are_none(self, tmp_path, pinned):
+        said, passed = make_audit(tmp_path, pinned=f"# comment\n{pinned}")
+        assert not passed
+        assert "odd==1.0\nerror: constraints.txt does not pin these installed versions" in said
 
-        return answer
-
-    @pytest.mark.parametrize(("found", "problems", "unchecked"), [
-        ([GOOD], [], ""), ([GOOD, BAD], [FLAW], ""), ([GOOD, SKIPPED], [], UNKNOWN), ([BAD, SKIPPED], [FLAW], UNKNOWN),
-    ])  # fmt: skip
-    def test_what_is_not_in_the_database_is_no_pass(self, answer, found, problems, unchecked):
-        """For pip-audit it is."""
-        assert answer(json.dumps({"dependencies": found})) == audit.Findings(problems, unchecked)
-
-    def test_no_database(self, answer):
-        found = answer("", "Traceback\nConnectionError: no way out\n", 1)
-        assert found == audit.Findings([], "pip-audit: ConnectionError: no way out")
-
-    @pytest.mark.parametrize(("licences", "vulnerabilities", "code"), [
-        ("", "", 0), ("bad", "", 1), ("", "bad", 1), ("", "unknown", 3), ("bad", "unknown", 1),
-    ])  # fmt: skip
-    def test_exit_codes(self, monkeypatch, capsys, licences, vulnerabilities, code):
-        def check(verdict):
-            return lambda: audit.Findings(["bad"] * (verdict == "bad"), "why" * (verdict == "unknown"))
-
-        monkeypatch.setattr(audit, "CHECKS", {"licences": check(licences), "vulnerabilities": check(vulnerabilities)})
-        with pytest.raises(SystemExit) as caught:
-            stage.main()
-        assert caught.value.code == code
-        said = capsys.readouterr().out
-        assert ("NOT CHECKED: why" in said) == (vulnerabilities == "unknown")
-        assert said.count("no problem found") == [licences, vulnerabilities].count("")
+    def test_flaws_and_no_database_fail(self, tmp_path):
+        said, passed = make_audit(tmp_path, vulnerable=1)
+        assert not passed
+        assert "where pip-audit reached no database, they are NOT CHECKED" in said
 
 
 PROBE = """
