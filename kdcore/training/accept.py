@@ -99,7 +99,7 @@ def accept(chosen: Sequence[Candidate], reason: str) -> None:
             accepted = [*candidate.meta.get(ACCEPTED, []), entry]
             meta = {**candidate.meta, CODE: new, ACCEPTED: accepted}
             replace_text(candidate.folder / run_folder.META, json_text(meta))
-    _dvc("commit", "--force", *(candidate.stage for candidate in chosen))
+    _dvc_commit(*(candidate.stage for candidate in chosen))
 
 
 def _candidate(stage: str, changes: list[Any]) -> Iterator[Candidate]:
@@ -143,6 +143,11 @@ def _inputs(changes: list[Any], card_file: Path, folder: Path, *, rewritten: boo
                 is_rewritten = what == "changed outs" and Path(path) == folder and state == "modified" and rewritten
                 if not is_card and not is_rewritten:
                     yield f"{path} is {state}"
+
+
+def _dvc_commit(*stages: str) -> None:
+    """Have DVC record the results of stages as they are now."""
+    _dvc("commit", "--force", *stages)
 
 
 def _dvc(*arguments: str) -> str:
