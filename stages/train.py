@@ -1,5 +1,6 @@
 """Stages train and baseline: train one cell of the matrix."""
 
+import os
 from pathlib import Path
 
 from kdcore.matrix.cards import card_path
@@ -25,7 +26,9 @@ def main(stage: str, name: str) -> None:
     if torchrun.processes() > 1 and not torchrun.is_joined():
         torchrun.start("stages.train", [stage, name], torchrun.processes())
     pair = yamlfile.read(card_file)["pair"]
-    experiment.run(card_file, RUNS / pair / name, teacher_weights=Path("pairs") / f"{pair}.safetensors")
+    beside = [card_path(other, stage) for other in os.environ.get(experiment.BESIDE_VARIABLE, "").split()]
+    weights = Path("pairs") / f"{pair}.safetensors"
+    experiment.run(card_file, RUNS / pair / name, teacher_weights=weights, beside=beside)
 
 
 if __name__ == "__main__":

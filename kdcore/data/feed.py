@@ -53,6 +53,8 @@ class Batch:
     images; None if the possible views cannot be counted."""
     whole: int
     """How many images all processes together see in this step: B if there is one process."""
+    position: tuple[int, int]
+    """The epoch, counted from 1, and the number of the batch in it, from 0."""
 
 
 class WeakViews(Protocol):
@@ -138,12 +140,13 @@ class Feed:
         strong = epoch_strong_views(seed, epoch, count) if views > 1 else None
         weak = self.weak.batches(drawn, count=views, seed=seed, epoch=epoch)
         names = self.weak.names(seed, epoch)
-        for whole, batch, index, seen in zip(sizes[skip:], drawn, indices, weak, strict=True):
+        numbers = range(skip, len(sizes))
+        for number, whole, batch, index, seen in zip(numbers, sizes[skip:], drawn, indices, weak, strict=True):
             if strong is not None:
                 seen[1] = apply_strong_views(seen[1], strong.of(batch))
             named = None if names is None else batch.numpy() * self.weak.view_count + names[batch.numpy()]
             views_seen = tuple(self.normalize(view) for view in seen)
-            yield Batch(views_seen, self.labels[index], index, named, whole)
+            yield Batch(views_seen, self.labels[index], index, named, whole, (epoch, number))
 
 
 class ResidentViews:

@@ -1,25 +1,32 @@
 """One card, carried out: the network trained and its results written. Teachers, baselines and students alike."""
 
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from kdcore import checkpoints
 from kdcore.data import storage
 from kdcore.data.dataset import Dataset
-from kdcore.matrix.train_section import TrainSettings
+from kdcore.networks.contract import Network
 from kdcore.system import yamlfile
+from kdcore.system.errors import UserError
 from kdcore.system.signals import Interrupted, Interruption
-from kdcore.training import collapse, device, loop, provenance, run_folder, timings, torchrun
-from kdcore.training.device import compute_dtype
+from kdcore.training import collapse, device, lockstep, loop, provenance, run_folder, timings, torchrun
+from kdcore.training.distributed import World
 from kdcore.training.live import TrainingProgress
-from kdcore.training.state import ResumeState
+from kdcore.training.state import BusyError, ResumeState
 
 DATA = Path("data")
+BESIDE_VARIABLE = "KDCORE_BESIDE"
+"""Names, with spaces between them, of cells that a sweep has trained side by side with the one that it starts."""
 
 
-def run(card_file: Path, out: Path, *, teacher_weights: Path | None = None) -> None:
+def run(card_file: Path, out: Path, *, teacher_weights: Path | None = None, beside: Sequence[Path] = ()) -> None:
     """Train what a card says, continuing an interrupted run, and write the results as a whole.
 
     Under torchrun the processes train it together and the first one writes.
@@ -28,6 +35,8 @@ def run(card_file: Path, out: Path, *, teacher_weights: Path | None = None) -> N
         card_file: the card of a teacher to train, a baseline or a cell.
         out: the folder of the results.
         teacher_weights: the teacher's weights, where the card names a teacher.
+        beside: cards of other cells of the same `lockstep.kind`, to train side by side with this one. Their states are
+            left as if they had been killed after their last epoch: run by themselves, they only write their results.
 
     Raises:
         UserError: an input file is missing or damaged, or the cell cannot be shared among processes.
@@ -36,56 +45,100 @@ def run(card_file: Path, out: Path, *, teacher_weights: Path | None = None) -> N
     """
     with ExitStack() as stack:
         world = stack.enter_context(torchrun.joined())
-        card = yamlfile.read(card_file)
-        if world.size > 1:
-            torchrun.check_divisible(card)
-        settings = TrainSettings.model_validate(card["train"])
-        device.use_threads(settings.threads)
-        dataset, where = storage.load(DATA / card["data"]), device.choose()
-        inputs, teacher = [card_file, DATA / card["data"] / storage.MANIFEST], None
-        if teacher_weights is not None and card.get("teacher"):
-            inputs.append(teacher_weights)
-            classes = len(dataset.classes)
-            teacher = checkpoints.restore(card["teacher"], classes, teacher_weights, where, stem=dataset.stem)
-        dtype = compute_dtype(settings.precision, where)
-        state = ResumeState.of(*inputs, device=where, dtype=dtype, processes=world.size)
+        inputs = _Inputs.load(card_file, teacher_weights, world)
+        card, state = inputs.card, inputs.state(card_file)
         if world.leads:
             stack.enter_context(state.locked())
-        progress = TrainingProgress(card["name"], settings.epochs, len(dataset.train.labels), shown=world.leads)
+        epochs, images = card["train"]["epochs"], len(inputs.dataset.train.labels)
+        progress = TrainingProgress(card["name"], epochs, images, shown=world.leads)
         interruption = Interruption()
         with progress, interruption.noted(unless=world.size > 1):
-            student = loop.prepare(
-                card,
-                dataset,
-                teacher,
-                device=where,
-                checkpoint=state,
-                callbacks=progress.callbacks,
-                world=world,
-            )
+            student = inputs.run(card, state, progress.callbacks)
+            others = [] if world.size > 1 else _others(student, inputs, beside, stack)
             progress.follow(student.history, student.sums.images)
-            for _ in loop.steps(student, teacher, dataset):
-                leave_if_asked(student, interruption)
+            for _ in lockstep.side_by_side(student, others, inputs.teacher, inputs.dataset):
+                leave_if_asked([student, *others], interruption)
         if world.leads:
             _finish(student, card_file, card, out, progress)
             state.remove()
-            _warn_of_collapse(student, dataset)
+            _warn_of_collapse(student, inputs.dataset)
 
 
-def leave_if_asked(run: loop.Run, interruption: Interruption) -> None:
-    """Where a signal asks for it: save what the last epoch's end has not saved, and end the run.
+@dataclass(frozen=True)
+class _Inputs:
+    """What cells of one pair and data set are trained from, in memory."""
+
+    card: dict[str, Any]
+    files: list[Path]
+    """Data set and teacher, which determine results beside the card."""
+    dataset: Dataset
+    teacher: Network | None
+    device: torch.device
+    world: World
+
+    @classmethod
+    def load(cls, card_file: Path, teacher_weights: Path | None, world: World) -> "_Inputs":
+        card = yamlfile.read(card_file)
+        if world.size > 1:
+            torchrun.check_divisible(card)
+        device.use_threads(card["train"].get("threads"))
+        dataset, where = storage.load(DATA / card["data"]), device.choose()
+        files, teacher = [DATA / card["data"] / storage.MANIFEST], None
+        if teacher_weights is not None and card.get("teacher"):
+            files.append(teacher_weights)
+            classes = len(dataset.classes)
+            teacher = checkpoints.restore(card["teacher"], classes, teacher_weights, where, stem=dataset.stem)
+        return cls(card, files, dataset, teacher, where, world)
+
+    def state(self, card_file: Path) -> ResumeState:
+        """Where the state of a cell is kept."""
+        dtype = device.compute_dtype(self.card["train"]["precision"], self.device)
+        return ResumeState.of(card_file, *self.files, device=self.device, dtype=dtype, processes=self.world.size)
+
+    def run(self, card: dict[str, Any], state: ResumeState, callbacks: loop.Callbacks | None = None) -> loop.Run:
+        """A cell's run, new or resumed from its state."""
+        options = {"checkpoint": state, "callbacks": callbacks, "world": self.world}
+        return loop.prepare(card, self.dataset, self.teacher, device=self.device, **options)
+
+
+def _others(first: loop.Run, inputs: _Inputs, beside: Sequence[Path], stack: ExitStack) -> list[loop.Run]:
+    """The runs of other cells that can go side by side with the first one; their states stay locked with the stack."""
+    others = []
+    for card_file in beside:
+        card, state = yamlfile.read(card_file), inputs.state(card_file)
+        if lockstep.kind(card) is None or lockstep.kind(card) != lockstep.kind(inputs.card):
+            raise UserError(f"{card['name']}: cannot be trained side by side with {first.name}; train it by itself")
+        lock = ExitStack()
+        try:
+            lock.enter_context(state.locked())
+        except BusyError:  # another process trains it, and writes its results
+            continue
+        run = inputs.run(card, state)
+        if lockstep.can_join(run, first):
+            stack.push(lock)
+            others.append(run)
+        else:
+            lock.close()
+    return others
+
+
+def leave_if_asked(runs: Sequence[loop.Run], interruption: Interruption) -> None:
+    """Where a signal asks for it: save what the last epoch's end has not saved, and end the runs.
 
     Raises:
-        Interrupted: a signal has come; the message says where the run goes on.
+        Interrupted: a signal has come; the message says where the first run goes on.
     """
     if interruption.signal is None:
         return
-    where = f"the end of epoch {run.epoch - 1}"
-    if run.sums.steps:
-        where = f"epoch {run.epoch}, step {run.sums.steps} of {run.steps_per_epoch}"
-        run.save()
+    first = runs[0]
+    where = f"the end of epoch {first.epoch - 1}"
+    if first.sums.steps:
+        where = f"epoch {first.epoch}, step {first.sums.steps} of {first.steps_per_epoch}"
+        for run in runs:
+            run.save()
+    others = f" and {len(runs) - 1} more" if len(runs) > 1 else ""
     said = f"interrupted ({interruption.signal.name}), saved at {where}; run it again to go on from there"
-    raise Interrupted(interruption.signal, f"{run.name}: {said}")
+    raise Interrupted(interruption.signal, f"{first.name}{others}: {said}")
 
 
 def _finish(run: loop.Run, card_file: Path, card: dict[str, Any], out: Path, progress: TrainingProgress) -> None:

@@ -304,21 +304,26 @@ def prepare(
     return Run(student, objective, settings, seed=card["seed"], device=device, name=card["name"], **options)
 
 
-def steps(run: Run, teacher: Network | None, dataset: Dataset) -> Iterator[None]:
+def steps(
+    run: Run, teacher: Network | None, dataset: Dataset, *, teach: teacher_outputs.Teacher | None = None
+) -> Iterator[None]:
     """Train a run to its end, in place; yields after every step and every epoch, where the caller may leave it.
 
     Args:
         run: new, or resumed.
         teacher: the one that the run was prepared with; None for a network trained alone.
         dataset: its training images are learnt, its test images evaluated after every epoch.
+        teach: gives the teacher's outputs; when absent, what `kdcore.training.teacher_outputs` prepares.
 
     Raises:
         NotFiniteError: a loss or a weight was not finite, or a weight absurdly large.
     """
     prepare_torch(run.device)
     feed, size = Feed(dataset, run.device, run.world), run.settings.batch_size
-    share, run.steps_per_epoch = math.ceil(size / run.world.size), len(feed.sizes(size))
-    teach = teacher_outputs.prepare(teacher, run.objective, feed, run.world, run.dtype, batch_size=share)
+    run.steps_per_epoch = len(feed.sizes(size))
+    if teach is None:
+        share = math.ceil(size / run.world.size)
+        teach = teacher_outputs.prepare(teacher, run.objective, feed, run.world, run.dtype, batch_size=share)
     while run.epoch <= run.settings.epochs:
         run.begin_epoch()
         views, done = run.objective.views, run.sums.steps

@@ -28,6 +28,10 @@ PATIENCE = 0.5
 """Seconds for which `make_room` of another process may hold a state."""
 
 
+class BusyError(UserError):
+    """Another process trains the run."""
+
+
 class _UnusableError(Exception):
     """A file from which nothing can go on; says why."""
 
@@ -127,7 +131,8 @@ class ResumeState:
         the states of all runs within the size that is allowed.
 
         Raises:
-            UserError: another process is at it, or the size is no number.
+            BusyError: another process is at it.
+            UserError: the size is no number.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -138,7 +143,7 @@ class ResumeState:
                 finally:
                     self.lock.unlink(missing_ok=True)  # somebody may have removed the folder meanwhile
         except Timeout as error:
-            raise UserError(
+            raise BusyError(
                 f"{self.lock}: another process trains this; wait for it or end it, then run again"
             ) from error
 

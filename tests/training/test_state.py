@@ -236,7 +236,7 @@ def carry_out(dataset, cell, state=None, *, stop_at=None):
     run = loop.prepare(cell, dataset, teacher, device=CPU, checkpoint=state, callbacks=watcher)
     with interruption.noted():
         for _ in loop.steps(run, teacher, dataset):
-            experiment.leave_if_asked(run, interruption)
+            experiment.leave_if_asked([run], interruption)
     return run, taken
 
 

@@ -1,0 +1,93 @@
+"""Cells of one pair and seed trained side by side, so that the teacher computes each batch's maps once for all.
+
+Each ends with the bits of its own, separate run. Four feature methods of ResNet56 -> ResNet20 take 1.4 times the time
+apart that they take together (two cores, bfloat16). Logit methods share a table of the teacher's logits instead.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from torch import nn
+
+from kdcore import catalog
+from kdcore.data.dataset import Dataset
+from kdcore.data.feed import Batch, Feed
+from kdcore.networks.contract import Network
+from kdcore.objective import Taught
+from kdcore.training import teacher_outputs
+from kdcore.training.loop import NotFiniteError, Run, steps
+
+SETTINGS = ("epochs", "batch_size", "precision", "threads")
+"""Training settings that cells side by side have in common."""
+
+
+def kind(card: dict[str, Any]) -> str | None:
+    """A name that is the same for cells which can be trained side by side; None for a cell that goes alone.
+
+    Those go alone that need no maps of the teacher, see several views, or have their teacher normalise by each batch
+    (ofd).
+
+    Args:
+        card: of a cell.
+    """
+    terms = catalog.terms(card["method"])
+    needs_maps = any(entry.kind == "feature" for entry in terms)
+    if not needs_maps or any(len(entry.views) > 1 or entry.name == "ofd" for entry in terms):
+        return None
+    return str([card["pair"], card["seed"], card["data"], *(card["train"].get(key) for key in SETTINGS)])
+
+
+def can_join(run: Run, first: Run) -> bool:
+    """Whether a run goes side by side with the first one: as many steps behind it, and no dropout, which draws from
+    torch's own generators.
+    """
+    draws = any(isinstance(module, nn.Dropout) for one in (run, first) for module in one.student.modules())
+    return not draws and (run.epoch, run.sums.steps) == (first.epoch, first.sums.steps)
+
+
+def side_by_side(first: Run, others: list[Run], teacher: Network | None, dataset: Dataset) -> Iterator[None]:
+    """Train runs to their ends, in place; yields like `kdcore.training.loop.steps`.
+
+    Args:
+        first: the run that matters: its errors are raised.
+        others: those that `can_join` it; one whose loss is not finite is taken out of the list, and says so when it is
+            trained by itself.
+        teacher: of all of them; None for a network trained alone, which has no others.
+        dataset: the one that all were prepared with.
+    """
+    if not others:
+        yield from steps(first, teacher, dataset)
+        return
+    teach = _Shared(_prepare(first, teacher, dataset))
+    training = {id(run): steps(run, teacher, dataset, teach=teach) for run in others}
+    for _ in steps(first, teacher, dataset, teach=teach):
+        for run in list(others):
+            try:
+                next(training[id(run)])
+            except NotFiniteError:
+                others.remove(run)
+        yield
+
+
+def _prepare(first: Run, teacher: Network | None, dataset: Dataset) -> teacher_outputs.Teacher:
+    feed, size = Feed(dataset, first.device), first.settings.batch_size
+    return teacher_outputs.prepare(teacher, first.objective, feed, first.world, first.dtype, batch_size=size)
+
+
+class _Shared:
+    """Gives several runs, one after the other, what a teacher says of the same batch, computed once.
+
+    Args:
+        teach: computes it.
+    """
+
+    def __init__(self, teach: teacher_outputs.Teacher) -> None:
+        self.teach = teach
+        self.position: tuple[int, int] | None = None
+        self.outputs: Sequence[Taught] = ()
+
+    def __call__(self, batch: Batch) -> Sequence[Taught]:
+        """The teacher's outputs for the views of a batch."""
+        if batch.position != self.position:
+            self.outputs, self.position = self.teach(batch), batch.position
+        return self.outputs

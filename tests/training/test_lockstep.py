@@ -1,0 +1,112 @@
+"""Cells trained side by side: each ends with the bits of its own, separate run."""
+
+import signal
+
+import pytest
+import torch
+
+from kdcore.data.sources import digits
+from kdcore.system.signals import Interrupted, Interruption
+from kdcore.training import experiment, lockstep, loop, teacher_outputs
+from kdcore.training.state import ResumeState
+from tests.train import CPU, as_card, card, changed, training_settings
+
+PAIR = "wrn_16_1-resnet8"
+SETTINGS = training_settings(2, 16, 0.02)
+METHODS = ("at", "crd", "fitnet")
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    return digits.fetch(source="embedded", image_size=16, train_per_class=4)
+
+
+@pytest.fixture(scope="module")
+def alone(dataset):
+    """The bits of each method's cell when it is trained by itself."""
+    return {method: bits(side_by_side(dataset, [method])[0]) for method in METHODS}
+
+
+def cell(method, settings=SETTINGS):
+    return card(PAIR, method, as_card(settings)) | {"pair": PAIR, "data": "digits"}
+
+
+def bits(run):
+    parts = {**run.student.state_dict(), **run.objective.state_dict()}
+    return [run.history, *(value.tolist() for value in parts.values())]
+
+
+def prepared(dataset, teacher, method, settings=SETTINGS, **options):
+    return loop.prepare(cell(method, settings), dataset, teacher, device=CPU, **options)
+
+
+def side_by_side(dataset, methods):
+    teacher = loop.create("wrn_16_1", 10, 7, CPU)
+    first, *others = (prepared(dataset, teacher, method) for method in methods)
+    for _ in lockstep.side_by_side(first, list(others), teacher, dataset):
+        pass
+    return [first, *others]
+
+
+def test_each_ends_as_it_would_alone(dataset, alone):
+    assert [bits(run) for run in side_by_side(dataset, METHODS)] == [alone[method] for method in METHODS]
+
+
+def test_the_teacher_is_asked_once_per_batch(dataset, monkeypatch):
+    asked, compute = [], teacher_outputs.Live.__call__
+    monkeypatch.setattr(teacher_outputs.Live, "__call__", lambda live, batch: asked.append(1) or compute(live, batch))
+    side_by_side(dataset, METHODS)
+    assert len(asked) == SETTINGS.epochs * 3
+
+
+def stop_after(count, runs, teacher, dataset):
+    """Train side by side until a signal comes after so many steps and ends of epochs."""
+    interruption = Interruption()
+    for number, _ in enumerate(lockstep.side_by_side(runs[0], runs[1:], teacher, dataset), start=1):
+        interruption.signal = signal.SIGINT if number == count else None
+        experiment.leave_if_asked(runs, interruption)
+
+
+def test_stopped_between_two_steps_each_goes_on_by_itself(dataset, alone, tmp_path):
+    teacher = loop.create("wrn_16_1", 10, 7, CPU)
+    states = {method: ResumeState(tmp_path / f"{method}-0.pt") for method in METHODS}
+    runs = [prepared(dataset, teacher, method, checkpoint=state) for method, state in states.items()]
+    with pytest.raises(Interrupted, match=r"and 2 more: interrupted \(SIGINT\), saved at epoch 2, step 1 of 3"):
+        stop_after(5, runs, teacher, dataset)  # three steps, the end of the epoch, one step
+    for method, state in states.items():
+        run = prepared(dataset, teacher, method, checkpoint=state)
+        assert (run.epoch, run.sums.steps) == (2, 1)
+        loop.train(run, teacher, dataset)
+        assert bits(run) == alone[method]
+
+
+def test_one_that_fails_leaves_the_others(dataset, alone):
+    teacher = loop.create("wrn_16_1", 10, 7, CPU)
+    first, good = (prepared(dataset, teacher, method) for method in ("at", "fitnet"))
+    others = [prepared(dataset, teacher, "crd", changed(SETTINGS, lr=1e30)), good]
+    for _ in lockstep.side_by_side(first, others, teacher, dataset):
+        pass
+    assert others == [good]
+    assert (bits(first), bits(good)) == (alone["at"], alone["fitnet"])
+
+
+@pytest.mark.parametrize(("method", "together"), [("at", True), ("crd+kd", True), ("kd", False), ("vanilla", False),
+                                                  ("mlkd", False), ("ofd", False)])  # fmt: skip
+def test_only_cells_that_need_the_teachers_maps_go_together(method, together):
+    assert (lockstep.kind(cell(method)) is not None) == together
+
+
+@pytest.mark.parametrize("settings", [{"batch_size": 8}, {"epochs": 3}, {"precision": "bfloat16"}])
+def test_cells_of_other_settings_go_apart(settings):
+    assert lockstep.kind(cell("at")) == lockstep.kind(cell("crd"))
+    assert lockstep.kind(cell("at")) != lockstep.kind(cell("crd", changed(SETTINGS, **settings)))
+
+
+def test_runs_of_other_steps_and_with_dropout_go_apart(dataset):
+    teacher = loop.create("wrn_16_1", 10, 7, CPU)
+    old, new, other = (prepared(dataset, teacher, method) for method in METHODS)
+    assert lockstep.can_join(new, other)
+    next(loop.steps(old, teacher, dataset))
+    assert not lockstep.can_join(new, old)
+    new.student.add_module("drop", torch.nn.Dropout())
+    assert not lockstep.can_join(new, other)
