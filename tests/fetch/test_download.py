@@ -475,7 +475,9 @@ def test_two_at_once_download_once(site, tmp_path):
 
 def test_killed_download_is_gone_on_with(site, fetch, tmp_path):
     url = site.add("a", CONTENT, cuts=[HALF], pause=threading.Event())
-    code = "import sys; from pathlib import Path; from kdcore.fetch import download; download.fetch(sys.argv[1:2], Path('file'))"
+    code = (
+        "import sys; from pathlib import Path; from kdcore.fetch import download; download.fetch(sys.argv[1:2], Path('file'))"
+    )
     process = subprocess.Popen(
         [sys.executable, "-c", code, url], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}
     )
