@@ -30,6 +30,10 @@ from kdcore.system.errors import UserError
 from kdcore.system.files import read_json
 from kdcore.training import run_folder
 
+# Why this calls DVC's functions, not `dvc status`: with 2,036 of 3,430 cells done, `dvc status --json` took 14.5 s of
+# CPU and a whole dry run 13.6 s, on the same busy machine; only a sixth of that is spent here, most goes into reading
+# dvc.lock. And `dvc status` knows neither the cards that the plan will write, nor what the run cache holds, nor -S.
+
 MD5 = "md5"
 MISSING = ""
 """Stands for the md5 of a dependency that is missing and that no stage makes."""

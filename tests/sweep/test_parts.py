@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -215,15 +216,27 @@ def test_wrong_cluster_files(tmp_path, changes, message):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder with the code of this project, and a fork server that has imported none of it."""
+    """A folder with the stages of this project, one more, and a fork server that has imported torch."""
     made = tmp_path_factory.mktemp("jobs")
-    (made / "stages").symlink_to(ROOT / "stages")
+    shutil.copytree(ROOT / "stages", made / "stages")
+    (made / "stages/about_torch.py").write_text(ABOUT_TORCH)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(processes, "PRELOADED", ("kdcore.sweep.processes",))
-        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setattr(processes, "PRELOADED", ("kdcore.sweep.processes", "torch"))
+        patch.setenv("OMP_NUM_THREADS", "2")
         patch.setattr(processes, "_IMPORTED", [])
         assert processes.prepare({"OMP_NUM_THREADS": "1"}, "code") == "forkserver"
         yield made
+
+
+ABOUT_TORCH = """import sys
+
+
+def main():
+    print("torch" in sys.modules)
+    import torch
+
+    print(torch.get_num_threads(), torch.cuda.is_initialized())
+"""
 
 
 def run(folder, command, *, timeout=None, stopping=None, environment=None, method="forkserver"):
@@ -243,6 +256,13 @@ def test_a_stage_of_this_project_runs_in_the_process_itself(folder):
     outcome = run(folder, "python -m stages.plan --check nothing.yaml")
     assert outcome.code == 2
     assert outcome.tail[0].startswith("error: data/recipes.yaml: cannot be read")
+
+
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+def test_a_stage_computes_with_the_threads_of_its_slot(folder, method):
+    """torch reads their number once, when it is imported, which the fork server has done; it has touched no GPU."""
+    outcome = run(folder, "python -m stages.about_torch", environment={"OMP_NUM_THREADS": "1"}, method=method)
+    assert outcome.tail == [str(method == "forkserver"), "1 False"]
 
 
 @pytest.mark.parametrize("method", ["forkserver", "spawn"])
