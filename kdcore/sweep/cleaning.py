@@ -63,7 +63,7 @@ def _is_fetching() -> bool:
     running = (process.info for process in psutil.process_iter(["cmdline", "cwd"]))
     here = (str(Path.cwd()), None)  # None where the system does not say
     return journal.is_running() or any(
-        "stages.data" in (found["cmdline"] or ()) and found["cwd"] in here for found in running
+        "stages.data" in (info["cmdline"] or ()) and info["cwd"] in here for info in running
     )
 
 

@@ -87,7 +87,7 @@ def sweep(options: Options) -> int:
         order = Order(matrix, Estimates(timings.load()), pipeline.steps)
         screen.seconds = order.seconds
         with pipeline.held(), ExitStack() as stack:
-            made = Sweep(
+            current = Sweep(
                 pipeline,
                 order,
                 _hiring(options, stack),
@@ -95,11 +95,11 @@ def sweep(options: Options) -> int:
                 journal=diary,
                 screen=screen,
             )
-            made.run()
-        screen.say(summary(made))
-    if made.stopped is not None:
-        return 128 + made.stopped
-    return int(made.schedule.count(*GOOD) < len(made.schedule.steps))
+            current.run()
+        screen.say(summary(current))
+    if current.stopped is not None:
+        return 128 + current.stopped
+    return int(current.schedule.count(*GOOD) < len(current.schedule.steps))
 
 
 def show_forecast(options: Options) -> int:
@@ -180,11 +180,11 @@ def failed() -> list[str]:
     return names
 
 
-def summary(made: Sweep) -> str:
+def summary(ended: Sweep) -> str:
     """Say how a sweep ended: a line for each failure, and a line of counts."""
-    count = {state: made.schedule.count(state) for state in State}
+    count = {state: ended.schedule.count(state) for state in State}
     text = ", ".join(f"{number} {state.value}" for state, number in count.items() if number)
-    failures = [f"failed: {step.name}: {step.reason}" for step in made.failures]
+    failures = [f"failed: {step.name}: {step.reason}" for step in ended.failures]
     again = ["python -m stages.sweep --failed tries these again"] if failures else []
     return "\n".join([*failures, *again, text])
 

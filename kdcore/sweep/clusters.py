@@ -67,8 +67,8 @@ def here(jobs: int) -> Iterator[Client]:
         dask.config.set({"distributed.dashboard.link": address}),
         LocalCluster(
             n_workers=1, threads_per_worker=jobs, processes=False, memory_limit=None, dashboard_address="127.0.0.1:0"
-        ) as made,
-        Client(made) as client,
+        ) as local_cluster,
+        Client(local_cluster) as client,
     ):
         yield client
 
@@ -108,8 +108,8 @@ def cluster(path: Path) -> Iterator[Client]:
         UserError: the file is wrong.
     """
     content = read(path)
-    with _own(), make(content, path) as made, Client(made) as client:
-        made.adapt(minimum_jobs=content.jobs, maximum_jobs=content.jobs)  # a job that ends is submitted again
+    with _own(), make(content, path) as submitted, Client(submitted) as client:
+        submitted.adapt(minimum_jobs=content.jobs, maximum_jobs=content.jobs)  # a job that ends is submitted again
         yield client
 
 

@@ -150,7 +150,7 @@ def carry_out(job: Job, parcel: Parcel, plugin: str) -> Delivery:
         beat = partial(_send_pulse, worker, job)
         outcome = run(job, environment, is_to_end, method=place.method, worker=name, beat=beat)
         done = outcome.ending is Ending.DONE
-        return Delivery(outcome, is_apart=True, made=post.send_made(parcel.outputs) if done else None)
+        return Delivery(outcome, is_apart=True, outputs=post.send_outputs(parcel.outputs) if done else None)
     except RunError as error:
         return Delivery(Outcome(job.step, Ending.FAILED, worker=name, tail=str(error).splitlines()), place.is_apart)
     finally:

@@ -208,8 +208,8 @@ def listed(parts: Sequence[str]) -> str:
 
 def console() -> Console:
     """Make a console for tables: as wide as the terminal, or `WIDTH` columns where there is none and no COLUMNS."""
-    made = _RaisingConsole(highlight=False)
-    return made if made.is_terminal else _RaisingConsole(highlight=False, width=max(made.width, WIDTH))
+    plain = _RaisingConsole(highlight=False)
+    return plain if plain.is_terminal else _RaisingConsole(highlight=False, width=max(plain.width, WIDTH))
 
 
 class _RaisingConsole(Console):

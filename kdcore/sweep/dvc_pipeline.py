@@ -84,7 +84,7 @@ class Pipeline:
             name: {above.addressing for above in graph.successors(stage)} for name, stage in self.stages.items()
         }
         """Stage -> the stages whose outputs it depends on."""
-        self.made: list[PipelineStage] = []
+        self.unrecorded: list[PipelineStage] = []
         """Stages that were run or brought back since the last `record`."""
         self.recorded_before: list[str] | None = None
         """Stages in dvc.lock when this sweep began, or the first of several that were interrupted in a row; None until
@@ -167,7 +167,7 @@ class Pipeline:
         Entries that other commands wrote meanwhile stay. A stage that a killed sweep did not record is not lost: the
         next sweep finds its outputs in the cache.
         """
-        if not self.made:
+        if not self.unrecorded:
             return
         lock = Path(self.repo.root_dir) / LOCK_FILE
         aside = lock.with_name(f".{LOCK_FILE}.unfinished")  # DVC writes in place, and a kill would leave half a file
@@ -177,14 +177,14 @@ class Pipeline:
             with modify_yaml(aside) as content:
                 self._update(content)
             aside.replace(lock)
-        self.made.clear()
+        self.unrecorded.clear()
 
     def _update(self, content: dict[str, Any]) -> None:
         content.setdefault("schema", "2.0")
         entries = content.setdefault("stages", {})
         if self.recorded_before is None:
             self.recorded_before = list(entries)
-        for stage in self.made:
+        for stage in self.unrecorded:
             entries.update(to_lockfile(stage))
         before = set(self.recorded_before)
         for name in self.stages:
@@ -196,10 +196,10 @@ class Pipeline:
         listed as the outputs of each.
         """
         stage = self.stages[step]
-        made = [out for above in sorted(self.needs[step]) for out in self.stages[above].outs]
+        outputs = [out for above in sorted(self.needs[step]) for out in self.stages[above].outs]
         items: list[Item] = []
         for item in to_single_stage_lockfile(stage)["deps"]:
-            inside = [out for out in made if Path(item["path"]) in Path(out.def_path).parents]
+            inside = [out for out in outputs if Path(item["path"]) in Path(out.def_path).parents]
             items += [_item(out) for out in inside] or [dict(item)]
         return items
 
@@ -211,7 +211,7 @@ class Pipeline:
         lost = [out.def_path for out in stage.outs if out.use_cache and out.changed_cache()]
         if lost:  # DVC prints what it could not copy, and goes on
             raise RunError(f"{', '.join(lost)}: DVC could not put it into its cache; is the disk full?")
-        self.made.append(stage)
+        self.unrecorded.append(stage)
 
     @contextmanager
     def _locked(self, step: str = PROJECT_FILE) -> Iterator[None]:

@@ -200,9 +200,9 @@ class Sweep:
         step.worker, step.seconds = outcome.worker, round(outcome.seconds, 2)
         if outcome.ending is Ending.DONE:
             with self._failing(step):
-                if delivery.made is not None:
-                    Post(Path.cwd()).fetch(delivery.made)
-                check_made(step.name, self.pipeline.outputs(step.name))
+                if delivery.outputs is not None:
+                    Post(Path.cwd()).fetch(delivery.outputs)
+                check_outputs(step.name, self.pipeline.outputs(step.name))
                 self.pipeline.finish(step.name)
                 self.schedule.settle(step.name, State.DONE)
                 self.say(f"{step.name}: done in {outcome.seconds:.1f} s")
@@ -299,7 +299,7 @@ def is_here(step: str) -> bool:
     return stage in HERE
 
 
-def check_made(step: str, outputs: Sequence[str]) -> None:
+def check_outputs(step: str, outputs: Sequence[str]) -> None:
     """Refuse outputs that are no valid results, though the exit code was 0.
 
     Args:

@@ -40,7 +40,7 @@ class Journal:
     ended: float | None = None
     """Unix time; None while the sweep runs, and after it was killed."""
     recorded_before: list[str] | None = None
-    """See `Pipeline.recorded_before`."""
+    """Stages in dvc.lock before this sweep, kept in case it is interrupted; see `Pipeline.recorded_before`."""
 
     def write(self) -> None:
         """Replace the file as a whole."""
@@ -106,8 +106,8 @@ def is_running() -> bool:
 
 
 def _holder() -> str:
-    found = read()
-    if found is None:
+    latest = read()
+    if latest is None:
         return "another sweep has just begun here"
-    since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(found.started))
-    return f"another sweep is at work here: '{found.command}', process {found.pid} on {found.host} since {since}"
+    since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(latest.started))
+    return f"another sweep is at work here: '{latest.command}', process {latest.pid} on {latest.host} since {since}"

@@ -48,7 +48,7 @@ class Delivery:
     outcome: Outcome
     is_apart: bool = False
     """Whether it ran in a clone, where the sweep cannot read its log."""
-    made: list[Item] | None = None
+    outputs: list[Item] | None = None
     """Its outputs, where they lie in the DVC remote alone."""
 
 
@@ -96,7 +96,7 @@ class Post:
                 stage.repo.cloud.pull(objects)
             stage.checkout(force=True)
 
-    def send_made(self, paths: Sequence[str]) -> list[Item]:
+    def send_outputs(self, paths: Sequence[str]) -> list[Item]:
         """Send outputs from their places in this clone to the remote; returns their entries for dvc.lock.
 
         Raises:
