@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from kdcore.matrix import params
 from kdcore.sweep import clusters, journal, processes
 from kdcore.sweep.dask_workers import PLUGIN, Joining
-from kdcore.sweep.processes import Ending, Job
+from kdcore.sweep.processes import Ending, Job, Slots
 from kdcore.sweep.schedule import GOOD, SETTLED, Estimates, Order, Schedule, State
+from kdcore.sweep.transfer import code_of
 from kdcore.system.errors import UserError
 from kdcore.training.timings import Timing
 from tests.project import ROOT
@@ -341,6 +342,20 @@ def test_many_jobs_at_a_time_end_with_their_own_exit_codes(folder):
 def run_quietly(folder, code):
     job = Job(f"stage@{code}", f"sh -c 'exit {code}'", str(folder), str(folder / f"log{code}"))
     return processes.run(job, {}, lambda: False)
+
+
+def test_a_worker_that_has_imported_other_code_gets_nothing(tmp_path):
+    """It was started outside of any clone; what it computes would be of the code that it has imported."""
+    (tmp_path / "token").touch()
+    (tmp_path / "kdcore").symlink_to(ROOT / "kdcore")
+    joining = Joining(str(tmp_path), "token", code_of(tmp_path), slots_per_gpu=1, threads=None, name=f"{PLUGIN}test")
+    elsewhere = tmp_path / "elsewhere"
+    assert joining._find(elsewhere, Slots([{}])).trouble == "", "the same code at another place"
+    (tmp_path / "kdcore").unlink()
+    (tmp_path / "kdcore").mkdir()
+    (tmp_path / "kdcore/__init__.py").write_text("edited = True\n")
+    trouble = joining._find(elsewhere, Slots([{}])).trouble
+    assert trouble.startswith(f"it has imported other code than that of {tmp_path}, from {ROOT}: start the worker in ")
 
 
 def test_workers_that_join_are_not_profiled(tmp_path):
