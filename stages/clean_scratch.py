@@ -1,4 +1,4 @@
-"""Free the disk of what only saves time, never of what a running cell needs: python -m stages.clean_scratch."""
+"""Remove files that only save time, except those that running cells need: python -m stages.clean_scratch."""
 
 from kdcore.sweep import cleaning
 from stages import run

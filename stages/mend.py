@@ -1,4 +1,4 @@
-"""Put right what a killed DVC left half-written: python -m stages.mend; 'make repro' and sweeps begin with it."""
+"""Repair files that a killed DVC command left half-written, as sweeps do at first: python -m stages.mend."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from stages import run
 
 
 def main() -> None:
-    """Print what was mended."""
+    """Print what was repaired."""
     for line in mend.mend(Path.cwd()):
         print(line)
 

@@ -1,4 +1,4 @@
-"""How far the matrix is, from another terminal and offline: python -m stages.status [--json]."""
+"""Say how far the matrix is, from files alone: python -m stages.status [--json]."""
 
 import argparse
 import json
@@ -8,15 +8,15 @@ from stages import run
 
 
 def main(*arguments: str) -> None:
-    """Print what is done, runs, waits, failed and is blocked."""
+    """Print which stages are done, run, wait, failed or are blocked."""
     parser = argparse.ArgumentParser("python -m stages.status", description=__doc__)
     parser.add_argument("--json", action="store_true", help="for programs: the same and every stage, as one object")
     options = parser.parse_args(arguments)
-    found = status.collect()
+    present = status.collect()
     if options.json:
-        print(json.dumps(found.record(), indent=1))
+        print(json.dumps(present.record(), indent=1))
     else:
-        found.show(display.console())
+        present.show(display.console())
 
 
 if __name__ == "__main__":

@@ -1,19 +1,24 @@
-"""What is stale, in parallel: python -m stages.sweep [--jobs N] [TARGET ...]; leaves what 'dvc repro' leaves."""
+"""Run stale stages in parallel: python -m stages.sweep [--jobs N] [TARGET ...]; leaves what 'dvc repro' leaves."""
 
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from kdcore.sweep import cli
 from stages import run
 
-TARGETS = "stages, as of 'dvc repro'; what they need is done too (default: all)"
-CHANGES = "change params.yaml, as of 'dvc exp run'"
+if TYPE_CHECKING:
+    from kdcore.sweep import cli
+
+TARGETS = "stages, as for 'dvc repro', with what they need (default: all)"
+CHANGES = "change params.yaml, as for 'dvc exp run'"
 SCHEDULER = "a running Dask scheduler, tcp://host:port"
 TIMEOUT = "minutes without a sign of life after which a stage is ended; 0 waits for ever (default: 60)"
 
 
-def _options(arguments: tuple[str, ...]) -> cli.Options:
+def _options(arguments: tuple[str, ...]) -> "cli.Options":
+    from kdcore.sweep import cli  # not above: multiprocessing runs this file again in every process that it starts
+
     parser = argparse.ArgumentParser("python -m stages.sweep", description=__doc__)
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=TARGETS)
     parser.add_argument("--glob", action="store_true", help="targets are patterns: 'train@resnet20-*'")
@@ -31,7 +36,9 @@ def _options(arguments: tuple[str, ...]) -> cli.Options:
 
 
 def main(*arguments: str) -> None:
-    """Run them, or say what would be run."""
+    """Run the stages, or say what would be run."""
+    from kdcore.sweep import cli
+
     sys.exit(cli.sweep(_options(arguments)))
 
 

@@ -157,9 +157,9 @@ def make(folder, *, seeds=1, epochs=1):
     project = SweepProject(folder)
     # Stages that do nothing need nothing that takes seconds to import; what one needs, all do.
     project.edit(
-        "kdcore/sweep/warm.py",
-        'PRELOADED = ("torch", "stages.train", "stages.teacher", "stages.evaluate")',
-        'PRELOADED = ("stages.train",)',
+        "kdcore/sweep/processes.py",
+        '"torch", "stages.train", "stages.teacher", "stages.evaluate"',
+        '"stages.train"',
     )
     params = yamlfile.read(folder / "params.yaml")
     train = {**params["train"], "epochs": epochs, "schedule": "cosine"}

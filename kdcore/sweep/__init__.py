@@ -1,4 +1,4 @@
-"""The matrix in parallel: DVC says what is stale, Dask brings it to workers, and DVC records what they made."""
+"""Run the matrix in parallel: DVC says which stages are stale, Dask hands them to workers, DVC records the results."""
 
 FOLDER = "scratch/sweep"
-"""What a sweep keeps of itself: its lock, its journal, a log per stage."""
+"""Folder for the files that a sweep writes about itself: its lock, its journal, and a log per stage."""

@@ -1,4 +1,4 @@
-"""Folder scratch/ without what only saves time: states, live files, logs, downloads and teachers' tables."""
+"""Clean scratch/: remove states, live files, logs, downloads and teachers' tables, which only save time."""
 
 import shutil
 from collections.abc import Iterable, Iterator
@@ -15,10 +15,10 @@ from kdcore.training.state import saved_states
 
 
 def clean() -> Iterator[str]:
-    """Remove them, except what runs, sweeps and downloads that go on now need.
+    """Remove all of it, except what running cells, sweeps and downloads need.
 
     Yields:
-        For people, what was removed and what was not.
+        Lines that say what was removed, and what was kept and why.
     """
     states = [(state, state.size) for state in saved_states()]
     removed = [state.path for state, _ in states if state.discard()]
@@ -38,13 +38,13 @@ def clean() -> Iterator[str]:
 
 
 def _is_of(live: Path, names: list[str]) -> bool:
-    """Whether a live file, or one that is to replace it, is of a run of these names."""
+    """Say whether a live file, or the temporary file that will replace it, is of a run with one of these names."""
     return live.name.lstrip(".").startswith(tuple(f"{name}." for name in names))
 
 
 def _clean_downloads() -> Iterator[str]:
     size, kept = 0, []
-    extracted = [path for path in download.FOLDER.glob("tmp*") if path.is_dir()]  # looked at before who is at work
+    extracted = [path for path in download.FOLDER.glob("tmp*") if path.is_dir()]  # before it is asked who is at work
     if not _is_fetching():
         size += _remove(extracted)
     elif extracted:
@@ -59,11 +59,11 @@ def _clean_downloads() -> Iterator[str]:
 
 
 def _is_fetching() -> bool:
-    """Whether a data stage, which holds no lock on what it extracts, is at work in this folder, or may be elsewhere."""
+    """Say whether a data stage may be at work in this folder; it holds no lock on what it extracts."""
     running = (process.info for process in psutil.process_iter(["cmdline", "cwd"]))
     here = (str(Path.cwd()), None)  # None where the system does not say
     return journal.is_running() or any(
-        "stages.data" in (found["cmdline"] or ()) and found["cwd"] in here for found in running
+        "stages.data" in (info["cmdline"] or ()) and info["cwd"] in here for info in running
     )
 
 
@@ -76,7 +76,7 @@ def _remove_tables() -> int:
 
 
 def _remove(paths: Iterable[Path]) -> int:
-    """Returns how many bytes of the disk they took, those that were there."""
+    """Remove files and folders; returns the bytes that they took on the disk."""
     freed = 0
     for path in list(paths):
         freed += sum(file.stat().st_blocks * 512 for file in (path, *path.rglob("*")) if file.is_file())

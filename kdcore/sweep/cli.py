@@ -1,4 +1,4 @@
-"""python -m stages.sweep, carried out."""
+"""The command `python -m stages.sweep`: its options, the sweep or dry run that they ask for, and its exit code."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from kdcore.matrix import params
-from kdcore.sweep import display, journal, mend, slots
+from kdcore.sweep import display, journal, mend, processes
 from kdcore.sweep.display import Screen
 from kdcore.sweep.dvc_pipeline import Pipeline, override
 from kdcore.sweep.engine import Sweep, Tries
@@ -26,26 +26,26 @@ PARAMS = Path("params.yaml")
 
 @dataclass(frozen=True)
 class Options:
-    """Of the command line.
+    """Options of the command line.
 
     Raises:
-        UserError: one is out of range.
+        UserError: an option is out of range.
     """
 
     targets: list[str]
     glob: bool
     changes: list[str]
-    """key=value, as of `dvc exp run -S`."""
+    """Changes of params.yaml, each key=value, as for `dvc exp run -S`."""
     dry_run: bool
     failed: bool
-    """Only what failed in the last sweep and what that blocked, with what they need."""
+    """Whether to run only the stages that failed or were blocked in the last sweep, and what they need."""
     jobs: int | None
     slots_per_gpu: int
     scheduler: str | None
     cluster: Path | None
     retries: int
     timeout: float
-    """Minutes; 0 waits for ever."""
+    """Minutes without a sign of life after which a stage is ended; 0 waits for ever."""
 
     def __post_init__(self) -> None:
         """Refuse what is out of range."""
@@ -59,7 +59,7 @@ class Options:
 
     @property
     def tries(self) -> Tries:
-        """How often a stage is tried, and how long."""
+        """How often a stage is tried, and how long it may be silent."""
         return Tries(self.retries, 60 * self.timeout or None)
 
 
@@ -67,19 +67,19 @@ def sweep(options: Options) -> int:
     """Bring stale stages up to date in parallel.
 
     Returns:
-        The exit code: 0; 1 where a stage failed, 128 and the signal's number where it was stopped.
+        The exit code: 0 if all stages are done, 1 if one failed, 128 plus the signal's number if it was stopped.
 
     Raises:
-        UserError: something in the command line or the project is wrong, or another sweep is at work; nothing is done.
+        UserError: the command line or the project is wrong, or another sweep is at work; nothing was done.
     """
-    slots.threads_wanted()
+    processes.threads_wanted()
     if options.dry_run:
         return show_forecast(options)
     with journal.opened() as diary, Screen(diary) as screen:
         for line in mend.mend(Path.cwd()):
             screen.say(line)
         if options.changes:
-            with Pipeline(Path.cwd()).held():  # refused before anything is changed, where a 'dvc repro' is at work
+            with Pipeline(Path.cwd()).held():  # first see that no `dvc repro` is at work
                 change(PARAMS, options.changes)
         matrix = params.load(PARAMS)
         pipeline = Pipeline(Path.cwd(), failed() if options.failed else options.targets, glob=options.glob)
@@ -87,7 +87,7 @@ def sweep(options: Options) -> int:
         order = Order(matrix, Estimates(timings.load()), pipeline.steps)
         screen.seconds = order.seconds
         with pipeline.held(), ExitStack() as stack:
-            made = Sweep(
+            current = Sweep(
                 pipeline,
                 order,
                 _hiring(options, stack),
@@ -95,23 +95,23 @@ def sweep(options: Options) -> int:
                 journal=diary,
                 screen=screen,
             )
-            made.run()
-        screen.say(summary(made))
-    if made.stopped is not None:
-        return 128 + made.stopped
-    return int(made.schedule.count(*GOOD) < len(made.schedule.steps))
+            current.run()
+        screen.say(summary(current))
+    if current.stopped is not None:
+        return 128 + current.stopped
+    return int(current.schedule.count(*GOOD) < len(current.schedule.steps))
 
 
 def show_forecast(options: Options) -> int:
-    """Print what a sweep would do, and change nothing but what `mend` mends.
+    """Print what a sweep would do; nothing is changed but what `mend` repairs.
 
     Returns:
-        The exit code: 0.
+        The exit code, 0.
 
     Raises:
-        UserError: something in the command line or the project is wrong.
+        UserError: the command line or the project is wrong.
     """
-    from kdcore.sweep import forecast  # makes all cards itself, which takes half a second to import
+    from kdcore.sweep import forecast  # makes all cards, whose imports take half a second
 
     for line in mend.mend(Path.cwd()):
         display.console().print(line, markup=False, soft_wrap=True)
@@ -126,28 +126,28 @@ def show_forecast(options: Options) -> int:
 
 
 def _changed(path: Path, changes: list[str], folder: Path) -> Path:
-    """A changed copy of a params file; raises as `change`."""
+    """Make a changed copy of a params file in a folder."""
     copy = folder / path.name
     change(path, changes, copy)
     return copy
 
 
 def _jobs(options: Options) -> int:
-    """At a time; 1 for a scheduler, of which nobody knows before it is asked."""
+    """Say how many stages will run at a time; 1 for a scheduler, whose workers are not known before it is asked."""
     if options.cluster is not None:
         from kdcore.sweep import clusters
 
         return clusters.read(options.cluster).jobs
-    return 1 if options.scheduler else options.jobs or slots.default_jobs(options.slots_per_gpu)
+    return 1 if options.scheduler else options.jobs or processes.default_jobs(options.slots_per_gpu)
 
 
 def change(path: Path, changes: list[str], to: Path | None = None) -> None:
-    """Change a params file as `dvc exp run -S` does, if what it becomes is valid.
+    """Change a params file as `dvc exp run -S` does, if the result is valid.
 
     Args:
         path: of the file.
-        changes: key=value.
-        to: what becomes of it is written there; None replaces it.
+        changes: each key=value.
+        to: where to write the result; None replaces the file.
 
     Raises:
         UserError: there is no such file, a change is malformed, or makes the file wrong.
@@ -167,33 +167,34 @@ def change(path: Path, changes: list[str], to: Path | None = None) -> None:
 
 
 def failed() -> list[str]:
-    """What failed in the last sweep, and what that blocked.
+    """List the stages that failed or were blocked in the last sweep.
 
     Raises:
         UserError: there was no sweep, or nothing failed.
     """
     last = journal.read()
     steps = last.steps.values() if last is not None else ()
-    found = [step.name for step in steps if step.state in (State.FAILED, State.BLOCKED)]
-    if not found:
+    names = [step.name for step in steps if step.state in (State.FAILED, State.BLOCKED)]
+    if not names:
         raise UserError("--failed: nothing failed in the last sweep here; run it without --failed")
-    return found
+    return names
 
 
-def summary(made: Sweep) -> str:
-    """How a sweep ended, in a line or two."""
-    count = {state: made.schedule.count(state) for state in State}
+def summary(ended: Sweep) -> str:
+    """Say how a sweep ended: a line for each failure, and a line of counts."""
+    count = {state: ended.schedule.count(state) for state in State}
     text = ", ".join(f"{number} {state.value}" for state, number in count.items() if number)
-    failures = [f"failed: {step.name}: {step.reason}" for step in made.failures]
+    failures = [f"failed: {step.name}: {step.reason}" for step in ended.failures]
     again = ["python -m stages.sweep --failed tries these again"] if failures else []
     return "\n".join([*failures, *again, text])
 
 
 def _hiring(options: Options, stack: ExitStack) -> "Callable[[], Crew]":
-    """What hires the crew; what the command line names is tried now, before anything is done.
+    """Make the function that connects the workers. The scheduler or cluster file that the command line names is tried
+    now, before anything is done.
 
     Raises:
-        UserError: there is no such scheduler, or the cluster's file is wrong.
+        UserError: no scheduler answers, or the cluster file is wrong.
     """
     if options.cluster is not None:
         from kdcore.sweep import clusters
@@ -207,23 +208,23 @@ def _hiring(options: Options, stack: ExitStack) -> "Callable[[], Crew]":
 
 @contextmanager
 def _crew(options: Options) -> "Iterator[Crew]":
-    """The workers that the command line names, made when there is work; importing Dask takes half a second."""
+    """Connect the workers that the command line names; only now is Dask imported, which takes half a second."""
     from kdcore.sweep import clusters
     from kdcore.sweep.dask_workers import Crew
 
-    jobs = options.jobs or slots.default_jobs(options.slots_per_gpu)
+    jobs = options.jobs or processes.default_jobs(options.slots_per_gpu)
     if options.scheduler is not None:
         client, beside = clusters.scheduler(options.scheduler), 1
     elif options.cluster is not None:
         client, beside = clusters.cluster(options.cluster), 1
     else:
         client, beside = clusters.here(jobs), jobs
-    threads, slots_per_gpu = slots.threads_wanted(), options.slots_per_gpu
+    threads, slots_per_gpu = processes.threads_wanted(), options.slots_per_gpu
     with client as connected:
         crew = Crew(connected, Path.cwd(), slots_per_gpu=slots_per_gpu, threads=threads, beside=beside)
         try:
             yield crew
-        except BaseException:  # of the sweep itself: nobody will wait for what runs
+        except BaseException:  # the sweep fails: nobody will wait for running stages
             crew.stop()
             raise
         finally:

@@ -1,4 +1,4 @@
-"""Where a sweep's workers come from: this process, a running Dask scheduler, or a cluster's queue."""
+"""Connect a sweep to its workers: in this process, at a running Dask scheduler, or from a cluster's queue."""
 
 import asyncio
 import logging
@@ -29,7 +29,7 @@ ANSWER = 3.0
 
 @cache
 def jobqueue() -> ModuleType:
-    """dask_jobqueue, which takes Ctrl-C away from whoever imports it."""
+    """Import dask_jobqueue, and undo that it changes what Ctrl-C does."""
     before = signal.getsignal(signal.SIGINT)
     try:
         import dask_jobqueue
@@ -39,46 +39,46 @@ def jobqueue() -> ModuleType:
 
 
 def classes() -> list[str]:
-    """Names of those that submit jobs to a queue."""
+    """Name the classes of dask_jobqueue that submit jobs to a queue."""
     return sorted(name for name in dir(jobqueue()) if name.endswith("Cluster") and name != "JobQueueCluster")
 
 
 class ClusterFile(Section):
-    """What --cluster names: jobs that dask-jobqueue submits, each of which is a worker."""
+    """The content of the file that --cluster names: jobs for dask-jobqueue to submit, each of which is a worker."""
 
     cluster: str
-    """One of `classes`."""
+    """The name of a class, see `classes`."""
     jobs: Count
-    """How many are submitted."""
+    """How many jobs are submitted."""
     options: dict[str, Any]
-    """Of that class: queue, cores, memory, walltime, job_extra_directives, ..."""
+    """Arguments of that class: queue, cores, memory, walltime, job_extra_directives, ..."""
 
 
 @contextmanager
 def here(jobs: int) -> Iterator[Client]:
-    """A scheduler and its only worker, in this process: jobs are processes of their own already.
+    """Start a scheduler and one worker in this process, which is enough, for every stage is a process of its own.
 
     Args:
-        jobs: at a time.
+        jobs: stages at a time.
     """
-    address = "http://127.0.0.1:{port}/status"  # where it listens, for its page has no password
+    address = "http://127.0.0.1:{port}/status"  # the dashboard has no password: nobody else may reach it
     with (
         _own(),
         dask.config.set({"distributed.dashboard.link": address}),
         LocalCluster(
             n_workers=1, threads_per_worker=jobs, processes=False, memory_limit=None, dashboard_address="127.0.0.1:0"
-        ) as made,
-        Client(made) as client,
+        ) as local_cluster,
+        Client(local_cluster) as client,
     ):
         yield client
 
 
 @contextmanager
 def scheduler(address: str) -> Iterator[Client]:
-    """A running scheduler, and whatever workers it has or gets.
+    """Connect to a running scheduler; workers may come and go.
 
     Raises:
-        UserError: there is none.
+        UserError: no scheduler answers at that address.
     """
     with _quiet():
         try:
@@ -92,45 +92,45 @@ def scheduler(address: str) -> Iterator[Client]:
 
 
 async def _identity(address: str) -> None:
-    """Ask a scheduler who it is; a client would wait for ever for one that is silent."""
+    """Ask a scheduler for its identity. A client would wait for ever where nobody answers."""
     async with rpc(address) as asked:
         await asked.identity()
 
 
 @contextmanager
 def cluster(path: Path) -> Iterator[Client]:
-    """The workers that a cluster's queue gives.
+    """Submit jobs to a cluster's queue; each is a worker as long as it runs.
 
     Args:
-        path: of the file, see `ClusterFile`.
+        path: of a file as `ClusterFile` describes it.
 
     Raises:
         UserError: the file is wrong.
     """
     content = read(path)
-    with _own(), make(content, path) as made, Client(made) as client:
-        made.adapt(minimum_jobs=content.jobs, maximum_jobs=content.jobs)  # a job that ends is submitted again
+    with _own(), make(content, path) as submitted, Client(submitted) as client:
+        submitted.adapt(minimum_jobs=content.jobs, maximum_jobs=content.jobs)  # a job that ends is submitted again
         yield client
 
 
 def read(path: Path) -> ClusterFile:
-    """A cluster file, validated.
+    """Read and validate a cluster file.
 
     Raises:
-        UserError: it is wrong; lists every problem.
+        UserError: it is wrong; the message lists every problem.
     """
-    content = yamlfile.read(path, bounded=True)
+    given = yamlfile.read(path, bounded=True)
     with explained(str(path)):
-        found = ClusterFile.model_validate(content)
-    if found.cluster not in classes():
+        content = ClusterFile.model_validate(given)
+    if content.cluster not in classes():
         raise UserError(
-            f"{path}: cluster: {found.cluster!r} is no class of dask_jobqueue. Allowed: {', '.join(classes())}"
+            f"{path}: cluster: {content.cluster!r} is no class of dask_jobqueue. Allowed: {', '.join(classes())}"
         )
-    return found
+    return content
 
 
 def make(content: ClusterFile, path: Path) -> "JobQueueCluster":
-    """The cluster that a file describes, without jobs.
+    """Make the cluster that a file describes, without jobs yet.
 
     Raises:
         UserError: its class does not take these options.
@@ -143,14 +143,14 @@ def make(content: ClusterFile, path: Path) -> "JobQueueCluster":
 
 @contextmanager
 def _own() -> Iterator[None]:
-    """For a scheduler of ours: a job whose worker is gone comes back to us, who know how often it may be tried."""
+    """Configure a scheduler of this sweep: a stage whose worker is lost comes back to the sweep, which counts tries."""
     with _quiet(), dask.config.set({"distributed.scheduler.allowed-failures": 0}):
         yield
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without Dask's remarks on workers that come and go, which are the sweep's to make, and on a missing network."""
+    """Silence Dask's messages on workers that come and go, which the sweep reports itself, and on a missing network."""
     logger = logging.getLogger("distributed")
     level = logger.level
     logger.setLevel(logging.CRITICAL)

@@ -1,6 +1,7 @@
-"""Dask workers as a crew for stages: what each of them offers, what it is given to do, and how that ended."""
+"""Dask workers that run a sweep's stages: how they join it, what each of them offers, and how its stages ended."""
 
 import asyncio
+import multiprocessing
 import os
 import queue
 import secrets
@@ -19,59 +20,62 @@ from distributed import Client, Future, Scheduler, Worker, WorkerPlugin, get_wor
 from distributed.client import FutureCancelledError
 from distributed.scheduler import KilledWorker
 
-from kdcore.sweep import FOLDER, slots, warm
+import kdcore
+from kdcore.sweep import FOLDER
 from kdcore.sweep.dvc_pipeline import PROJECT_FILE
-from kdcore.sweep.processes import LOOK, Ending, Job, Outcome, nursery, run
+from kdcore.sweep.processes import GRACE, LOOK, Ending, Job, Outcome, Slots, environments, prepare, run
 from kdcore.sweep.transfer import Delivery, Parcel, Post, code_of
 from kdcore.system.errors import RunError, UserError
 from kdcore.system.files import replace_text
 from kdcore.training import pulse
 
 SLOT = "slot"
-"""Dask's resource of which every job takes one."""
+"""The Dask resource of which every job takes one."""
 PLUGIN = "kdcore-"
-"""Begins the name of the plugin by which workers join a sweep; that of the sweep's Dask client follows."""
+"""Prefix of the name of the plugin by which workers join a sweep; the id of the sweep's Dask client follows."""
 MARK = "token-"
-"""Begins the name of the file by which workers know a sweep's folder."""
+"""Prefix of the name of the file by which workers recognise a sweep's folder."""
 PULSES = "kdcore-pulses"
-"""Dask's topic on which workers that share no files with the sweep say how far their cells are."""
+"""The Dask topic on which workers that share no files with the sweep report how far their cells are."""
 
 PATIENCE = 10.0
-"""Seconds in which Dask must have answered a sweep that ends."""
+"""Seconds that a sweep which ends waits for an answer of Dask."""
 PROFILERS = ("profile", "profile-cycle")
-"""Of a Dask worker. They look at all threads a hundred times a second, and Python 3.11 may stand still for ever where a
-garbage collection falls into that and DVC begins a thread (CPython issue 106883).
+"""Periodic callbacks of a Dask worker that inspect all threads a hundred times a second. Python 3.11 may then hang for
+ever when DVC begins a thread during a garbage collection (CPython issue 106883), so a sweep stops them.
 """
 
 
 @dataclass
 class Place:
-    """What a worker knows of where it is."""
+    """Where a worker runs stages, and how many at a time."""
 
     folder: str
-    """The project's: the sweep's, or a clone of its own."""
+    """The project's folder: the sweep's own, or a clone on the worker's machine."""
     is_apart: bool
     """Whether it is a clone that shares no files with the sweep."""
-    slots: slots.Slots
+    slots: Slots
+    method: str = ""
+    """How processes are started, see `processes.prepare`."""
     trouble: str = ""
-    """Why it cannot run jobs."""
+    """Why the worker cannot run stages."""
     stopping: threading.Event = field(default_factory=threading.Event)
 
 
 @dataclass
 class Joining(WorkerPlugin):
-    """Makes a Dask worker one of this sweep.
+    """Makes a Dask worker a worker of this sweep.
 
     A worker that was started in a clone of the project works there, others in the sweep's folder, which they must see.
 
     Args:
         root: the sweep's folder.
-        token: a file in it that only this sweep has.
-        code: of the project, see `code_of`.
-        slots_per_gpu: jobs on one GPU at a time.
-        threads: of each job; None shares each machine's cores among its jobs. The worker's own OMP_NUM_THREADS does
+        token: path of a file in it that only this sweep has.
+        code: digest of the project's code, see `code_of`.
+        slots_per_gpu: stages on one GPU at a time.
+        threads: per stage; None shares each machine's cores among its stages. The worker's own OMP_NUM_THREADS does
             not count, for Dask sets it to 1.
-        name: begins with `PLUGIN`.
+        name: of the plugin; begins with `PLUGIN`.
     """
 
     root: str
@@ -81,37 +85,52 @@ class Joining(WorkerPlugin):
     threads: int | None
     name: str
     place: Place | None = None
-    """Of the worker that has this copy of the plugin."""
+    """Where the worker that holds this copy of the plugin runs stages."""
 
     async def setup(self, worker: Worker) -> None:
-        """Look where the project is, and offer slots: the worker's threads, on GPUs at most so many each."""
-        self.place = self._find(Path.cwd(), worker.state.nthreads)
+        """Find the project, and offer as many slots as the worker has threads, or fewer where its GPUs have fewer."""
+        multiprocessing.current_process().daemon = False  # Dask makes workers daemons, which may start no processes
+        offered = environments(worker.state.nthreads, self.slots_per_gpu, self.threads)
+        self.place = self._find(Path.cwd(), Slots(offered))
+        if not self.place.trouble:
+            self.place.method = prepare(offered[0], self.code)
         await worker.set_resources(**{SLOT: 0 if self.place.trouble else self.place.slots.count})
         for name in PROFILERS:
             if name in worker.periodic_callbacks:
                 worker.periodic_callbacks.pop(name).stop()
 
     async def teardown(self, worker: Worker) -> None:
-        """What runs belongs to a sweep that is gone, or to a worker that ends: it may save its state first."""
+        """Let running stages save their states: their sweep is gone, or this worker ends."""
         if self.place is not None:
             self.place.stopping.set()
-            deadline = time.monotonic() + warm.GRACE
+            deadline = time.monotonic() + GRACE
             while self.place.slots.free.qsize() < self.place.slots.count and time.monotonic() < deadline:
                 await asyncio.sleep(LOOK)
 
-    def _find(self, here: Path, threads: int) -> Place:
-        offered = slots.Slots(slots.environments(threads, self.slots_per_gpu, self.threads))
+    def _find(self, here: Path, slots: Slots) -> Place:
         if (here / PROJECT_FILE).is_file() and not (here / self.token).is_file():
-            equal = code_of(here) == self.code
-            trouble = "" if equal else f"{here} holds other code than the sweep's folder: git pull there"
-            return Place(str(here), is_apart=True, slots=offered, trouble=trouble)
-        seen = (Path(self.root) / self.token).is_file()
-        trouble = "" if seen else f"{here} is no clone of the project, and {self.root} is not on this machine"
-        return Place(self.root, is_apart=False, slots=offered, trouble=trouble)
+            place = Place(str(here), is_apart=True, slots=slots)
+            if code_of(here) != self.code:
+                place.trouble = f"{here} holds other code than the sweep's folder: git pull there"
+        else:
+            place = Place(self.root, is_apart=False, slots=slots)
+            if not (Path(self.root) / self.token).is_file():
+                place.trouble = f"{here} is no clone of the project, and {self.root} is not on this machine"
+        imported = Path(kdcore.__file__).parents[1]
+        if not place.trouble and code_of(imported, "kdcore") != code_of(Path(place.folder), "kdcore"):
+            remedy = f"start the worker in {place.folder} with 'python -m dask worker'"
+            place.trouble = f"it has imported other code than that of {place.folder}, from {imported}: {remedy}"
+        return place
 
 
 def carry_out(job: Job, parcel: Parcel, plugin: str) -> Delivery:
-    """Run a job on a Dask worker (see `Joining`)."""
+    """Run a stage on a Dask worker that has joined the sweep.
+
+    Args:
+        job: the stage.
+        parcel: what a worker with files of its own has to fetch and to send.
+        plugin: name of the worker's copy of `Joining`.
+    """
     worker = get_worker()
     place = _place(worker, plugin)
     key = worker.get_current_task()
@@ -125,19 +144,20 @@ def carry_out(job: Job, parcel: Parcel, plugin: str) -> Delivery:
     environment = place.slots.free.get()
     try:
         if not place.is_apart:
-            return Delivery(run(job, environment, is_to_end, worker=name))
+            return Delivery(run(job, environment, is_to_end, method=place.method, worker=name))
         post = Post(Path(place.folder))
         post.fetch(parcel.inputs)
-        outcome = run(job, environment, is_to_end, worker=name, beat=lambda: _tell(worker, job))
+        beat = partial(_send_pulse, worker, job)
+        outcome = run(job, environment, is_to_end, method=place.method, worker=name, beat=beat)
         done = outcome.ending is Ending.DONE
-        return Delivery(outcome, is_apart=True, made=post.send_made(parcel.outputs) if done else None)
+        return Delivery(outcome, is_apart=True, outputs=post.send_outputs(parcel.outputs) if done else None)
     except RunError as error:
         return Delivery(Outcome(job.step, Ending.FAILED, worker=name, tail=str(error).splitlines()), place.is_apart)
     finally:
         place.slots.free.put(environment)
 
 
-def _tell(worker: Worker, job: Job) -> None:
+def _send_pulse(worker: Worker, job: Job) -> None:
     path = Path(job.folder) / pulse.pulse_file(job.name)
     if path.is_file():
         worker.log_event(PULSES, {"name": job.name, "pulse": path.read_text()})
@@ -149,7 +169,7 @@ def _stop(plugin: str, dask_worker: Worker) -> None:
 
 @dataclass(frozen=True)
 class Report:
-    """Of a worker: what the sweep has to know of its `Place`."""
+    """What a sweep has to know of a worker's `Place`."""
 
     is_apart: bool
     trouble: str
@@ -165,18 +185,18 @@ def _place(worker: Worker, plugin: str) -> Place:
 
 
 def _sweeps(dask_scheduler: Scheduler) -> dict[str, bool]:
-    """Names of the plugins of sweeps -> whether the sweep is still there."""
-    there = {f"{PLUGIN}{client}" for client in dask_scheduler.clients}
-    return {name: name in there for name in dask_scheduler.worker_plugins if name.startswith(PLUGIN)}
+    """Map the plugins of all sweeps, by name, to whether their sweep is still connected."""
+    connected = {f"{PLUGIN}{client}" for client in dask_scheduler.clients}
+    return {name: name in connected for name in dask_scheduler.worker_plugins if name.startswith(PLUGIN)}
 
 
 def _look_again(dask_scheduler: Scheduler) -> None:
-    """Give jobs that no worker could take to those that have slots now: Dask looks when a worker comes, and slots come
-    a moment later.
+    """Give jobs that no worker could take to workers that have slots now. Dask itself looks only when a worker comes,
+    and its slots come a moment later.
     """
     for state in list(dask_scheduler.workers.values()):
-        found = dask_scheduler.bulk_schedule_unrunnable_after_adding_worker(state)
-        dask_scheduler.transitions(found, "kdcore-slots")
+        runnable = dask_scheduler.bulk_schedule_unrunnable_after_adding_worker(state)
+        dask_scheduler.transitions(runnable, "kdcore-slots")
 
 
 def _unrunnable(dask_scheduler: Scheduler) -> list[str]:
@@ -184,14 +204,14 @@ def _unrunnable(dask_scheduler: Scheduler) -> list[str]:
 
 
 class Crew:
-    """The workers of a sweep: takes jobs, and says how they ended.
+    """The workers of a sweep: takes stages to run, and says how they ended.
 
     Args:
         client: of the Dask scheduler that has the workers.
         root: the sweep's folder.
-        slots_per_gpu: jobs on one GPU at a time.
-        threads: see `Joining`.
-        beside: jobs that share the cores of this machine with one that runs in the sweep's folder, and itself.
+        slots_per_gpu: stages on one GPU at a time.
+        threads: per stage; None shares each machine's cores among its stages.
+        beside: how many stages share this machine's cores, counting one that runs in the sweep's folder.
 
     Raises:
         UserError: another sweep is at work with this scheduler.
@@ -205,28 +225,28 @@ class Crew:
         self.stopping = threading.Event()
         self.here = ThreadPoolExecutor(max_workers=1, thread_name_prefix="here")
         self.offered: dict[str, float] = {}
-        """Slots of each worker."""
+        """Address of each worker -> its slots."""
         self.places: dict[str, Report] = {}
         self.pending: dict[str, Future] = {}
         self.plugin = f"{PLUGIN}{client.id}"
         self._claim()
         token = f"{FOLDER}/{MARK}{os.getpid()}-{secrets.token_hex(4)}"
-        for left in (root / FOLDER).glob(f"{MARK}*"):  # by sweeps that were killed
-            left.unlink()
+        for stale in (root / FOLDER).glob(f"{MARK}*"):  # left by sweeps that were killed
+            stale.unlink()
         (root / token).touch()
         self.token = root / token
+        self.environment = environments(beside, slots_per_gpu, threads)[0]
+        self.method = prepare(self.environment, self.code)
         client.register_plugin(Joining(str(root), token, self.code, slots_per_gpu, threads, self.plugin))
-        client.subscribe_topic(PULSES, self._note)
-        self.environment = slots.environments(beside, slots_per_gpu, threads)[0]
-        nursery(str(root)).begin(self.environment)
+        client.subscribe_topic(PULSES, self._keep_pulse)
 
     @property
     def dashboard(self) -> str:
-        """Address of Dask's own page; empty without one."""
+        """Address of Dask's dashboard; empty where there is none."""
         return str(self.client.dashboard_link or "")
 
     def _claim(self) -> None:
-        """Have the workers for this sweep alone; what the cells of one that was killed have done is saved first."""
+        """Take the workers for this sweep alone; cells of a sweep that was killed save their states first."""
         for plugin, is_there in self.client.run_on_scheduler(_sweeps).items():
             if is_there:
                 address = self.client.scheduler.address
@@ -234,7 +254,7 @@ class Crew:
             self.client.unregister_worker_plugin(plugin)
 
     def capacity(self) -> int:
-        """Jobs that can run at a time on the workers that are there now.
+        """Count the stages that can run at a time on the workers that are connected now.
 
         Raises:
             RunError: the scheduler is gone.
@@ -256,45 +276,45 @@ class Crew:
 
     @property
     def troubles(self) -> list[str]:
-        """Why workers that are there cannot work."""
+        """Why connected workers cannot run stages, a line each."""
         return [f"worker {address}: {place.trouble}" for address, place in self.places.items() if place.trouble]
 
     def submit(self, job: Job, parcel: Parcel) -> None:
-        """Let some worker run a job."""
+        """Have some worker run a stage."""
         key = f"{job.step}-{secrets.token_hex(4)}"
         future = self.client.submit(carry_out, job, parcel, self.plugin, key=key, pure=False, resources={SLOT: 1})
-        self.pending[job.step] = future  # or Dask would take it that nobody waits for it
+        self.pending[job.step] = future  # Dask drops a job whose future nobody holds
         future.add_done_callback(partial(self._end, job.step))
 
     def run_here(self, job: Job) -> None:
-        """Run a job in the sweep's folder, beside those of the workers."""
-        work = self.here.submit(run, job, self.environment, self.stopping.is_set)
+        """Run a stage in the sweep's folder, beside those of the workers."""
+        work = self.here.submit(run, job, self.environment, self.stopping.is_set, method=self.method)
         work.add_done_callback(lambda done: self.ended.put(Delivery(done.result())))
 
     def finished(self, timeout: float) -> list[Delivery]:
-        """Jobs that have ended since the last call; waits for one for so many seconds."""
-        found = []
+        """Return the stages that have ended since the last call; wait so many seconds for the first."""
+        deliveries = []
         try:
-            found.append(self.ended.get(timeout=timeout))
+            deliveries.append(self.ended.get(timeout=timeout))
             while True:
-                found.append(self.ended.get_nowait())
+                deliveries.append(self.ended.get_nowait())
         except queue.Empty:
-            return found
+            return deliveries
 
     def stop(self) -> None:
-        """Ask all jobs to save their states and end; they are still to be waited for."""
+        """Ask all stages to save their states and end; `finished` still reports each."""
         self.stopping.set()
         _ask_beside(self._stop_all)
 
     def _stop_all(self) -> None:
         unrunnable = self.client.run_on_scheduler(_unrunnable)
         for future in list(self.pending.values()):
-            if future.key in unrunnable:  # no worker will ever say that it has ended
+            if future.key in unrunnable:  # no worker has it that could say how it ended
                 future.cancel()
         self.client.run(_stop, self.plugin, on_error="ignore")
 
     def close(self) -> None:
-        """Leave the workers alone again."""
+        """Release the workers."""
         self.here.shutdown()
         self.token.unlink(missing_ok=True)
         _ask_beside(partial(self.client.unregister_worker_plugin, self.plugin)).join(PATIENCE)
@@ -310,14 +330,14 @@ class Crew:
             delivery = Delivery(Outcome(step, Ending.FAILED, tail=[f"{type(error).__name__}: {error}"]))
         self.ended.put(delivery)
 
-    def _note(self, event: tuple[float, dict[str, str]]) -> None:
-        """Keep what a cell elsewhere says of itself where those of this folder keep it."""
-        _, said = event
-        replace_text(self.root / pulse.pulse_file(said["name"]), said["pulse"])
+    def _keep_pulse(self, event: tuple[float, dict[str, str]]) -> None:
+        """Write the pulse of a cell that runs elsewhere to the file that cells in this folder write themselves."""
+        _, message = event
+        replace_text(self.root / pulse.pulse_file(message["name"]), message["pulse"])
 
 
 def _ask_beside(call: Callable[[], object]) -> threading.Thread:
-    """Ask Dask for something beside the sweep, which must be able to end though Dask does not answer."""
+    """Call Dask in a thread of its own, for the sweep must be able to end though Dask does not answer."""
 
     def ask() -> None:
         with suppress(RuntimeError, OSError, AttributeError, CancelledError, FutureCancelledError):  # it is gone

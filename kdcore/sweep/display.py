@@ -1,4 +1,4 @@
-"""What a person sees of a sweep that runs."""
+"""What a person sees of a sweep: its screen while it runs, and the words and consoles of other commands."""
 
 import os
 import platform
@@ -32,8 +32,8 @@ COUNTED = {
 }
 
 
-class _Unheard(Console):
-    """Goes on in silence when nobody reads it any more: a matrix takes days, and what shows it may end."""
+class _SilentConsole(Console):
+    """Goes silent when its reader is gone: a matrix takes days, and the terminal that shows it may end before."""
 
     def on_broken_pipe(self) -> None:
         self.quiet = True
@@ -41,26 +41,26 @@ class _Unheard(Console):
 
 
 class Screen:
-    """Lines for what has happened; in a terminal, below them, what is running now.
+    """Prints lines about what has happened and, in a terminal, what is running now below them.
 
     Args:
         journal: of the sweep.
-        console: where it is shown.
+        console: where to print; None prints to stderr.
     """
 
     def __init__(self, journal: Journal, console: Console | None = None) -> None:
         self.journal = journal
-        self.console = console or _Unheard(stderr=True)
+        self.console = console or _SilentConsole(stderr=True)
         self.seconds: dict[str, float | None] = {}
-        """That stages are estimated to take."""
+        """Stage -> the seconds that it is estimated to take."""
         self.live = Live(console=self.console, auto_refresh=False, transient=True)
         self.shown = 0.0
         self.most = 1
-        """Stages that ran at the same time so far."""
-        self.said: set[str] = set()
+        """The most stages that ran at the same time so far."""
+        self.complaints: set[str] = set()
 
     def say(self, text: str) -> None:
-        """Add a line, or some."""
+        """Print a line, or several."""
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def update(self) -> None:
@@ -70,11 +70,11 @@ class Screen:
             self.shown = time.monotonic()
 
     def view(self) -> Group:
-        """A line on the whole sweep, and a row for each stage that runs."""
+        """Compose a line on the whole sweep, and a row for each stage that runs."""
         table = Table(box=None, pad_edge=False, show_header=False)
-        found = pulses(self._complain)
+        by_name = pulses(self._complain)
         running = [step for step in self.journal.steps.values() if step.state is State.RUNNING]
-        beats = {step.name: beat(step, found) for step in running}
+        beats = {step.name: pulse_of(step, by_name) for step in running}
         for step in running:
             table.add_row(*row(step, beats[step.name]))
         dashboard = [Text(f"Dask's page: {self.journal.dashboard}")] if self.journal.dashboard else []
@@ -95,55 +95,55 @@ class Screen:
         return ", ".join([*parts, *([f"about {duration(left)} left"] if left is not None else [])])
 
     def _expected(self) -> dict[str, float | None]:
-        """Seconds that each stage takes: as estimated, else as its like took in this sweep; what has no estimate
-        because it trains nothing takes none.
+        """Estimate the seconds of each stage: from earlier trainings, or else from stages of its kind in this sweep.
+        A stage that trains nothing and has no like counts as 0.
         """
         took = defaultdict(list)
         for step in self.journal.steps.values():
             if step.state is State.DONE and step.seconds is not None:
                 took[stage_of(step)].append(step.seconds)
         typical = {stage: median(seconds) for stage, seconds in took.items()}
-        found = {}
+        expected = {}
         for name, step in self.journal.steps.items():
             estimate = self.seconds.get(name, 0.0)
-            found[name] = estimate or typical.get(stage_of(step), estimate)
-        return found
+            expected[name] = estimate or typical.get(stage_of(step), estimate)
+        return expected
 
     def _complain(self, text: str) -> None:
-        """Of each damaged file once, however often it is looked at."""
-        if text not in self.said:
-            self.said.add(text)
+        """Say what is wrong with a file once, however often it is read."""
+        if text not in self.complaints:
+            self.complaints.add(text)
             self.say(text)
 
     def __enter__(self) -> "Screen":
-        """Begin."""
+        """Start to show what is running."""
         if self.console.is_terminal:
             self.live.start()
-            self.console.show_cursor()  # the sweep may be killed, and the terminal has to stay as it was
+            self.console.show_cursor()  # a sweep that is killed could not bring it back
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Leave nothing but the lines."""
+        """Remove what was running from the screen; the lines stay."""
         self.live.stop()
 
 
 def stage_of(step: Step) -> str:
-    """The stage of dvc.yaml that a step is one of."""
+    """Name the stage of dvc.yaml that a step belongs to."""
     return step.name.partition("@")[0]
 
 
 def _left(step: Step, pulse: Pulse | None, expected: float | None) -> float | None:
-    """Seconds that a stage runs still."""
+    """Estimate the seconds until a running stage ends."""
     if pulse is not None and pulse.seconds_left is not None:
         return max(0.0, pulse.seconds_left - (time.time() - pulse.updated))
     return None if expected is None else max(0.0, expected - (time.time() - (step.started or time.time())))
 
 
-def beat(step: Step, found: dict[str, Pulse]) -> Pulse | None:
-    """The pulse of a stage that runs; None before its first, for the file may be that of an attempt that was killed."""
-    pulse = found.get(step.name.partition("@")[2])
+def pulse_of(step: Step, by_name: dict[str, Pulse]) -> Pulse | None:
+    """Return the pulse of a stage that runs; None where its file is older, and so of an attempt that was killed."""
+    pulse = by_name.get(step.name.partition("@")[2])
     if pulse is None:
         return None
     slack = 0.0 if pulse.host == platform.node() else SKEW
@@ -151,14 +151,14 @@ def beat(step: Step, found: dict[str, Pulse]) -> Pulse | None:
 
 
 def row(step: Step, pulse: Pulse | None) -> tuple[str, ...]:
-    """Of a stage that runs: name, epoch, loss, images per second, time left, where it is."""
+    """Describe a stage that runs: its name, epoch, loss, images per second, time left, and worker."""
     if pulse is None:
         return (step.name, f"for {duration(time.time() - (step.started or time.time()))}", "", "", "", step.worker)
     return (step.name, *progress(pulse), step.worker or pulse.host)
 
 
 def progress(pulse: Pulse) -> tuple[str, str, str, str]:
-    """Epoch, loss, images per second and time left, in words."""
+    """Put epoch, loss, images per second and time left into words."""
     return (
         f"epoch {pulse.epoch}/{pulse.epochs}",
         "" if pulse.loss is None else f"loss {pulse.loss:.3f}",
@@ -168,12 +168,12 @@ def progress(pulse: Pulse) -> tuple[str, str, str, str]:
 
 
 def time_left(waiting: Sequence[float | None], running: Sequence[float | None], jobs: int) -> float | None:
-    """Seconds until all is done, by what each stage will take still; None where that is not known of one.
+    """Estimate the seconds until all stages are done; None where that is not known of one of them.
 
     Args:
-        waiting: of each stage that waits.
-        running: of each that runs.
-        jobs: at a time.
+        waiting: seconds of each stage that waits.
+        running: seconds left of each stage that runs.
+        jobs: stages at a time.
     """
     known = [seconds for seconds in (*waiting, *running) if seconds is not None]
     if len(known) < len(waiting) + len(running) or not known:
@@ -182,11 +182,11 @@ def time_left(waiting: Sequence[float | None], running: Sequence[float | None], 
 
 
 WIDTH = 160
-"""Columns where nobody's terminal says how many there are."""
+"""Columns of output that goes to no terminal."""
 
 
 def duration(seconds: float | None) -> str:
-    """To two units, the last one rounded up to: 45 s, 12 min, 3 h 20 min, 2 d 4 h; a question mark for None."""
+    """Write seconds in at most two units, rounded up: 45 s, 12 min, 3 h 20 min, 2 d 4 h; None is a question mark."""
     if seconds is None:
         return "?"
     if seconds <= 59:
@@ -202,18 +202,18 @@ def duration(seconds: float | None) -> str:
 
 
 def listed(parts: Sequence[str]) -> str:
-    """a; a and b; a, b and c."""
+    """Join words: a; a and b; a, b and c."""
     return " and ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]]))
 
 
 def console() -> Console:
-    """For a table: as wide as the terminal; wide enough where there is none, unless COLUMNS says otherwise."""
-    made = _Heard(highlight=False)
-    return made if made.is_terminal else _Heard(highlight=False, width=max(made.width, WIDTH))
+    """Make a console for tables: as wide as the terminal, or `WIDTH` columns where there is none and no COLUMNS."""
+    plain = _RaisingConsole(highlight=False)
+    return plain if plain.is_terminal else _RaisingConsole(highlight=False, width=max(plain.width, WIDTH))
 
 
-class _Heard(Console):
-    """Ends with the error itself when nobody reads it any more, of which `stages.run` knows."""
+class _RaisingConsole(Console):
+    """Raises BrokenPipeError when its reader is gone, which `stages.run` turns into a silent end."""
 
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError

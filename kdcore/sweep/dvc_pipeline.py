@@ -1,8 +1,8 @@
-"""The pipeline as DVC has it: what is stale, what lies in its cache, and the record of what was made.
+"""The pipeline as DVC knows it: which stages are stale, which outputs are cached, and the record in dvc.lock.
 
-DVC stays the only authority on both. Its command line takes a second per stage and reads and writes the whole lock file
-each time, so this module calls what the command calls; besides it only `lookup` and `transfer` know DVC from inside.
-What it does, and in which order, is what `dvc repro` does (dvc/repo/reproduce.py and dvc/stage of DVC 3.60 to 3.67).
+DVC decides all of it. Its command line takes a second per stage, and reads and writes the whole lock file each time, so
+this module calls the functions that `dvc repro` calls, in the same order (dvc/repo/reproduce.py and dvc/stage of DVC
+3.60 to 3.67). Only `dry_run`, `transfer` and `mend` use DVC's inner functions besides.
 """
 
 import logging
@@ -39,28 +39,28 @@ from kdcore.system.errors import RunError, UserError
 
 PROJECT_FILE, LOCK_FILE = "dvc.yaml", "dvc.lock"
 Item = dict[str, Any]
-"""A file or folder as dvc.lock has it: path, hash, md5, size, and the number of files of a folder."""
+"""The entry of a file or folder in dvc.lock: path, hash, md5, size, and the number of files of a folder."""
 
 
 class Verdict(Enum):
-    """What DVC has to do for a stage whose dependencies are in place."""
+    """What DVC says of a stage whose dependencies are in place."""
 
     UP_TO_DATE = "up to date"
     CACHED = "cached"
-    """Its outputs have been made before, and were brought back."""
+    """It was run before with the same dependencies; its outputs were brought back from the cache."""
     STALE = "stale"
 
 
 class Pipeline:
-    """The stages that `dvc repro` would walk through, in its order.
+    """The stages that `dvc repro` would visit, in its order.
 
-    It keeps the stages as they are at the start, whatever becomes of params.yaml and dvc.yaml.
+    They stay as they are at the start, though params.yaml or dvc.yaml may change.
 
     Args:
-        root: the project's folder, and the working directory.
-        targets: as `dvc repro` has them; none is all stages.
+        root: the project's folder, which is the working directory.
+        targets: names of stages, as for `dvc repro`; without any, all stages.
         glob: whether the targets are patterns.
-        params: a params.yaml elsewhere that stands for the project's, where nothing is to be run.
+        params: for a dry run, a params.yaml elsewhere that stands for the project's.
 
     Raises:
         UserError: there is no DVC project, a file of it is wrong, or a target unknown.
@@ -83,27 +83,29 @@ class Pipeline:
         self.needs = {
             name: {above.addressing for above in graph.successors(stage)} for name, stage in self.stages.items()
         }
-        """Stage -> those whose outputs it depends on."""
-        self.made: list[PipelineStage] = []
-        """Since the last `record`."""
+        """Stage -> the stages whose outputs it depends on."""
+        self.unrecorded: list[PipelineStage] = []
+        """Stages that were run or brought back since the last `record`."""
         self.recorded_before: list[str] | None = None
-        """Stages that dvc.lock held when the first of a row of interrupted sweeps began; None until that is known."""
+        """Stages in dvc.lock when this sweep began, or the first of several that were interrupted in a row; None until
+        dvc.lock was read. Later entries are put in the order of a serial run.
+        """
 
     @property
     def steps(self) -> list[str]:
-        """The stages' names, in the order of `dvc repro`."""
+        """Names of the stages, in the order of `dvc repro`."""
         return list(self.stages)
 
     def outputs(self, step: str) -> list[str]:
-        """Paths of what a stage makes, relative to the project."""
+        """List the paths that a stage makes, relative to the project."""
         return [out.def_path for out in self.stages[step].outs]
 
     def dependencies(self, step: str) -> list[str]:
-        """Paths of what a stage reads, relative to the project."""
+        """List the paths that a stage reads, relative to the project."""
         return [dep.def_path for dep in self.stages[step].deps]
 
     def command(self, step: str) -> str:
-        """What makes a stage's outputs."""
+        """Return the command that makes a stage's outputs."""
         return str(self.stages[step].cmd)
 
     @cached_property
@@ -118,21 +120,21 @@ class Pipeline:
         Raises:
             UserError: one of them is at work; names it.
         """
-        # DVC compares every path with every other: the folders that hold the outputs are few, and enough.
+        # DVC compares every path with every other, so only the few folders are locked that hold all outputs.
         folders = sorted({Path(path).parts[0] for step in self.stages for path in self.outputs(step)})
         paths = [str(Path(self.repo.root_dir) / folder) for folder in folders]
         hardlink = self.repo.config["core"].get("hardlink_lock", False)
         try:
-            # The text by which DVC tells commands apart: that of its own calls, which must pass.
+            # DVC lets calls pass that name the same command, as its own calls in this process do.
             with rwlock(self.repo.tmp_dir, self.repo.fs, " ".join(sys.argv), [], paths, hardlink):
                 yield
         except LockError as error:
             raise UserError(f"another command of DVC is at work here: {error}") from error
 
     def check(self, step: str) -> Verdict:
-        """What is to be done for a stage whose dependencies are in place; brings cached outputs back.
+        """Decide what to do for a stage whose dependencies are in place, and bring cached outputs back.
 
-        The outputs of a stale one are removed, as `dvc repro` removes them.
+        The outputs of a stale stage are removed, as by `dvc repro`.
 
         Raises:
             RunError: DVC cannot tell, because a dependency is missing, for instance.
@@ -160,29 +162,29 @@ class Pipeline:
             self._keep(self.stages[step])
 
     def record(self) -> None:
-        """Bring dvc.lock up to date, as `dvc repro` would have left it.
+        """Write the stages made since the last call to dvc.lock, as `dvc repro` would have left it.
 
-        What was made meanwhile by others stays. A stage that is not recorded is not lost: the next run finds it in the
-        cache.
+        Entries that other commands wrote meanwhile stay. A stage that a killed sweep did not record is not lost: the
+        next sweep finds its outputs in the cache.
         """
-        if not self.made:
+        if not self.unrecorded:
             return
         lock = Path(self.repo.root_dir) / LOCK_FILE
-        aside = lock.with_name(f".{LOCK_FILE}.unfinished")  # DVC writes in place: killed then, it leaves half a file
+        aside = lock.with_name(f".{LOCK_FILE}.unfinished")  # DVC writes in place, and a kill would leave half a file
         with self._locked():
             if lock.exists():
                 shutil.copyfile(lock, aside)
             with modify_yaml(aside) as content:
                 self._update(content)
             aside.replace(lock)
-        self.made.clear()
+        self.unrecorded.clear()
 
     def _update(self, content: dict[str, Any]) -> None:
         content.setdefault("schema", "2.0")
         entries = content.setdefault("stages", {})
         if self.recorded_before is None:
             self.recorded_before = list(entries)
-        for stage in self.made:
+        for stage in self.unrecorded:
             entries.update(to_lockfile(stage))
         before = set(self.recorded_before)
         for name in self.stages:
@@ -190,16 +192,16 @@ class Pipeline:
                 entries[name] = entries.pop(name)  # new entries stand last, in the order of a serial run
 
     def inputs(self, step: str) -> list[Item]:
-        """What a stage that has been checked reads, as it lies in the cache: of a folder that several stages fill, what
-        each of them has put there.
+        """List what a stage that was checked reads, as it lies in the cache. A folder that several stages fill is
+        listed as the outputs of each.
         """
         stage = self.stages[step]
-        made = [out for above in sorted(self.needs[step]) for out in self.stages[above].outs]
-        found: list[Item] = []
+        outputs = [out for above in sorted(self.needs[step]) for out in self.stages[above].outs]
+        items: list[Item] = []
         for item in to_single_stage_lockfile(stage)["deps"]:
-            inside = [out for out in made if Path(item["path"]) in Path(out.def_path).parents]
-            found += [_item(out) for out in inside] or [dict(item)]
-        return found
+            inside = [out for out in outputs if Path(item["path"]) in Path(out.def_path).parents]
+            items += [_item(out) for out in inside] or [dict(item)]
+        return items
 
     def _keep(self, stage: PipelineStage) -> None:
         uncached = any(not out.use_cache for out in stage.outs if not (out.is_metric or out.is_plot))
@@ -209,11 +211,11 @@ class Pipeline:
         lost = [out.def_path for out in stage.outs if out.use_cache and out.changed_cache()]
         if lost:  # DVC prints what it could not copy, and goes on
             raise RunError(f"{', '.join(lost)}: DVC could not put it into its cache; is the disk full?")
-        self.made.append(stage)
+        self.unrecorded.append(stage)
 
     @contextmanager
     def _locked(self, step: str = PROJECT_FILE) -> Iterator[None]:
-        """Alone among DVC's commands; what goes wrong is said of this step."""
+        """Hold DVC's lock; errors of DVC become errors of this step."""
         try:
             with self.repo.lock:
                 yield
@@ -222,19 +224,19 @@ class Pipeline:
 
 
 def _index(repo: Repo, params: Path) -> Index:
-    """The stages that dvc.yaml would have with another params.yaml."""
+    """Resolve dvc.yaml with another params.yaml."""
     project = load_file(repo, str(Path(repo.root_dir) / PROJECT_FILE))
     project.resolver = DataResolver(repo, str(params.parent), project.contents)
     return Index(repo, stages=list(project.stages.values()))
 
 
 def _chosen(stages: Sequence[PipelineStage], targets: Sequence[str], *, glob: bool) -> list[PipelineStage]:
-    """The stages that targets name. DVC's own search reads the lock file, the slowest part, again for each of them.
+    """Return the stages that targets name. DVC's own search would read the lock file again for each target.
 
     Raises:
-        UserError: one names none.
+        UserError: a target names no stage.
     """
-    found: dict[str, PipelineStage] = {}
+    by_name: dict[str, PipelineStage] = {}
     for target in targets or [PROJECT_FILE]:
         pattern = target if glob else escape(target)
         chosen = {
@@ -244,8 +246,8 @@ def _chosen(stages: Sequence[PipelineStage], targets: Sequence[str], *, glob: bo
         }
         if not chosen:
             raise UserError(f"{target}: names no stage; 'dvc stage list --name-only' shows all, --glob allows patterns")
-        found |= chosen
-    return list(found.values())
+        by_name |= chosen
+    return list(by_name.values())
 
 
 def _item(out: Output) -> Item:
@@ -253,12 +255,12 @@ def _item(out: Output) -> Item:
 
 
 def _names(stage: PipelineStage) -> tuple[str, str]:
-    """Its own, and that of all its cells."""
+    """Return the names by which a target may mean a stage: its own, and that of its matrix."""
     return stage.addressing, stage.addressing.partition("@")[0]
 
 
 def reasons(error: BaseException) -> str:
-    """What an error says, and what it was raised from."""
+    """Join the messages of an error and of the errors that caused it."""
     causes = []
     reason: BaseException | None = error
     while reason is not None:

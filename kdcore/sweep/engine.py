@@ -1,4 +1,4 @@
-"""A sweep: DVC's stale stages, handed to a crew of workers in the order of their needs, and recorded by DVC."""
+"""A sweep: hands DVC's stale stages to workers as soon as what they need is done, and records the results in DVC."""
 
 import os
 import signal
@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING
 
 from kdcore.matrix.cards import CARDS
 from kdcore.sweep import journal as journals
-from kdcore.sweep import warm
 from kdcore.sweep.display import Screen
 from kdcore.sweep.dvc_pipeline import Pipeline, Verdict
 from kdcore.sweep.journal import Journal
-from kdcore.sweep.processes import Ending, Job, Outcome
+from kdcore.sweep.processes import GRACE, Ending, Job, Outcome
 from kdcore.sweep.schedule import Order, Schedule, State, Step
 from kdcore.sweep.transfer import Delivery, Parcel, Post
 from kdcore.system import yamlfile
@@ -30,23 +29,23 @@ if TYPE_CHECKING:
     from kdcore.sweep.dask_workers import Crew  # Dask takes half a second, and a sweep that has nothing to do no Dask
 
 PATIENCE = 10.0
-"""Seconds that workers have to say that what was stopped has ended, beyond those that it has itself."""
+"""Seconds that a stopped sweep waits, beyond the time that stages have to save, for workers to report their end."""
 TICK = 0.25
-"""Seconds between two looks at what has changed."""
+"""Seconds between two updates of the journal and the screen."""
 HERE = ("plan", "data", "pairs", "tables")
-"""Stages that run in the sweep's folder: they read files that DVC does not carry, or the network."""
-AGAIN = (Ending.LOST, Ending.OUT_OF_MEMORY, Ending.STOPPED)
-"""How a stage may end that is tried again; one is stopped with its worker, too."""
+"""Stages that run in the sweep's folder: they read files outside DVC, or download."""
+RETRIED = (Ending.LOST, Ending.OUT_OF_MEMORY, Ending.STOPPED)
+"""Endings after which a stage is tried again. It may be stopped though the sweep goes on: with its worker."""
 RECORDING = 0.05
-"""Share of the time that may go into dvc.lock, which is written as a whole."""
+"""The share of time that may go into dvc.lock, which DVC writes as a whole, a second or more for a large matrix."""
 
 
 @dataclass(frozen=True)
 class Tries:
-    """How patient a sweep is."""
+    """How often a sweep tries a stage, and how long it waits for one."""
 
     retries: int
-    """Further attempts in a row for a stage whose worker was lost, or that ran out of memory, before its next epoch."""
+    """Further attempts for a stage whose worker was lost, or that ran out of memory; an epoch further, all are back."""
     timeout: float | None
     """Seconds without a sign of life, after which a stage is ended; None waits for ever."""
 
@@ -55,12 +54,12 @@ class Sweep:
     """Brings the stages of a pipeline up to date.
 
     Args:
-        pipeline: of the project in the working directory.
-        order: what runs first.
-        hire: gives the crew that works, when there is work.
-        tries: how often, and how long.
-        journal: where others can see it.
-        screen: where a person sees it.
+        pipeline: the stages of the project in the working directory.
+        order: ranks stages that may run at the same time.
+        hire: connects the workers; called once there is something to run.
+        tries: how often a stage is tried.
+        journal: the file in which other commands read how far the sweep is.
+        screen: what a person sees.
     """
 
     def __init__(
@@ -77,21 +76,21 @@ class Sweep:
         self.hire = hire
         self.schedule = Schedule.of(pipeline.needs, order.rank)
         self.most: int | None = None
-        """Jobs at a time, where memory did not suffice for all slots."""
+        """The most stages at a time, once memory did not suffice for all slots."""
         self.stopped: signal.Signals | None = None
         self.patience = 0.0
-        """When one that was stopped waits no longer for what runs."""
+        """The monotonic time at which a stopped sweep no longer waits for running stages."""
         self.trouble = ""
-        """Why nothing is handed out any more."""
+        """Why no stage is started any more; empty as long as all is well."""
         self.is_waiting = False
-        """For workers: none is there."""
+        """Whether no worker is connected."""
         self.sent: set[str] = set()
-        """Digests of what is in the DVC remote."""
+        """Hashes of what this sweep has sent to the DVC remote."""
         self.recorded, self.recording = time.monotonic(), 0.0
         journal.steps = self.schedule.steps
 
     def run(self) -> None:
-        """Carry the sweep to its end, whatever becomes of single stages; `failures` says what did."""
+        """Run the sweep to its end though single stages may fail; `failures` lists those."""
         params = Path("params.yaml")
         before = file_sha256(params)
         with self._listening():
@@ -111,7 +110,7 @@ class Sweep:
 
     @cached_property
     def crew(self) -> "Crew":
-        """Hired when it is first needed."""
+        """The workers, connected when they are first needed."""
         crew = self.hire()
         self.journal.dashboard = crew.dashboard
         self.say(f"Dask's page: {crew.dashboard}; from another terminal: python -m stages.status")
@@ -119,13 +118,13 @@ class Sweep:
 
     @property
     def failures(self) -> list[Step]:
-        """Stages that failed."""
+        """The stages that failed."""
         return [step for step in self.schedule.steps.values() if step.state is State.FAILED]
 
     def _hand_out(self) -> None:
-        """Give the crew as much as it can take."""
+        """Start as many stages as there are free slots."""
         if self.stopped is not None or self.trouble:
-            self._leave()
+            self._wind_up()
             return
         while True:
             ready = self.schedule.ready()
@@ -136,7 +135,7 @@ class Sweep:
             self._begin(ready[0])
 
     def _is_busy(self) -> bool:
-        """Whether every slot has its job. Where nothing was stale yet there is no crew, and none may be needed."""
+        """Say whether all slots are taken; not before there is a crew, for perhaps nothing is stale."""
         busy = sum(step.state is State.RUNNING and not is_here(step.name) for step in self.schedule.steps.values())
         if "crew" not in self.__dict__:
             return False
@@ -146,8 +145,8 @@ class Sweep:
         self.is_waiting = not room
         return busy >= (room if self.most is None else min(self.most, room))
 
-    def _leave(self) -> None:
-        """Hand nothing out any more; what runs saves its state, or ends where there is trouble."""
+    def _wind_up(self) -> None:
+        """Start nothing any more. After a signal, running stages save their states; else they go on to their end."""
         for step in self.schedule.steps.values():
             if step.state is State.WAITING:
                 step.state = State.STOPPED
@@ -157,20 +156,20 @@ class Sweep:
         if not self.crew.stopping.is_set():
             self.say(f"stopping: {shortened(running)} may save their states (once more ends them at once)")
             self.crew.stop()
-            self.patience = time.monotonic() + warm.GRACE + PATIENCE
+            self.patience = time.monotonic() + GRACE + PATIENCE
         elif time.monotonic() > self.patience:
             self.say(f"no answer: {shortened(running)} may still be at work")
             for name in running:
                 self.schedule.settle(name, State.STOPPED)
 
     def _begin(self, name: str) -> None:
-        """Let DVC decide what a stage needs, and have it run if it must."""
+        """Ask DVC what a stage needs: nothing, its outputs from the cache, or to be run, which starts it."""
         step = self.schedule.steps[name]
         verdict = None
         with self._failing(step):
             verdict = self.pipeline.check(name)
         if verdict is Verdict.STALE:
-            crew = self.crew  # outside of what fails with one stage: without a crew there is no sweep
+            crew = self.crew  # not inside _failing: what goes wrong here fails the sweep, not this stage
             if not is_here(name) and self._is_busy():
                 return
             with self._failing(step):
@@ -192,34 +191,36 @@ class Sweep:
             new = [item for item in inputs if item["md5"] not in self.sent]
             Post(Path.cwd()).send(new)
             self.sent.update(item["md5"] for item in new)
-        crew.submit(job, Parcel(tuple(inputs), tuple(self.pipeline.outputs(step.name)), crew.code))
+        crew.submit(job, Parcel(tuple(inputs), tuple(self.pipeline.outputs(step.name))))
 
     def _take(self, delivery: Delivery) -> None:
-        """What has become of a stage."""
+        """Record how a stage has ended."""
         outcome = delivery.outcome
         step = self.schedule.steps[outcome.step]
         step.worker, step.seconds = outcome.worker, round(outcome.seconds, 2)
         if outcome.ending is Ending.DONE:
             with self._failing(step):
-                if delivery.made is not None:
-                    Post(Path.cwd()).fetch(delivery.made)
-                check_made(step.name, self.pipeline.outputs(step.name))
+                if delivery.outputs is not None:
+                    Post(Path.cwd()).fetch(delivery.outputs)
+                check_outputs(step.name, self.pipeline.outputs(step.name))
                 self.pipeline.finish(step.name)
                 self.schedule.settle(step.name, State.DONE)
                 self.say(f"{step.name}: done in {outcome.seconds:.1f} s")
         elif outcome.ending is Ending.STOPPED and self.stopped is not None:
             self.schedule.settle(step.name, State.STOPPED)
-        elif outcome.ending in AGAIN and self._has_tries(step):
+        elif outcome.ending in RETRIED and self._has_tries(step):
             self._try_again(step, outcome)
         else:
             if delivery.is_apart:
                 replace_text(journals.log(step.name), "\n".join(outcome.tail))
             self._fail(step, _reason(outcome), outcome.tail)
             if outcome.code == FULL_DISK:
-                self._halt()
+                self._stop_for_full_disk()
 
     def _has_tries(self, step: Step) -> bool:
-        """Whether it may be tried once more: on machines that come and go it may be lost often, and still get done."""
+        """Say whether a stage may be tried again. One that got an epoch further may be lost as often as before: on
+        machines that come and go, a cell is lost often and still gets done.
+        """
         pulse = pulses(self.say).get(step.name.partition("@")[2])
         if pulse is not None and pulse.epoch > step.epoch:
             step.epoch, step.attempts = pulse.epoch, 1
@@ -234,13 +235,13 @@ class Sweep:
 
     @contextmanager
     def _failing(self, step: Step) -> Iterator[None]:
-        """What goes wrong with one stage is its failure; where the disk is full, the sweep's."""
+        """Turn an error into the failure of one stage; a full disk also stops the sweep."""
         try:
             yield
         except (RunError, UserError, OSError) as error:
             self._fail(step, str(error))
             if is_full(error):
-                self._halt()
+                self._stop_for_full_disk()
 
     def _fail(self, step: Step, reason: str, tail: list[str] | None = None) -> None:
         blocked = self.schedule.settle(step.name, State.FAILED, reason)
@@ -262,16 +263,16 @@ class Sweep:
         except OSError as error:
             if not is_full(error):
                 raise
-            self._halt()
+            self._stop_for_full_disk()
 
-    def _halt(self) -> None:
+    def _stop_for_full_disk(self) -> None:
         if not self.trouble:
             self.trouble = "the disk is full: make space, and run it again"
             self.say(self.trouble)
 
     @contextmanager
     def _listening(self) -> Iterator[None]:
-        """Stop at Ctrl-C, SIGTERM and when the terminal goes; at the second of them at once."""
+        """Stop at Ctrl-C, at SIGTERM and when the terminal is closed; at a second signal end at once."""
 
         def stop(number: int, frame: FrameType | None) -> None:
             if self.stopped is not None:
@@ -279,7 +280,7 @@ class Sweep:
             self.stopped = signal.Signals(number)
 
         wanted = [signal.SIGTERM]
-        for number in (signal.SIGINT, signal.SIGHUP):  # which nohup, or a shell in whose background this runs, ignores
+        for number in (signal.SIGINT, signal.SIGHUP):  # ignored under nohup, or in the background of a shell
             wanted += [number] if signal.getsignal(number) is not signal.SIG_IGN else []
         before = {number: signal.signal(number, stop) for number in wanted}
         try:
@@ -290,7 +291,7 @@ class Sweep:
 
 
 def is_here(step: str) -> bool:
-    """Whether a stage runs in the sweep's folder, beside what its workers do."""
+    """Say whether a stage runs in the sweep's folder, and so takes no slot of a worker."""
     stage, _, name = step.partition("@")
     if stage == "teacher":
         card = CARDS / "teacher" / f"{name}.yaml"
@@ -298,15 +299,15 @@ def is_here(step: str) -> bool:
     return stage in HERE
 
 
-def check_made(step: str, outputs: Sequence[str]) -> None:
-    """Refuse outputs that are no valid results, whatever the exit code was.
+def check_outputs(step: str, outputs: Sequence[str]) -> None:
+    """Refuse outputs that are no valid results, though the exit code was 0.
 
     Args:
         step: the stage's name.
-        outputs: its paths.
+        outputs: the paths that it should have made.
 
     Raises:
-        UserError: one is missing or damaged, or of something else.
+        UserError: one is missing, damaged, or the result of another card.
     """
     stage, _, name = step.partition("@")
     for output in map(Path, outputs):
@@ -319,7 +320,7 @@ def check_made(step: str, outputs: Sequence[str]) -> None:
 
 
 def shortened(names: Sequence[str], most: int = 5) -> str:
-    """Some of them, and how many more there are."""
+    """Join the first names, and say how many more there are."""
     more = len(names) - most
     return ", ".join(names) if more <= 0 else f"{', '.join(names[:most])} and {more} more"
 

@@ -1,4 +1,4 @@
-"""What a sweep would do, with reasons, the time that it would take and the disk that it would fill."""
+"""The report of a dry run: what a sweep would do and why, the time that it would take, the disk that it would fill."""
 
 import heapq
 import shutil
@@ -18,44 +18,43 @@ from kdcore.matrix.cards import TEACHER_SEED, make_cards
 from kdcore.matrix.cell import Cell
 from kdcore.matrix.params import Params
 from kdcore.sweep.display import duration
+from kdcore.sweep.dry_run import MD5, Judge, Lookup, Outlook
 from kdcore.sweep.dvc_pipeline import Pipeline
-from kdcore.sweep.judge import Judge, Outlook
-from kdcore.sweep.lookup import MD5, Lookup
 from kdcore.sweep.schedule import Estimates, Order
 from kdcore.system import yamlfile
 from kdcore.system.files import file_digests
 
 ROWS = 40
-"""Of a table; stages that fare alike share a row where there would be more."""
+"""The most rows of the table; stages with one outlook and reason share a row where there would be more."""
 AHEAD = (Outlook.TO_RUN, Outlook.BLOCKED)
-"""Outlooks of what takes time."""
+"""Outlooks of stages that take time."""
 
 
 @dataclass(frozen=True)
 class Training:
-    """What a training would take; None where nothing like it was trained here."""
+    """What a training would cost; None where nothing like it was trained here."""
 
     seconds: float | None
     bytes: float | None
-    """Of its results."""
+    """Size of its results."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """Of one stage."""
+    """The outlook of one stage."""
 
     step: str
     outlook: Outlook
     reason: str
     cell: Cell | None
-    """That it trains; None for other stages, teachers' too."""
+    """The cell that the stage trains; None for other stages, those of teachers included."""
     training: Training | None
     """None for stages that train nothing."""
 
 
 @dataclass(frozen=True)
 class Disk:
-    """One that would be written to."""
+    """A disk that would be written to: its bytes needed and free."""
 
     folder: Path
     needed: float
@@ -64,11 +63,11 @@ class Disk:
 
 @dataclass(frozen=True)
 class Forecast:
-    """Of all stages.
+    """What a sweep would do.
 
     Args:
-        lines: in the order in which a sweep would run them.
-        jobs: at a time.
+        lines: a line per stage, in the order in which a sweep would run them.
+        jobs: stages at a time.
         cache: the folder of DVC's cache.
     """
 
@@ -77,25 +76,25 @@ class Forecast:
     cache: Path
 
     def count(self, outlook: Outlook, *, cells: bool) -> int:
-        """Cells with this outlook, or other stages."""
+        """Count the cells with this outlook, or the other stages."""
         return sum(line.outlook is outlook and (line.cell is not None) is cells for line in self.lines)
 
     def trainings(self, *outlooks: Outlook) -> list[Training]:
-        """Of cells and teachers with one of these outlooks."""
+        """List the trainings of cells and teachers with one of these outlooks."""
         return [line.training for line in self.lines if line.training is not None and line.outlook in outlooks]
 
     def seconds(self, outlook: Outlook) -> float:
-        """That trainings with this outlook would take, so many jobs at a time, as far as that is known."""
+        """Add up the time of trainings with this outlook, divided among the jobs, as far as it is known."""
         return sum(training.seconds or 0.0 for training in self.trainings(outlook)) / self.jobs
 
     @property
     def unknown(self) -> int:
-        """Trainings ahead of which nobody knows how long they take."""
+        """The number of trainings ahead whose time is not known."""
         return sum(training.seconds is None for training in self.trainings(*AHEAD))
 
     def disks(self) -> list[Disk]:
-        """What results would need, as far as that is known: new ones in the workspace and in the cache, cached ones in
-        the workspace.
+        """Say what results would need, as far as it is known. New results lie in the workspace and in the cache; those
+        that are cached already take space in the workspace only.
         """
         new, cached = (
             sum(training.bytes or 0.0 for training in self.trainings(*outlooks))
@@ -104,7 +103,7 @@ class Forecast:
         return disks([(Path.cwd(), new + cached), (self.cache, new)])
 
     def show(self, console: Console) -> None:
-        """Print it."""
+        """Print the table of stages, and the totals."""
         table = Table("stage", "", "state", "reason", "time", box=None, pad_edge=False, header_style="bold")
         table.columns[1].justify = table.columns[4].justify = "right"
         for row in condensed([line for line in self.lines if line.outlook is not Outlook.UP_TO_DATE]):
@@ -114,7 +113,7 @@ class Forecast:
         console.print(*self.totals(), sep="\n", markup=False, soft_wrap=True)
 
     def totals(self) -> list[str]:
-        """Lines below the table."""
+        """Return the lines below the table: counts, time and disk."""
         lines = [
             f"{what}: " + ", ".join(f"{self.count(outlook, cells=cells)} {outlook.value}" for outlook in Outlook)
             for what, cells in (("cells", True), ("other stages", False))
@@ -146,14 +145,14 @@ class Forecast:
 def make(
     pipeline: Pipeline, params: Params, estimates: Estimates, *, jobs: int, replaced: Path | None = None
 ) -> Forecast:
-    """What a sweep of these stages would do.
+    """Work out what a sweep would do.
 
     Args:
-        pipeline: its stages.
+        pipeline: the stages of the sweep.
         params: the matrix.
-        estimates: of its cells.
-        jobs: at a time.
-        replaced: the params.yaml that stands for the project's.
+        estimates: of the time and size of its cells.
+        jobs: stages at a time.
+        replaced: a params.yaml elsewhere that stands for the project's.
 
     Raises:
         UserError: the plan could not be made.
@@ -181,7 +180,7 @@ def make(
 
 
 def _teacher(step: str, params: Params, estimates: Estimates) -> Training | None:
-    """Of a teacher that is trained here, which is a network trained alone."""
+    """Estimate a teacher that is trained here like a baseline of its network; None for other stages."""
     stage, _, name = step.partition("@")
     if stage != "teacher" or params.teachers[name].source != "train":
         return None
@@ -191,11 +190,11 @@ def _teacher(step: str, params: Params, estimates: Estimates) -> Training | None
 
 
 def run_order(needs: Mapping[str, Iterable[str]], rank: Callable[[str], Any]) -> list[str]:
-    """Steps in the order in which one worker would run them: of those whose needs are done, the one that ranks first.
+    """Order steps as one worker would run them: of those whose needs are done, the one that ranks first.
 
     Args:
-        needs: step -> those that it needs; those not among the steps are taken to be in place.
-        rank: see `Order`.
+        needs: step -> the steps that it needs; those that are no keys are taken to be done.
+        rank: a key by which steps are sorted, see `Order`.
     """
     left = {step: set(above) & needs.keys() for step, above in needs.items()}
     below = defaultdict(list)
@@ -204,28 +203,28 @@ def run_order(needs: Mapping[str, Iterable[str]], rank: Callable[[str], Any]) ->
             below[needed].append(step)
     ready = [(rank(step), step) for step, above in left.items() if not above]
     heapq.heapify(ready)
-    found = []
+    order = []
     while ready:
         _, step = heapq.heappop(ready)
-        found.append(step)
+        order.append(step)
         for waiting in below[step]:
             left[waiting].remove(step)
             if not left[waiting]:
                 heapq.heappush(ready, (rank(waiting), waiting))
-    return found
+    return order
 
 
 def condensed(lines: Sequence[Line]) -> list[tuple[str, str, str, str, str]]:
-    """Rows of a table: stages, how many, their state, the reason, and the time that they take one after another.
+    """Make the rows of the table: stages, their number, outlook, reason, and the time that they take one after another.
 
-    Where there would be too many, stages with the same state and reason share a row: seeds, then the cells of a method,
-    of a pair, all cells.
+    Where there would be more than `ROWS`, stages with one outlook and reason share a row: first those that differ in
+    the seed, then the cells of a method, those of a pair, and all cells.
     """
     rows: list[list[Line]] = []
-    for alike in (_itself, _but_seed, _method, _pair, _stage):
+    for shared in (_step, _step_without_seed, _method, _pair, _stage):
         groups: dict[Any, list[Line]] = defaultdict(list)
         for line in lines:
-            groups[alike(line), line.outlook, line.reason].append(line)
+            groups[shared(line), line.outlook, line.reason].append(line)
         rows = list(groups.values())
         if len(rows) <= ROWS:
             break
@@ -241,11 +240,11 @@ def condensed(lines: Sequence[Line]) -> list[tuple[str, str, str, str, str]]:
     ]
 
 
-def _itself(line: Line) -> Any:
+def _step(line: Line) -> Any:
     return line.step
 
 
-def _but_seed(line: Line) -> Any:
+def _step_without_seed(line: Line) -> Any:
     return line.step if line.cell is None else replace(line.cell, seed=0)
 
 
@@ -262,7 +261,7 @@ def _stage(line: Line) -> Any:
 
 
 def named(steps: Sequence[str]) -> str:
-    """A name for steps of one stage: a pattern of all their names, as of --glob."""
+    """Name steps of one stage by a pattern that --glob understands."""
     if len(steps) == 1:
         return steps[0]
     parts = [step.replace("@", "@-").split("-") for step in steps]
@@ -279,15 +278,15 @@ def _total(lines: Sequence[Line]) -> str:
 
 
 def disks(needed: Sequence[tuple[Path, float]]) -> list[Disk]:
-    """The disks of some folders, which may be one.
+    """Find the disks of some folders, several of which may lie on one.
 
     Args:
-        needed: each of the folders, and the bytes that it will grow by.
+        needed: each folder, and the bytes by which it will grow.
     """
-    found: dict[int, Disk] = {}
+    by_device: dict[int, Disk] = {}
     for folder, size in needed:
         there = next(place for place in (folder, *folder.parents) if place.exists())
         device = there.stat().st_dev
-        so_far = found.get(device, Disk(folder, 0.0, shutil.disk_usage(there).free))
-        found[device] = replace(so_far, needed=so_far.needed + size)
-    return list(found.values())
+        so_far = by_device.get(device, Disk(folder, 0.0, shutil.disk_usage(there).free))
+        by_device[device] = replace(so_far, needed=so_far.needed + size)
+    return list(by_device.values())

@@ -1,4 +1,4 @@
-"""What a sweep is doing, in a file for whoever looks from elsewhere; and the lock that keeps a second one out."""
+"""The journal of a sweep, which other commands read, and the lock that keeps a second sweep out of the folder."""
 
 import json
 import os
@@ -26,21 +26,21 @@ UNFINISHED = (State.WAITING, State.RUNNING, State.STOPPED)
 
 @dataclass
 class Journal:
-    """Of one sweep."""
+    """What one sweep is doing."""
 
     command: str
-    """As it was typed."""
+    """The command line."""
     pid: int
     host: str
     started: float
     """Unix time."""
     steps: dict[str, Step] = field(default_factory=dict)
     dashboard: str = ""
-    """Address of Dask's page."""
+    """Address of Dask's dashboard."""
     ended: float | None = None
-    """Unix time; None as long as it runs, or if it was killed."""
+    """Unix time; None while the sweep runs, and after it was killed."""
     recorded_before: list[str] | None = None
-    """See `Pipeline`."""
+    """Stages in dvc.lock before this sweep, kept in case it is interrupted; see `Pipeline.recorded_before`."""
 
     def write(self) -> None:
         """Replace the file as a whole."""
@@ -51,7 +51,7 @@ _JOURNAL = TypeAdapter(Journal)
 
 
 def read() -> Journal | None:
-    """That of the latest sweep here; None where there was none.
+    """Read the journal of the latest sweep in this folder; None where there was none.
 
     Raises:
         UserError: the file is damaged.
@@ -65,20 +65,20 @@ def read() -> Journal | None:
 
 
 def log(step: str) -> Path:
-    """Where the output of a stage goes."""
+    """Return the path of a stage's log."""
     return LOGS / f"{step}.log"
 
 
 @contextmanager
 def opened() -> Iterator[Journal]:
-    """The journal of a new sweep, alone in this folder.
+    """Take the lock of this folder for a new sweep, and begin its journal.
 
     Raises:
-        UserError: another sweep is at work here; says which.
+        UserError: another sweep is at work here; the message says which.
     """
     LOCK.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(LOCK, timeout=1):  # is_running, of whoever looks from elsewhere, has it for a moment
+        with FileLock(LOCK, timeout=1):  # `is_running` of another process may hold it for a moment
             command = f"python -m stages.sweep {shlex.join(sys.argv[1:])}".rstrip()
             before = _recorded_before_interruption()
             yield Journal(command, os.getpid(), platform.node(), time.time(), recorded_before=before)
@@ -87,7 +87,7 @@ def opened() -> Iterator[Journal]:
 
 
 def _recorded_before_interruption() -> list[str] | None:
-    """What the sweep before this one found recorded, if it was interrupted."""
+    """Return what dvc.lock held before the last sweep, if that was interrupted."""
     last = read()
     if last is None or not any(step.state in UNFINISHED for step in last.steps.values()):
         return None
@@ -95,7 +95,7 @@ def _recorded_before_interruption() -> list[str] | None:
 
 
 def is_running() -> bool:
-    """Whether a sweep is at work in this folder, on whatever machine shares it."""
+    """Say whether a sweep is at work in this folder, on any machine that shares it."""
     if not LOCK.is_file():
         return False
     try:
@@ -106,8 +106,8 @@ def is_running() -> bool:
 
 
 def _holder() -> str:
-    found = read()
-    if found is None:
+    latest = read()
+    if latest is None:
         return "another sweep has just begun here"
-    since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(found.started))
-    return f"another sweep is at work here: '{found.command}', process {found.pid} on {found.host} since {since}"
+    since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(latest.started))
+    return f"another sweep is at work here: '{latest.command}', process {latest.pid} on {latest.host} since {since}"

@@ -1,6 +1,6 @@
-"""Files that DVC writes in place: half of one, left by a kill, stops every later command of DVC.
+"""Repair the two files that DVC writes in place: half of one, left by a kill, makes every later DVC command fail.
 
-No result is lost with them: DVC's run cache knows what has been made, and a process that has ended holds no lock.
+No result is lost: DVC's run cache knows what has been made, and a process that has ended holds no lock.
 """
 
 import json
@@ -21,17 +21,17 @@ from kdcore.system.files import replace_text
 from kdcore.system.git import git
 
 CONFLICT = b"<<<<<<< "
-"""Begins what git leaves of two versions that it cannot merge."""
+"""Marks a conflict that git could not merge."""
 
 
 def mend(root: Path) -> list[str]:
-    """Put right what a killed DVC left half-written.
+    """Repair what a killed DVC command left half-written.
 
     Args:
         root: the project's folder.
 
     Returns:
-        What was done, a line each.
+        Lines that say what was repaired.
 
     Raises:
         UserError: there is no DVC project there, or git left a conflict in dvc.lock.
@@ -45,7 +45,7 @@ def mend(root: Path) -> list[str]:
 
 
 def mend_locks(repo: Repo) -> list[str]:
-    """Remove DVC's list of who works with which paths, if it cannot be read; says so."""
+    """Remove DVC's list of locked paths if it cannot be read; returns a line that says so."""
     path = Path(repo.tmp_dir) / RWLOCK_FILE
     hardlink = repo.config["core"].get("hardlink_lock", False)
     with make_lock(str(path.with_name(RWLOCK_LOCK)), tmp_dir=repo.tmp_dir, hardlink_lock=hardlink):
@@ -60,7 +60,7 @@ def mend_locks(repo: Repo) -> list[str]:
 
 
 def mend_record(repo: Repo) -> list[str]:
-    """Bring dvc.lock back as the last commit has it, if it cannot be read; says so.
+    """Restore dvc.lock from the last commit if it cannot be read; returns a line that says so.
 
     Raises:
         UserError: git left a conflict in it.
@@ -89,5 +89,5 @@ def mend_record(repo: Repo) -> list[str]:
 
 
 def _committed(path: Path) -> str | None:
-    """A file as the last commit has it; None where there is none."""
+    """Return a file's contents in the last commit; None where it is not in it."""
     return git("show", f"HEAD:./{path.name}", folder=path.parent)

@@ -1,36 +1,128 @@
-"""A stage's command, run in a child of a warm process, and watched until it ends."""
+"""The processes in which a machine runs stages: how many at a time, how each is started, watched and ended.
 
-import json
+Stages are forked by the standard library's fork server, which has imported torch already: 12 to 14 ms for each, where a
+fresh interpreter needs 1.4 to 1.8 s.
+"""
+
+import importlib
+import multiprocessing
 import os
+import queue
+import shlex
+import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import Enum
-from functools import cache
+from multiprocessing import connection, forkserver, resource_tracker
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import psutil
 
-from kdcore.sweep import FOLDER, warm
-from kdcore.system.errors import OUT_OF_MEMORY, RunError
+from kdcore.system.errors import OUT_OF_MEMORY, UserError
 from kdcore.training import pulse
 
+PRELOADED = ("kdcore.sweep.processes", "torch", "stages.train", "stages.teacher", "stages.evaluate")
+"""Modules whose imports take seconds: the fork server imports them once for all stages."""
+GRACE = 30.0
+"""Seconds that a stage has to save its state after SIGTERM, before it is killed."""
+LOOK = 0.5
+"""Seconds between two checks whether a stage has to be ended."""
 TAIL = 20
 """Lines of a log that are shown."""
-LOOK = 0.5
-"""Seconds between two looks at whether a job is to be ended."""
-SILENCE = 120.0
-"""Seconds in which the process that starts jobs has imported what it needs, and answers."""
+SHIELDED = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
+"""Signals that a terminal sends to all processes of a sweep. The sweep alone answers them; it then tells the stages."""
+SERVER_GONE = 255
+"""The exit code that multiprocessing gives to a process whose fork server was killed before it could tell the code."""
+DEVICE, THREADS = "KDCORE_DEVICE", "OMP_NUM_THREADS"
+CELL_MEMORY = 1.5e9
+"""Bytes that a cell of CIFAR-100 needs on the CPU, see benchmarks/memory.py."""
+Environment = dict[str, str]
+"""Environment variables that give a stage its GPU and its number of threads."""
+
+
+# How many stages a machine runs at a time
+
+
+def cores() -> int:
+    """Count the cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def gpus() -> list[str]:
+    """List the GPUs that stages may use, as CUDA_VISIBLE_DEVICES names them, without the seconds that torch takes."""
+    device = os.environ.get(DEVICE, "cuda")
+    if device.partition(":")[0] != "cuda":
+        return []
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
+        return [name for name in chosen.split(",") if name not in ("", "-1")]
+    if shutil.which("nvidia-smi") is None:
+        return []
+    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)  # noqa: S607
+    lines = [line for line in listed.stdout.splitlines() if line.startswith("GPU ")]
+    return [str(number) for number, _ in enumerate(lines)]
+
+
+def default_jobs(slots_per_gpu: int) -> int:
+    """Say how many stages run at a time: one per slot of a GPU; without GPUs as many as cores and memory allow."""
+    if gpus():
+        return len(gpus()) * slots_per_gpu
+    return max(1, min(cores(), int(psutil.virtual_memory().available / CELL_MEMORY)))
+
+
+def environments(jobs: int, slots_per_gpu: int, threads: int | None) -> list[Environment]:
+    """Divide this machine's GPUs and cores into slots.
+
+    Args:
+        jobs: the most stages at a time.
+        slots_per_gpu: the most stages on one GPU.
+        threads: per stage; None shares the cores evenly.
+
+    Returns:
+        The environment of each slot: as many as jobs, or fewer where the GPUs have fewer slots. Every GPU gets its
+        first stage before one gets its second.
+    """
+    names = gpus()
+    slots: list[Environment] = [{} for _ in range(jobs)]
+    if names:
+        slots = [{"CUDA_VISIBLE_DEVICES": gpu} for _ in range(slots_per_gpu) for gpu in names][:jobs]
+    return [{**slot, THREADS: str(threads or max(1, cores() // len(slots)))} for slot in slots]
+
+
+def threads_wanted() -> int | None:
+    """Read the threads per stage from OMP_NUM_THREADS; None where it is not set.
+
+    Raises:
+        UserError: it is no number.
+    """
+    value = os.environ.get(THREADS)
+    if value is not None and not (value.isdecimal() and int(value) > 0):
+        raise UserError(f"{THREADS}={value}: must be the number of threads of each job, 1 or more")
+    return None if value is None else int(value)
+
+
+class Slots:
+    """Hands out the slots of one machine, one by one."""
+
+    def __init__(self, environments: list[Environment]) -> None:
+        self.count = len(environments)
+        self.free: queue.SimpleQueue[Environment] = queue.SimpleQueue()
+        for environment in environments:
+            self.free.put(environment)
+
+
+# One stage
 
 
 class Ending(str, Enum):
-    """How a job ended."""
+    """How a stage's process ended."""
 
     DONE = "done"
     FAILED = "failed"
@@ -43,14 +135,14 @@ class Ending(str, Enum):
 
 @dataclass(frozen=True)
 class Job:
-    """One stage to be run.
+    """One stage to run.
 
     Args:
         step: the stage's name.
-        command: as in dvc.yaml.
-        folder: the project's, on the machine where it runs.
+        command: from dvc.yaml.
+        folder: of the project, on the machine where the stage runs.
         log: the file that its output goes to.
-        timeout: seconds without a sign of life, after which it is ended; None waits for ever.
+        timeout: seconds without a sign of life after which it is ended; None waits for ever.
     """
 
     step: str
@@ -61,169 +153,135 @@ class Job:
 
     @property
     def name(self) -> str:
-        """Of the cell, teacher or pair; empty for stages that there is one of."""
+        """The cell, teacher or pair that the stage is of; empty where there is one stage of its kind."""
         return self.step.partition("@")[2]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a job ended, and where."""
+    """How a stage ended, and where."""
 
     step: str
     ending: Ending
     code: int | None = None
+    """Exit code; None where a signal ended the process, or none was started."""
     seconds: float = 0.0
     worker: str = ""
     tail: list[str] = field(default_factory=list)
     """The last lines of its log."""
 
 
-class Nursery:
-    """The warm process of one project folder on this machine, started when it is first needed.
+_IN_TURN = threading.Lock()
+"""multiprocessing is not made for threads: to start a process it reads the exit codes of those that have ended."""
+_IMPORTED: list[tuple[str, str]] = []
+"""The number of threads and the code with which this process's fork server was started."""
+
+
+def prepare(environment: Environment, code: str) -> str:
+    """Have the fork server of this process import what stages need, without waiting for it.
+
+    Libraries read OMP_NUM_THREADS once, when they are imported, so it is set here for the server too.
 
     Args:
-        folder: the project's.
+        environment: of the slots.
+        code: a digest of the project's code.
+
+    Returns:
+        The start method for `run`: "spawn", a fresh interpreter per stage, where this process has served an earlier
+        sweep, with other code or another number of threads, which the server still has; else "forkserver".
     """
-
-    def __init__(self, folder: str) -> None:
-        self.folder = folder
-        self.lock = threading.Lock()
-        self.process: subprocess.Popen[bytes] | None = None
-        self.control: socket.socket | None = None
-
-    def begin(self, environment: dict[str, str]) -> None:
-        """Start the process, without waiting until it is warm.
-
-        Args:
-            environment: variables that its libraries read when they are imported, such as OMP_NUM_THREADS.
-        """
-        with self.lock:
-            self._begin(environment)
-
-    def start(self, job: Job, environment: dict[str, str]) -> tuple[int, socket.socket]:
-        """Start a job.
-
-        Returns:
-            Its process number, which is that of its group; and a socket that brings its exit code, and closes with it.
-
-        Raises:
-            RunError: the warm process does not come up.
-        """
-        ours, theirs = socket.socketpair()
-        content = {"command": job.command, "folder": job.folder, "log": job.log, "environment": environment}
-        with theirs, self.lock:
-            for _ in range(2):  # one that ended meanwhile, without a job, is replaced
-                control = self._begin(environment)
-                control.settimeout(SILENCE)
-                with suppress(ConnectionError, TimeoutError):
-                    socket.send_fds(control, [json.dumps(content).encode()], [theirs.fileno()])
-                    answer = control.recv(64)
-                    if answer:
-                        return int(answer), ours
-                self.end()
-        raise RunError("\n".join(["the process that starts jobs ends at once, or is silent:", *tail(self.log)]))
-
-    @property
-    def log(self) -> Path:
-        """What the warm process itself has to say."""
-        return Path(self.folder) / FOLDER / "warm.log"
-
-    def end(self) -> None:
-        """Let the warm process go; its children are not touched."""
-        if self.control is not None:
-            self.control.close()
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
-        self.control = self.process = None
-
-    def _begin(self, environment: dict[str, str]) -> socket.socket:
-        if self.control is None:
-            self.control, theirs = socket.socketpair()
-            self.log.parent.mkdir(parents=True, exist_ok=True)
-            command = [sys.executable, "-m", warm.__name__, str(theirs.fileno())]
-            with theirs, self.log.open("wb") as log:
-                self.process = subprocess.Popen(  # noqa: S603
-                    command,
-                    cwd=self.folder,
-                    pass_fds=[theirs.fileno()],
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                )
-        return self.control
-
-
-@cache
-def nursery(folder: str) -> Nursery:
-    """The one of a folder in this process."""
-    return Nursery(folder)
+    wanted = environment[THREADS], code
+    _IMPORTED.append(wanted)
+    if wanted != _IMPORTED[0]:
+        return "spawn"
+    os.environ[THREADS] = environment[THREADS]
+    multiprocessing.set_forkserver_preload([*PRELOADED])
+    with _IN_TURN, _shielded():
+        forkserver.ensure_running()
+    return "forkserver"
 
 
 def run(
     job: Job,
-    environment: dict[str, str],
+    environment: Environment,
     is_to_end: Callable[[], bool],
     *,
+    method: str = "forkserver",
     worker: str = "here",
     beat: Callable[[], None] | None = None,
 ) -> Outcome:
-    """Run a job to its end.
+    """Run a stage to its end.
 
     Args:
-        job: to be run; its log is begun anew.
-        environment: variables of its slot.
-        is_to_end: whether the job is asked to save its state and end, as it is after a timeout; and then made to.
-        worker: where this is, for the outcome.
-        beat: called every half second meanwhile.
+        job: the stage; its log is begun anew.
+        environment: of its slot.
+        is_to_end: whether the stage has to save its state and end; after `GRACE` seconds it is killed.
+        method: how multiprocessing starts its process, see `prepare`.
+        worker: what the outcome calls this machine.
+        beat: called every half second while the stage runs.
     """
     began, log = time.time(), Path(job.log)
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
         log.write_bytes(b"")
-        pid, report = nursery(job.folder).start(job, environment)
-    except (RunError, OSError) as error:
-        return Outcome(job.step, Ending.FAILED, worker=worker, tail=str(error).splitlines())
-    with closing(report):
-        code, asked = _watch(pid, report, lambda: _due(job, began, is_to_end), beat)
-    return Outcome(job.step, _ending(code, asked), code, time.time() - began, worker, tail(log))
+        process = _start(job, environment, method)
+    except (OSError, EOFError) as error:
+        reason = f"no process could be started for it ({type(error).__name__}: {error})"
+        return Outcome(job.step, Ending.FAILED, worker=worker, tail=[reason])
+    code, asked = _watch(process, lambda: _due(job, began, is_to_end), beat)
+    exit_code = code if 0 <= code != SERVER_GONE else None
+    return Outcome(job.step, _ending(exit_code, asked), exit_code, time.time() - began, worker, tail(log))
+
+
+def _start(job: Job, environment: Environment, method: str) -> BaseProcess:
+    """Start a stage's process; the first one waits for the imports of the fork server.
+
+    Raises:
+        OSError, EOFError: the server was killed, and so was the one that took its place.
+    """
+    process: BaseProcess = multiprocessing.get_context(method).Process(  # type: ignore[attr-defined]
+        target=_carry_out, args=(job, environment)
+    )
+    with _IN_TURN, _shielded():
+        try:
+            process.start()
+        except (OSError, EOFError):  # the server was killed; once the system knows that it is gone, start replaces it
+            time.sleep(LOOK)
+            process.start()
+    return process
 
 
 def _watch(
-    pid: int, report: socket.socket, due: Callable[[], Ending | None], beat: Callable[[], None] | None
-) -> tuple[int | None, Ending | None]:
-    """Wait for a job's end; returns its exit code, if it gave one, and why it was asked to end, if it was."""
-    asked, deadline, answer = None, 0.0, b""
-    report.settimeout(LOOK)
-    while (received := _hear(report, pid)) != b"":
-        if received is not None:
-            answer += received
-        elif beat is not None:
+    process: BaseProcess, due: Callable[[], Ending | None], beat: Callable[[], None] | None
+) -> tuple[int, Ending | None]:
+    """Wait until a stage's process has ended; returns its exit code, and why it was asked to end, if it was."""
+    group = process.pid or 0
+    asked, deadline = None, 0.0
+    while (code := _exit_code(process)) is None:
+        if connection.wait([process.sentinel], LOOK):
+            continue
+        if beat is not None:
             beat()
         if asked is None:
             reason = due()
-            if reason is not None and _end(pid, signal.SIGTERM):
-                asked, deadline = reason, time.time() + warm.GRACE
+            if reason is not None and _signal(group, signal.SIGTERM):
+                asked, deadline = reason, time.time() + GRACE
         elif time.time() > deadline:
-            _end(pid, signal.SIGKILL)
-    return (int(answer) if answer else None), asked
+            _signal(group, signal.SIGKILL)
+    _signal(group, signal.SIGKILL)  # what the stage has started, and left
+    with _IN_TURN:
+        process.join()
+        process.close()
+    return code, asked
 
 
-def _hear(report: socket.socket, pid: int) -> bytes | None:
-    """What a job says; nothing after its end, None while it is silent."""
-    try:
-        return report.recv(64)
-    except TimeoutError:
-        if psutil.pid_exists(pid):
-            return None
-        _end(pid, signal.SIGKILL)  # what it has started, and what keeps the socket open
-        with suppress(BlockingIOError):
-            return report.recv(64, socket.MSG_DONTWAIT)
-        return b""
+def _exit_code(process: BaseProcess) -> int | None:
+    with _IN_TURN:
+        return process.exitcode
 
 
 def _due(job: Job, began: float, is_to_end: Callable[[], bool]) -> Ending | None:
-    """Whether a job is to be ended now, and why."""
+    """Say why a stage has to be ended now; None where it may go on."""
     if is_to_end():
         return Ending.STOPPED
     if job.timeout is None:
@@ -235,10 +293,10 @@ def _due(job: Job, began: float, is_to_end: Callable[[], bool]) -> Ending | None
     return Ending.TIMED_OUT if time.time() - max(signs) > job.timeout else None
 
 
-def _end(group: int, how: signal.Signals) -> bool:
-    """Whether it could be told: not when it has just ended, or has only just begun."""
+def _signal(group: int, number: signal.Signals) -> bool:
+    """Signal a stage and all that it has started; False where it has just ended, or only just begun."""
     try:
-        os.killpg(group, how)
+        os.killpg(group, number)
     except ProcessLookupError:
         return False
     return True
@@ -255,10 +313,55 @@ def _ending(code: int | None, asked: Ending | None) -> Ending:
 
 
 def tail(log: Path, lines: int = TAIL) -> list[str]:
-    """The last lines of a log; none of one that is not there."""
+    """Read the last lines of a log; a missing log has none."""
     try:
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - 500 * lines))
             return file.read().decode(errors="replace").splitlines()[-lines:]
     except FileNotFoundError:
         return []
+
+
+@contextmanager
+def _shielded() -> Iterator[None]:
+    """Start processes that do not receive `SHIELDED` signals: a fork server that died would take exit codes along."""
+    resource_tracker.ensure_running()  # multiprocessing's, whose start unblocks signals
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SHIELDED)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+# In the stage's own process
+
+
+def _carry_out(job: Job, environment: Environment) -> None:
+    """Run a stage's command in this process, which was started for it, and end with its exit code."""
+    os.setsid()  # a group of its own, to be ended with all that it starts
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SHIELDED)
+    log = os.open(job.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    for stream in (1, 2):
+        os.dup2(log, stream)
+    sys.stdout, sys.stderr = (os.fdopen(stream, "w", buffering=1, closefd=False) for stream in (1, 2))
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    os.chdir(job.folder)
+    sys.path.insert(0, job.folder)
+    os.environ.update(environment)
+    command = shlex.split(job.command)
+    if command[:2] != ["python", "-m"] or not command[2].startswith("stages."):
+        sys.exit(subprocess.run(command, check=False).returncode)  # noqa: S603
+    sys.argv = command[2:]
+    stages = importlib.import_module("stages")
+    stages.run(importlib.import_module(command[2]).main)
+
+
+def _end_with_parent() -> None:
+    """End this stage, with time to save its state, when the process that waits for it is killed."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os.killpg(0, signal.SIGTERM)
+        time.sleep(GRACE)
+        os.killpg(0, signal.SIGKILL)

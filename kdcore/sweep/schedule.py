@@ -1,4 +1,4 @@
-"""What may run next: steps, what they need, and what has become of them. Knows neither DVC nor Dask."""
+"""Steps, what they need, how far they are, and which of them runs next; without DVC and Dask."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,19 +13,19 @@ from kdcore.training.timings import Timing
 
 
 class State(str, Enum):
-    """Of a step."""
+    """How far a step is."""
 
     WAITING = "waiting"
     RUNNING = "running"
     DONE = "done"
     CACHED = "cached"
-    """Made before; its outputs were brought back."""
+    """It was run before, and its outputs were brought back from DVC's cache."""
     UP_TO_DATE = "up to date"
     FAILED = "failed"
     BLOCKED = "blocked"
-    """By a step that failed, or was left out."""
+    """A step that it needs has failed."""
     STOPPED = "stopped"
-    """By a person; the next run continues it."""
+    """A person has ended the sweep; the next one continues the step."""
 
 
 GOOD = (State.DONE, State.CACHED, State.UP_TO_DATE)
@@ -34,17 +34,17 @@ SETTLED = (*GOOD, State.FAILED, State.BLOCKED, State.STOPPED)
 
 @dataclass
 class Step:
-    """One stage of the pipeline, and what has become of it."""
+    """One stage of the pipeline, and how far it is."""
 
     name: str
     needs: tuple[str, ...]
     state: State = State.WAITING
     reason: str = ""
-    """Why it failed, is blocked, or runs."""
+    """Why it failed or is blocked."""
     attempts: int = 0
-    """Since it last got an epoch further."""
+    """How often it was started since it last got an epoch further."""
     epoch: int = 0
-    """The last that it had finished when its worker was lost."""
+    """The last epoch that it had finished when its worker was lost."""
     worker: str = ""
     started: float | None = None
     """Unix time."""
@@ -53,11 +53,11 @@ class Step:
 
 @dataclass
 class Schedule:
-    """Steps in the order of a serial run.
+    """Steps, and which of them may run.
 
     Args:
-        steps: by name.
-        rank: what runs first among those that may run: the step with the lowest.
+        steps: name -> step, in the order of a serial run.
+        rank: a key by which steps that may run are sorted; the lowest runs first.
     """
 
     steps: dict[str, Step]
@@ -65,26 +65,26 @@ class Schedule:
 
     @classmethod
     def of(cls, needs: Mapping[str, Iterable[str]], rank: Callable[[str], Any]) -> "Schedule":
-        """All of them waiting.
+        """Make a schedule in which all steps wait.
 
         Args:
-            needs: step -> those that it needs; those not among the steps are taken to be in place.
-            rank: as above.
+            needs: step -> the steps that it needs; those that are no keys are taken to be done.
+            rank: a key by which steps that may run are sorted.
         """
         steps = {name: Step(name, tuple(sorted(set(above) & needs.keys()))) for name, above in needs.items()}
         return cls(steps, rank)
 
     def ready(self) -> list[str]:
-        """Waiting steps whose needs are all in place, in the order in which they should run."""
-        found = [
+        """List the waiting steps whose needs are all done, in the order in which they should run."""
+        names = [
             name
             for name, step in self.steps.items()
             if step.state is State.WAITING and all(self.steps[above].state in GOOD for above in step.needs)
         ]
-        return sorted(found, key=self.rank)
+        return sorted(names, key=self.rank)
 
     def settle(self, name: str, state: State, reason: str = "") -> list[str]:
-        """Say what has become of a step; returns the steps that are blocked by it, directly or not."""
+        """Note how a step has ended; returns the steps that its failure blocks, directly or not."""
         self.steps[name].state, self.steps[name].reason = state, reason
         if state is not State.FAILED:
             return []
@@ -96,54 +96,55 @@ class Schedule:
         return sorted(blocked - {name})
 
     def count(self, *states: State) -> int:
-        """Steps in one of these states."""
+        """Count the steps in one of these states."""
         return sum(step.state in states for step in self.steps.values())
 
     @property
     def is_finished(self) -> bool:
-        """Whether nothing is left to be done or waited for."""
+        """Whether no step waits or runs."""
         return self.count(State.WAITING, State.RUNNING) == 0
 
 
 class Estimates:
-    """Medians over trainings of the same cell; where there are none, of its student and method; else of its student.
+    """Estimates the cost of a cell by the median of earlier trainings: those of the cell itself, or else of its student
+    with its method, or else of its student.
 
     Args:
-        timings: of this machine.
+        timings: of trainings on this machine.
     """
 
     def __init__(self, timings: Iterable[Timing]) -> None:
-        self.found: dict[tuple[str, ...], list[Timing]] = defaultdict(list)
+        self.by_key: dict[tuple[str, ...], list[Timing]] = defaultdict(list)
         for timing in timings:
             for key in ((timing.name,), (timing.student, timing.method), (timing.student, "")):
-                self.found[key].append(timing)
+                self.by_key[key].append(timing)
 
     def seconds(self, cell: Cell, epochs: int) -> float | None:
-        """Of a cell's training; None if no network like its student was trained here."""
+        """Estimate the seconds of a cell's training; None if its student was never trained here."""
         like = self._like(cell)
         return median(timing.seconds / timing.epochs for timing in like) * epochs if like else None
 
     def bytes(self, cell: Cell) -> float | None:
-        """Of a cell's results; None as above."""
+        """Estimate the size of a cell's results; None if its student was never trained here."""
         like = self._like(cell)
         return median(timing.bytes for timing in like) if like else None
 
     def _like(self, cell: Cell) -> list[Timing]:
         keys = ((cell.name,), (cell.student, cell.method), (cell.student, ""))
-        return next((self.found[key] for key in keys if key in self.found), [])
+        return next((self.by_key[key] for key in keys if key in self.by_key), [])
 
 
 class Order:
     """Ranks stages that may run at the same time.
 
-    Stages that others wait for, or that end a table, come before cells. Baselines are short, and every table needs
-    them. Cells of one teacher share the table of what it says. A pair's table is complete when all of its cells are, so
-    the pair with the least work goes first, and in it the shortest cells.
+    Stages that are no cells come first, for others wait for them or they complete a table. Baselines come next: they
+    are short, and every table needs them. Cells with the same teacher follow each other, for they share its cached
+    outputs. The pair with the least work goes first, and in it the shortest cells, so that tables are complete early.
 
     Args:
         params: the matrix.
-        estimates: of its cells.
-        steps: in the order of a serial run, which decides where nothing else does.
+        estimates: of the time of its cells.
+        steps: all stages, in the order of a serial run, which decides between equals.
     """
 
     def __init__(self, params: Params, estimates: Estimates, steps: Sequence[str]) -> None:
@@ -151,7 +152,7 @@ class Order:
         self.cells = {f"{cell.stage}@{cell.name}": cell for cell in params.cells()}
         self.seconds: dict[str, float | None] = {}
         self.work: dict[str, float] = defaultdict(float)
-        """Seconds that are known of, by teacher and by pair."""
+        """Teacher or pair -> the seconds of all its cells, as far as they are known."""
         for step, cell in self.cells.items():
             epochs = params.train.of(student=cell.student, method=cell.method, pair=cell.pair).epochs
             self.seconds[step] = estimates.seconds(cell, epochs)
@@ -159,7 +160,7 @@ class Order:
                 self.work[whose] += self.seconds[step] or 0.0
 
     def rank(self, step: str) -> tuple[Any, ...]:
-        """Lower runs first."""
+        """Return a key by which stages are sorted; the lowest runs first."""
         position = self.position[step]
         cell = self.cells.get(step)
         if cell is None:

@@ -1,7 +1,7 @@
-"""Inputs and outputs of jobs that run where this project's files are not: they travel through the DVC remote.
+"""Move inputs and outputs of stages that run in another clone of the project through the DVC remote.
 
-DVC's command line fetches what a stage made; here a stage's inputs are fetched, and its outputs given, without it being
-in the dvc.lock of the clone in which it runs.
+DVC's command line moves what dvc.lock lists. A stage that runs in a clone is not in that clone's dvc.lock, so this
+module makes a stage of its own out of the files.
 """
 
 import hashlib
@@ -22,55 +22,61 @@ from kdcore.sweep.mend import mend_locks
 from kdcore.sweep.processes import Outcome
 from kdcore.system.errors import RunError
 
+CODE = ("kdcore", "stages")
+"""Packages whose code computes results."""
 _IN_TURN = threading.Lock()
 """DVC's repositories are not made for threads."""
 
 
 @dataclass(frozen=True)
 class Parcel:
-    """What a job elsewhere needs.
+    """What a clone needs to run a stage.
 
     Args:
-        inputs: its dependencies, all in the remote.
+        inputs: the stage's dependencies, all in the remote.
         outputs: the paths that it makes.
-        code: of the project, see `code_of`.
     """
 
     inputs: tuple[Item, ...]
     outputs: tuple[str, ...]
-    code: str
 
 
 @dataclass(frozen=True)
 class Delivery:
-    """How a job ended; and what it made, where that lies in the DVC remote alone."""
+    """How a stage ended."""
 
     outcome: Outcome
     is_apart: bool = False
-    """Whether it ran where the sweep does not see its log."""
-    made: list[Item] | None = None
+    """Whether it ran in a clone, where the sweep cannot read its log."""
+    outputs: list[Item] | None = None
+    """Its outputs, where they lie in the DVC remote alone."""
 
 
-def code_of(folder: Path) -> str:
-    """A digest of the code in a project's folder, by which two clones know that they are equal."""
+def code_of(folder: Path, *packages: str) -> str:
+    """Digest the code in a project's folder; two clones with one digest compute the same.
+
+    Args:
+        folder: the project's.
+        packages: the digest is of these; without any, of kdcore and stages.
+    """
     digest = hashlib.sha256()
-    for path in sorted(path for package in ("kdcore", "stages") for path in (folder / package).rglob("*.py")):
+    for path in sorted(path for package in packages or CODE for path in (folder / package).rglob("*.py")):
         digest.update(f"{path.relative_to(folder)}\0".encode() + path.read_bytes() + b"\0")
     return digest.hexdigest()
 
 
 class Post:
-    """A clone's way to the DVC remote.
+    """Sends files of a clone to the DVC remote, and fetches files from it.
 
     Args:
-        folder: of the clone.
+        folder: the clone's.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def send(self, items: Sequence[Item]) -> None:
-        """Bring files that lie in this clone's cache to the remote.
+        """Send files from this clone's cache to the remote.
 
         Raises:
             RunError: there is no remote, or it cannot be reached.
@@ -80,18 +86,18 @@ class Post:
                 stage.repo.cloud.push(objects)
 
     def fetch(self, items: Sequence[Item]) -> None:
-        """Bring files from the remote to their places in this clone.
+        """Fetch files from the remote to their places in this clone.
 
         Raises:
-            RunError: there is no remote, it cannot be reached, or has them not.
+            RunError: there is no remote, it cannot be reached, or lacks a file.
         """
         with self._stage(items) as stage:
             for objects in stage.get_used_objs().values():
                 stage.repo.cloud.pull(objects)
             stage.checkout(force=True)
 
-    def send_made(self, paths: Sequence[str]) -> list[Item]:
-        """Bring outputs that lie in their places in this clone to the remote; returns what they are.
+    def send_outputs(self, paths: Sequence[str]) -> list[Item]:
+        """Send outputs from their places in this clone to the remote; returns their entries for dvc.lock.
 
         Raises:
             RunError: one is missing, there is no remote, or it cannot be reached.
@@ -105,7 +111,7 @@ class Post:
 
     @contextmanager
     def _stage(self, items: Sequence[Item]) -> Iterator[PipelineStage]:
-        """A stage that has these files as outputs, as DVC's run cache makes them; in no dvc.yaml."""
+        """Make a stage with these files as outputs, in no dvc.yaml, as DVC's run cache does."""
         with _IN_TURN:
             try:
                 repo = Repo(str(self.folder), _wait_for_lock=True)

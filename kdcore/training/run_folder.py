@@ -105,6 +105,20 @@ def check(folder: Path, card: dict[str, Any]) -> None:
         raise validated.damaged(folder / HISTORY, held)
 
 
+def is_done(folder: Path, card: dict[str, Any]) -> bool:
+    """Say whether a folder holds the whole result of a card, and of no other; whatever else asks this asks here.
+
+    Args:
+        folder: of the run.
+        card: of the teacher, baseline or cell.
+    """
+    try:
+        check(folder, card)
+    except UserError:
+        return False
+    return True
+
+
 def read(folder: Path, identity: dict[str, Any]) -> "tuple[dict[str, Any], pd.DataFrame]":
     """What made a trained network, and its history.
 

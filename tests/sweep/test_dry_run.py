@@ -14,10 +14,9 @@ from hypothesis import strategies as st
 from kdcore.matrix.cell import Cell
 from kdcore.sweep import forecast
 from kdcore.sweep.display import console, duration, listed
+from kdcore.sweep.dry_run import Lookup, Outlook, difference, hash_of_folder
 from kdcore.sweep.dvc_pipeline import Pipeline
 from kdcore.sweep.forecast import ROWS, Forecast, Line, Training, condensed, named, run_order
-from kdcore.sweep.judge import Outlook, difference
-from kdcore.sweep.lookup import Lookup
 from kdcore.sweep.schedule import Schedule, State
 from kdcore.system import yamlfile
 from tests import sweeps
@@ -461,8 +460,8 @@ def test_dvc_expands_another_params_file_as_it_expands_the_projects(project, tmp
     for step in own.steps:
         stages = own.stages[step], other.stages[step]
         assert len({stage.cmd for stage in stages}) == 1
-        assert Lookup(own).read_before(step) == Lookup(other).read_before(step) != {}
-        assert Lookup(own).made_before(step) == Lookup(other).made_before(step) != {}
+        assert Lookup(own).recorded_deps(step) == Lookup(other).recorded_deps(step) != {}
+        assert Lookup(own).recorded_outs(step) == Lookup(other).recorded_outs(step) != {}
 
 
 @pytest.mark.pipeline
@@ -471,8 +470,8 @@ def test_sums_and_keys_are_dvcs_own(project, monkeypatch):
     pipeline = Pipeline(project.folder)
     lookup = Lookup(pipeline)
     for step in pipeline.steps:
-        read, made = lookup.read_before(step), lookup.made_before(step)
-        assert {path: lookup.now(step, path) for path in pipeline.dependencies(step)} == read
+        read, made = lookup.recorded_deps(step), lookup.recorded_outs(step)
+        assert {path: lookup.hash_now(step, path) for path in pipeline.dependencies(step)} == read
         assert lookup.trouble(step) == ""
         assert not lookup.has_new_command(step)
         if step != "tables":
@@ -480,9 +479,9 @@ def test_sums_and_keys_are_dvcs_own(project, monkeypatch):
             assert lookup.is_in_cache(step, made)
             assert lookup.made_from(step, dict.fromkeys(read, "0" * 32)) is None
     runs = f"runs/{PAIR}"
-    assert lookup.of_folder(lookup.files_now(EVALUATE, runs)) == lookup.read_before(EVALUATE)[runs]
-    made = lookup.made_before("plan")["cards"]
-    assert lookup.of_folder(lookup.files(made)) == made
+    assert hash_of_folder(lookup.files_now(EVALUATE, runs)) == lookup.recorded_deps(EVALUATE)[runs]
+    made = lookup.recorded_outs("plan")["cards"]
+    assert hash_of_folder(lookup.files_in_cache(made)) == made
 
 
 @pytest.mark.pipeline

@@ -2,21 +2,24 @@
 
 import json
 import os
-import signal
+import shutil
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
+import psutil
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kdcore.matrix import params
-from kdcore.sweep import clusters, journal, processes, slots
+from kdcore.sweep import clusters, journal, processes
 from kdcore.sweep.dask_workers import PLUGIN, Joining
-from kdcore.sweep.processes import Ending, Job
+from kdcore.sweep.processes import Ending, Job, Slots
 from kdcore.sweep.schedule import GOOD, SETTLED, Estimates, Order, Schedule, State
+from kdcore.sweep.transfer import code_of
 from kdcore.system.errors import UserError
 from kdcore.training.timings import Timing
 from tests.project import ROOT, TRAINED
@@ -107,11 +110,11 @@ def test_shorter_cells_of_a_pair_first():
 @pytest.fixture
 def machine(monkeypatch, tmp_path):
     """Without GPUs that the environment or the system knows of, and with 8 cores."""
-    for variable in ("CUDA_VISIBLE_DEVICES", slots.DEVICE, slots.THREADS):
+    for variable in ("CUDA_VISIBLE_DEVICES", processes.DEVICE, processes.THREADS):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(slots, "cores", lambda: 8)
-    monkeypatch.setattr(slots.psutil, "virtual_memory", lambda: SimpleNamespace(available=100e9))
+    monkeypatch.setattr(processes, "cores", lambda: 8)
+    monkeypatch.setattr(processes.psutil, "virtual_memory", lambda: SimpleNamespace(available=100e9))
     return tmp_path
 
 
@@ -123,39 +126,39 @@ def with_gpus(folder, count):
 
 
 def test_slots_without_gpus_share_the_cores(machine, monkeypatch):
-    assert slots.gpus() == []
-    assert slots.default_jobs(1) == 8
-    assert slots.environments(2, 1, None) == [{"OMP_NUM_THREADS": "4"}] * 2
-    assert slots.environments(16, 1, None) == [{"OMP_NUM_THREADS": "1"}] * 16
-    assert slots.environments(2, 1, 3) == [{"OMP_NUM_THREADS": "3"}] * 2
-    monkeypatch.setattr(slots.psutil, "virtual_memory", lambda: SimpleNamespace(available=3.2e9))
-    assert slots.default_jobs(1) == 2
+    assert processes.gpus() == []
+    assert processes.default_jobs(1) == 8
+    assert processes.environments(2, 1, None) == [{"OMP_NUM_THREADS": "4"}] * 2
+    assert processes.environments(16, 1, None) == [{"OMP_NUM_THREADS": "1"}] * 16
+    assert processes.environments(2, 1, 3) == [{"OMP_NUM_THREADS": "3"}] * 2
+    monkeypatch.setattr(processes.psutil, "virtual_memory", lambda: SimpleNamespace(available=3.2e9))
+    assert processes.default_jobs(1) == 2
 
 
 def test_threads_wanted(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    assert slots.threads_wanted() is None
+    assert processes.threads_wanted() is None
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert slots.threads_wanted() == 3
+    assert processes.threads_wanted() == 3
     monkeypatch.setenv("OMP_NUM_THREADS", "many")
     with pytest.raises(UserError, match="OMP_NUM_THREADS=many: must be"):
-        slots.threads_wanted()
+        processes.threads_wanted()
 
 
 def test_slots_on_gpus(machine, monkeypatch):
     with_gpus(machine, 2)
-    assert slots.gpus() == ["0", "1"]
-    assert slots.default_jobs(3) == 6
-    visible = [slot["CUDA_VISIBLE_DEVICES"] for slot in slots.environments(6, 2, None)]
+    assert processes.gpus() == ["0", "1"]
+    assert processes.default_jobs(3) == 6
+    visible = [slot["CUDA_VISIBLE_DEVICES"] for slot in processes.environments(6, 2, None)]
     assert visible == ["0", "1", "0", "1"]
-    assert slots.environments(1, 2, None) == [{"CUDA_VISIBLE_DEVICES": "0", "OMP_NUM_THREADS": "8"}]
+    assert processes.environments(1, 2, None) == [{"CUDA_VISIBLE_DEVICES": "0", "OMP_NUM_THREADS": "8"}]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,GPU-7")
-    assert slots.gpus() == ["1", "GPU-7"]
+    assert processes.gpus() == ["1", "GPU-7"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert slots.gpus() == []
+    assert processes.gpus() == []
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     monkeypatch.setenv("KDCORE_DEVICE", "cpu")
-    assert slots.gpus() == []
+    assert processes.gpus() == []
 
 
 def cluster_file(path, **content):
@@ -214,34 +217,68 @@ def test_wrong_cluster_files(tmp_path, changes, message):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder whose stages are none of this project's, so that its warm process has nothing to import."""
+    """A folder with the stages of this project, one more, and a fork server that has imported torch."""
     made = tmp_path_factory.mktemp("jobs")
-    for name in ("stages", "kdcore"):
-        (made / name).symlink_to(ROOT / name)
-    yield made
-    processes.nursery(str(made)).end()
+    shutil.copytree(ROOT / "stages", made / "stages")
+    (made / "stages/about_torch.py").write_text(ABOUT_TORCH)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(processes, "PRELOADED", ("kdcore.sweep.processes", "torch"))
+        patch.setenv("OMP_NUM_THREADS", "2")
+        patch.setattr(processes, "_IMPORTED", [])
+        assert processes.prepare({"OMP_NUM_THREADS": "1"}, "code") == "forkserver"
+        yield made
 
 
-def run(folder, command, *, timeout=None, stopping=None, environment=None):
+ABOUT_TORCH = """import sys
+
+
+def main():
+    print("torch" in sys.modules)
+    import torch
+
+    print(torch.get_num_threads(), torch.cuda.is_initialized())
+"""
+
+
+def run(folder, command, *, timeout=None, stopping=None, environment=None, method="forkserver"):
     job = Job("stage@name", command, str(folder), str(folder / "log"), timeout)
-    return processes.run(job, environment or {}, (stopping or threading.Event()).is_set)
+    return processes.run(job, environment or {}, (stopping or threading.Event()).is_set, method=method)
 
 
-def test_job_that_ends(folder):
-    outcome = run(folder, "sh -c 'echo $COLOUR; pwd; exit 3'", environment={"COLOUR": "blue"})
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+def test_job_that_ends(folder, method):
+    command = "sh -c 'echo $COLOUR; pwd; exit 3'"
+    outcome = run(folder, command, environment={"COLOUR": "blue"}, method=method)
     assert (outcome.ending, outcome.code, outcome.tail) == (Ending.FAILED, 3, ["blue", str(folder)])
-    assert run(folder, "true").ending is Ending.DONE
+    assert run(folder, "true", method=method).ending is Ending.DONE
 
 
-def test_job_of_this_project_runs_in_the_warm_process(folder):
+def test_a_stage_of_this_project_runs_in_the_process_itself(folder):
     outcome = run(folder, "python -m stages.plan --check nothing.yaml")
     assert outcome.code == 2
     assert outcome.tail[0].startswith("error: data/recipes.yaml: cannot be read")
 
 
-def test_job_that_is_killed(folder):
-    outcome = run(folder, "python -c 'import os; os.killpg(0, 9)'")
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+def test_a_stage_computes_with_the_threads_of_its_slot(folder, method):
+    """torch reads their number once, when it is imported, which the fork server has done; it has touched no GPU."""
+    outcome = run(folder, "python -m stages.about_torch", environment={"OMP_NUM_THREADS": "1"}, method=method)
+    assert outcome.tail == [str(method == "forkserver"), "1 False"]
+
+
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+def test_job_that_is_killed(folder, method):
+    outcome = run(folder, "python -c 'import os; os.killpg(0, 9)'", method=method)
     assert (outcome.ending, outcome.code) == (Ending.LOST, None)
+
+
+def test_a_job_leaves_no_processes(folder):
+    leave = "import subprocess; print(subprocess.Popen(['sleep', '600']).pid, flush=True)"
+    (child,) = run(folder, f'python -c "{leave}"').tail
+    deadline = time.monotonic() + 10
+    while psutil.pid_exists(int(child)) and psutil.Process(int(child)).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_job_without_a_sign_of_life(folder):
@@ -261,7 +298,7 @@ def test_job_that_is_stopped(folder):
 
 
 def test_job_that_does_not_listen_is_killed(folder, monkeypatch):
-    monkeypatch.setattr(processes.warm, "GRACE", 0.5)
+    monkeypatch.setattr(processes, "GRACE", 0.5)
     outcome = run(
         folder, "python -c 'import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(60)'", timeout=0.2
     )
@@ -269,18 +306,56 @@ def test_job_that_does_not_listen_is_killed(folder, monkeypatch):
     assert outcome.seconds < 20
 
 
-def test_a_dead_warm_process_is_replaced(folder):
-    assert run(folder, "true").ending is Ending.DONE
-    os.kill(processes.nursery(str(folder)).process.pid, signal.SIGKILL)
-    assert run(folder, "true").ending is Ending.DONE
+def fork_servers():
+    return [child for child in psutil.Process().children() if "forkserver" in " ".join(child.cmdline())]
 
 
-def test_a_warm_process_that_cannot_begin(tmp_path):
+def test_the_fork_server_ignores_what_a_terminal_sends_and_is_replaced_when_it_is_killed(folder):
+    assert run(folder, "true").ending is Ending.DONE
+    (server,) = fork_servers()
+    for number in processes.SHIELDED:
+        server.send_signal(number)
+    assert run(folder, "true").ending is Ending.DONE
+    assert fork_servers() == [server]
+    killer = threading.Timer(1, server.kill)
+    killer.start()
+    assert run(folder, "sleep 60").ending is Ending.LOST, "nobody knows its exit code"
+    assert run(folder, "true").ending is Ending.DONE
+    assert len(fork_servers()) == 1
+
+
+def test_other_code_or_threads_than_the_fork_server_has_get_fresh_interpreters(folder):
+    """A Dask worker may serve a sweep, then another after an edit of the code."""
+    assert processes.prepare({"OMP_NUM_THREADS": "1"}, "code") == "forkserver"
+    assert processes.prepare({"OMP_NUM_THREADS": "2"}, "code") == "spawn"
+    assert processes.prepare({"OMP_NUM_THREADS": "1"}, "other code") == "spawn"
+
+
+def test_many_jobs_at_a_time_end_with_their_own_exit_codes(folder):
+    """Though multiprocessing looks at all of them whenever it starts one."""
+    with ThreadPoolExecutor(8) as pool:
+        codes = [number % 60 for number in range(64)]
+        outcomes = pool.map(lambda number: run_quietly(folder, number), codes)
+    assert [outcome.code for outcome in outcomes] == codes
+
+
+def run_quietly(folder, code):
+    job = Job(f"stage@{code}", f"sh -c 'exit {code}'", str(folder), str(folder / f"log{code}"))
+    return processes.run(job, {}, lambda: False)
+
+
+def test_a_worker_that_has_imported_other_code_gets_nothing(tmp_path):
+    """It was started outside of any clone; what it computes would be of the code that it has imported."""
+    (tmp_path / "token").touch()
+    (tmp_path / "kdcore").symlink_to(ROOT / "kdcore")
+    joining = Joining(str(tmp_path), "token", code_of(tmp_path), slots_per_gpu=1, threads=None, name=f"{PLUGIN}test")
+    elsewhere = tmp_path / "elsewhere"
+    assert joining._find(elsewhere, Slots([{}])).trouble == "", "the same code at another place"
+    (tmp_path / "kdcore").unlink()
     (tmp_path / "kdcore").mkdir()
-    (tmp_path / "kdcore/__init__.py").write_text("raise SystemExit('this code cannot be imported')")
-    outcome = run(tmp_path, "true")
-    assert outcome.ending is Ending.FAILED
-    assert outcome.tail == ["the process that starts jobs ends at once, or is silent:", "this code cannot be imported"]
+    (tmp_path / "kdcore/__init__.py").write_text("edited = True\n")
+    trouble = joining._find(elsewhere, Slots([{}])).trouble
+    assert trouble.startswith(f"it has imported other code than that of {tmp_path}, from {ROOT}: start the worker in ")
 
 
 def test_workers_that_join_are_not_profiled(tmp_path):

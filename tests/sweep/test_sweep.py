@@ -44,19 +44,9 @@ def whole(tmp_path_factory):
     return project
 
 
-def test_leaves_what_a_serial_run_leaves(whole, tmp_path):
-    serial = SweepProject(tmp_path / "serial")
-    shutil.copytree(whole.folder, serial.folder, symlinks=True, ignore=shutil.ignore_patterns("cache", "tmp"))
-    for made in ("cards", "data/digits", "teachers", "pairs", "runs", "evaluations", "tables"):
-        shutil.rmtree(serial.folder / made)
-    (serial.folder / "dvc.lock").unlink()
-    serial.dvc("repro")
-    assert (serial.folder / "dvc.lock").read_bytes() == (whole.folder / "dvc.lock").read_bytes()
-    assert whole.dvc("status").strip() == "Data and pipelines are up to date."
+def test_does_nothing_twice(whole, swept):
     assert whole.output.endswith("26 done\n")
-
-
-def test_does_nothing_twice(swept):
+    assert swept.dvc("status").strip() == "Data and pipelines are up to date."
     swept.forget()
     before = (swept.folder / "dvc.lock").stat().st_mtime_ns
     assert swept.sweep("--jobs", "2").strip() == "26 up to date"
@@ -187,42 +177,28 @@ def test_a_hanging_cell_is_ended(project):
     assert set(project.ran) == CELLS | {"resnet14"}
 
 
-def test_killed_and_continued(project):
-    """The children of a sweep that is killed end too; the next one repeats only what had not ended, and leaves the
-    stages in the order of a serial run.
-    """
-    waiting = cell("kd", 1)
-    project.behave(**{waiting: "wait"})
-    with project.sweeping("--jobs", "2") as process:
-        project.wait_for(lambda: len(project.ran) == len(CELLS) + 1)
-        project.wait_for(lambda: f"{cell('dkd', 2)}: done" in project.said())
-        sweeps.stop(process, signal.SIGKILL)
-    log = project.folder / f"scratch/sweep/logs/train@{waiting}.log"
-    project.wait_for(lambda: "interrupted" in log.read_text())
-    project.behave()
-    project.forget()
-    project.sweep("--jobs", "2")
-    assert project.ran == [waiting]
-    recorded = [name for name in yamlfile.read(project.folder / "dvc.lock")["stages"] if name.startswith("train@")]
-    assert recorded == [f"train@{cell(method, scale)}" for method in ("kd", "dkd") for scale in (1, 2)]
-
-
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_stopped_by_a_signal(project, how):
-    waiting = cell("kd", 1)
+    """Running stages end with the sweep, though it is killed; the next sweep repeats only what had not ended."""
+    waiting = cell("kd", 2)
     project.behave(**{waiting: "wait"})
     with project.sweeping("--jobs", "1") as process:
         project.wait_for(lambda: waiting in project.ran)
-        assert sweeps.stop(process, how) == 128 + how
-    said = project.said()
-    assert f"stopping: train@{waiting} may save their states" in said
-    assert "stopped" in said.splitlines()[-1]
-    assert "interrupted" in (project.folder / f"scratch/sweep/logs/train@{waiting}.log").read_text()
-    done = set(project.ran) - {waiting}
+        code = sweeps.stop(process, how)
+    assert code == (-how if how == signal.SIGKILL else 128 + how)
+    if how != signal.SIGKILL:
+        assert f"stopping: train@{waiting} may save their states" in project.said()
+        assert "stopped" in project.said().splitlines()[-1]
+    log = project.folder / f"scratch/sweep/logs/train@{waiting}.log"
+    project.wait_for(lambda: "interrupted" in log.read_text())
     project.behave()
+    done = set(project.ran) - {waiting}
     project.forget()
     project.sweep("--jobs", "2")
-    assert not done & set(project.ran)
+    assert done == {"resnet14", VANILLA, cell("kd", 1)}
+    assert set(project.ran) == {waiting, cell("dkd", 1), cell("dkd", 2)}
+    recorded = [name for name in yamlfile.read(project.folder / "dvc.lock")["stages"] if name.startswith("train@")]
+    assert recorded == [f"train@{cell(method, scale)}" for method in ("kd", "dkd") for scale in (1, 2)]
 
 
 def test_one_at_a_time(project):
