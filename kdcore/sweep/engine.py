@@ -11,6 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from kdcore.matrix import side_by_side
 from kdcore.matrix.cards import CARDS
 from kdcore.sweep import journal as journals
 from kdcore.sweep.display import Screen
@@ -36,6 +37,10 @@ HERE = ("plan", "data", "pairs", "tables")
 """Stages that run in the sweep's folder: they read files outside DVC, or download."""
 RETRIED = (Ending.LOST, Ending.OUT_OF_MEMORY, Ending.STOPPED)
 """Endings after which a stage is tried again. It may be stopped though the sweep goes on: with its worker."""
+CELLS = ("train", "baseline")
+"""Stages that train a cell."""
+MOST_BESIDE = 4
+"""Cells that one process trains at a time; more would gain little and take memory."""
 RECORDING = 0.05
 """The share of time that may go into dvc.lock, which DVC writes as a whole, a second or more for a large matrix."""
 
@@ -84,6 +89,9 @@ class Sweep:
         """Why no stage is started any more; empty as long as all is well."""
         self.is_waiting = False
         """Whether no worker is connected."""
+        self.kinds: dict[str, str | None] = {}
+        self.leaders: dict[str, str] = {}
+        """Stage -> the running stage whose process trains it side by side with its own."""
         self.sent: set[str] = set()
         """Hashes of what this sweep has sent to the DVC remote."""
         self.recorded, self.recording = time.monotonic(), 0.0
@@ -127,7 +135,7 @@ class Sweep:
             self._wind_up()
             return
         while True:
-            ready = self.schedule.ready()
+            ready = [name for name in self.schedule.ready() if name not in self.leaders]
             if self._is_busy():
                 ready = [name for name in ready if is_here(name)]
             if not ready:
@@ -163,26 +171,49 @@ class Sweep:
                 self.schedule.settle(name, State.STOPPED)
 
     def _begin(self, name: str) -> None:
-        """Ask DVC what a stage needs: nothing, its outputs from the cache, or to be run, which starts it."""
+        """Start a stage where it is stale."""
         step = self.schedule.steps[name]
-        verdict = None
-        with self._failing(step):
-            verdict = self.pipeline.check(name)
-        if verdict is Verdict.STALE:
+        if self._is_stale(step):
             crew = self.crew  # not inside _failing: what goes wrong here fails the sweep, not this stage
             if not is_here(name) and self._is_busy():
                 return
             with self._failing(step):
                 self._start(step, crew)
-        elif verdict is not None:
-            self.schedule.settle(name, State.CACHED if verdict is Verdict.CACHED else State.UP_TO_DATE)
-            if verdict is Verdict.CACHED:
-                self.say(f"{name}: was in the cache")
+
+    def _is_stale(self, step: Step) -> bool:
+        """Ask DVC what a stage needs: nothing, its outputs from the cache, or to be run; the first two settle it."""
+        verdict = None
+        with self._failing(step):
+            verdict = self.pipeline.check(step.name)
+        if verdict in (Verdict.CACHED, Verdict.UP_TO_DATE):
+            self.schedule.settle(step.name, State.CACHED if verdict is Verdict.CACHED else State.UP_TO_DATE)
+        if verdict is Verdict.CACHED:
+            self.say(f"{step.name}: was in the cache")
+        return verdict is Verdict.STALE
+
+    def _beside(self, step: Step, crew: "Crew") -> list[str]:
+        """Choose the stages to train side by side with one: an equal share, for each slot, of the stale cells of its
+        kind. A stage that is tried again goes alone, for it may have been too large.
+        """
+        kind = self._kind(step.name)
+        if kind is None or crew.is_apart or step.attempts:
+            return []
+        waiting = [name for name in self.schedule.ready() if name != step.name and name not in self.leaders]
+        alike = [name for name in waiting if self._kind(name) == kind]
+        share = min((len(alike) + 1) // max(1, crew.capacity()), MOST_BESIDE)
+        chosen: list[str] = []
+        for name in alike:
+            if len(chosen) + 1 < share and self._is_stale(self.schedule.steps[name]):
+                chosen.append(name)
+        return chosen
 
     def _start(self, step: Step, crew: "Crew") -> None:
+        beside = self._beside(step, crew)
+        self.leaders |= dict.fromkeys(beside, step.name)
         step.state, step.started, step.attempts = State.RUNNING, time.time(), step.attempts + 1
         command, log = self.pipeline.command(step.name), journals.log(step.name)
-        job = Job(step.name, command, str(Path.cwd()), str(log), self.tries.timeout)
+        names = tuple(name.partition("@")[2] for name in beside)
+        job = Job(step.name, command, str(Path.cwd()), str(log), self.tries.timeout, names)
         if is_here(step.name):
             crew.run_here(job)
             return
@@ -193,11 +224,20 @@ class Sweep:
             self.sent.update(item["md5"] for item in new)
         crew.submit(job, Parcel(tuple(inputs), tuple(self.pipeline.outputs(step.name))))
 
+    def _kind(self, name: str) -> str | None:
+        """Stages of the same kind can be trained side by side; None for one that goes alone."""
+        stage, _, cell = name.partition("@")
+        if name not in self.kinds:
+            kind = side_by_side.kind(yamlfile.read(CARDS / stage / f"{cell}.yaml")) if stage in CELLS else None
+            self.kinds[name] = kind and f"{stage} {kind}"
+        return self.kinds[name]
+
     def _take(self, delivery: Delivery) -> None:
         """Record how a stage has ended."""
         outcome = delivery.outcome
         step = self.schedule.steps[outcome.step]
         step.worker, step.seconds = outcome.worker, round(outcome.seconds, 2)
+        self.leaders = {name: leader for name, leader in self.leaders.items() if leader != step.name}
         if outcome.ending is Ending.DONE:
             with self._failing(step):
                 if delivery.outputs is not None:

@@ -40,7 +40,7 @@ SHIELDED = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 """Signals that a terminal sends to all processes of a sweep. The sweep alone answers them; it then tells the stages."""
 SERVER_GONE = 255
 """The exit code that multiprocessing gives to a process whose fork server was killed before it could tell the code."""
-DEVICE, THREADS = "KDCORE_DEVICE", "OMP_NUM_THREADS"
+DEVICE, THREADS, BESIDE = "KDCORE_DEVICE", "OMP_NUM_THREADS", "KDCORE_BESIDE"
 CELL_MEMORY = 1.5e9
 """Bytes that a cell of CIFAR-100 needs on the CPU, see benchmarks/memory.py."""
 Environment = dict[str, str]
@@ -143,6 +143,7 @@ class Job:
         folder: of the project, on the machine where the stage runs.
         log: the file that its output goes to.
         timeout: seconds without a sign of life after which it is ended; None waits for ever.
+        beside: names of other cells to train side by side with the stage's (see `kdcore.training.lockstep`).
     """
 
     step: str
@@ -150,6 +151,7 @@ class Job:
     folder: str
     log: str
     timeout: float | None = None
+    beside: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -349,6 +351,7 @@ def _carry_out(job: Job, environment: Environment) -> None:
     os.chdir(job.folder)
     sys.path.insert(0, job.folder)
     os.environ.update(environment)
+    os.environ[BESIDE] = " ".join(job.beside)
     command = shlex.split(job.command)
     if command[:2] != ["python", "-m"] or not command[2].startswith("stages."):
         sys.exit(subprocess.run(command, check=False).returncode)  # noqa: S603

@@ -12,6 +12,7 @@ import torch
 from kdcore import checkpoints
 from kdcore.data import storage
 from kdcore.data.dataset import Dataset
+from kdcore.matrix import side_by_side
 from kdcore.networks.contract import Network
 from kdcore.system import yamlfile
 from kdcore.system.errors import UserError
@@ -35,8 +36,8 @@ def run(card_file: Path, out: Path, *, teacher_weights: Path | None = None, besi
         card_file: the card of a teacher to train, a baseline or a cell.
         out: the folder of the results.
         teacher_weights: the teacher's weights, where the card names a teacher.
-        beside: cards of other cells of the same `lockstep.kind`, to train side by side with this one. Their states are
-            left as if they had been killed after their last epoch: run by themselves, they only write their results.
+        beside: cards of other cells of the same `side_by_side.kind`, to train side by side with this one. Their states
+            are left as after a kill behind their last epoch: run by themselves, they only write their results.
 
     Raises:
         UserError: an input file is missing or damaged, or the cell cannot be shared among processes.
@@ -59,7 +60,7 @@ def run(card_file: Path, out: Path, *, teacher_weights: Path | None = None, besi
             for _ in lockstep.side_by_side(student, others, inputs.teacher, inputs.dataset):
                 leave_if_asked([student, *others], interruption)
         if world.leads:
-            _finish(student, card_file, card, out, progress)
+            _finish(student, card_file, card, out, progress, share=1 + len(others))
             state.remove()
             _warn_of_collapse(student, inputs.dataset)
 
@@ -106,7 +107,7 @@ def _others(first: loop.Run, inputs: _Inputs, beside: Sequence[Path], stack: Exi
     others = []
     for card_file in beside:
         card, state = yamlfile.read(card_file), inputs.state(card_file)
-        if lockstep.kind(card) is None or lockstep.kind(card) != lockstep.kind(inputs.card):
+        if side_by_side.kind(card) is None or side_by_side.kind(card) != side_by_side.kind(inputs.card):
             raise UserError(f"{card['name']}: cannot be trained side by side with {first.name}; train it by itself")
         lock = ExitStack()
         try:
@@ -141,8 +142,10 @@ def leave_if_asked(runs: Sequence[loop.Run], interruption: Interruption) -> None
     raise Interrupted(interruption.signal, f"{first.name}{others}: {said}")
 
 
-def _finish(run: loop.Run, card_file: Path, card: dict[str, Any], out: Path, progress: TrainingProgress) -> None:
-    """Write the results and the log of timings, and remove the live files."""
+def _finish(
+    run: loop.Run, card_file: Path, card: dict[str, Any], out: Path, progress: TrainingProgress, *, share: int
+) -> None:
+    """Write the results and the log of timings, and remove the live files; `share` cells shared the time."""
     made = {"computed_in": str(run.dtype).removeprefix("torch."), "processes": run.world.size}
     meta = {**card, **provenance.describe(run.device), **made}
     run_folder.write(out, run.student, run.history, meta, adapters=run.objective)
@@ -152,8 +155,8 @@ def _finish(run: loop.Run, card_file: Path, card: dict[str, Any], out: Path, pro
             out,
             meta,
             epochs=progress.trained,
-            seconds=progress.seconds,
-            images_per_second=progress.images_per_second,
+            seconds=progress.seconds / share,
+            images_per_second=progress.images_per_second * share,
         )
     progress.forget()
 

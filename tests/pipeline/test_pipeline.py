@@ -15,7 +15,7 @@ import pytest
 
 from kdcore.matrix import params
 from kdcore.system import yamlfile
-from tests.project import ROOT, SHORT
+from tests.project import ROOT, SHORT, Project
 from tests.sweeps import SweepProject, stop
 
 pytestmark = pytest.mark.pipeline
@@ -276,3 +276,15 @@ def test_a_serial_run_seen_from_another_terminal(project):
     assert (one["epochs"], one["host"]) == (2000, platform.node())
     assert one["loss"] > 0
     assert one["seconds_left"] > 0
+
+
+def test_a_sweep_trains_cells_side_by_side_with_the_bits_of_a_serial_run(project, tmp_path):
+    """Those that need the teacher's maps: one process trains them, and the stages of the others only write."""
+    project.set(baselines=["vanilla", "at", "rkd", "sp"])
+    shutil.copytree(project.folder, tmp_path / "serial", symlinks=True)
+    project.sweep("--jobs", "1")
+    trained = [json.loads(line)["method"] for line in (project.folder / TIMINGS).read_text().splitlines()]
+    assert [method for method in trained if method in ("at", "rkd", "sp")] == ["at"]
+    serial = Project(tmp_path / "serial")
+    serial.dvc("repro")
+    assert (serial.folder / "dvc.lock").read_bytes() == (project.folder / "dvc.lock").read_bytes()

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from kdcore.data.sources import digits
+from kdcore.matrix import side_by_side
 from kdcore.system.signals import Interrupted, Interruption
 from kdcore.training import experiment, lockstep, loop, teacher_outputs
 from kdcore.training.state import ResumeState
@@ -24,7 +25,7 @@ def dataset():
 @pytest.fixture(scope="module")
 def alone(dataset):
     """The bits of each method's cell when it is trained by itself."""
-    return {method: bits(side_by_side(dataset, [method])[0]) for method in METHODS}
+    return {method: bits(trained(dataset, [method])[0]) for method in METHODS}
 
 
 def cell(method, settings=SETTINGS):
@@ -40,7 +41,7 @@ def prepared(dataset, teacher, method, settings=SETTINGS, **options):
     return loop.prepare(cell(method, settings), dataset, teacher, device=CPU, **options)
 
 
-def side_by_side(dataset, methods):
+def trained(dataset, methods):
     teacher = loop.create("wrn_16_1", 10, 7, CPU)
     first, *others = (prepared(dataset, teacher, method) for method in methods)
     for _ in lockstep.side_by_side(first, list(others), teacher, dataset):
@@ -49,13 +50,13 @@ def side_by_side(dataset, methods):
 
 
 def test_each_ends_as_it_would_alone(dataset, alone):
-    assert [bits(run) for run in side_by_side(dataset, METHODS)] == [alone[method] for method in METHODS]
+    assert [bits(run) for run in trained(dataset, METHODS)] == [alone[method] for method in METHODS]
 
 
 def test_the_teacher_is_asked_once_per_batch(dataset, monkeypatch):
     asked, compute = [], teacher_outputs.Live.__call__
     monkeypatch.setattr(teacher_outputs.Live, "__call__", lambda live, batch: asked.append(1) or compute(live, batch))
-    side_by_side(dataset, METHODS)
+    trained(dataset, METHODS)
     assert len(asked) == SETTINGS.epochs * 3
 
 
@@ -93,13 +94,13 @@ def test_one_that_fails_leaves_the_others(dataset, alone):
 @pytest.mark.parametrize(("method", "together"), [("at", True), ("crd+kd", True), ("kd", False), ("vanilla", False),
                                                   ("mlkd", False), ("ofd", False)])  # fmt: skip
 def test_only_cells_that_need_the_teachers_maps_go_together(method, together):
-    assert (lockstep.kind(cell(method)) is not None) == together
+    assert (side_by_side.kind(cell(method)) is not None) == together
 
 
 @pytest.mark.parametrize("settings", [{"batch_size": 8}, {"epochs": 3}, {"precision": "bfloat16"}])
 def test_cells_of_other_settings_go_apart(settings):
-    assert lockstep.kind(cell("at")) == lockstep.kind(cell("crd"))
-    assert lockstep.kind(cell("at")) != lockstep.kind(cell("crd", changed(SETTINGS, **settings)))
+    assert side_by_side.kind(cell("at")) == side_by_side.kind(cell("crd"))
+    assert side_by_side.kind(cell("at")) != side_by_side.kind(cell("crd", changed(SETTINGS, **settings)))
 
 
 def test_runs_of_other_steps_and_with_dropout_go_apart(dataset):
