@@ -23,8 +23,8 @@ repro: setup  ## run the experiment matrix of params.yaml and render tables/
 sweep: setup  ## the same in parallel: make sweep [JOBS=2]
 	python -m stages.sweep $(addprefix --jobs ,$(JOBS))
 
-test: setup lint  ## check style and types, then run all tests
-	OMP_NUM_THREADS=1 pytest --numprocesses=auto --dist=loadfile
+test: setup lint  ## check style and types, then run the quick tests, or all of them: make test [ALL=1]
+	OMP_NUM_THREADS=1 pytest --numprocesses=auto --dist=loadfile $(if $(ALL),,-m 'not slow')
 
 lint: setup  ## ruff (format and rules), mypy, and the order of the packages
 	ruff format --check .

@@ -28,11 +28,8 @@ def main(*arguments: str) -> None:
         return check(*arguments[1:])
     matrix = params.load("params.yaml")
     published.check(yamlfile.read(published.FILE))
-    cards = make_cards(
-        matrix,
-        published_recipes=yamlfile.read("data/recipes.yaml"),
-        known_teachers=yamlfile.read("data/teachers.yaml", bounded=True),
-    )
+    recipes, known = yamlfile.read("data/recipes.yaml"), yamlfile.read("data/teachers.yaml", bounded=True)
+    cards = make_cards(matrix, published_recipes=recipes, known_teachers=known)
     with whole(CARDS) as folder:
         for name, card in cards.items():
             yamlfile.write(folder / f"{name}.yaml", card)

@@ -11,9 +11,7 @@ from stages import run
 def _options(arguments: tuple[str, ...]) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m stages.train_one", description=__doc__)
     parser.add_argument("--pair", required=True, help="teacher-student")
-    parser.add_argument(
-        "--method", required=True, help="a logit method, a baseline or a sum (python -m stages.methods)"
-    )
+    parser.add_argument("--method", required=True, help="as python -m stages.methods lists it, or a sum: crd+kd")
     parser.add_argument("--scale", help="SDD's M: 1 (default), 2, 4, L2, L1_4")
     parser.add_argument("--stand", action="store_true", help="standardise the logits")
     parser.add_argument("--seed", type=int, default=0)

@@ -6,7 +6,7 @@ from pathlib import Path
 from kdcore import catalog, checkpoints
 from kdcore.data.sources import digits
 from kdcore.system.files import write_json
-from kdcore.training import distributed, loop
+from kdcore.training import distributed, loop, torchrun
 from tests.train import CPU, as_card, card, changed, training_settings
 
 PAIR = "wrn_16_1-resnet8"
@@ -25,7 +25,7 @@ def train(method, world=distributed.ALONE, *, settings=SETTINGS):
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
-    with distributed.joined() as world:
+    with torchrun.joined() as world:
         for method in METHODS:
             run = train(method, world)
             write_json(folder / f"{method}-{world.rank}.json", run.history)

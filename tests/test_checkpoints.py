@@ -144,6 +144,7 @@ class TypeOf(Call):
         return np.dtype, ("V8",), (3, "|", None, ("a",), {"a": (np.dtype("O"), 0)}, 8, 1, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reader", [set, Counter])
 def test_numpy_is_given_no_addresses(tmp_path, zipped, reader, python):
     """NumPy would make an object at the address 0x4141414141414141 of it, and the reader ask for its hash."""

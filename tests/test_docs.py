@@ -153,6 +153,7 @@ def test_a_method_is_its_file_and_its_test():
     assert [block["path"] for block in BLOCK.finditer(PAGE)] == ["kdcore/methods/pearson.py", "tests/test_pearson.py"]
 
 
+@pytest.mark.slow
 def test_its_tests_and_style_pass(followed):
     followed.run(sys.executable, "-m", "pytest", "-q", "tests/test_pearson.py")
     files = ["kdcore/methods/pearson.py", "tests/test_pearson.py"]
@@ -167,6 +168,7 @@ def test_it_is_listed_with_its_values(followed):
     assert "arXiv:2205.10536" in listed
 
 
+@pytest.mark.slow
 @pytest.mark.pipeline
 def test_it_trains_in_every_form(followed, project):
     """In the project whose tiny matrix has been run, its cells are all that is new, sums included."""

@@ -57,7 +57,11 @@ def run(card_file: Path, out: Path, *, teacher_weights: Path | None = None, besi
             student = inputs.run(card, state, progress.callbacks)
             others = [] if world.size > 1 else _others(student, inputs, beside, stack)
             progress.follow(student.history, student.sums.images)
-            for _ in lockstep.side_by_side(student, others, inputs.teacher, inputs.dataset):
+            if others and inputs.teacher is not None:
+                training = lockstep.side_by_side(student, others, inputs.teacher, inputs.dataset)
+            else:
+                training = loop.steps(student, inputs.teacher, inputs.dataset)
+            for _ in training:
                 leave_if_asked([student, *others], interruption)
         if world.leads:
             _finish(student, card_file, card, out, progress, share=1 + len(others))

@@ -28,10 +28,10 @@ class TrainingProgress:
     run leaves the files for the one that goes on.
 
     Args:
-        name: of what is trained.
-        epochs: in all.
-        images: per epoch.
-        shown: whether a person sees it, and others may follow.
+        name: the cell or teacher that is trained.
+        epochs: how many epochs there are in all.
+        images: how many images an epoch has.
+        shown: whether a bar is shown and live files are written.
     """
 
     def __init__(self, name: str, epochs: int, images: int, *, shown: bool = True) -> None:
@@ -42,7 +42,6 @@ class TrainingProgress:
         self.last: Row = {}
         self.shown = shown
         self.history: list[Row] = []
-        self.is_followed = False
         self.begun = 0
         self.next_pulse = math.inf
         self.console = Console(stderr=True, quiet=not shown)
@@ -65,24 +64,27 @@ class TrainingProgress:
 
     @property
     def seconds(self) -> float:
-        """Since the start."""
+        """Seconds since the start."""
         return time.perf_counter() - self.started
 
     @property
     def images_per_second(self) -> float:
-        """Training images in this process, evaluation included in the time."""
+        """The rate of training images in this process; the time includes evaluation."""
         return self.done / self.seconds
 
     @property
     def trained(self) -> int:
-        """Whole epochs in this process."""
+        """How many whole epochs this process has trained."""
         return len(self.history) - math.ceil(self.begun / self.images)
 
     def follow(self, history: list[Row], seen: int = 0) -> None:
-        """Keep the files equal to this history, to which the trainer adds a row per epoch; of the next one, so many
-        images were seen before.
+        """Begin the bar and the live files with what an earlier process has trained.
+
+        Args:
+            history: of the run, to which the loop adds a row per epoch.
+            seen: how many images of the current epoch were seen before.
         """
-        self.history, self.is_followed = history, self.shown
+        self.history = history
         self.begun = len(history) * self.images + seen
         self.bar.update(self.task, completed=self.begun)
         self._write_live()
@@ -94,7 +96,7 @@ class TrainingProgress:
             remove_file(pulse_file(self.name))
 
     def _write_live(self) -> None:
-        if not self.is_followed:
+        if not self.shown:
             return
         if self.history:
             replace_text(live_file(self.name), csvfile.text(self.history))

@@ -24,19 +24,16 @@ def can_join(run: Run, first: Run) -> bool:
     return not draws and (run.epoch, run.sums.steps) == (first.epoch, first.sums.steps)
 
 
-def side_by_side(first: Run, others: list[Run], teacher: Network | None, dataset: Dataset) -> Iterator[None]:
+def side_by_side(first: Run, others: list[Run], teacher: Network, dataset: Dataset) -> Iterator[None]:
     """Train runs to their ends, in place; yields like `kdcore.training.loop.steps`.
 
     Args:
         first: the run that matters: its errors are raised.
         others: those that `can_join` it; one whose loss is not finite is taken out of the list, and says so when it is
             trained by itself.
-        teacher: of all of them; None for a network trained alone, which has no others.
+        teacher: the one that all were prepared with.
         dataset: the one that all were prepared with.
     """
-    if not others:
-        yield from steps(first, teacher, dataset)
-        return
     teach = _Shared(_prepare(first, teacher, dataset))
     training = {id(run): steps(run, teacher, dataset, teach=teach) for run in others}
     for _ in steps(first, teacher, dataset, teach=teach):
@@ -48,7 +45,7 @@ def side_by_side(first: Run, others: list[Run], teacher: Network | None, dataset
         yield
 
 
-def _prepare(first: Run, teacher: Network | None, dataset: Dataset) -> teacher_outputs.Teacher:
+def _prepare(first: Run, teacher: Network, dataset: Dataset) -> teacher_outputs.Teacher:
     feed, size = Feed(dataset, first.device), first.settings.batch_size
     return teacher_outputs.prepare(teacher, first.objective, feed, first.world, first.dtype, batch_size=size)
 

@@ -11,7 +11,6 @@ from kdcore.data.augment import apply_views, epoch_order, epoch_views
 from kdcore.data.dataset import Dataset, Encoded, Split
 from kdcore.data.feed import Feed, unaugmented
 from kdcore.data.sources import digits
-from kdcore.matrix.fingerprint import closure
 from kdcore.system.errors import UserError
 from tests.pictures import encoded, write_tree
 
@@ -233,10 +232,3 @@ class TestStream:
         for count, expected in ((6, 5), (1, 1), (None, 1), (64, 16)):
             monkeypatch.setattr(stream.os, "cpu_count", lambda count=count: count)
             assert stream.workers() == expected
-
-
-def test_what_networks_see_depends_on_no_storage():
-    """A change of formats, files or messages makes no cell stale: fingerprints follow these imports."""
-    science = ("affine", "augment", "dataset", "feed", "images", "randaugment", "stream")
-    packages = {"kdcore", "kdcore.data", "kdcore.system", "kdcore.system.errors"}
-    assert closure("kdcore.data.feed") == packages | {f"kdcore.data.{name}" for name in science}

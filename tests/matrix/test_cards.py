@@ -195,6 +195,7 @@ class TestParams:
         after = changed(shipped(), cards(train={**train, **settings}))
         assert after & all_runs() == {name for name in all_runs() if not name.startswith("teacher/")}
 
+    @pytest.mark.slow
     def test_equal_numbers_are_one_card(self):
         """Whether a value is written 4 or 4.0."""
         train = yamlfile.read(ROOT / "params.yaml")["train"]

@@ -66,7 +66,7 @@ def test_no_levels(scale):
     {"source": "https://a.org/b.tar", "member": "c.pth", "sha256": "0" * 64},
 ])  # fmt: skip
 def test_teachers(load, teacher):
-    assert load({"teachers.resnet20": teacher}).teachers["resnet20"].model_dump(exclude_none=True) == teacher
+    assert load({"teachers.resnet20": teacher}).teachers["resnet20"].model_dump(exclude_unset=True) == teacher
 
 
 @pytest.mark.parametrize("threads", [1, 2, 1024, "auto"])
@@ -143,10 +143,6 @@ BAD = [
         {"train.exceptions": [{"methods": ["kd"], "epochs": 9}]},
         "train.exceptions: of kd for resnet20-resnet8: milestones [11, 14, 16] must rise and stay below epochs (9)",
     ),
-    (
-        {"train.exceptions": [{"students": ["resnet20"], "epochs": 9}]},
-        "train.exceptions: of teacher resnet20: milestones [11, 14, 16] must rise and stay below epochs (9)",
-    ),
     ({"scales": [1.5]}, "scales[0]: 1.5 is no scale. Allowed: 1 for M=[1]"),
     ({"scales": [[1, 2]]}, "scales[0]: [1, 2] is no scale"),
     ({"scales": [None]}, "scales[0]: None is no scale"),
@@ -178,7 +174,7 @@ BAD = [
     ({"teachers.resnet20": {"source": "train"}}, "is trained here and needs settings of its own"),
     ({"teachers.resnet20": {"source": "published", "otherwise": "train"}}, "needs settings of its own"),
     (
-        {"teachers.resnet20": {"source": "train", "train": {**SHORT, "optimizer": "dot", "dot_delta": 0.1}}},
+        {"teachers.resnet20": {"source": "train", "train": {**SHORT, "optimizer": "dot", "dot_delta": 0.05}}},
         "train.optimizer: a teacher is trained alone",
     ),
     ({"teachers.resnet20": {"source": "train", "train": {**SHORT, "lr": -1}}}, "teachers.resnet20.train.lr: -1"),

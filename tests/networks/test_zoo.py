@@ -170,6 +170,7 @@ class TestList:
         command = [sys.executable, "-m", "stages.networks", *arguments]
         return subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
 
+    @pytest.mark.slow
     def test_all(self):
         done = self.run()
         assert done.returncode == 0

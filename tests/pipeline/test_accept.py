@@ -47,12 +47,14 @@ def test_accepted_cells_are_not_trained_and_keep_the_reason(edited):
     assert edited.dvc("status").strip() == "Data and pipelines are up to date."
 
 
+@pytest.mark.slow
 def test_only_the_named_cells(edited):
     edited.run(*ACCEPT, DKD[1].partition("@")[2], "--reason", REASON)
     assert "accepted" not in meta(edited, DKD[0])
     assert edited.stale() & set(DKD) == {DKD[0]}
 
 
+@pytest.mark.slow
 def test_killed_before_dvc_recorded_it(edited):
     """The same call goes on; nothing is accepted twice."""
     killed = (
@@ -68,6 +70,7 @@ def test_killed_before_dvc_recorded_it(edited):
     assert not edited.stale() & set(DKD)
 
 
+@pytest.mark.slow
 def test_values_that_differ_are_refused(edited):
     edited.set(methods_config={"dkd": {"alpha": 3}})
     said = edited.run(*ACCEPT, DKD[0].partition("@")[2], "--reason", REASON, code=2)
@@ -76,6 +79,7 @@ def test_values_that_differ_are_refused(edited):
     assert edited.stale() >= set(DKD)
 
 
+@pytest.mark.slow
 def test_another_teacher_is_refused(edited):
     edited.set(teachers={"resnet14": {"source": "train", "train": {**SHORT, "lr": 0.03}}})
     edited.dvc("repro", "pairs")

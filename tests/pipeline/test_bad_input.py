@@ -873,6 +873,7 @@ def start(folder, *command):
     return done.returncode, done.stderr, seconds
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("command", "change", "message"), named([
     (["plan"], written(LAUGHS), "error: params.yaml, line 2: is not valid YAML: the alias *a0"),
     (["plan"], written(f"name: {'x' * 10**7}\n"), "error: params.yaml: has 10,000,007 bytes; at most 65,536 are"),

@@ -236,6 +236,7 @@ def test_who_looks_keeps_no_sweep_out(here):
         end(*watchers)
 
 
+@pytest.mark.slow
 @pytest.mark.pipeline
 def test_one_repro_at_a_time(tmp_path):
     """A second `dvc repro`, and a sweep, say who is at work, and change nothing; the first one is not disturbed."""

@@ -45,6 +45,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path / "project"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "pair", "write"), [
     ("imagenet", "imagenet_resnet34-imagenet_resnet18", write_imagenet),
     ("cub200", "resnet14-resnet8", write_cub),
@@ -69,6 +70,7 @@ def test_large_images_of_ones_own_are_streamed(folder):
     assert list((folder / "data/pets").glob("*.npy")) == []
 
 
+@pytest.mark.slow
 @pytest.mark.pipeline
 def test_three_lines_from_a_folder_of_images_to_a_table(project, tmp_path):
     """As docs/extending.md says: nothing but section data of params.yaml changes."""

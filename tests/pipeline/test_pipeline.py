@@ -48,6 +48,7 @@ def test_shipped_matrix_expands_as_declared(project):
     assert sorted(name for name in listed if name.startswith(("train@", "baseline@"))) == sorted(declared)
 
 
+@pytest.mark.slow
 def test_sums_adapters_views_and_dot(project):
     """What a method trains beside the student is kept apart from it; DOT retrains what distils."""
     project.set(methods=["crd+kd", "mlkd"], scales=[1], baselines=["vanilla", "cc", "at+sp"])
@@ -88,6 +89,7 @@ def test_outputs(project):
     assert project.run("git", "status", "--porcelain") == ""
 
 
+@pytest.mark.slow
 def test_all_done_again_has_the_same_bits(project, monkeypatch):
     """A sweep ran the matrix; a serial run at the same commit leaves the same dvc.lock, with any number of threads that
     torch would take by itself.
@@ -110,6 +112,7 @@ def test_metrics_and_plots_are_shown(project):
     assert "KD + SDD [1,2]" in page
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("changes", "new"), [
     ({"seeds": [0, 1]}, {name.removesuffix("0") + "1" for name in CELLS}),
     ({"scales": [1, 2, 4]}, {f"train@resnet14-resnet8-{method}-4-False-0" for method in ("kd", "dkd")}),
@@ -156,6 +159,7 @@ def test_temperature_of_kd_makes_its_cells_stale(project):
     assert project.stale() - {"tables"} == KD
 
 
+@pytest.mark.slow
 def test_own_copy_of_a_published_teacher(project):
     """DVC sees it come and go; a teacher with the same weights makes no cell stale."""
     listed = yamlfile.read(project.folder / "data/teachers.yaml")
@@ -175,6 +179,7 @@ def test_own_copy_of_a_published_teacher(project):
     assert "resnet14 (trained here, 6 epochs, for no" in (project.folder / "tables/digits.md").read_text()
 
 
+@pytest.mark.slow
 def test_experiment_with_another_scale(project):
     """dvc exp run trains the new cells alone; dvc metrics diff then shows the headlines and nothing else."""
     output = project.dvc("exp", "run", "-S", "scales=[1,2,4]")
@@ -226,6 +231,7 @@ def test_killed_cell_goes_on_and_ends_with_the_same_bits(project):
     assert latest["epochs"] < 6
 
 
+@pytest.mark.slow
 def test_sweep_killed_and_continued_ends_with_the_bits_of_a_serial_run(finished, tmp_path):
     """A cell is killed in the middle, then the sweep; the next one goes on, and leaves the serial run's dvc.lock."""
     project = SweepProject(tmp_path / "project")

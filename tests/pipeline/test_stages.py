@@ -62,6 +62,7 @@ def test_scripts_are_thin(script):
     assert len((ROOT / f"stages/{script}.py").read_text().splitlines()) <= 40
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["data", "pairs", "tables", "teacher resnet8", "evaluate a-b", "train baseline x"])
 def test_missing_card(tmp_path, stage):
     name, *arguments = stage.split()
@@ -110,6 +111,7 @@ class TestThreads:
         yield
         device.use_threads(None)
 
+    @pytest.mark.slow
     def test_are_those_of_the_card_whatever_the_environment(self, project):
         card = {**CARD, "train": {**CARD["train"], "threads": 1}}
         yamlfile.write(project / "cards/baseline/cell.yaml", card)
@@ -121,6 +123,7 @@ class TestThreads:
         assert found[0] == found[1]
         assert json.loads(found[0]["meta.json"])["threads"] == 1
 
+    @pytest.mark.slow
     def test_are_torchs_own_where_the_card_names_none(self, project):
         for threads in ("1", "2"):
             code, said = call(project, "stages.train", "baseline", "cell", OMP_NUM_THREADS=threads)

@@ -363,18 +363,11 @@ class TestLive:
         for shown in (False, True):
             with TrainingProgress("x", 2, 10, shown=shown) as watched:
                 watched.follow([row])
-                watched.watcher.on_epoch(row)
+                watched.callbacks.on_epoch(row)
             assert live_file("x").exists() == pulse_file("x").exists() == shown
         TrainingProgress("x", 2, 10, shown=False).forget()
         assert live_file("x").exists()
         assert pulse_file("x").exists()
-
-    def test_what_nobody_follows(self, tmp_path, monkeypatch):
-        monkeypatch.chdir(tmp_path)
-        with TrainingProgress("several cells", 2, 10) as watched:
-            watched.watcher.on_step(10)
-            watched.watcher.on_epoch({"epoch": 1, "loss": 1.0, "test_top1": 50.0})
-        assert list(tmp_path.iterdir()) == []
 
 
 class TestPulse:
@@ -406,18 +399,18 @@ class TestPulse:
         assert pulse.pulses() == said(**first, images_per_second=0.0, seconds_left=None)
         before = pulse.pulses()
         clock.now += 4.9
-        watched.watcher.on_step(5)
+        watched.callbacks.on_step(5)
         assert pulse.pulses() == before
         clock.now += 4.1
-        watched.watcher.on_step(0)
+        watched.callbacks.on_step(0)
         assert pulse.pulses() == said(**first, images_per_second=0.5, seconds_left=30.0)
-        watched.watcher.on_step(5)
+        watched.callbacks.on_step(5)
         made.append(rows[1])
-        watched.watcher.on_epoch(rows[1])
+        watched.callbacks.on_epoch(rows[1])
         assert pulse.pulses() == said(epoch=2, loss=0.5, test_top1=52.0, images_per_second=1.0, seconds_left=10.0)
-        watched.watcher.on_step(10)
+        watched.callbacks.on_step(10)
         made.append(rows[2])
-        watched.watcher.on_epoch(rows[2])
+        watched.callbacks.on_epoch(rows[2])
         assert pulse.pulses()["x"].seconds_left == 0
         assert watched.trained == 2
         watched.forget()
@@ -449,6 +442,7 @@ class TestPulse:
         python("import sys; from kdcore.training import pulse, timings; assert 'torch' not in sys.modules")
 
 
+@pytest.mark.slow
 @pytest.mark.pipeline
 def test_of_a_finished_matrix(finished, tmp_path):
     """The same tables as the pipeline's, beside which it writes nothing; and the comparison of revisions."""

@@ -156,6 +156,7 @@ def test_doubtful_figures_are_marked(results, text, page):
     assert text.count('class="mark hollow') == sum(bool(entry.figure.doubt) for entry in shown) + 1
 
 
+@pytest.mark.slow
 def test_figures_within_noise_are_marked(results, page):
     within = [entry for entry in results.entries if entry.is_within_noise]
     assert within
@@ -165,6 +166,7 @@ def test_figures_within_noise_are_marked(results, page):
         assert (found["Difference"].sign == "≈") == (found["Within noise"].text == "yes") == bool(entry.is_within_noise)
 
 
+@pytest.mark.slow
 def test_other_budgets_are_marked(results, page):
     assert "§" not in page.texts
     budget = ("480 epochs", "weak and strong views of each image")

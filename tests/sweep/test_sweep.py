@@ -17,7 +17,7 @@ from kdcore.system import yamlfile
 from tests import sweeps
 from tests.sweeps import PAIR, SweepProject, cell
 
-pytestmark = pytest.mark.pipeline
+pytestmark = [pytest.mark.pipeline, pytest.mark.slow]
 
 VANILLA = f"{PAIR}-vanilla-0"
 CELLS = {VANILLA, *(cell(method, scale) for method in ("kd", "dkd") for scale in (1, 2))}

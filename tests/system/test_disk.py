@@ -101,6 +101,7 @@ def epochs_trained(project):
 
 
 class TestFull:
+    @pytest.mark.slow
     def test_where_states_are_saved(self, project, made):
         """The first state has room, the second has not: the next run goes on from the first."""
         with disk(project / "scratch", 1 << 20) as small:
@@ -116,6 +117,7 @@ class TestFull:
             assert made()
             assert epochs_trained(project) < 3
 
+    @pytest.mark.slow
     def test_where_results_are_written(self, project, made):
         """Others stay as they are, and nothing stands for this one; afterwards nothing is trained once more."""
         other = project / f"runs/{PAIR}/other"
@@ -177,6 +179,7 @@ class TestFull:
         assert results.read_text() == expected
         assert said.read_text().count("; training goes on") == said.read_text().count("\n") == warnings
 
+    @pytest.mark.slow
     @pytest.mark.pipeline
     def test_where_dvc_works(self, tmp_path):
         """In a serial run; tests/sweep/test_sweep.py has the sweep."""
@@ -229,6 +232,7 @@ def fill(folder):
 
 
 class TestReadOnly:
+    @pytest.mark.slow
     @pytest.mark.parametrize(("folder", "command"), [
         ("scratch", TRAIN), ("runs", TRAIN), ("data", ["stages.data"]), (".", ["stages.plan"]), (".", ["stages.sweep"]),
     ])  # fmt: skip

@@ -13,7 +13,7 @@ from kdcore import catalog
 from kdcore.data.feed import Feed
 from kdcore.data.sources import digits
 from kdcore.system.errors import UserError
-from kdcore.training import distributed, loop
+from kdcore.training import distributed, torchrun
 from kdcore.training.distributed import World
 from tests import distributed_cells
 from tests.project import ROOT
@@ -60,14 +60,12 @@ def test_numbers_that_are_none_or_absurd_stop_all(shared, lr, expected):
 @pytest.mark.parametrize("method", [name for name, entry in catalog.methods().items() if entry.across == "batch"])
 def test_losses_that_relate_samples_of_a_batch_are_refused(method):
     with pytest.raises(UserError, match=f"method {method} relates the samples of a batch; train it in one process"):
-        loop.prepare(card("wrn_16_1-resnet8", method, {}), digits_of(4), None, device=CPU, world=World(0, 2))
+        torchrun.check_divisible(card("wrn_16_1-resnet8", method, {}))
 
 
 def test_dot_is_refused():
     with pytest.raises(UserError, match="optimizer dot"):
-        loop.prepare(
-            card("wrn_16_1-resnet8", "kd", {"optimizer": "dot"}), digits_of(4), None, device=CPU, world=World(0, 2)
-        )
+        torchrun.check_divisible(card("wrn_16_1-resnet8", "kd", {"optimizer": "dot"}))
 
 
 def digits_of(count):
@@ -92,17 +90,20 @@ def test_processes_see_every_image_of_the_global_batches_once(size):
 def test_alone_nothing_is_wrapped_and_nothing_sent():
     module = torch.nn.BatchNorm2d(2)
     assert distributed.ALONE.synchronised(module, CPU) is module
-    assert distributed.ALONE.averaging(module) is module
     assert type(module) is torch.nn.BatchNorm2d
+    module.weight.grad = torch.tensor([1.0, 2.0])
+    distributed.ALONE.average_gradients([*module.parameters()])
+    assert module.weight.grad.tolist() == [1.0, 2.0]
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "two", "1.5", "1000000", "²"])
 def test_wrong_number_of_processes(monkeypatch, value):
     monkeypatch.setenv("KDCORE_PROCESSES", value)
     with pytest.raises(UserError, match=f"KDCORE_PROCESSES='{value}': must be a number from 1 to [0-9]+, of processes"):
-        distributed.processes()
+        torchrun.processes()
 
 
+@pytest.mark.slow
 @pytest.mark.pipeline
 def test_stage_train_in_two_processes(project, monkeypatch):
     """One of them writes, once, what both have trained."""

@@ -53,6 +53,7 @@ class TestEvaluateCheckpoint:
         assert metrics["parameters"] == sum(p.numel() for p in networks.create("resnet8", 10).parameters())
         assert "agreement" not in metrics
 
+    @pytest.mark.slow
     def test_command(self, project):
         checkpoints.save(networks.create("resnet8", 10), project / "weights.safetensors")
         options = ["--network", "resnet8", "--checkpoint", "weights.safetensors", "--dataset", "digits"]
@@ -62,6 +63,7 @@ class TestEvaluateCheckpoint:
         assert f"{figures['top1']:.2f} %" in said
         assert list(figures["top1_of_classes"]) == [str(digit) for digit in range(10)]
 
+    @pytest.mark.slow
     def test_command_on_a_folder_of_images(self, project):
         """Decoded once, kept for the next time."""
         write_tree(project / "pets" / "train", ["cat", "dog"], 2)
@@ -86,12 +88,14 @@ class TestEvaluateCheckpoint:
         write_tree(tmp_path / "pets" / "test", ["cat", "dog"], 3)
         assert len(single.dataset("pets", None, **options).test.labels) == len(first.test.labels) + 2
 
+    @pytest.mark.slow
     def test_data_set_of_a_params_file(self, project):
         checkpoints.save(networks.create("resnet8", 10), project / "weights.safetensors")
         options = ["--network", "resnet8", "--checkpoint", "weights.safetensors", "--params", "params.yaml"]
         code, said = call(project, "stages.evaluate_checkpoint", *options)
         assert (code, "resnet8 on digits" in said) == (0, True), said
 
+    @pytest.mark.slow
     @needs_data
     @pytest.mark.parametrize("name", PUBLISHED)
     def test_published_checkpoints_score_as_stated(self, name, cifar100):

@@ -92,6 +92,7 @@ def trained(dataset, run):
 
 
 class TestTable:
+    @pytest.mark.slow
     @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
     @pytest.mark.parametrize("levels", [(1,), (1, 2), (1, 2, 4), (4,)])
     def test_same_bits_without_a_table_with_an_empty_one_and_a_full_one(
