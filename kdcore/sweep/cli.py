@@ -1,6 +1,7 @@
 """The command `python -m stages.sweep`: its options, the sweep or dry run that they ask for, and its exit code."""
 
-from collections.abc import Callable, Iterator
+import argparse
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -61,6 +62,30 @@ class Options:
     def tries(self) -> Tries:
         """How often a stage is tried, and how long it may be silent."""
         return Tries(self.retries, 60 * self.timeout or None)
+
+
+TARGETS = "stages, as for 'dvc repro', with what they need (default: all)"
+CHANGES = "change params.yaml, as for 'dvc exp run'"
+SCHEDULER = "a running Dask scheduler, tcp://host:port"
+TIMEOUT = "minutes without a sign of life after which a stage is ended; 0 waits for ever (default: 60)"
+
+
+def parse(arguments: Sequence[str], description: str | None) -> Options:
+    """Read the options of `python -m stages.sweep`; exits with code 2 and a usage where they are wrong."""
+    parser = argparse.ArgumentParser("python -m stages.sweep", description=description)
+    parser.add_argument("targets", nargs="*", metavar="TARGET", help=TARGETS)
+    parser.add_argument("--glob", action="store_true", help="targets are patterns: 'train@resnet20-*'")
+    parser.add_argument("-S", dest="changes", action="append", default=[], metavar="KEY=VALUE", help=CHANGES)
+    parser.add_argument("-n", "--dry-run", action="store_true", help="only say what would be done, and why")
+    parser.add_argument("--failed", action="store_true", help="only what failed in the last sweep")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("-j", "--jobs", type=int, metavar="N", help="at a time (default: by GPUs, or cores and memory)")
+    where.add_argument("--scheduler", metavar="ADDRESS", help=SCHEDULER)
+    where.add_argument("--cluster", type=Path, metavar="FILE", help="a cluster's queue, see docs/cluster.md")
+    parser.add_argument("--slots-per-gpu", type=int, default=1, metavar="N", help="jobs on one GPU (default: 1)")
+    parser.add_argument("--retries", type=int, default=2, metavar="N", help="for lost workers and memory (default: 2)")
+    parser.add_argument("--timeout", type=float, default=60, metavar="MINUTES", help=TIMEOUT)
+    return Options(**vars(parser.parse_args(arguments)))
 
 
 def sweep(options: Options) -> int:
