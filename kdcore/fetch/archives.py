@@ -109,7 +109,7 @@ def member(archive: Path, name: str, folder: Path, *, limit: int = LIMIT) -> Pat
         The path of the extracted file.
 
     Raises:
-        UserError: see `extract`.
+        UserError: the archive is damaged, too large, or leads out of its folder.
     """
     with _checked(archive, limit) as (opened, listed):
         path = PurePosixPath(name)

@@ -273,7 +273,7 @@ def _published_sources(name: str, teacher: Teacher, dataset: str, known: KnownTe
 
 
 def _checkpoint_sha256(name: str, teacher: Teacher) -> str:
-    """As declared for an address; of a file as it is now, which must be as declared."""
+    """The checksum that is declared for an address, or that of a file as it is now, which must be as declared."""
     if "://" in teacher.source and teacher.sha256:
         return teacher.sha256
     try:

@@ -37,11 +37,11 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """As DVC names it behind "@": resnet56-resnet20-kd-2-True-0, or resnet56-resnet20-at-0."""
+        """The name that DVC shows behind "@": resnet56-resnet20-kd-2-True-0, or resnet56-resnet20-at-0."""
         axes = (self.pair, self.method, self.scale, self.stand, self.seed)
         return "-".join(str(value) for value in axes if value is not None)
 
     @property
     def folder(self) -> Path:
-        """Where its results are, relative to the project."""
+        """The folder of its results, relative to the project."""
         return RUNS / self.pair / self.name

@@ -69,7 +69,7 @@ def _check_scales(scales: list[int | str]) -> list[int | str]:
 
 MOST_CELLS = 100_000
 MOST_PROBLEMS = 20
-"""That one message lists."""
+"""The most problems that one message lists."""
 Axis = AfterValidator(_check_axis)
 Percent = Annotated[float, Field(ge=0, le=100)]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
@@ -93,8 +93,8 @@ class Teacher(Section):
     member: Text | None = None
     """The checkpoint's path in an archive; None for a checkpoint itself."""
     sha256: Sha256 | None = None
-    """Of the file at `source`. Required for an address; for a path, recorded when absent. With "published", of the
-    checkpoint, wherever it comes from.
+    """The checksum of the file at `source`. Required for an address; for a path, recorded when absent. With
+    "published", that of the checkpoint, wherever it comes from.
     """
     otherwise: Literal["train"] | None = None
     """With "published": what to do when no listed source can be had; None stops."""

@@ -41,7 +41,7 @@ class ImageNetMobileNetV1(Network):
 
     @property
     def norms(self) -> tuple[nn.BatchNorm2d, ...]:
-        """Those that end the blocks."""
+        """The norms that end the stages."""
         return tuple(cast(nn.BatchNorm2d, cast(nn.Sequential, self.model[i])[-1]) for i in STAGES[1:])
 
     def forward(self, images: Tensor) -> Output:

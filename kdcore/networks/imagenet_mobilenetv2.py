@@ -37,7 +37,7 @@ class ImageNetMobileNetV2(mobilenetv2.MobileNetV2, Network):
 
     @property
     def norms(self) -> tuple[nn.BatchNorm2d, ...]:
-        """Those that end the last blocks, before the shortcut is added."""
+        """The norms that end the last blocks of the stages, before their shortcuts are added."""
         blocks = (cast(mobilenetv2.InvertedResidual, self.features[i]) for i in STAGES)
         return tuple(cast(nn.BatchNorm2d, block.conv[-1]) for block in blocks)
 

@@ -68,7 +68,7 @@ class ImageNetResNet(resnet.ResNet, Network):
 
     @property
     def norms(self) -> tuple[nn.BatchNorm2d, ...]:
-        """Those of the last blocks, before the shortcut is added."""
+        """The norms that end the last blocks of the stages, before their shortcuts are added."""
         return tuple(cast(BasicBlock | Bottleneck, stage[-1]).last_norm for stage in self._stages())
 
     def forward(self, images: Tensor) -> Output:

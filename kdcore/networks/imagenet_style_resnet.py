@@ -77,7 +77,7 @@ class ImageNetStyleResNet(Network):
 
     @property
     def norms(self) -> tuple[nn.BatchNorm2d, ...]:
-        """Those of the last blocks, before the shortcut is added."""
+        """The norms that end the last blocks of the stages, before their shortcuts are added."""
         blocks = (list(self.get_submodule(f"layer{number}").children())[-1] for number in range(1, 5))
         return tuple(cast(nn.BatchNorm2d, block.get_submodule(f"bn{block.count}")) for block in blocks)
 

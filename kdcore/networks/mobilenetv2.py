@@ -79,7 +79,7 @@ class MobileNetV2(Network):
 
     @property
     def norms(self) -> tuple[nn.BatchNorm2d, ...]:
-        """Those that end the last blocks, before the shortcut is added."""
+        """The norms that end the last blocks of the stages, before their shortcuts are added."""
         last_blocks = (cast(InvertedResidual, cast(nn.Sequential, self.blocks[i])[-1]) for i in STAGES)
         return tuple(cast(nn.BatchNorm2d, block.conv[-1]) for block in last_blocks)
 

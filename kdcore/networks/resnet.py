@@ -74,7 +74,7 @@ class ResNet(Network):
 
     @property
     def norms(self) -> tuple[nn.BatchNorm2d, ...]:
-        """Those of the last blocks, before the shortcut is added."""
+        """The norms that end the last blocks of the stages, before their shortcuts are added."""
         return tuple(cast(BasicBlock, stage[-1]).bn2 for stage in (self.layer1, self.layer2, self.layer3))
 
     def forward(self, images: Tensor) -> Output:

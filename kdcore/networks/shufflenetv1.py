@@ -70,7 +70,7 @@ class ShuffleNetV1(Network):
 
     @property
     def norms(self) -> tuple[nn.BatchNorm2d, ...]:
-        """Those of the last blocks, before the shortcut is added."""
+        """The norms that end the last blocks of the stages, before their shortcuts are added."""
         return tuple(cast(Bottleneck, stage[-1]).bn3 for stage in self._stages())
 
     def forward(self, images: Tensor) -> Output:

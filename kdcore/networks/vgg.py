@@ -51,7 +51,7 @@ class VGG(Network):
 
     @property
     def norms(self) -> tuple[nn.BatchNorm2d, ...]:
-        """Those that end the blocks."""
+        """The norms that end the stages."""
         return tuple(cast(nn.BatchNorm2d, block[-1]) for block in self._blocks()[1:])
 
     def forward(self, images: Tensor) -> Output:

@@ -85,7 +85,7 @@ class WideResNet(Network):
 
     @property
     def norms(self) -> tuple[nn.BatchNorm2d, ...]:
-        """Those that follow each stage."""
+        """The norms that follow the stages."""
         following = (cast(PreactBlock, stage.layer[0]) for stage in (self.block2, self.block3))
         return *(block.bn1 for block in following), self.bn1
 

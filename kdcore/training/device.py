@@ -1,4 +1,4 @@
-"""What computes: the device, a property of the machine and so not of params.yaml, and the threads of the CPU."""
+"""The device, its precision, the CPU's threads and memory: properties of the machine that networks are computed on."""
 
 import ctypes
 import os
@@ -11,11 +11,11 @@ from kdcore.system.errors import SHOWN, UserError
 
 VARIABLE = "KDCORE_DEVICE"
 OWN_THREADS = torch.get_num_threads()
-"""As many as torch takes by itself: OMP_NUM_THREADS, or all cores."""
+"""The number of threads that torch takes by itself: OMP_NUM_THREADS, or all cores."""
 
 
 def choose() -> torch.device:
-    """What the environment variable KDCORE_DEVICE names, else the first GPU, else the CPU.
+    """Choose the device that KDCORE_DEVICE names, else the first GPU, else the CPU.
 
     Raises:
         UserError: the variable names no device of this machine.
@@ -50,7 +50,7 @@ def prepare_torch(device: torch.device) -> None:
 
 
 TRIM_THRESHOLD, MMAP_MAX = -1, -4
-"""Of glibc's mallopt."""
+"""Parameters of glibc's mallopt."""
 NEVER = 2**31 - 1
 
 

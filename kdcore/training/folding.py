@@ -10,7 +10,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from kdcore.networks.contract import Network, Output
 
 TOLERANCE = 1e-3
-"""Of the largest value of an output, between a network and its folded copy."""
+"""The largest difference between a network and its folded copy, as a share of an output's largest value."""
 
 
 def folded(network: Network, image_size: int) -> Network:

@@ -281,7 +281,7 @@ def prepare(
     cell's card.
 
     Args:
-        card: of a teacher to train, a baseline or a cell (see `kdcore.matrix.cards`).
+        card: what to train: a teacher, a baseline or a cell (see `kdcore.matrix.cards`).
         dataset: the one that the card names.
         teacher: the one that the card names, on `device`; None for a network trained alone.
         device: where to compute.

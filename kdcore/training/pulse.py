@@ -18,13 +18,13 @@ class Pulse:
     """How far a run is."""
 
     name: str
-    """Of the cell or teacher."""
+    """The name of the cell or teacher."""
     epoch: int
     """The last finished one; 0 before the first."""
     epochs: int
     """In all."""
     loss: float | None
-    """Of the last finished epoch."""
+    """The mean loss of the last finished epoch."""
     test_top1: float | None
     """Percent, after the last finished epoch."""
     images_per_second: float
@@ -55,7 +55,7 @@ def _to_stderr(text: str) -> None:
 
 
 def pulses(complain: Callable[[str], None] = _to_stderr) -> dict[str, Pulse]:
-    """Of every run that is not finished, by its name; of one that was killed, the last.
+    """Read the pulse of every unfinished run, by its name; a killed run leaves its last one.
 
     Args:
         complain: is told of files that are damaged or cannot be read, which are skipped.

@@ -127,7 +127,7 @@ def read(folder: Path, identity: dict[str, Any]) -> "tuple[dict[str, Any], pd.Da
         identity: what is known of its card.
 
     Raises:
-        UserError: as of `check`.
+        UserError: a file is missing or damaged, or the run is of another card.
     """
     meta = validated.read_checked(folder / META, _Trained)
     check(folder, {**identity, "train": meta["train"]})
@@ -147,7 +147,11 @@ def read_history(file: Path) -> "pd.DataFrame":
 
 
 def read_teacher(folder: Path) -> dict[str, Any]:
-    """As `read_meta`, of a teacher. Errors likewise."""
+    """What a teacher was made from, and how.
+
+    Raises:
+        UserError: there is no such teacher, or its meta.json is damaged.
+    """
     return validated.read_checked(folder / META, _Teacher)
 
 

@@ -22,7 +22,9 @@ LARGEST = 20.0
 """GB of all states together, where the variable says nothing."""
 KIND = b"kdcore state "
 HEADER = KIND + b"2 "
-"""Of a file, with the version of what follows: the content's sha256 in hexadecimal digits, a newline, the content."""
+"""How a file begins: its kind and the version of its format. The content's sha256 in hexadecimal digits, a newline and
+the content follow.
+"""
 DIGITS = 2 * hashlib.sha256().digest_size
 PATIENCE = 0.5
 """Seconds for which `make_room` of another process may hold a state."""
@@ -65,7 +67,7 @@ class ResumeState:
 
     @property
     def name(self) -> str:
-        """Of the cell or teacher."""
+        """The name of the cell or teacher."""
         return self.path.stem.rpartition("-")[0]
 
     @property
@@ -171,7 +173,7 @@ class ResumeState:
 
 
 def saved_states() -> list[ResumeState]:
-    """Of all runs here that are not finished, the oldest first."""
+    """List the states of all unfinished runs of this folder, the oldest first."""
     if not STATES.is_dir():
         return []
     return sorted(

@@ -48,18 +48,18 @@ ABOUT, LOGITS = "about.json", "logits"
 KEY = 24
 """Hexadecimal digits of a table's name."""
 CHECK = np.dtype("<u4")
-"""Of a row, before its numbers: their CRC-32, which is not 0 where all of them are."""
+"""The checksum before the numbers of a row: their CRC-32, which is not 0 where all numbers are."""
 SPARE = 0.1
-"""Of the disk, which stays free."""
+"""The share of the disk that stays free."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What a table holds."""
+    """How many images, views, regions and classes a table holds."""
 
     images: int
     views: int
-    """Of each image."""
+    """How many views each image has."""
     regions: int
     """Rows of logits per view: the whole image's, then those of the grid."""
     classes: int
@@ -70,11 +70,11 @@ class Shape:
         return self.images * self.views
 
     def row_bytes(self, dtype: torch.dtype) -> int:
-        """Of a row, its checksum included."""
+        """The bytes of a row, its checksum included."""
         return CHECK.itemsize + self.regions * self.classes * dtype.itemsize
 
     def table_bytes(self, dtype: torch.dtype) -> int:
-        """Of all rows."""
+        """The bytes of all rows."""
         return self.rows * self.row_bytes(dtype)
 
 

@@ -22,7 +22,7 @@ class Timing:
     """One training that was finished here."""
 
     name: str
-    """Of the cell or teacher."""
+    """The name of the cell or teacher."""
     card: str
     """The sha256 of its card's file."""
     student: str
@@ -33,14 +33,14 @@ class Timing:
     images_per_second: float
     """Training images in that process, evaluation included in the time."""
     seconds: float
-    """Of that process."""
+    """Seconds that the process took; of cells trained side by side, the cell's share."""
     bytes: int
-    """Of the run's folder."""
+    """The size of the run's folder."""
     device: str
     threads: int
-    """Of the CPU, in each process."""
+    """CPU threads of each process."""
     finished: str
-    """UTC, as of ISO 8601."""
+    """The time in UTC, in the format of ISO 8601."""
 
 
 _TIMING = TypeAdapter(Timing)
@@ -52,12 +52,12 @@ def record(
     """Add a training to the log; other processes may do so at the same time.
 
     Args:
-        card_file: what it was carried out from.
+        card_file: the card that was carried out.
         out: the run's folder, written.
-        meta: of the run.
-        epochs: see `Timing`, as the others.
-        seconds: likewise.
-        images_per_second: likewise.
+        meta: content of the run's meta.json.
+        epochs: how many epochs this process has trained.
+        seconds: how long it took.
+        images_per_second: its rate of training images, evaluation included in the time.
     """
     timing = Timing(
         name=meta["name"],
