@@ -8,7 +8,9 @@ from kdcore.matrix.cell import Cell
 from kdcore.matrix.fingerprint import ROOT
 from kdcore.matrix.train_section import TrainSettings
 from kdcore.system import yamlfile
-from kdcore.training import loop
+from kdcore.system.signals import Interruption
+from kdcore.training import experiment, loop
+from kdcore.training.state import restore
 
 CPU = torch.device("cpu")
 PUBLISHED = yamlfile.read(ROOT / "data/recipes.yaml")
@@ -40,15 +42,23 @@ def card(pair, method, settings):
     return made | ({"levels": [1, 2], "stand": True} if logit else {})
 
 
-def train(student, teacher, goal, dataset, settings, *, seed=0, **options):
-    """Its history."""
+def train(student, teacher, goal, dataset, settings, *, seed=0, state=None, **options):
+    """The history of a training; with a state, one that is saved and continued."""
     run = loop.Run(student, goal, settings, seed=seed, device=CPU, **options)
-    loop.train(run, teacher, dataset)
+    carry_on(run, teacher, dataset, state) if state else loop.train(run, teacher, dataset)
     return run.history
 
 
-def carry_out(card, dataset, teacher, **options):
-    """The student of a card, its objective, and its history."""
+def carry_on(run, teacher, dataset, state, interruption=None):
+    """Train a run from its saved state to its end, or until a signal; its state is saved after every epoch."""
+    restore(run, state.load())
+    for _ in loop.steps(run, teacher, dataset):
+        experiment.save_epoch({run: state})
+        experiment.leave_if_asked({run: state}, interruption or Interruption())
+
+
+def carry_out(card, dataset, teacher, *, state=None, **options):
+    """The student of a card, its objective, and its history; with a state, one that is saved and continued."""
     run = loop.prepare(card, dataset, teacher, device=CPU, **options)
-    loop.train(run, teacher, dataset)
+    carry_on(run, teacher, dataset, state) if state else loop.train(run, teacher, dataset)
     return run.student, run.objective, run.history

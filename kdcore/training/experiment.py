@@ -1,7 +1,7 @@
 """One card, carried out: the network trained and its results written. Teachers, baselines and students alike."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from kdcore.system.signals import Interrupted, Interruption
 from kdcore.training import collapse, device, lockstep, loop, provenance, run_folder, timings, torchrun
 from kdcore.training.distributed import World
 from kdcore.training.live import TrainingProgress
-from kdcore.training.state import BusyError, ResumeState
+from kdcore.training.state import BusyError, ResumeState, capture, restore
 
 DATA = Path("data")
 BESIDE_VARIABLE = "KDCORE_BESIDE"
@@ -55,14 +55,18 @@ def run(card_file: Path, out: Path, *, teacher_weights: Path | None = None, besi
         interruption = Interruption()
         with progress, interruption.noted(unless=world.size > 1):
             student = inputs.run(card, state, progress.callbacks)
-            others = [] if world.size > 1 else _others(student, inputs, beside, stack)
+            others = {} if world.size > 1 else _others(student, inputs, beside, stack)
             progress.follow(student.history, student.sums.images)
+            together = [student, *others]
             if others and inputs.teacher is not None:
-                training = lockstep.side_by_side(student, others, inputs.teacher, inputs.dataset)
+                training = lockstep.side_by_side(together, inputs.teacher, inputs.dataset)
             else:
                 training = loop.steps(student, inputs.teacher, inputs.dataset)
+            states = {student: state, **others}
             for _ in training:
-                leave_if_asked([student, *others], interruption)
+                saved = {run: states[run] for run in together} if world.leads else {}
+                save_epoch(saved)
+                leave_if_asked(saved, interruption)
         if world.leads:
             _finish(student, card_file, card, out, progress, share=1 + len(others))
             state.remove()
@@ -102,13 +106,15 @@ class _Inputs:
 
     def run(self, card: dict[str, Any], state: ResumeState, callbacks: loop.Callbacks | None = None) -> loop.Run:
         """A cell's run, new or resumed from its state."""
-        options = {"checkpoint": state, "callbacks": callbacks, "world": self.world}
-        return loop.prepare(card, self.dataset, self.teacher, device=self.device, **options)
+        options = {"callbacks": callbacks, "world": self.world}
+        run = loop.prepare(card, self.dataset, self.teacher, device=self.device, **options)
+        restore(run, state.load())
+        return run
 
 
-def _others(first: loop.Run, inputs: _Inputs, beside: Sequence[Path], stack: ExitStack) -> list[loop.Run]:
+def _others(first: loop.Run, inputs: _Inputs, beside: Sequence[Path], stack: ExitStack) -> dict[loop.Run, ResumeState]:
     """The runs of other cells that can go side by side with the first one; their states stay locked with the stack."""
-    others = []
+    others = {}
     for card_file in beside:
         card, state = yamlfile.read(card_file), inputs.state(card_file)
         if side_by_side.kind(card) is None or side_by_side.kind(card) != side_by_side.kind(inputs.card):
@@ -121,13 +127,20 @@ def _others(first: loop.Run, inputs: _Inputs, beside: Sequence[Path], stack: Exi
         run = inputs.run(card, state)
         if lockstep.can_join(run, first):
             stack.push(lock)
-            others.append(run)
+            others[run] = state
         else:
             lock.close()
     return others
 
 
-def leave_if_asked(runs: Sequence[loop.Run], interruption: Interruption) -> None:
+def save_epoch(saved: Mapping[loop.Run, ResumeState]) -> None:
+    """Save the state of every run that has just finished an epoch."""
+    for run, state in saved.items():
+        if not run.sums.steps:
+            state.save(capture(run))
+
+
+def leave_if_asked(saved: Mapping[loop.Run, ResumeState], interruption: Interruption) -> None:
     """Where a signal asks for it: save what the last epoch's end has not saved, and end the runs.
 
     Raises:
@@ -135,13 +148,13 @@ def leave_if_asked(runs: Sequence[loop.Run], interruption: Interruption) -> None
     """
     if interruption.signal is None:
         return
-    first = runs[0]
+    first = next(iter(saved))
     where = f"the end of epoch {first.epoch - 1}"
     if first.sums.steps:
         where = f"epoch {first.epoch}, step {first.sums.steps} of {first.steps_per_epoch}"
-        for run in runs:
-            run.save()
-    others = f" and {len(runs) - 1} more" if len(runs) > 1 else ""
+        for run, state in saved.items():
+            state.save(capture(run))
+    others = f" and {len(saved) - 1} more" if len(saved) > 1 else ""
     said = f"interrupted ({interruption.signal.name}), saved at {where}; run it again to go on from there"
     raise Interrupted(interruption.signal, f"{first.name}{others}: {said}")
 

@@ -24,24 +24,24 @@ def can_join(run: Run, first: Run) -> bool:
     return not draws and (run.epoch, run.sums.steps) == (first.epoch, first.sums.steps)
 
 
-def side_by_side(first: Run, others: list[Run], teacher: Network, dataset: Dataset) -> Iterator[None]:
+def side_by_side(runs: list[Run], teacher: Network, dataset: Dataset) -> Iterator[None]:
     """Train runs to their ends, in place; yields like `kdcore.training.loop.steps`.
 
     Args:
-        first: the run that matters: its errors are raised.
-        others: those that `can_join` it; one whose loss is not finite is taken out of the list, and says so when it is
-            trained by itself.
+        runs: the first one matters, and its errors are raised; the others `can_join` it. One of those whose loss is
+            not finite is taken out of the list, and says so when it is trained by itself.
         teacher: the one that all were prepared with.
         dataset: the one that all were prepared with.
     """
+    first = runs[0]
     teach = _Shared(_prepare(first, teacher, dataset))
-    training = {id(run): steps(run, teacher, dataset, teach=teach) for run in others}
-    for _ in steps(first, teacher, dataset, teach=teach):
-        for run in list(others):
+    training = {run: steps(run, teacher, dataset, teach=teach) for run in runs}
+    for _ in training[first]:
+        for run in runs[1:]:
             try:
-                next(training[id(run)])
+                next(training[run])
             except NotFiniteError:
-                others.remove(run)
+                runs.remove(run)
         yield
 
 

@@ -7,7 +7,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,7 +24,7 @@ from kdcore.training.device import autocast, compute_dtype, prepare_torch
 from kdcore.training.distributed import ALONE, World
 from kdcore.training.inference import predict
 from kdcore.training.optimizers import DOT, learning_rate, make_optimizer
-from kdcore.training.random import device_generator, drawn_state, restore_drawn, seed_dropout
+from kdcore.training.random import device_generator, restore_drawn, seed_dropout
 
 Row = dict[str, float]
 """One epoch of a history: epoch, lr, loss, ce, the unweighted loss of each method by its name, train_top1 (of weak
@@ -43,16 +43,6 @@ class NotFiniteError(RunError):
     """
 
 
-class Checkpoint(Protocol):
-    """Keeps the state of an unfinished run (see `kdcore.training.state`)."""
-
-    def load(self) -> dict[str, Any] | None:
-        """The saved state, if there is one."""
-
-    def save(self, state: dict[str, Any]) -> None:
-        """Replace the saved state."""
-
-
 @dataclass(frozen=True)
 class Callbacks:
     """Callbacks for progress reporting; they change nothing of a run."""
@@ -60,7 +50,7 @@ class Callbacks:
     on_step: Callable[[int], None] = lambda _images: None
     """Called after every step with its number of images."""
     on_epoch: Callable[[Row], None] = lambda _row: None
-    """Called after every epoch, before its state is saved."""
+    """Called after every epoch."""
 
 
 @dataclass
@@ -93,20 +83,9 @@ class EpochSums:
         """All losses of all steps, (losses, steps) float64."""
         return torch.stack([torch.stack(values) for values in self.losses.values()]).double()
 
-    def state_dict(self) -> dict[str, Any]:
-        """What `from_state` restores."""
-        losses = {name: torch.stack(values) for name, values in self.losses.items()}
-        return {"losses": losses, "shares": self.shares, "correct": torch.stack(self.correct), "images": self.images}
-
-    @classmethod
-    def from_state(cls, state: dict[str, Any], device: torch.device) -> "EpochSums":
-        """The sums that another process has saved."""
-        losses = {name: list(values.to(device)) for name, values in state["losses"].items()}
-        return cls(losses, state["shares"], list(state["correct"].to(device)), state["images"])
-
 
 class Run:
-    """A network in training, and its history.
+    """A network in training, and its history. `kdcore.training.state` saves and restores it.
 
     Args:
         student: from `create`.
@@ -115,7 +94,6 @@ class Run:
         seed: decides the order and the views of the images.
         device: of student and objective.
         name: of the cell or teacher, for messages.
-        checkpoint: continues a run that was interrupted; it ends with the same bits.
         callbacks: report the progress.
         world: the processes that train together; each has a run of its own with equal weights.
     """
@@ -129,17 +107,15 @@ class Run:
         seed: int,
         device: torch.device,
         name: str = "network",
-        checkpoint: Checkpoint | None = None,
         callbacks: Callbacks | None = None,
         world: World = ALONE,
     ) -> None:
         self.student = world.synchronised(student, device)
         self.objective = world.synchronised(objective, device)
         self.settings, self.seed, self.device, self.name, self.world = settings, seed, device, name, world
-        self.checkpoint, self.callbacks = checkpoint, callbacks or Callbacks()
+        self.callbacks = callbacks or Callbacks()
         self.optimizer = make_optimizer(settings, [*student.parameters(), *objective.parameters()])
         self.dtype = compute_dtype(settings.precision, device)
-        self.parts: dict[str, Any] = {"student": student, "objective": objective, "optimizer": self.optimizer}
         self.history: list[Row] = []
         self.predicted = 0
         """How many classes the student names for the test images, after the last epoch."""
@@ -148,7 +124,6 @@ class Run:
         self.sums = EpochSums()
         self.drawn: dict[str, Tensor] | None = None
         """Where the generators of an interrupted epoch stood."""
-        self._resume()
 
     @property
     def epoch(self) -> int:
@@ -184,7 +159,7 @@ class Run:
         self.callbacks.on_step(batch.whole)
 
     def end_epoch(self, dataset: Dataset) -> None:
-        """Finish the epoch: evaluate the student on the test images, add a row to the history, save the state."""
+        """Finish the epoch: evaluate the student on the test images and add a row to the history."""
         values = self.world.total(self.sums.values() * torch.tensor(self.sums.shares, device=self.device)).cpu()
         self._check_finite(values)
         with autocast(self.device, self.dtype):
@@ -204,15 +179,6 @@ class Run:
         self.history.append(row)
         self.sums = EpochSums()
         self.callbacks.on_epoch(row)
-        self.save()
-
-    def save(self) -> None:
-        """Save the state, of which the steps of an unfinished epoch are a part."""
-        if self.checkpoint is not None and self.world.leads:
-            state = {name: part.state_dict() for name, part in self.parts.items()}
-            if self.sums.steps:
-                state["epoch"] = self.sums.state_dict() | {"drawn": drawn_state(self.device, self.generator)}
-            self.checkpoint.save({"history": self.history, "predicted": self.predicted, **state})
 
     def _minimise(self, parts: Parts, weight: float) -> None:
         """One step of the optimiser; `weight` is that of this process's loss in the mean over the processes."""
@@ -222,16 +188,6 @@ class Run:
             self.optimizer.minimise(
                 weight * parts.loss, longest=self.settings.grad_clip_norm, average=self.world.average_gradients
             )
-
-    def _resume(self) -> None:
-        state = self.checkpoint.load() if self.checkpoint is not None else None
-        if state is None:
-            return
-        for name, part in self.parts.items():
-            part.load_state_dict(state[name])
-        self.history, self.predicted = state["history"], state["predicted"]
-        if "epoch" in state:
-            self.sums, self.drawn = EpochSums.from_state(state["epoch"], self.device), state["epoch"]["drawn"]
 
     def _check_finite(self, values: Tensor) -> None:
         """Refuse losses (losses, steps) of the epoch that are not finite."""

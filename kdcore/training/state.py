@@ -8,13 +8,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from filelock import FileLock, Timeout
 
 from kdcore.system.errors import UserError, is_full
 from kdcore.system.files import SCRATCH, allowed_bytes, sync
+from kdcore.training.random import drawn_state
+
+if TYPE_CHECKING:
+    from kdcore.training.loop import Run
 
 STATES = SCRATCH / "states"
 SIZE_VARIABLE = "KDCORE_STATES_GB"
@@ -217,3 +221,38 @@ def _read(path: Path) -> dict[str, Any] | None:
         raise _UnusableError("is damaged (its content has another checksum)")
     state: dict[str, Any] = torch.load(BytesIO(content), map_location="cpu", weights_only=True)
     return state
+
+
+def capture(run: "Run") -> dict[str, Any]:
+    """What `restore` needs to continue a run so that it ends with the same bits; between two steps or after an epoch."""
+    state = {name: part.state_dict() for name, part in _parts(run).items()}
+    if run.sums.steps:
+        sums = run.sums
+        losses = {name: torch.stack(values) for name, values in sums.losses.items()}
+        state["epoch"] = {
+            "losses": losses,
+            "shares": sums.shares,
+            "correct": torch.stack(sums.correct),
+            "images": sums.images,
+            "drawn": drawn_state(run.device, run.generator),
+        }
+    return {"history": run.history, "predicted": run.predicted, **state}
+
+
+def restore(run: "Run", state: dict[str, Any] | None) -> None:
+    """Bring a new run to where a saved one was; None leaves it at its beginning."""
+    if state is None:
+        return
+    for name, part in _parts(run).items():
+        part.load_state_dict(state[name])
+    run.history, run.predicted = state["history"], state["predicted"]
+    if "epoch" in state:
+        epoch = state["epoch"]
+        run.sums.losses = {name: list(values.to(run.device)) for name, values in epoch["losses"].items()}
+        run.sums.shares, run.sums.images = epoch["shares"], epoch["images"]
+        run.sums.correct = list(epoch["correct"].to(run.device))
+        run.drawn = epoch["drawn"]
+
+
+def _parts(run: "Run") -> dict[str, Any]:
+    return {"student": run.student, "objective": run.objective, "optimizer": run.optimizer}

@@ -9,7 +9,7 @@ from kdcore.data.sources import digits
 from kdcore.matrix import side_by_side
 from kdcore.system.signals import Interrupted, Interruption
 from kdcore.training import experiment, lockstep, loop, teacher_outputs
-from kdcore.training.state import ResumeState
+from kdcore.training.state import ResumeState, restore
 from tests.train import CPU, as_card, card, changed, training_settings
 
 PAIR = "wrn_16_1-resnet8"
@@ -44,7 +44,7 @@ def prepared(dataset, teacher, method, settings=SETTINGS, **options):
 def trained(dataset, methods):
     teacher = loop.create("wrn_16_1", 10, 7, CPU)
     first, *others = (prepared(dataset, teacher, method) for method in methods)
-    for _ in lockstep.side_by_side(first, list(others), teacher, dataset):
+    for _ in lockstep.side_by_side([first, *others], teacher, dataset):
         pass
     return [first, *others]
 
@@ -60,22 +60,24 @@ def test_the_teacher_is_asked_once_per_batch(dataset, monkeypatch):
     assert len(asked) == SETTINGS.epochs * 3
 
 
-def stop_after(count, runs, teacher, dataset):
+def stop_after(count, saved, teacher, dataset):
     """Train side by side until a signal comes after so many steps and ends of epochs."""
     interruption = Interruption()
-    for number, _ in enumerate(lockstep.side_by_side(runs[0], runs[1:], teacher, dataset), start=1):
+    for number, _ in enumerate(lockstep.side_by_side(list(saved), teacher, dataset), start=1):
         interruption.signal = signal.SIGINT if number == count else None
-        experiment.leave_if_asked(runs, interruption)
+        experiment.save_epoch(saved)
+        experiment.leave_if_asked(saved, interruption)
 
 
 def test_stopped_between_two_steps_each_goes_on_by_itself(dataset, alone, tmp_path):
     teacher = loop.create("wrn_16_1", 10, 7, CPU)
     states = {method: ResumeState(tmp_path / f"{method}-0.pt") for method in METHODS}
-    runs = [prepared(dataset, teacher, method, checkpoint=state) for method, state in states.items()]
+    saved = {prepared(dataset, teacher, method): state for method, state in states.items()}
     with pytest.raises(Interrupted, match=r"and 2 more: interrupted \(SIGINT\), saved at epoch 2, step 1 of 3"):
-        stop_after(5, runs, teacher, dataset)  # three steps, the end of the epoch, one step
+        stop_after(5, saved, teacher, dataset)  # three steps, the end of the epoch, one step
     for method, state in states.items():
-        run = prepared(dataset, teacher, method, checkpoint=state)
+        run = prepared(dataset, teacher, method)
+        restore(run, state.load())
         assert (run.epoch, run.sums.steps) == (2, 1)
         loop.train(run, teacher, dataset)
         assert bits(run) == alone[method]
@@ -84,10 +86,10 @@ def test_stopped_between_two_steps_each_goes_on_by_itself(dataset, alone, tmp_pa
 def test_one_that_fails_leaves_the_others(dataset, alone):
     teacher = loop.create("wrn_16_1", 10, 7, CPU)
     first, good = (prepared(dataset, teacher, method) for method in ("at", "fitnet"))
-    others = [prepared(dataset, teacher, "crd", changed(SETTINGS, lr=1e30)), good]
-    for _ in lockstep.side_by_side(first, others, teacher, dataset):
+    runs = [first, prepared(dataset, teacher, "crd", changed(SETTINGS, lr=1e30)), good]
+    for _ in lockstep.side_by_side(runs, teacher, dataset):
         pass
-    assert others == [good]
+    assert runs == [first, good]
     assert (bits(first), bits(good)) == (alone["at"], alone["fitnet"])
 
 

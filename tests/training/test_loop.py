@@ -161,11 +161,11 @@ def test_interrupted_run_ends_with_the_bits_of_an_uninterrupted_one(
 
     if killed_in_epoch < SETTINGS.epochs:
         with pytest.raises(KilledError):
-            run(checkpoint=state, callbacks=Callbacks(on_step=die))
+            run(state=state, callbacks=Callbacks(on_step=die))
         assert len(state.load()["history"]) == killed_in_epoch
     else:
-        run(checkpoint=state)  # killed after its last epoch, before its results were written
-    student, history = run(checkpoint=state)
+        run(state=state)  # killed after its last epoch, before its results were written
+    student, history = run(state=state)
     assert history == expected_history
     assert same_bits(student, expected)
 
@@ -176,7 +176,7 @@ def test_dropout_is_drawn_from_seed_and_epoch(dataset, tmp_path):
     def run(settings, seed=0, state=None):
         torch.rand(torch.randint(9, ()))  # whatever was drawn before
         student = loop.create("imagenet_mobilenetv2", 10, 0, CPU)
-        train(student, None, Objective(1.0), dataset, settings, seed=seed, checkpoint=state)
+        train(student, None, Objective(1.0), dataset, settings, seed=seed, state=state)
         return student
 
     settings = training_settings(2, 20, 0.05, schedule="step", milestones=[1], lr_decay=0.1)

@@ -23,7 +23,7 @@ from kdcore.training import collapse, experiment, loop, run_folder
 from kdcore.training.loop import NotFiniteError
 from kdcore.training.state import ResumeState
 from tests import made_up
-from tests.train import CPU, as_card, card, changed, train, training_settings
+from tests.train import CPU, as_card, card, carry_on, changed, train, training_settings
 
 SETTINGS = training_settings(2, 16, 0.02, weight_decay=0.0)
 ONE_STEP = changed(SETTINGS, batch_size=40)
@@ -113,11 +113,12 @@ def test_logits_that_are_no_numbers(dataset, monkeypatch):
 def test_last_good_state_is_kept(dataset, tmp_path):
     """That of the epoch before."""
     state = ResumeState(tmp_path / "cell-0.pt")
-    run = prepared(dataset, "kd", SETTINGS, checkpoint=state)
+    run = prepared(dataset, "kd", SETTINGS)
     rate = loop.learning_rate
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "learning_rate", lambda settings, epoch: HUGE if epoch == 2 else rate(settings, epoch))
-        assert "epoch 2, step 2 of 3" in message_of(run, dataset)
+        with pytest.raises(NotFiniteError, match="epoch 2, step 2 of 3"):
+            carry_on(run, loop.create("wrn_16_1", 10, 7, CPU), dataset, state)
     loaded = state.load()
     assert len(loaded["history"]) == 1
     assert all(torch.isfinite(value).all() for value in loaded["student"].values())

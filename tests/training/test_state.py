@@ -14,11 +14,11 @@ from kdcore.data.dataset import Split
 from kdcore.data.sources import digits
 from kdcore.system.errors import UserError
 from kdcore.system.signals import Interrupted, Interruption
-from kdcore.training import experiment, loop
+from kdcore.training import loop
 from kdcore.training.live import TrainingProgress
 from kdcore.training.loop import Callbacks
 from kdcore.training.state import HEADER, SIZE_VARIABLE, STATES, ResumeState
-from tests.train import CPU, as_card, card, changed, training_settings
+from tests.train import CPU, as_card, card, carry_on, changed, training_settings
 
 PAIR = "wrn_16_1-resnet8"
 SETTINGS = training_settings(2, 16, 0.02)
@@ -233,10 +233,9 @@ def carry_out(dataset, cell, state=None, *, stop_at=None):
     teacher = None if cell["method"] == "vanilla" else loop.create("wrn_16_1", 10, 7, CPU)
     torch.rand(torch.randint(9, ()))  # whatever was drawn before
     watcher = Callbacks(on_step, on_epoch)
-    run = loop.prepare(cell, dataset, teacher, device=CPU, checkpoint=state, callbacks=watcher)
+    run = loop.prepare(cell, dataset, teacher, device=CPU, callbacks=watcher)
     with interruption.noted():
-        for _ in loop.steps(run, teacher, dataset):
-            experiment.leave_if_asked([run], interruption)
+        carry_on(run, teacher, dataset, state or ResumeState(Path("scratch/none-0.pt")), interruption)
     return run, taken
 
 
