@@ -20,7 +20,7 @@ from kdcore.matrix import recipes
 from kdcore.matrix.cell import Cell
 from kdcore.matrix.fingerprint import ROOT
 from kdcore.networks.contract import Output
-from kdcore.objective import Moment, Objective, build
+from kdcore.objective import BatchContext, Objective, build
 from kdcore.system import yamlfile
 from kdcore.training import device, loop
 from kdcore.training.random import device_generator
@@ -59,7 +59,7 @@ def main(scale: str = "4", batch_size: str = "64", classes: str = "100") -> None
     with torch.no_grad():
         # Not in evaluation mode: without running statistics an untrained network's logits reach thousands.
         taught = [teacher.train()(images)] * 2
-    moment = Moment(torch.arange(len(target), device=where), 1, device_generator(0, 1, where))
+    context = BatchContext(torch.arange(len(target), device=where), 1, device_generator(0, 1, where))
     published = yamlfile.read(ROOT / "data/recipes.yaml")
     milliseconds: dict[str, list[float]] = {}
     for name in catalog.logit_methods():
@@ -82,7 +82,7 @@ def main(scale: str = "4", batch_size: str = "64", classes: str = "100") -> None
                 stand=stand,
             )
             outputs = [leaves(student(images)) for _ in range(objective.views)]
-            loss = partial(loss_and_backward, objective, outputs, taught, target, moment)
+            loss = partial(loss_and_backward, objective, outputs, taught, target, context)
             times = seconds([loss, partial(own, objective.views)], where)
             milliseconds[f"{name} + stand" if stand else name] = [round(1e3 * time, 3) for time in times]
     print(f"{STUDENT}, M={list(levels(int(scale)))}, batch {batch_size}, {classes} classes, float32, {where}\n")
@@ -103,10 +103,10 @@ def main(scale: str = "4", batch_size: str = "64", classes: str = "100") -> None
 
 
 def loss_and_backward(
-    objective: Objective, student: list[Output], teacher: list[Output], target: Tensor, moment: Moment
+    objective: Objective, student: list[Output], teacher: list[Output], target: Tensor, context: BatchContext
 ) -> None:
     """From the networks' outputs to the gradient of what the classifier and the last map gave."""
-    torch.stack(list(objective(student, teacher, target, moment).losses.values())).sum().backward()
+    torch.stack(list(objective(student, teacher, target, context).losses.values())).sum().backward()
 
 
 def leaves(output: Output) -> Output:

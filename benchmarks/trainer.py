@@ -32,7 +32,7 @@ from benchmarks import common
 from benchmarks.common import BATCH, CLASSES, MEAN, RECIPE, SIDE, STD, Case
 from kdcore.data.dataset import Split
 from kdcore.methods import kd
-from kdcore.objective import Moment
+from kdcore.objective import BatchContext
 from kdcore.training import device, loop
 from kdcore.training.device import autocast, keep_freed_memory
 from kdcore.training.folding import folded
@@ -95,7 +95,7 @@ def bare(case: Case, images: int, where: torch.device) -> Loop:
     taught_by = folded(teacher, SIDE).to(run.dtype)
     view = torch.randn(BATCH, 3, SIDE, SIDE, device=where).contiguous(memory_format=torch.channels_last)
     target = torch.randint(CLASSES, (BATCH,), device=where)
-    moment = Moment(torch.arange(BATCH, device=where), 1, device_generator(0, 1, where))
+    context = BatchContext(torch.arange(BATCH, device=where), 1, device_generator(0, 1, where))
 
     def epoch() -> None:
         run.student.train()
@@ -103,7 +103,7 @@ def bare(case: Case, images: int, where: torch.device) -> Loop:
             with torch.no_grad():
                 taught = taught_by(view.to(run.dtype))
             with autocast(where, run.dtype):
-                loss = run.objective([run.student(view)], [taught], target, moment).loss
+                loss = run.objective([run.student(view)], [taught], target, context).loss
             cast(SGD, run.optimizer).minimise(loss)
 
     return epoch

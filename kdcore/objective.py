@@ -33,12 +33,12 @@ class TeacherLogits:
     """(B, 16, C), of the cells of the 4 x 4 grid; None where no regions are asked for."""
 
 
-Taught = Output | TeacherLogits
+TeacherOutput = Output | TeacherLogits
 """What an objective may know of a teacher's view of a batch."""
 
 
 @dataclass(frozen=True)
-class Moment:
+class BatchContext:
     """When a batch is seen, and which images it holds; methods that remember or draw need it."""
 
     index: Tensor
@@ -100,32 +100,32 @@ class Term(nn.Module):
         """Whether the teacher's logits of weak views are all that the method needs."""
         return self.entry.kind == "logit" and len(self.entry.views) == 1
 
-    def weight(self, moment: Moment | None) -> float:
+    def weight(self, context: BatchContext | None) -> float:
         """The weight of the method's loss: kd_weight, which rises over the first `warmup` epochs."""
         warmup = self.recipe["warmup"]
-        return self.recipe["kd_weight"] * (min(self.known(moment).epoch / warmup, 1.0) if warmup else 1.0)
+        return self.recipe["kd_weight"] * (min(self.required(context).epoch / warmup, 1.0) if warmup else 1.0)
 
-    def known(self, moment: Moment | None) -> Moment:
-        """The moment of a batch, where the method cannot do without.
+    def required(self, context: BatchContext | None) -> BatchContext:
+        """The context of a batch, where the method cannot do without.
 
         Raises:
             ValueError: it was not given.
         """
-        if moment is None:
-            raise ValueError(f"{self.entry.name} depends on epoch, images or a generator; give it the batch's moment")
-        return moment
+        if context is None:
+            raise ValueError(f"{self.entry.name} depends on epoch, images or a generator; give it the batch's context")
+        return context
 
 
 class FeatureTerm(Term):
     """A feature method: its loss relates the maps and vectors of two networks. Arguments are those of `Term`."""
 
     def forward(
-        self, student: Sequence[Output], teacher: Sequence[Taught], target: Tensor, moment: Moment | None
+        self, student: Sequence[Output], teacher: Sequence[TeacherOutput], target: Tensor, context: BatchContext | None
     ) -> Tensor:
         """The method's loss, unweighted, a scalar; arguments as for `Objective.forward`."""
         if self.adapter is None:
             return self.method.distill(student[0], teacher[0], **self.keywords)
-        now = self.known(moment)
+        now = self.required(context)
         return self.adapter(Step(student[0], cast(Output, teacher[0]), target, now.index, now.epoch, now.generator))
 
 
@@ -158,31 +158,31 @@ class LogitTerm(Term):
         self.standardizes_itself = "standardize" in inspect.signature(self.method.loss).parameters
 
     def forward(
-        self, student: Sequence[Output], teacher: Sequence[Taught], target: Tensor, moment: Moment | None
+        self, student: Sequence[Output], teacher: Sequence[TeacherOutput], target: Tensor, context: BatchContext | None
     ) -> Tensor:
         """The method's loss, unweighted, a scalar; arguments as for `Objective.forward`."""
         views = range(len(self.entry.views))
-        logits = [self._student_regions(student[view]) for view in views]
-        logits += [self._teacher_regions(teacher[view]) for view in views]
-        plain_teacher = logits[len(views)]
-        targets = target[:, None].expand(plain_teacher.shape[:2])
-        keywords = self.keywords
+        of_student = [self._student_regions(student[view]) for view in views]
+        of_teacher = [self._teacher_regions(teacher[view]) for view in views]
+        predictions = of_teacher[0]
+        targets = target[:, None].expand(predictions.shape[:2])
+        logits, keywords = [*of_student, *of_teacher], self.keywords
         if self.standardizes_itself:
             keywords = {**keywords, "standardize": self.stand}
         elif self.stand:
             logits = [standardize(values) for values in logits]
-        if self.entry.across == "batch":
+        if self.entry.across == "batch":  # relations of samples have no loss per region that could be weighted
             by_region = [values.transpose(0, 1).contiguous() for values in logits]
             return self.method.loss(*by_region, targets.T, **keywords).mean()
         if self.adapter is not None:
-            per_region = self.adapter(*logits, targets, epoch=self.known(moment).epoch)
+            per_region = self.adapter(*logits, targets, epoch=self.required(context).epoch)
         else:
             per_region = self.method.loss(*logits, targets, **keywords)
         if self.levels == PLAIN:
             return per_region.mean()
-        return self._decoupled(per_region, plain_teacher, teacher[0], target)
+        return self._decoupled(per_region, predictions, teacher[0], target)
 
-    def _decoupled(self, per_region: Tensor, predictions: Tensor, teacher: Taught, target: Tensor) -> Tensor:
+    def _decoupled(self, per_region: Tensor, predictions: Tensor, teacher: TeacherOutput, target: Tensor) -> Tensor:
         """The mean of losses (B, N), those of complementary regions weighted; predictions (B, N, C) the teacher's."""
         if self.recipe["decoupling"] == "fusion_as_published":
             return decouple_as_fusion_published(per_region, predictions, target)
@@ -200,7 +200,7 @@ class LogitTerm(Term):
             return output.logits[:, None]
         return pyramid_logits(output.final_map, self.heads[0], self.levels)
 
-    def _teacher_regions(self, output: Taught) -> Tensor:
+    def _teacher_regions(self, output: TeacherOutput) -> Tensor:
         """The teacher's logits (B, N, C) of the same regions: from the grid, as a table has it, so that a table
         changes no bit.
         """
@@ -251,9 +251,9 @@ class Objective(nn.Module):
     def forward(
         self,
         student: Sequence[Output],
-        teacher: Sequence[Taught],
+        teacher: Sequence[TeacherOutput],
         target: Tensor,
-        moment: Moment | None = None,
+        context: BatchContext | None = None,
     ) -> Parts:
         """The loss of a batch.
 
@@ -261,11 +261,11 @@ class Objective(nn.Module):
             student: its outputs for B images, one per view.
             teacher: the same without gradients; empty for a network trained alone.
             target: (B,) int64, class indices.
-            moment: which images these are, and when; None only where no method asks for it.
+            context: which images these are, and when; None only where no method asks for it.
         """
         ce = torch.stack([F.cross_entropy(widen(output.logits), target) for output in student]).sum()
-        losses = {name: term(student, teacher, target, moment) for name, term in self.terms.items()}
-        weighted = [term.weight(moment) * losses[name] for name, term in self.terms.items()]
+        losses = {name: term(student, teacher, target, context) for name, term in self.terms.items()}
+        weighted = [term.weight(context) * losses[name] for name, term in self.terms.items()]
         return Parts(self.ce_weight * ce, torch.stack(weighted).sum() if weighted else None, ce, losses)
 
 

@@ -22,9 +22,10 @@ def main(*arguments: str) -> None:
     candidates = accept.survey()
     chosen = accept.choose(candidates, options.names)
     for candidate in candidates:
-        hindrances = "; ".join(candidate.hindrances)
-        what = hindrances or f"fingerprints alone: {', '.join(candidate.changed_code)}"
-        print(f"{candidate.stage}: {'will be made again: ' if hindrances else ''}{what}")
+        obstacles = "; ".join(candidate.obstacles)
+        changed = ", ".join(candidate.changed_code) or "none; accepted before, and not yet recorded by DVC"
+        what = f"will be made again: {obstacles}" if obstacles else f"fingerprints alone: {changed}"
+        print(f"{candidate.stage}: {what}")
     if options.reason is None or not chosen:
         print(f"{len(chosen)} can be accepted" + ("; say why with --reason" if chosen else ""))
         return

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from kdcore import methods, networks, objective
 from kdcore.methods import kd, mlkd
-from kdcore.objective import LogitTerm, Moment, Objective, Term
+from kdcore.objective import BatchContext, LogitTerm, Objective, Term
 from kdcore.scales import decouple_as_fusion_published, pyramid_logits
 from kdcore.standardize import standardize
 from kdcore.training.random import device_generator
@@ -31,7 +31,7 @@ class Case:
         torch.manual_seed(0)
         self.student, self.teacher = networks.create("resnet8", 10), networks.create("wrn_16_1", 10).eval()
         images, target = torch.randn(2, 8, 3, 16, 16), torch.randint(10, (8,))
-        self.target, self.moment = target, Moment(torch.arange(8), 1, device_generator(0, 1, CPU))
+        self.target, self.context = target, BatchContext(torch.arange(8), 1, device_generator(0, 1, CPU))
         self.out = [self.student(view) for view in images]
         with torch.no_grad():
             taught = [self.teacher(view) for view in images]
@@ -46,7 +46,7 @@ class Case:
 
     def parts(self, method, recipe, **options):
         goal = self.build(method, recipe, **options)
-        return goal(self.out[: goal.views], self.taught[: goal.views], self.target, self.moment)
+        return goal(self.out[: goal.views], self.taught[: goal.views], self.target, self.context)
 
 
 @pytest.fixture
@@ -78,14 +78,14 @@ def test_every_combination_reaches_every_parameter(case, name, levels, stand):
 def test_a_batch_in_another_order_has_the_same_loss(case, name):
     """The published fusion of SDD and LSKD does not (docs/differences.md)."""
     goal = case.build(name, {**LOGIT[name], **WEIGHTS, **REGIONS}, levels=(1, 2), stand=True)
-    first = goal(case.out[: goal.views], case.taught[: goal.views], case.target, case.moment)
+    first = goal(case.out[: goal.views], case.taught[: goal.views], case.target, case.context)
     order = torch.randperm(8)
     out, taught = (
         [o._replace(logits=o.logits[order], final_map=o.final_map[order]) for o in outputs[: goal.views]]
         for outputs in (case.out, case.taught)
     )
-    moment = Moment(order, 1, case.moment.generator)
-    torch.testing.assert_close(goal(out, taught, case.target[order], moment).loss, first.loss)
+    context = BatchContext(order, 1, case.context.generator)
+    torch.testing.assert_close(goal(out, taught, case.target[order], context).loss, first.loss)
 
 
 def test_regions_and_standardisation_by_hand(case):
@@ -180,7 +180,7 @@ def test_adapters_need_a_setting():
 )
 def test_warm_up(warmup, epoch, share):
     term = Term("kd", {"temperature": 4.0, **WEIGHTS, "warmup": warmup})
-    assert term.weight(Moment(torch.arange(1), epoch, torch.Generator())) == pytest.approx(2.0 * share)
+    assert term.weight(BatchContext(torch.arange(1), epoch, torch.Generator())) == pytest.approx(2.0 * share)
 
 
 @pytest.mark.parametrize(("method", "recipe"), [

@@ -1,10 +1,10 @@
 """Fingerprints of source code, by which a cell knows when the code that determines its numbers has changed.
 
-A fingerprint covers a module and, followed through its imports inside kdcore, every module that it uses, but those that
-change no number (`NUMBERLESS`). Of these, only statements count that could change a number of a finished cell: not
-comments, docstrings, formatting, annotations, `raise` statements, and conditions that only raise. Packages count with
-the modules inside them, since Python runs them first. Plug-ins (methods, networks and data sets) are loaded by name at
-run time, so they are in nobody's imports and have fingerprints of their own; nothing else may load code by name.
+A fingerprint covers a module and everything that it imports from kdcore, except `NUMBERLESS`. Ignored are comments,
+docstrings, formatting, annotations, what a `raise` statement raises, and conditions that only raise: a finished cell
+never raised. Packages count with the modules inside them, since Python runs them first. Plug-ins (methods, networks and
+data sets) are loaded by name at run time, so they are in nobody's imports and have fingerprints of their own; nothing
+else may load code by name.
 """
 
 import ast
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 PLUG_INS = ("kdcore.methods", "kdcore.networks", "kdcore.data.sources")
 NUMBERLESS = {
     "kdcore.system": "errors, files and signals",
-    "kdcore.catalog": "finds methods and networks by name; those found have fingerprints of their own",
+    "kdcore.catalog": "finds methods and networks, which have fingerprints of their own; a wrong keyword fails",
     "kdcore.methods.contract": "declares what methods get, and computes nothing",
     "kdcore.networks.contract": "declares what networks return, and computes nothing",
     "kdcore.checkpoints": "reads weights, which DVC compares by their bytes",
@@ -26,7 +26,10 @@ NUMBERLESS = {
     "kdcore.data.storage": "keeps arrays, which DVC compares by their bytes",
     "kdcore.training.teacher_cache": "keeps what the teacher would say, bit for bit",
 }
-"""Modules and packages that no fingerprint of numbers counts -> why they change no number."""
+"""Modules and packages that change no number, and so count in no cell's fingerprint -> the reason."""
+
+CHANGING = ("add", "append", "clear", "discard", "extend", "insert", "pop", "popitem", "remove", "setdefault", "update")
+"""Methods that change the object which they are called on."""
 
 
 def fingerprint(module: str, *, only_network: str | None = None, everything: bool = False, root: Path = ROOT) -> str:
@@ -52,7 +55,7 @@ def fingerprint(module: str, *, only_network: str | None = None, everything: boo
 
 
 def closure(module: str, root: Path = ROOT, *, everything: bool = False) -> set[str]:
-    """The module and all modules of the package that it imports, directly or not, and that could change a number.
+    """The module and all modules of the package that it imports, directly or not, except `NUMBERLESS`.
 
     Args:
         module: dotted name.
@@ -109,6 +112,8 @@ class _Counted(ast.NodeTransformer):
 
     def __init__(self, left_out: tuple[str, ...]) -> None:
         self.left_out = left_out
+        self.tries = 0
+        """How many `try` blocks surround the statement: a check in one may decide what is computed."""
 
     def generic_visit(self, node: ast.AST) -> ast.AST:
         super().generic_visit(node)
@@ -127,15 +132,22 @@ class _Counted(ast.NodeTransformer):
 
     def visit_If(self, node: ast.If) -> ast.AST | None:
         """Drop checks that only raise, and imports for type checkers."""
-        for_types = ast.unparse(node.test) == "TYPE_CHECKING"
+        if ast.unparse(node.test) == "TYPE_CHECKING" and not node.orelse:
+            return None
         only_raises = all(isinstance(part, ast.Raise) for part in node.body) and not node.orelse
-        assigns = any(isinstance(part, ast.NamedExpr) for part in ast.walk(node.test))
-        return None if for_types or (only_raises and not assigns) else self.generic_visit(node)
+        return None if only_raises and not self.tries and not _acts(node.test) else self.generic_visit(node)
+
+    def visit_Try(self, node: ast.Try) -> ast.AST:
+        """Keep the checks of a block whose errors may be caught."""
+        self.tries += 1
+        self.generic_visit(node)
+        self.tries -= 1
+        return node
 
     def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST | None:
-        """Drop annotations; a declaration without a value goes altogether."""
+        """Drop annotations, but keep the names of declarations: their order is that of a dataclass's arguments."""
         if node.value is None:
-            return None
+            return ast.Expr(node.target)
         return self.generic_visit(ast.Assign(targets=[node.target], value=node.value))
 
     def visit_arg(self, node: ast.arg) -> ast.AST:
@@ -161,6 +173,16 @@ class _Counted(ast.NodeTransformer):
 
     def _is_left_out(self, *modules: str) -> bool:
         return any(f"{module}.".startswith(f"{name}.") for module in modules for name in self.left_out)
+
+
+def _acts(test: ast.expr) -> bool:
+    """Whether a condition may do more than look: it assigns, or calls a method that changes its object."""
+    return any(
+        isinstance(part, ast.NamedExpr)
+        or (isinstance(part, ast.Call) and isinstance(part.func, ast.Attribute) and part.func.attr in CHANGING)
+        or (isinstance(part, ast.Call) and isinstance(part.func, ast.Name) and part.func.id == "next")
+        for part in ast.walk(test)
+    )
 
 
 def _canonical(node: object) -> str:

@@ -36,7 +36,7 @@ class Candidate:
     card: Card
     meta: Card
     """What the results were made from."""
-    hindrances: tuple[str, ...]
+    obstacles: tuple[str, ...]
     """Why it cannot be accepted: values that differ, other changed inputs. Empty where it can."""
 
     @property
@@ -52,7 +52,7 @@ class Candidate:
 
 
 def survey() -> list[Candidate]:
-    """The teachers and cells of the planned matrix that have results, and that DVC would make again.
+    """Run stage plan, and find the teachers and cells that have results and that DVC would make again.
 
     Raises:
         UserError: DVC cannot say what is stale; its own words are in the message.
@@ -61,8 +61,9 @@ def survey() -> list[Candidate]:
     planned = {f"{kind}@{path.stem}": path for kind in KINDS for path in sorted((CARDS / kind).glob("*.yaml"))}
     if not planned:
         return []
-    stale: dict[str, list[Any]] = json.loads(_dvc("status", "--json", *planned).splitlines()[-1])
-    return [candidate for stage in planned if stage in stale for candidate in _candidate(stage, stale[stage])]
+    stale: dict[str, list[Any]] = json.loads(_dvc("status", "--json", *planned).strip().rpartition("\n")[2] or "{}")
+    candidates = [_candidate(stage, stale[stage]) for stage in planned if stage in stale]
+    return [candidate for candidate in candidates if candidate is not None]
 
 
 def choose(candidates: Sequence[Candidate], names: Sequence[str]) -> list[Candidate]:
@@ -72,14 +73,14 @@ def choose(candidates: Sequence[Candidate], names: Sequence[str]) -> list[Candid
         UserError: a name is no candidate, or one that cannot be accepted.
     """
     if not names:
-        return [candidate for candidate in candidates if not candidate.hindrances]
+        return [candidate for candidate in candidates if not candidate.obstacles]
     by_name = {key: candidate for candidate in candidates for key in (candidate.name, candidate.stage)}
     for name in names:
         if name not in by_name:
             hint = suggest(name, by_name)
             raise UserError(f"{shown(name)}: is no teacher or cell with results that DVC would make again.{hint}")
-        if by_name[name].hindrances:
-            raise UserError(f"{name}: cannot be accepted: {'; '.join(by_name[name].hindrances)}. 'dvc repro' makes it")
+        if by_name[name].obstacles:
+            raise UserError(f"{name}: cannot be accepted: {'; '.join(by_name[name].obstacles)}. 'dvc repro' makes it")
     return list({by_name[name].stage: by_name[name] for name in names}.values())
 
 
@@ -92,6 +93,8 @@ def accept(chosen: Sequence[Candidate], reason: str) -> None:
         chosen: from `choose`.
         reason: why the change leaves numbers alone.
     """
+    if not chosen:
+        return
     for candidate in chosen:
         old, new = candidate.meta.get(CODE, {}), candidate.card[CODE]
         if old != new:
@@ -102,19 +105,18 @@ def accept(chosen: Sequence[Candidate], reason: str) -> None:
     _dvc_commit(*(candidate.stage for candidate in chosen))
 
 
-def _candidate(stage: str, changes: list[Any]) -> Iterator[Candidate]:
-    """The candidate of a stale stage; none where it has no results."""
+def _candidate(stage: str, changes: list[Any]) -> Candidate | None:
+    """The candidate of a stale stage; None where it has no results."""
     kind, _, name = stage.partition("@")
     card_file = CARDS / kind / f"{name}.yaml"
     card = yamlfile.read(card_file)
     folder = Path("teachers") / name if kind == "teacher" else RUNS / card["pair"] / name
-    if (folder / run_folder.META).is_file():
-        meta = run_folder.read_meta(folder)
-        hindrances = (
-            *_values(card, meta),
-            *_inputs(changes, card_file, folder, rewritten=meta.get(CODE) == card[CODE]),
-        )
-        yield Candidate(stage, folder, card, meta, hindrances)
+    if not (folder / run_folder.META).is_file():
+        return None
+    meta = run_folder.read_meta(folder)
+    rewritten = meta.get(CODE) == card[CODE]
+    obstacles = (*_values(card, meta), *_inputs(changes, card_file, folder, rewritten=rewritten))
+    return Candidate(stage, folder, card, meta, obstacles)
 
 
 def _values(card: Card, meta: Card) -> Iterator[str]:
@@ -129,6 +131,8 @@ def _values(card: Card, meta: Card) -> Iterator[str]:
                     yield f"{key}.{part} was {shown(old.get(part))}, is {shown(value.get(part))}"
         else:
             yield f"{key} was {shown(old)}, is {shown(value)}"
+    for key in sorted(meta.keys() - card.keys() - set(run_folder.PROVENANCE)):
+        yield f"{key} was {shown(meta[key])}, is gone"
 
 
 def _inputs(changes: list[Any], card_file: Path, folder: Path, *, rewritten: bool) -> Iterator[str]:

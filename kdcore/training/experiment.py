@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,8 +36,8 @@ def run(card_file: Path, out: Path, *, teacher_weights: Path | None = None, besi
         card_file: the card of a teacher to train, a baseline or a cell.
         out: the folder of the results.
         teacher_weights: the teacher's weights, where the card names a teacher.
-        beside: cards of other cells of the same `side_by_side.kind`, to train side by side with this one. Their states
-            are left as after a kill behind their last epoch: run by themselves, they only write their results.
+        beside: cards of other cells of the same `side_by_side.kind`, to train side by side with this one. Their results
+            are not written here: each leaves a saved state after its last epoch, from which its own run writes them.
 
     Raises:
         UserError: an input file is missing or damaged, or the cell cannot be shared among processes.
@@ -75,7 +75,7 @@ def run(card_file: Path, out: Path, *, teacher_weights: Path | None = None, besi
 
 @dataclass(frozen=True)
 class _Inputs:
-    """What cells of one pair and data set are trained from, in memory."""
+    """The data set, the teacher and the device of a cell, and of others that are trained side by side with it."""
 
     card: dict[str, Any]
     files: list[Path]
@@ -93,7 +93,9 @@ class _Inputs:
         device.use_threads(card["train"].get("threads"))
         dataset, where = storage.load(DATA / card["data"]), device.choose()
         files, teacher = [DATA / card["data"] / storage.MANIFEST], None
-        if teacher_weights is not None and card.get("teacher"):
+        if card.get("teacher"):
+            if teacher_weights is None:
+                raise UserError(f"{card_file}: names the teacher {card['teacher']}, whose weights were not given")
             files.append(teacher_weights)
             classes = len(dataset.classes)
             teacher = checkpoints.restore(card["teacher"], classes, teacher_weights, where, stem=dataset.stem)
@@ -106,8 +108,7 @@ class _Inputs:
 
     def run(self, card: dict[str, Any], state: ResumeState, callbacks: loop.Callbacks | None = None) -> loop.Run:
         """A cell's run, new or resumed from its state."""
-        options = {"callbacks": callbacks, "world": self.world}
-        run = loop.prepare(card, self.dataset, self.teacher, device=self.device, **options)
+        run = loop.prepare(card, self.dataset, self.teacher, device=self.device, callbacks=callbacks, world=self.world)
         restore(run, state.load())
         return run
 
@@ -119,17 +120,12 @@ def _others(first: loop.Run, inputs: _Inputs, beside: Sequence[Path], stack: Exi
         card, state = yamlfile.read(card_file), inputs.state(card_file)
         if side_by_side.kind(card) is None or side_by_side.kind(card) != side_by_side.kind(inputs.card):
             raise UserError(f"{card['name']}: cannot be trained side by side with {first.name}; train it by itself")
-        lock = ExitStack()
-        try:
+        with suppress(BusyError), ExitStack() as lock:  # another process that trains it writes its results
             lock.enter_context(state.locked())
-        except BusyError:  # another process trains it, and writes its results
-            continue
-        run = inputs.run(card, state)
-        if lockstep.can_join(run, first):
-            stack.push(lock)
-            others[run] = state
-        else:
-            lock.close()
+            run = inputs.run(card, state)
+            if lockstep.can_join(run, first):
+                stack.push(lock.pop_all())
+                others[run] = state
     return others
 
 

@@ -11,7 +11,7 @@ from torch import nn
 from kdcore.data.dataset import Dataset
 from kdcore.data.feed import Batch, Feed
 from kdcore.networks.contract import Network
-from kdcore.objective import Taught
+from kdcore.objective import TeacherOutput
 from kdcore.training import teacher_outputs
 from kdcore.training.loop import NotFiniteError, Run, steps
 
@@ -60,9 +60,9 @@ class _Shared:
     def __init__(self, teach: teacher_outputs.Teacher) -> None:
         self.teach = teach
         self.position: tuple[int, int] | None = None
-        self.outputs: Sequence[Taught] = ()
+        self.outputs: Sequence[TeacherOutput] = ()
 
-    def __call__(self, batch: Batch) -> Sequence[Taught]:
+    def __call__(self, batch: Batch) -> Sequence[TeacherOutput]:
         """The teacher's outputs for the views of a batch."""
         if batch.position != self.position:
             self.outputs, self.position = self.teach(batch), batch.position

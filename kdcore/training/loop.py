@@ -1,6 +1,8 @@
 """The training loop: gradient descent over augmented batches, the same for teachers, baselines and distilled students.
 
 Deterministic: all randomness comes from (seed, epoch, index). Nothing is read back from the device inside an epoch.
+A cell's card holds a fingerprint of this module and of what it imports (`kdcore.matrix.cards.Code.trainer`): what
+changes a number belongs here, what does not belongs elsewhere.
 """
 
 import math
@@ -17,7 +19,7 @@ from kdcore.data.dataset import Dataset
 from kdcore.data.feed import Batch, Feed
 from kdcore.matrix.train_section import TrainSettings
 from kdcore.networks.contract import Network
-from kdcore.objective import PLAIN, Moment, Objective, Parts, Taught, build
+from kdcore.objective import PLAIN, BatchContext, Objective, Parts, TeacherOutput, build
 from kdcore.system.errors import RunError
 from kdcore.training import teacher_outputs
 from kdcore.training.device import autocast, compute_dtype, prepare_torch
@@ -27,8 +29,8 @@ from kdcore.training.optimizers import DOT, learning_rate, make_optimizer
 from kdcore.training.random import device_generator, restore_drawn, seed_dropout
 
 Row = dict[str, float]
-"""One epoch of a history: epoch, lr, loss, ce, the unweighted loss of each method by its name, train_top1 (of weak
-views), test_top1.
+"""One epoch of a history: epoch, lr, loss, ce, the unweighted loss of each method by its name (means over the steps),
+train_top1 (of weak views) and test_top1 (shares of images, in percent).
 """
 LARGEST = 1e6
 """The largest weight or bias of a sound network: beyond it a gradient has exploded. Weights of trained networks,
@@ -141,17 +143,17 @@ class Run:
         self.student.train()
         self.objective.train()
 
-    def step(self, batch: Batch, teacher: Sequence[Taught]) -> None:
+    def step(self, batch: Batch, teacher: Sequence[TeacherOutput]) -> None:
         """Run one optimiser step.
 
         Args:
             batch: the images.
             teacher: its outputs for each view, from `kdcore.training.teacher_outputs`.
         """
-        moment = Moment(batch.index, self.epoch, self.generator)
+        context = BatchContext(batch.index, self.epoch, self.generator)
         with autocast(self.device, self.dtype):
             outputs = [self.student(view) for view in batch.views[: self.objective.views]]
-            parts = self.objective(outputs, teacher, batch.target, moment)
+            parts = self.objective(outputs, teacher, batch.target, context)
         share = len(batch.target) / batch.whole
         self._minimise(parts, share * self.world.size)
         correct = (outputs[0].logits.detach().argmax(dim=1) == batch.target).sum()
@@ -182,7 +184,7 @@ class Run:
 
     def _minimise(self, parts: Parts, weight: float) -> None:
         """One step of the optimiser; `weight` is that of this process's loss in the mean over the processes."""
-        if isinstance(self.optimizer, DOT):
+        if isinstance(self.optimizer, DOT):  # in one process, and without a longest gradient: both are refused before
             self.optimizer.minimise(parts.task, parts.distillation)
         else:
             self.optimizer.minimise(
@@ -231,17 +233,23 @@ def create(name: str, num_classes: int, seed: int, device: torch.device, *, stem
 
 
 def prepare(
-    card: dict[str, Any], dataset: Dataset, teacher: Network | None, *, device: torch.device, **options: Any
+    card: dict[str, Any],
+    dataset: Dataset,
+    teacher: Network | None,
+    *,
+    device: torch.device,
+    callbacks: Callbacks | None = None,
+    world: World = ALONE,
 ) -> Run:
-    """Create the student that a card describes and what it is trained with. Here, so that its code is part of every
-    cell's card.
+    """Create the student that a card describes, and the objective that it is trained with.
 
     Args:
         card: what to train: a teacher, a baseline or a cell (see `kdcore.matrix.cards`).
         dataset: the one that the card names.
         teacher: the one that the card names, on `device`; None for a network trained alone.
         device: where to compute.
-        options: further arguments of `Run`.
+        callbacks: report the progress.
+        world: the processes that train together.
     """
     student = create(card["student"], len(dataset.classes), card["seed"], device, stem=dataset.stem)
     objective = Objective(card["recipe"]["ce_weight"])
@@ -256,8 +264,16 @@ def prepare(
             levels=tuple(card.get("levels", PLAIN)),
             stand=card.get("stand", False),
         )
-    settings = TrainSettings.model_validate(card["train"])
-    return Run(student, objective, settings, seed=card["seed"], device=device, name=card["name"], **options)
+    return Run(
+        student,
+        objective,
+        TrainSettings.model_validate(card["train"]),
+        seed=card["seed"],
+        device=device,
+        name=card["name"],
+        callbacks=callbacks,
+        world=world,
+    )
 
 
 def steps(

@@ -20,6 +20,10 @@ WEIGHTS = "weights.safetensors"
 ADAPTERS = "adapters.safetensors"
 HISTORY = "history.csv"
 META = "meta.json"
+PROVENANCE = (
+    "commit", "versions", "device", "threads", "processes", "computed_in", "accepted", "adopted", "tried", "top1"
+)  # fmt: skip
+"""What meta.json holds beside the card: keys of `Provenance`, and of teachers that were adopted."""
 
 
 class _Training(Stored):

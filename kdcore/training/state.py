@@ -224,7 +224,7 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def capture(run: "Run") -> dict[str, Any]:
-    """What `restore` needs to continue a run so that it ends with the same bits; between two steps or after an epoch."""
+    """The state of a run, between two steps or after an epoch, from which `restore` continues with the same bits."""
     state = {name: part.state_dict() for name, part in _parts(run).items()}
     if run.sums.steps:
         sums = run.sums
@@ -234,7 +234,7 @@ def capture(run: "Run") -> dict[str, Any]:
             "shares": sums.shares,
             "correct": torch.stack(sums.correct),
             "images": sums.images,
-            "drawn": drawn_state(run.device, run.generator),
+            "drawn": run.drawn or drawn_state(run.device, run.generator),
         }
     return {"history": run.history, "predicted": run.predicted, **state}
 

@@ -13,14 +13,14 @@ from torch import Tensor
 
 from kdcore.data.feed import Batch, Feed
 from kdcore.networks.contract import Network, Output
-from kdcore.objective import Objective, Taught, TeacherLogits
+from kdcore.objective import Objective, TeacherLogits, TeacherOutput
 from kdcore.scales import grid_logits
 from kdcore.training.device import autocast
 from kdcore.training.distributed import World
 from kdcore.training.folding import folded
 from kdcore.training.teacher_cache import TeacherTable, open_table_of
 
-Teacher = Callable[[Batch], Sequence[Taught]]
+Teacher = Callable[[Batch], Sequence[TeacherOutput]]
 """Gives the outputs for the views of a batch, without gradients."""
 
 

@@ -13,7 +13,7 @@ from kdcore.catalog import levels
 from kdcore.matrix import params, presets
 from kdcore.matrix.cards import make_cards, resolve_recipes
 from kdcore.matrix.train_section import Train
-from kdcore.objective import Moment
+from kdcore.objective import BatchContext
 from kdcore.results.published import Published
 from kdcore.system import yamlfile
 from tests.conftest import ROOT
@@ -359,8 +359,8 @@ class TestSteps:
         before = [parameter.clone() for parameter in student.classifier.parameters()]
         for epoch in (1, 2):
             images, index = torch.randn(4, 3, pixels, pixels), torch.arange(4)
-            moment = Moment(index, epoch, torch.Generator())
-            parts = goal([student(images)], [teacher(images)], index, moment)
+            context = BatchContext(index, epoch, torch.Generator())
+            parts = goal([student(images)], [teacher(images)], index, context)
             assert torch.isfinite(parts.loss)
             assert parts.distillation > 0
             optimizer.zero_grad()

@@ -59,7 +59,7 @@ def test_every_feature_method_takes_networks_for_imagenet(pair, method):
     images = torch.randn(4, 3, 64, 64, generator=generator)
     with torch.no_grad():
         taught = teacher.train(goal.teacher_in_training_mode)(images)
-    parts = goal.train()([student(images)], [taught], labels[index], objective.Moment(index, 1, generator))
+    parts = goal.train()([student(images)], [taught], labels[index], objective.BatchContext(index, 1, generator))
     parts.loss.backward()
     assert torch.isfinite(parts.loss)
     for network in (student, goal):

@@ -63,8 +63,8 @@ def test_losses_that_are_no_numbers(dataset, method, changes):
 class Vanishing(Objective):
     """Cross-entropy, and nothing, of which the gradient is none: that of a root at 0."""
 
-    def forward(self, student, teacher, target, moment=None):
-        parts = super().forward(student, teacher, target, moment)
+    def forward(self, student, teacher, target, context=None):
+        parts = super().forward(student, teacher, target, context)
         logits = student[0].logits
         return replace(parts, task=parts.task + (logits - logits.detach()).square().sum().sqrt())
 
