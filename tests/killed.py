@@ -26,7 +26,7 @@ from kdcore.data import storage
 from kdcore.data.dataset import Dataset, Split
 from kdcore.data.sources import digits
 from kdcore.results import tables
-from kdcore.system import files, yamlfile
+from kdcore.system import yamlfile
 from kdcore.system.errors import UserError
 from kdcore.system.files import file_sha256, read_json, whole, write_json
 from kdcore.training import device, experiment, loop, run_folder, teacher_cache
@@ -217,7 +217,7 @@ POINTS = {
     "the first state has made room for the second": (instead(Path, "replace", makes_room, then_kill), STEPS),
     "after the last epoch": (instead(run_folder, "write", nth(1), kill), 0),
     "results are being written": (instead(checkpoints, "save", nth(1), then_kill), 0),
-    "results are complete, but not in their place": (instead(files, "sync", nth(3), kill), 0),  # after two states
+    "results are complete, but not in their place": (instead(run_folder, "sync", nth(1), kill), 0),
     "results are in their place": (instead(ResumeState, "remove", nth(1), kill), 0),
 }
 """Where a cell is killed -> how, and the steps that are then left."""

@@ -57,7 +57,7 @@ def survey() -> list[Candidate]:
     Raises:
         UserError: DVC cannot say what is stale; its own words are in the message.
     """
-    _dvc("repro", "--quiet", "plan")
+    _dvc("repro", "plan")
     planned = {f"{kind}@{path.stem}": path for kind in KINDS for path in sorted((CARDS / kind).glob("*.yaml"))}
     if not planned:
         return []
@@ -159,5 +159,6 @@ def _dvc(*arguments: str) -> str:
         [sys.executable, "-m", "dvc", *arguments], check=False, capture_output=True, text=True
     )
     if done.returncode:
-        raise UserError(f"dvc {arguments[0]}: failed; it says: {(done.stderr or done.stdout).strip()}")
+        said = f"{done.stdout}{done.stderr}".strip()
+        raise UserError(f"dvc {arguments[0]}: failed; it says: {said}")
     return done.stdout

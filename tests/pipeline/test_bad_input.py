@@ -565,7 +565,7 @@ COMMANDS = [
     *[([script, "--no-such-option"], nothing, "usage: python -m stages.")
       for script in SCRIPTS if script not in ("evaluate", "methods", "preset", "teacher")],
     *[([script, *"abcd"], nothing, "usage: python -m stages.") for script in SCRIPTS
-      if script not in ("methods", "networks", "sweep")],
+      if script not in ("accept", "methods", "networks", "sweep")],
     *[([script], nothing, "usage: python -m stages.")
       for script in ("compare", "evaluate", "evaluate_checkpoint", "teacher", "train", "train_one")],
     (["plan", "--check"], nothing, "usage: python -m stages.plan [--check FILE...]"),

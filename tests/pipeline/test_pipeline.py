@@ -138,7 +138,7 @@ def test_statement_of_a_method_makes_its_cells_stale(project):
 def test_comments_and_docstrings_make_nothing_stale(project):
     project.edit("kdcore/methods/dkd.py", "    return alpha", "    # A comment.\n    return alpha")
     project.edit("kdcore/methods/dkd.py", "in nats, per sample.", "in nats, for every sample.")
-    project.edit("kdcore/results/rows.py", '"""The rows', '"""All rows')
+    project.edit("kdcore/results/rows.py", '"""The results of a ', '"""In other words. The results of a ')
     project.edit("params.yaml", "seeds:", "# A comment.\nseeds:")
     assert project.stale() == set()
 

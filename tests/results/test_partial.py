@@ -212,7 +212,7 @@ class TestCollect:
 
     def test_unfinished_cells(self, project):
         begin("resnet14", 60.0)
-        assert [str(one) for one in partial.collect().unfinished] == ["resnet14: 1 of 18 epochs, 60.00%"]
+        assert [str(one) for one in partial.collect().unfinished] == ["resnet14: 1 of 6 epochs, 60.00%"]
         finish("resnet14", 92.5)
         finish(KD, 80.0)
         begin(KD, 79.0)
@@ -339,17 +339,17 @@ class TestLive:
         assert pulse.pulses()[CARD["name"]].epoch == 1
         self.LIVE.write_text("of another card\n")
         epochs, written = [], []
-        train, write = loop.train, run_folder.write
+        steps, write = loop.steps, run_folder.write
 
-        def on_train(*arguments, **options):
+        def on_steps(*arguments, **options):
             epochs.append(len(pd.read_csv(self.LIVE)))
-            train(*arguments, **options)
+            yield from steps(*arguments, **options)
 
         def on_write(out, *arguments, **options):
             write(out, *arguments, **options)
             written.append(self.LIVE.read_bytes())
 
-        monkeypatch.setattr(loop, "train", on_train)
+        monkeypatch.setattr(loop, "steps", on_steps)
         monkeypatch.setattr(run_folder, "write", on_write)
         experiment.run(cell, cell.parent / "run")
         assert epochs == [1]

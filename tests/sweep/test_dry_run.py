@@ -384,7 +384,7 @@ def test_other_code(project):
 def test_a_teacher_that_comes_out_the_same_blocks_its_cells_for_nothing(project):
     project.set(teachers={"resnet14": {**TRAINED, "train": {**SHORT, "epochs": 3}}})
     found = check_against_dvc(project)
-    assert found["teacher@resnet14"] == [TO_RUN, "card: train.epochs 1 -> 3"]
+    assert found["teacher@resnet14"] == [TO_RUN, "card: train.epochs 6 -> 3"]
     assert found["pairs"] == [BLOCKED, "teacher@resnet14 must run first"]
     assert {tuple(found[step]) for step in CELLS} == {(BLOCKED, "teacher resnet14 must run first")}
     assert states(ask(project))[UP_TO_DATE] == STEPS
@@ -489,7 +489,7 @@ def test_a_teacher_that_comes_out_differently(project):
     project.behave(resnet14="differ")
     project.set(teachers={"resnet14": {**TRAINED, "train": {**SHORT, "epochs": 3}}})
     said = project.sweep("-n", "--jobs", "2")
-    assert "card: train.epochs 1 -> 3" in said
+    assert "card: train.epochs 6 -> 3" in said
     found = check_against_dvc(project)
-    assert found["teacher@resnet14"] == [TO_RUN, "card: train.epochs 1 -> 3"]
+    assert found["teacher@resnet14"] == [TO_RUN, "card: train.epochs 6 -> 3"]
     assert states(found)[BLOCKED] == {"pairs", *CELLS, EVALUATE}

@@ -20,7 +20,7 @@ from kdcore.data.sources import digits
 from kdcore.system import yamlfile
 from kdcore.system.errors import FULL_DISK, OUT_OF_MEMORY, is_full
 from kdcore.system.files import whole
-from kdcore.training import teacher_cache, teacher_outputs
+from kdcore.training import teacher_cache
 from stages import data, plan, run, train
 from tests import sweeps
 from tests.pipeline.test_concurrency import end, start
@@ -155,13 +155,14 @@ class TestFull:
         monkeypatch.setenv(teacher_cache.FOLDER_VARIABLE, str(tmp_path / "tables/here"))
         monkeypatch.setattr(teacher_cache, "SPARE", 0)
         results, said = tmp_path / "results", tmp_path / "said"
+        open_table = teacher_cache.open_table
 
         def train():
             with said.open("w") as file, redirect_stderr(file):
                 results.write_text(str(trained(dataset, distil(dataset, "kd", (1, 2)))))
 
         def then_full(*arguments, **options):
-            table = teacher_cache.open_table(*arguments, **options)
+            table = open_table(*arguments, **options)
             fill(tmp_path / "tables")
             return table
 
@@ -172,7 +173,7 @@ class TestFull:
         shutil.rmtree(tmp_path / "tables")
         with disk(tmp_path / "tables", 4 << 20, *(["ro"] if trouble == "read-only" else [])) as small:
             if trouble == "while it grows":
-                monkeypatch.setattr(teacher_outputs, "open_table", then_full)
+                monkeypatch.setattr(teacher_cache, "open_table", then_full)
             elif trouble == "from the start":
                 fill(small)
             end(start(train))

@@ -475,7 +475,7 @@ class TestAdoption:
             {"address": url}, {"address": site.add("b.pth", CHECKPOINT)}, top1=90.0, otherwise="train", train=TRAIN
         )
         with pytest.raises(
-            UserError, match=f"{url} reaches .* points below the published 90.00% .allowed: 10.0."
+            UserError, match=f"{url} reaches .* points below the published 90.00% .allowed: 10."
         ) as caught:
             adopt(made)
         assert not isinstance(caught.value, NoSourceError)
