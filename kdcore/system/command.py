@@ -114,8 +114,11 @@ def _module(main: Callable[..., None]) -> str:
 def open_streams() -> None:
     """Replace standard streams that are closed (`>&-`) by the null device.
 
-    Libraries write to them unasked, and the next file that is opened would become one of them.
+    Libraries write to them unasked, and the next file that is opened, here or in a process that this one starts, would
+    become one of them.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115
+            stream = Path(os.devnull).open(mode)  # noqa: SIM115
+            os.set_inheritable(stream.fileno(), True)
+            setattr(sys, name, stream)
