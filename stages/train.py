@@ -4,13 +4,11 @@ import os
 from pathlib import Path
 
 from kdcore.matrix.cards import card_path
-from kdcore.matrix.cell import RUNS
+from kdcore.matrix.cell import RUNS, STAGES
 from kdcore.system import yamlfile
 from kdcore.system.errors import UserError, shown
 from kdcore.training import experiment, torchrun
 from stages import run
-
-STAGES = ("train", "baseline")
 
 
 def main(stage: str, name: str) -> None:

@@ -4,6 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 RUNS = Path("runs")
+STAGES = ("train", "baseline")
+"""The DVC stages that train cells: of logit methods, and of baselines."""
+TRAININGS = ("teacher", *STAGES)
+"""The DVC stages that train a network."""
 
 
 @dataclass(frozen=True)

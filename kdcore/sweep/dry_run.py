@@ -22,6 +22,7 @@ from dvc_data.hashfile.meta import Meta
 from dvc_data.hashfile.tree import Tree
 
 from kdcore.matrix.cards import CARDS, Card
+from kdcore.matrix.cell import TRAININGS
 from kdcore.matrix.params import Params
 from kdcore.sweep.display import listed
 from kdcore.sweep.dvc_pipeline import Pipeline
@@ -37,8 +38,6 @@ from kdcore.training import run_folder
 MD5 = "md5"
 MISSING = ""
 """Stands for the md5 of a dependency that is missing and that no stage makes."""
-TRAININGS = ("train", "baseline", "teacher")
-"""Stages whose results hold the card that they were made from."""
 TROUBLES = {
     "deleted": "its results are gone",
     "modified": "its results were changed",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from kdcore.matrix import side_by_side
 from kdcore.matrix.cards import CARDS
+from kdcore.matrix.cell import STAGES, TRAININGS
 from kdcore.sweep import journal as journals
 from kdcore.sweep.display import Screen
 from kdcore.sweep.dvc_pipeline import Pipeline, Verdict
@@ -37,8 +38,6 @@ HERE = ("plan", "data", "pairs", "tables")
 """Stages that run in the sweep's folder: they read files outside DVC, or download."""
 RETRIED = (Ending.LOST, Ending.OUT_OF_MEMORY, Ending.STOPPED)
 """Endings after which a stage is tried again. It may be stopped though the sweep goes on: with its worker."""
-CELLS = ("train", "baseline")
-"""Stages that train a cell."""
 MOST_BESIDE = 4
 """Cells that one process trains at a time; more would gain little and take memory."""
 RECORDING = 0.05
@@ -228,7 +227,7 @@ class Sweep:
         """Stages of the same kind can be trained side by side; None for one that goes alone."""
         stage, _, cell = name.partition("@")
         if name not in self.kinds:
-            kind = side_by_side.kind(yamlfile.read(CARDS / stage / f"{cell}.yaml")) if stage in CELLS else None
+            kind = side_by_side.kind(yamlfile.read(CARDS / stage / f"{cell}.yaml")) if stage in STAGES else None
             self.kinds[name] = kind and f"{stage} {kind}"
         return self.kinds[name]
 
@@ -355,7 +354,7 @@ def check_outputs(step: str, outputs: Sequence[str]) -> None:
             raise UserError(f"{output}: has not been made")
         for file in output.glob("*.json"):
             read_json(file)
-        if stage in ("train", "baseline", "teacher"):
+        if stage in TRAININGS:
             run_folder.check(output, yamlfile.read(CARDS / stage / f"{name}.yaml"))
 
 

@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from kdcore.matrix.cards import CARDS
-from kdcore.matrix.cell import RUNS
+from kdcore.matrix.cell import RUNS, TRAININGS
 from kdcore.system import yamlfile
 from kdcore.system.errors import UserError, shown, suggest
 from kdcore.system.files import json_text, replace_text
 from kdcore.system.git import code_version
 from kdcore.training import run_folder
 
-KINDS = ("teacher", "train", "baseline")
 CODE, ACCEPTED = "code", "accepted"
 Card = dict[str, Any]
 
@@ -58,7 +57,7 @@ def survey() -> list[Candidate]:
         UserError: DVC cannot say what is stale; its own words are in the message.
     """
     _dvc("repro", "plan")
-    planned = {f"{kind}@{path.stem}": path for kind in KINDS for path in sorted((CARDS / kind).glob("*.yaml"))}
+    planned = {f"{kind}@{path.stem}": path for kind in TRAININGS for path in sorted((CARDS / kind).glob("*.yaml"))}
     if not planned:
         return []
     stale: dict[str, list[Any]] = json.loads(_dvc("status", "--json", *planned).strip().rpartition("\n")[2] or "{}")
