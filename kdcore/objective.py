@@ -126,7 +126,16 @@ class FeatureTerm(Term):
         if self.adapter is None:
             return self.method.distill(student[0], teacher[0], **self.keywords)
         now = self.required(context)
-        return self.adapter(Step(student[0], cast(Output, teacher[0]), target, now.index, now.epoch, now.generator))
+        return self.adapter(
+            Step(
+                student=student[0],
+                teacher=cast(Output, teacher[0]),
+                target=target,
+                index=now.index,
+                epoch=now.epoch,
+                generator=now.generator,
+            )
+        )
 
 
 class LogitTerm(Term):
@@ -318,6 +327,6 @@ def _setting(student: Network, teacher: Network, labels: Tensor, image_size: int
     image = torch.zeros(1, 3, image_size, image_size, device=labels.device)
     was_training = student.training
     with torch.no_grad():
-        outputs = student.eval()(image), teacher.eval()(image)
+        of_student, of_teacher = student.eval()(image), teacher.eval()(image)
     student.train(was_training)
-    return Setting(*outputs, teacher.norms, labels)
+    return Setting(student=of_student, teacher=of_teacher, teacher_norms=teacher.norms, labels=labels)

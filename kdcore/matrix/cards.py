@@ -8,7 +8,6 @@ to the tables' card, which prints them.
 
 import os
 from dataclasses import asdict
-from functools import cache, partial
 from itertools import product
 from pathlib import Path
 from typing import Any, cast
@@ -17,7 +16,8 @@ from kdcore import catalog
 from kdcore.catalog import levels
 from kdcore.matrix import data_section, recipes
 from kdcore.matrix.cell import Cell
-from kdcore.matrix.fingerprint import ROOT, fingerprint
+from kdcore.matrix.code import Card, Code
+from kdcore.matrix.fingerprint import ROOT
 from kdcore.matrix.listed_teachers import COPIES, FILE, SUFFIXES, KnownTeachers, Published, own_copy
 from kdcore.matrix.params import Params, Teacher
 from kdcore.matrix.section import MOST
@@ -29,26 +29,6 @@ CARDS = Path("cards")
 OUTPUTS = ("cards", "teachers", "pairs", "runs", "evaluations", "tables")
 """Folders that stages write, besides the data set's."""
 TEACHER_SEED = 0
-Card = dict[str, Any]
-
-
-class Code:
-    """Fingerprints of the project's code, each computed once.
-
-    Args:
-        root: the folder that holds the sources of kdcore.
-    """
-
-    def __init__(self, root: Path) -> None:
-        self.of = cache(partial(fingerprint, root=root))
-
-    def trainer(self) -> str:
-        """The fingerprint of the code that turns a card into a trained network."""
-        return self.of("kdcore.training.lockstep")  # it imports the loop
-
-    def network(self, name: str) -> str:
-        """The fingerprint of one member of a family."""
-        return self.of(catalog.networks()[name].module, only_network=name)
 
 
 def card_path(name: str, kind: str = "") -> Path:
@@ -200,8 +180,7 @@ def _data_card(params: Params, code: Code) -> Card:
 def _teacher_card(name: str, teacher: Teacher, params: Params, known: KnownTeachers, code: Code) -> Card:
     card: Card = {"name": name, "student": name, "data": params.data.name, "source": teacher.source}
     if teacher.source == "train":
-        code_used = {"trainer": code.trainer(), "student": code.network(name)}
-        return {**card, **_teacher_training(teacher), "code": code_used}
+        return {**card, **_teacher_training(teacher), "code": code.training(name)}
     card |= _threads(params.train)
     code_used = {"student": code.network(name)}
     if teacher.source == "published":
@@ -213,7 +192,7 @@ def _teacher_card(name: str, teacher: Teacher, params: Params, known: KnownTeach
         card |= {"member": teacher.member} if teacher.member else {}
     if teacher.otherwise == "train":
         card |= {"otherwise": "train", **_teacher_training(teacher)}
-        code_used["trainer"] = code.trainer()
+        code_used = code.training(name)
     return {**card, "code": code_used}
 
 
@@ -292,19 +271,14 @@ def _checkpoint_sha256(name: str, teacher: Teacher) -> str:
 
 def cell_card(cell: Cell, recipe: recipes.Recipe, params: Params, code: Code) -> Card:
     """All that determines a cell besides its data set and its teacher."""
-    used: Card = {"trainer": code.trainer(), "student": code.network(cell.student)}
-    teacher: Card = {}
-    if cell.method != catalog.VANILLA:
-        teacher["teacher"] = cell.teacher
-        used["method"] = {entry.name: code.of(entry.module) for entry in catalog.terms(cell.method)}
-        used["teacher"] = code.network(cell.teacher)
+    teacher = None if cell.method == catalog.VANILLA else cell.teacher
     return {
         **_identity(cell),
-        **teacher,
+        **({"teacher": teacher} if teacher else {}),
         "data": params.data.name,
         "recipe": {key: value.value for key, value in recipe.items()},
         "train": _settings(params.train.of(student=cell.student, method=cell.method, pair=cell.pair), cell.method),
-        "code": used,
+        "code": code.training(cell.student, teacher, cell.method),
     }
 
 

@@ -18,8 +18,8 @@ PLUG_INS = ("kdcore.methods", "kdcore.networks", "kdcore.data.sources")
 NUMBERLESS = {
     "kdcore.system": "errors, files and signals",
     "kdcore.catalog": "finds methods and networks, which have fingerprints of their own; a wrong keyword fails",
-    "kdcore.methods.contract": "declares what methods get, and computes nothing",
-    "kdcore.networks.contract": "declares what networks return, and computes nothing",
+    "kdcore.methods.contract": "declares what methods get by keyword, and computes nothing",
+    "kdcore.networks.contract": "declares what networks return by keyword, and computes nothing",
     "kdcore.checkpoints": "reads weights, which DVC compares by their bytes",
     "kdcore.matrix": "says what is computed; its values stand in the cards",
     "kdcore.fetch": "downloads files, which are compared by checksums",
@@ -47,7 +47,7 @@ def fingerprint(module: str, *, only_network: str | None = None, everything: boo
     """
     digest = hashlib.sha256()
     for name in sorted(closure(module, root, everything=everything)):
-        tree = _statements(_path(name, root), () if everything else tuple(NUMBERLESS))
+        tree = _statements(_path(name, root))
         if only_network and name == module:
             _keep_network(tree, only_network)
         digest.update(f"{name} {_canonical(tree)}\n".encode())
@@ -85,33 +85,52 @@ def _path(module: str, root: Path) -> Path:
 
 
 def _imports(module: str, root: Path) -> Iterator[str]:
-    """Modules of the package that a module's import statements name, but those for type checkers alone."""
-    for node in ast.walk(_Counted(()).visit(ast.parse(_path(module, root).read_text(encoding="utf-8")))):
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.level:
+    """Modules of the package that a module's counted code uses."""
+    path = _path(module, root)
+    for node in _import_statements(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.level:
             raise ValueError(f"{module}, line {node.lineno}: relative imports are not followed; name {PACKAGE}")
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        else:
-            continue
-        by_name = any(name == "importlib" or name.startswith("importlib.import") for name in names)
+        by_name = any(name == "importlib" or name.startswith("importlib.import") for name in _named_modules(node))
         if by_name and module not in PLUG_INS:
             raise ValueError(f"{module}, line {node.lineno}: code loaded by name is not followed; import it")
-        yield from (name for name in names if name.split(".")[0] == PACKAGE and _path(name, root).is_file())
+    for node in _import_statements(_statements(path)):
+        yield from (name for name in _named_modules(node) if name.split(".")[0] == PACKAGE and _is_file(name, root))
 
 
-def _statements(path: Path, left_out: tuple[str, ...]) -> ast.Module:
-    """A file's syntax tree with only what could change a number; without imports of the modules `left_out`."""
-    tree: ast.Module = _Counted(left_out).visit(ast.parse(path.read_text(encoding="utf-8")))
+def _import_statements(tree: ast.AST) -> list[ast.Import | ast.ImportFrom]:
+    return [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+
+
+def _named_modules(node: ast.Import | ast.ImportFrom) -> list[str]:
+    """The modules that an import statement names, or may name: `from a import b` names a and perhaps a.b."""
+    names = [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom):
+        return [str(node.module), *(f"{node.module}.{name}" for name in names)] if names else []
+    return names
+
+
+def _is_file(module: str, root: Path) -> bool:
+    return _path(module, root).is_file()
+
+
+def _statements(path: Path) -> ast.Module:
+    """A file's syntax tree with only what could change a number: without imports that only the rest needs, and with the
+    others in one order.
+    """
+    tree: ast.Module = _Counted().visit(ast.parse(path.read_text(encoding="utf-8")))
+    used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    for node in _import_statements(tree):
+        node.names = [alias for alias in node.names if (alias.asname or alias.name.split(".")[0]) in used]
+    imports = [part for part in tree.body if isinstance(part, ast.Import | ast.ImportFrom)]
+    others = [part for part in tree.body if not isinstance(part, ast.Import | ast.ImportFrom)]
+    tree.body = sorted((part for part in imports if part.names), key=_canonical) + others
     return tree
 
 
 class _Counted(ast.NodeTransformer):
     """Removes from a syntax tree what changes no number of a cell that ends without an error."""
 
-    def __init__(self, left_out: tuple[str, ...]) -> None:
-        self.left_out = left_out
+    def __init__(self) -> None:
         self.tries = 0
         """How many `try` blocks surround the statement: a check in one may decide what is computed."""
 
@@ -127,8 +146,8 @@ class _Counted(ast.NodeTransformer):
         return None if is_text else self.generic_visit(node)
 
     def visit_Raise(self, node: ast.Raise) -> ast.AST:
-        """Keep that an error is raised, not which one."""
-        return ast.Raise()
+        """Keep that an error is raised; and which one, only where it may be caught."""
+        return self.generic_visit(node) if self.tries else ast.Raise()
 
     def visit_If(self, node: ast.If) -> ast.AST | None:
         """Drop checks that only raise, and imports for type checkers."""
@@ -148,7 +167,7 @@ class _Counted(ast.NodeTransformer):
         """Drop annotations, but keep the names of declarations: their order is that of a dataclass's arguments."""
         if node.value is None:
             return ast.Expr(node.target)
-        return self.generic_visit(ast.Assign(targets=[node.target], value=node.value))
+        return self.generic_visit(ast.Assign(targets=[node.target], value=node.value, type_comment="declared"))
 
     def visit_arg(self, node: ast.arg) -> ast.AST:
         """Drop the annotation of an argument."""
@@ -159,20 +178,10 @@ class _Counted(ast.NodeTransformer):
         node.returns = None
         return self.generic_visit(node)
 
-    def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.AST | None:
-        """Drop imports of modules that are not counted."""
-        names = [
-            alias for alias in node.names if not self._is_left_out(str(node.module), f"{node.module}.{alias.name}")
-        ]
-        return ast.ImportFrom(module=node.module, names=names, level=node.level, lineno=node.lineno) if names else None
-
     def visit_JoinedStr(self, node: ast.JoinedStr) -> ast.AST:
         """Drop the empty parts that Python 3.12.0 and 3.12.1 add to formatted texts."""
         node.values = [part for part in node.values if not (isinstance(part, ast.Constant) and part.value == "")]
         return self.generic_visit(node)
-
-    def _is_left_out(self, *modules: str) -> bool:
-        return any(f"{module}.".startswith(f"{name}.") for module in modules for name in self.left_out)
 
 
 def _acts(test: ast.expr) -> bool:
@@ -181,6 +190,7 @@ def _acts(test: ast.expr) -> bool:
         isinstance(part, ast.NamedExpr)
         or (isinstance(part, ast.Call) and isinstance(part.func, ast.Attribute) and part.func.attr in CHANGING)
         or (isinstance(part, ast.Call) and isinstance(part.func, ast.Name) and part.func.id == "next")
+        or (isinstance(part, ast.Call) and any(keyword.arg == "generator" for keyword in part.keywords))
         for part in ast.walk(test)
     )
 

@@ -30,4 +30,6 @@ def classify(
         maps.append(x)
         preacts.append(preact)
     pooled = x.mean(dim=(2, 3))
-    return Output(network.classifier(pooled), tuple(maps), tuple(preacts), pooled, x)
+    return Output(
+        logits=network.classifier(pooled), stages=tuple(maps), preacts=tuple(preacts), pooled=pooled, final_map=x
+    )

@@ -55,7 +55,7 @@ class ImageNetMobileNetV1(Network):
                 maps.append(x)
                 preacts.append(preact)
         pooled = x.mean(dim=(2, 3))
-        return Output(self.fc(pooled), tuple(maps), tuple(preacts), pooled, x)
+        return Output(logits=self.fc(pooled), stages=tuple(maps), preacts=tuple(preacts), pooled=pooled, final_map=x)
 
 
 def _separable(inputs: int, outputs: int, stride: int) -> nn.Sequential:

@@ -55,7 +55,9 @@ class ImageNetMobileNetV2(mobilenetv2.MobileNetV2, Network):
                 preacts.append(x)
         final_map = last(x)
         pooled = final_map.mean(dim=(2, 3))
-        return Output(self._head()(pooled), tuple(maps), tuple(preacts), pooled, final_map)
+        return Output(
+            logits=self._head()(pooled), stages=tuple(maps), preacts=tuple(preacts), pooled=pooled, final_map=final_map
+        )
 
     def _head(self) -> nn.Sequential:
         # torchvision's `classifier`, a name that is a property here.

@@ -95,7 +95,13 @@ class MobileNetV2(Network):
                 preacts.append(x)
         final_map = F.relu(self.conv2(x))
         pooled = final_map.mean(dim=(2, 3))
-        return Output(self.classifier(pooled), tuple(maps), tuple(preacts), pooled, final_map)
+        return Output(
+            logits=self.classifier(pooled),
+            stages=tuple(maps),
+            preacts=tuple(preacts),
+            pooled=pooled,
+            final_map=final_map,
+        )
 
 
 def build(num_classes: int, *, stem: str, expansion: int, width: float) -> Network:

@@ -118,7 +118,9 @@ class ShuffleNetV2(Network):
             preacts.append(preact)
         final_map = F.relu(self.bn2(self.conv2(x)))
         pooled = final_map.mean(dim=(2, 3))
-        return Output(self.linear(pooled), tuple(maps), tuple(preacts), pooled, final_map)
+        return Output(
+            logits=self.linear(pooled), stages=tuple(maps), preacts=tuple(preacts), pooled=pooled, final_map=final_map
+        )
 
     def _stages(self) -> list[nn.ModuleList]:
         return [cast(nn.ModuleList, self.get_submodule(f"layer{number}")) for number in range(1, 4)]

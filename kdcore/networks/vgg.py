@@ -65,7 +65,9 @@ class VGG(Network):
             maps.append(x)
             preacts.append(preact)
         pooled = x.mean(dim=(2, 3))
-        return Output(self.classifier(pooled), tuple(maps), tuple(preacts), pooled, x)
+        return Output(
+            logits=self.classifier(pooled), stages=tuple(maps), preacts=tuple(preacts), pooled=pooled, final_map=x
+        )
 
     def _blocks(self) -> list[nn.Sequential]:
         return [cast(nn.Sequential, self.get_submodule(f"block{i}")) for i in range(len(WIDTHS))]

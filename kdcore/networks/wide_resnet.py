@@ -100,7 +100,7 @@ class WideResNet(Network):
         pooled = final_map.mean(dim=(2, 3))
         stages = (stem, first, second, third)
         preacts = (stem, normalised_first, normalised_second, normalised_third)
-        return Output(self.fc(pooled), stages, preacts, pooled, final_map)
+        return Output(logits=self.fc(pooled), stages=stages, preacts=preacts, pooled=pooled, final_map=final_map)
 
 
 def build(num_classes: int, *, stem: str, depth: int, width: int) -> Network:

@@ -84,6 +84,9 @@ class Pipeline:
             name: {above.addressing for above in graph.successors(stage)} for name, stage in self.stages.items()
         }
         """Stage -> the stages whose outputs it depends on."""
+        self.stale: set[str] = set()
+        """Stages that `check` has found stale. They are not asked again: DVC would take their removed outputs, of the
+        old dependencies, for those of the new ones."""
         self.unrecorded: list[PipelineStage] = []
         """Stages that were run or brought back since the last `record`."""
         self.recorded_before: list[str] | None = None
@@ -139,6 +142,8 @@ class Pipeline:
         Raises:
             RunError: DVC cannot tell, because a dependency is missing, for instance.
         """
+        if step in self.stale:
+            return Verdict.STALE
         stage = self.stages[step]
         with self._locked(step):
             if not stage.changed():
@@ -148,6 +153,7 @@ class Pipeline:
                 self.repo.stage_cache.restore(stage)
             except RunCacheNotFoundError:
                 stage.save_deps()
+                self.stale.add(step)
                 return Verdict.STALE
             self._keep(stage)
             return Verdict.CACHED

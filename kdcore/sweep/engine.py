@@ -184,6 +184,8 @@ class Sweep:
         verdict = None
         with self._failing(step):
             verdict = self.pipeline.check(step.name)
+            if verdict is Verdict.CACHED:
+                check_outputs(step.name, self.pipeline.outputs(step.name))
         if verdict in (Verdict.CACHED, Verdict.UP_TO_DATE):
             self.schedule.settle(step.name, State.CACHED if verdict is Verdict.CACHED else State.UP_TO_DATE)
         if verdict is Verdict.CACHED:
@@ -236,7 +238,7 @@ class Sweep:
         outcome = delivery.outcome
         step = self.schedule.steps[outcome.step]
         step.worker, step.seconds = outcome.worker, round(outcome.seconds, 2)
-        self.leaders = {name: leader for name, leader in self.leaders.items() if leader != step.name}
+        self._release(step)
         if outcome.ending is Ending.DONE:
             with self._failing(step):
                 if delivery.outputs is not None:
@@ -282,7 +284,12 @@ class Sweep:
             if is_full(error):
                 self._stop_for_full_disk()
 
+    def _release(self, leader: Step) -> None:
+        """Let the stages run that a process trained side by side with its own: they write their results."""
+        self.leaders = {name: other for name, other in self.leaders.items() if other != leader.name}
+
     def _fail(self, step: Step, reason: str, tail: list[str] | None = None) -> None:
+        self._release(step)
         blocked = self.schedule.settle(step.name, State.FAILED, reason)
         lines = [f"{step.name}: failed: {reason}", *(f"    {line}" for line in tail or [])]
         lines += [f"    blocked by it: {shortened(blocked)}"] if blocked else []

@@ -16,7 +16,7 @@ from kdcore.matrix.cards import CARDS
 from kdcore.matrix.cell import RUNS, TRAININGS
 from kdcore.system import yamlfile
 from kdcore.system.errors import UserError, shown, suggest
-from kdcore.system.files import json_text, replace_text
+from kdcore.system.files import file_sha256, json_text, replace_text
 from kdcore.system.git import code_version
 from kdcore.training import run_folder
 
@@ -91,13 +91,18 @@ def accept(chosen: Sequence[Candidate], reason: str) -> None:
     Args:
         chosen: from `choose`.
         reason: why the change leaves numbers alone.
+
+    Raises:
+        UserError: results are damaged, or DVC cannot record them.
     """
     if not chosen:
         return
     for candidate in chosen:
-        old, new = candidate.meta.get(CODE, {}), candidate.card[CODE]
+        run_folder.check(candidate.folder, {**candidate.card, CODE: candidate.meta[CODE]})
+        old, new = candidate.meta[CODE], candidate.card[CODE]
         if old != new:
-            entry = {"reason": reason, "commit": code_version(), "from": old, "to": new}
+            files = _checksums(candidate.folder)
+            entry = {"reason": reason, "commit": code_version(), "from": old, "to": new, "files": files}
             accepted = [*candidate.meta.get(ACCEPTED, []), entry]
             meta = {**candidate.meta, CODE: new, ACCEPTED: accepted}
             replace_text(candidate.folder / run_folder.META, json_text(meta))
@@ -112,10 +117,27 @@ def _candidate(stage: str, changes: list[Any]) -> Candidate | None:
     folder = Path("teachers") / name if kind == "teacher" else RUNS / card["pair"] / name
     if not (folder / run_folder.META).is_file():
         return None
-    meta = run_folder.read_meta(folder)
-    rewritten = meta.get(CODE) == card[CODE]
-    obstacles = (*_values(card, meta), *_inputs(changes, card_file, folder, rewritten=rewritten))
-    return Candidate(stage, folder, card, meta, obstacles)
+    try:
+        meta = run_folder.read_meta(folder)
+    except UserError as error:
+        return Candidate(stage, folder, card, {}, (str(error),))
+    rewritten = _is_rewritten(folder, meta, card)
+    obstacles = [*_values(card, meta), *_inputs(changes, card_file, folder, rewritten=rewritten)]
+    if CODE not in meta or (meta[CODE] == card[CODE] and not rewritten):
+        obstacles.append(f"{folder} holds other results than DVC has recorded")
+    return Candidate(stage, folder, card, meta, tuple(obstacles))
+
+
+def _is_rewritten(folder: Path, meta: Card, card: Card) -> bool:
+    """Whether an earlier call has accepted these very files, and was ended before DVC recorded them."""
+    accepted = meta.get(ACCEPTED)
+    last = accepted[-1] if isinstance(accepted, list) and accepted else {}
+    return last.get("to") == card[CODE] == meta.get(CODE) and last.get("files") == _checksums(folder)
+
+
+def _checksums(folder: Path) -> dict[str, str]:
+    """The sha256 of every file of results except meta.json, by its name."""
+    return {path.name: file_sha256(path) for path in sorted(folder.iterdir()) if path.name != run_folder.META}
 
 
 def _values(card: Card, meta: Card) -> Iterator[str]:

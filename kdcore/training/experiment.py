@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from kdcore import checkpoints
 from kdcore.data import storage
 from kdcore.data.dataset import Dataset
 from kdcore.matrix import side_by_side
+from kdcore.matrix.code import check_code
 from kdcore.networks.contract import Network
 from kdcore.system import yamlfile
 from kdcore.system.errors import UserError
@@ -88,6 +89,7 @@ class _Inputs:
     @classmethod
     def load(cls, card_file: Path, teacher_weights: Path | None, world: World) -> "_Inputs":
         card = yamlfile.read(card_file)
+        check_code(card, card_file)
         if world.size > 1:
             torchrun.check_divisible(card)
         device.use_threads(card["train"].get("threads"))
@@ -120,12 +122,17 @@ def _others(first: loop.Run, inputs: _Inputs, beside: Sequence[Path], stack: Exi
         card, state = yamlfile.read(card_file), inputs.state(card_file)
         if side_by_side.kind(card) is None or side_by_side.kind(card) != side_by_side.kind(inputs.card):
             raise UserError(f"{card['name']}: cannot be trained side by side with {first.name}; train it by itself")
-        with suppress(BusyError), ExitStack() as lock:  # another process that trains it writes its results
-            lock.enter_context(state.locked())
-            run = inputs.run(card, state)
-            if lockstep.can_join(run, first):
-                stack.push(lock.pop_all())
-                others[run] = state
+        try:
+            with ExitStack() as lock:
+                lock.enter_context(state.locked())
+                run = inputs.run(card, state)
+                if lockstep.can_join(run, first):
+                    stack.push(lock.pop_all())
+                    others[run] = state
+        except BusyError:  # another process trains it, and writes its results
+            continue
+        except Exception as error:  # whatever it is, it is not the first cell's
+            print(f"{card['name']}: is trained by itself ({error})", file=sys.stderr)
     return others
 
 

@@ -88,6 +88,28 @@ def test_another_teacher_is_refused(edited):
     assert "0 can be accepted" in said
 
 
+def test_other_results_than_dvc_has_recorded_are_refused(project):
+    """Those of another teacher, left behind; or edited by hand."""
+    cell = project.folder / "runs" / PAIR / DKD[0].partition("@")[2]
+    history = (cell / "history.csv").read_text()
+    (cell / "history.csv").write_text(history.replace("\n6,", "\n6,0.9", 1))
+    said = project.run(*ACCEPT, "--reason", REASON)
+    assert f"{DKD[0]}: will be made again: runs/{PAIR}/{cell.name} is modified" in said
+    assert "0 can be accepted" in said
+    (cell / "history.csv").write_text(history)
+    project.edit("kdcore/methods/dkd.py", "return alpha * tckd + beta * nckd", "return beta * nckd + alpha * tckd")
+    project.run(*ACCEPT, "--reason", REASON)
+    (cell / "weights.safetensors").write_bytes(b"others")
+    assert "0 can be accepted" in project.run(*ACCEPT, "--reason", REASON)
+
+
+def test_damaged_results_stop_no_other_cell(edited):
+    (edited.folder / "runs" / PAIR / DKD[0].partition("@")[2] / "meta.json").write_text("{")
+    said = edited.run(*ACCEPT, "--reason", REASON)
+    assert "meta.json: is damaged" in said
+    assert "1 accepted" in said
+
+
 @pytest.mark.parametrize(("arguments", "message"), [
     (["--reason", " "], "--reason: is empty"),
     (["resnet14-resnet8-dkd-1-False-1", "--reason", "x"], "is no teacher or cell with results that DVC would make"),

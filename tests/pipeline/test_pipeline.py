@@ -284,6 +284,7 @@ def test_a_serial_run_seen_from_another_terminal(project):
     assert one["seconds_left"] > 0
 
 
+@pytest.mark.slow
 def test_a_sweep_trains_cells_side_by_side_with_the_bits_of_a_serial_run(project, tmp_path):
     """Those that need the teacher's maps: one process trains them, and the stages of the others only write."""
     project.set(baselines=["vanilla", "at", "rkd", "sp"])
@@ -294,3 +295,18 @@ def test_a_sweep_trains_cells_side_by_side_with_the_bits_of_a_serial_run(project
     serial = Project(tmp_path / "serial")
     serial.dvc("repro")
     assert (serial.folder / "dvc.lock").read_bytes() == (project.folder / "dvc.lock").read_bytes()
+
+
+@pytest.mark.slow
+def test_a_sweep_after_a_changed_setting_brings_no_old_results_back(project, tmp_path):
+    """Though a stage is looked at twice: beside another one, and when it is tried again."""
+    project.set(baselines=["vanilla", "at", "sp"], methods=["kd"], scales=[1])
+    project.sweep("--jobs", "1")
+    project.set(train={**yamlfile.read(project.folder / "params.yaml")["train"], "lr": 0.05})
+    shutil.copytree(project.folder, tmp_path / "serial", symlinks=True)
+    project.sweep("--jobs", "1")
+    serial = Project(tmp_path / "serial")
+    serial.dvc("repro")
+    assert (serial.folder / "dvc.lock").read_bytes() == (project.folder / "dvc.lock").read_bytes()
+    meta = project.folder / "runs/resnet14-resnet8/resnet14-resnet8-sp-0/meta.json"
+    assert json.loads(meta.read_text())["train"]["lr"] == 0.05

@@ -153,6 +153,17 @@ def test_lost_and_too_big_cells_are_tried_again(project):
     assert sorted(project.ran) == sorted([*CELLS, "resnet14", lost, big])
 
 
+def test_a_cell_that_is_tried_again_after_a_changed_setting_is_run_again(swept):
+    """Its old results are not taken for those of the new setting."""
+    swept.set(methods_config={"kd": {"temperature": 3}})
+    swept.forget()
+    swept.behave(**{cell("kd", 1): "die once"})
+    swept.sweep("--jobs", "1", f"train@{cell('kd', 1)}")
+    assert swept.ran == [cell("kd", 1)] * 2
+    meta = swept.folder / "runs" / PAIR / cell("kd", 1) / "meta.json"
+    assert json.loads(meta.read_text())["recipe"]["temperature"] == 3
+
+
 def test_a_lost_cell_fails_after_its_tries(project):
     name = cell("kd", 1)
     project.behave(**{name: "die once"})

@@ -3,7 +3,7 @@
 import signal
 
 import pytest
-import torch
+import torch.nn.functional as F
 
 from kdcore.data.sources import digits
 from kdcore.matrix import side_by_side
@@ -105,11 +105,51 @@ def test_cells_of_other_settings_go_apart(settings):
     assert side_by_side.kind(cell("at")) != side_by_side.kind(cell("crd", changed(SETTINGS, **settings)))
 
 
-def test_runs_of_other_steps_and_with_dropout_go_apart(dataset):
+def test_runs_of_other_steps_and_teachers_that_train_go_apart(dataset):
     teacher = loop.create("wrn_16_1", 10, 7, CPU)
     old, new, other = (prepared(dataset, teacher, method) for method in METHODS)
     assert lockstep.can_join(new, other)
     next(loop.steps(old, teacher, dataset))
     assert not lockstep.can_join(new, old)
-    new.student.add_module("drop", torch.nn.Dropout())
+    new.objective.terms["crd"].adapter.teacher_in_training_mode = True
     assert not lockstep.can_join(new, other)
+
+
+def with_dropout(dataset, teacher, method):
+    """A run whose adapter draws from torch's own generator."""
+    run = prepared(dataset, teacher, method)
+    run.objective.terms[method].register_forward_hook(lambda _module, _inputs, loss: F.dropout(loss, 0.5))
+    return run
+
+
+def test_draws_from_torchs_own_generator_are_kept_apart(dataset, alone, tmp_path):
+    teacher = loop.create("wrn_16_1", 10, 7, CPU)
+    expected = with_dropout(dataset, teacher, "at")
+    loop.train(expected, teacher, dataset)
+    first, second = with_dropout(dataset, teacher, "at"), with_dropout(dataset, teacher, "fitnet")
+    for _ in lockstep.side_by_side([second, first, prepared(dataset, teacher, "crd")], teacher, dataset):
+        pass
+    assert bits(first) == bits(expected) != alone["at"]
+    states = {method: ResumeState(tmp_path / f"{method}-0.pt") for method in ("fitnet", "at")}
+    saved = {with_dropout(dataset, teacher, method): state for method, state in states.items()}
+    with pytest.raises(Interrupted):
+        stop_after(5, saved, teacher, dataset)
+    again = with_dropout(dataset, teacher, "at")
+    restore(again, states["at"].load())
+    loop.train(again, teacher, dataset)
+    assert bits(again) == bits(expected)
+
+
+def test_a_method_that_changes_the_teachers_maps_is_noticed(dataset, capsys):
+    teacher = loop.create("wrn_16_1", 10, 7, CPU)
+    first, second = (prepared(dataset, teacher, method) for method in ("at", "fitnet"))
+
+    def double(_module, inputs, _loss):
+        inputs[1][0].pooled.mul_(2)
+
+    first.objective.terms["at"].register_forward_hook(double)
+    runs = [first, second]
+    for _ in lockstep.side_by_side(runs, teacher, dataset):
+        pass
+    assert runs == [first]
+    assert "a method has changed the teacher's outputs in place" in capsys.readouterr().err

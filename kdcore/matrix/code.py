@@ -1,0 +1,57 @@
+"""Fingerprints of the code that trains a network, as its card holds them."""
+
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+from kdcore import catalog
+from kdcore.matrix.fingerprint import ROOT, fingerprint
+from kdcore.system.errors import UserError
+
+Card = dict[str, Any]
+
+
+class Code:
+    """Fingerprints of the project's code, each computed once.
+
+    Args:
+        root: the folder that holds the sources of kdcore.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.of = cache(partial(fingerprint, root=root))
+
+    def trainer(self) -> str:
+        """The fingerprint of the code that turns a card into a trained network."""
+        return self.of("kdcore.training.lockstep")  # it imports the loop
+
+    def network(self, name: str) -> str:
+        """The fingerprint of one member of a family."""
+        return self.of(catalog.networks()[name].module, only_network=name)
+
+    def training(self, student: str, teacher: str | None = None, method: str = catalog.VANILLA) -> Card:
+        """The fingerprints of all code that trains a network, by what it does."""
+        code: Card = {"trainer": self.trainer(), "student": self.network(student)}
+        if teacher is not None:
+            code["method"] = {entry.name: self.of(entry.module) for entry in catalog.terms(method)}
+            code["teacher"] = self.network(teacher)
+        return code
+
+
+def check_code(card: Card, file: Path, root: Path = ROOT) -> None:
+    """Refuse to train by a card that was written for other code: its results would be taken for those of that code.
+
+    Args:
+        card: of a cell, or of a teacher that is trained here.
+        file: the card's, for the message.
+        root: the folder that holds the sources of kdcore.
+
+    Raises:
+        UserError: a fingerprint differs.
+    """
+    now = Code(root).training(card["student"], card.get("teacher"), card["method"])
+    if "code" in card and card["code"] != now:
+        parts = ", ".join(key for key in now if card["code"].get(key) != now[key])
+        raise UserError(
+            f"{file}: the code has changed since the plan ({parts}); run 'dvc repro' again, which plans anew"
+        )
