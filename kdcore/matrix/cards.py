@@ -1,9 +1,9 @@
-"""The cards: per stage and cell, everything that determines its result besides its input files.
+"""Make the cards: for each stage and cell, everything that determines its result except its input files.
 
-DVC compares a cell's card, data set and teacher with those of its last run, so a cell is stale exactly when one of
-them differs, and the difference of two cards says why. Cards hold values, not where they come from: a corrected
-source in data/recipes.yaml retrains nothing. Sources go to a file of their own per cell, on which no stage depends, and
-to the tables' card, which prints them.
+DVC compares a cell's card, data set and teacher with those of its last run. So a cell is stale exactly when one of them
+differs, and the difference between two cards says why. Cards hold values, but not where they come from: a corrected
+source in data/recipes.yaml retrains nothing. Sources go to a separate file per cell, on which no stage depends, and to
+the card of the tables, which print them.
 """
 
 import os
@@ -27,19 +27,19 @@ from kdcore.system.files import file_sha256
 
 CARDS = Path("cards")
 OUTPUTS = ("cards", "teachers", "pairs", "runs", "evaluations", "tables")
-"""Folders that stages write, besides the data set's."""
+"""Folders that stages write, in addition to the data set's."""
 TEACHER_SEED = 0
 
 
 def card_path(name: str, kind: str = "") -> Path:
-    """The card of a stage, or of a cell, a teacher or a pair that a command line names.
+    """Return the path of the card of a stage, or of a cell, a teacher or a pair that a command line names.
 
     Args:
-        name: of one that is there, so that none leads elsewhere.
-        kind: folder of the cards: "train", "baseline", "teacher" or "evaluate"; "" for those of whole stages.
+        name: must be the name of an existing card, so that it cannot lead to another folder.
+        kind: folder of the cards: "train", "baseline", "teacher" or "evaluate"; "" for the cards of whole stages.
 
     Raises:
-        UserError: the plan holds no such card.
+        UserError: there is no such card.
     """
     known = sorted(path.stem for path in (CARDS / kind).glob("*.yaml"))
     if name not in known:
@@ -53,7 +53,7 @@ def card_path(name: str, kind: str = "") -> Path:
 def make_cards(
     params: Params, *, published_recipes: dict[str, Any], known_teachers: dict[str, Any], root: Path = ROOT
 ) -> dict[str, Card]:
-    """All cards.
+    """Make all cards of a matrix.
 
     Args:
         params: the matrix.
@@ -62,11 +62,11 @@ def make_cards(
         root: the folder that holds the sources of kdcore.
 
     Returns:
-        Path inside `FOLDER`, without ".yaml" -> card.
+        Path inside `CARDS`, without ".yaml" -> card.
 
     Raises:
-        UserError: a recipe is incomplete, an override wrong, a checkpoint missing or not listed, or its accuracy
-            unknown.
+        UserError: a recipe is incomplete, an override is wrong, a source is missing or overlaps with an output, or a
+            checkpoint is missing, not listed, or without a known accuracy.
     """
     check_sources(params)
     known = KnownTeachers.of(known_teachers)
@@ -93,7 +93,7 @@ def make_cards(
 
 
 def _by_value(content: Any) -> Any:
-    """A card in which equal numbers are written alike: 4.0 becomes 4, so that neither trains what the other has."""
+    """Write equal numbers alike: 4.0 becomes 4, so that a change between the two forms retrains nothing."""
     if isinstance(content, dict):
         return {key: _by_value(value) for key, value in content.items()}
     if isinstance(content, list):
@@ -104,15 +104,15 @@ def _by_value(content: Any) -> Any:
 
 
 def resolve_recipes(params: Params, published: dict[str, Any], file: str = "params.yaml") -> dict[Cell, recipes.Recipe]:
-    """The recipe of every cell.
+    """Resolve the recipe of every cell of a matrix.
 
     Args:
         params: the matrix.
         published: content of data/recipes.yaml.
-        file: what the matrix was read from, for messages.
+        file: the file that the matrix was read from, for messages.
 
     Raises:
-        UserError: a recipe is incomplete or an override wrong.
+        UserError: a recipe is incomplete or an override is wrong.
     """
     recipes.check_published(published)
     recipes.check_overrides(params.methods_config, file)
@@ -131,15 +131,15 @@ def resolve_recipes(params: Params, published: dict[str, Any], file: str = "para
 
 
 def check_teachers(params: Params, known_teachers: dict[str, Any], file: str) -> None:
-    """Refuse a matrix with published teachers that are not listed, whether or not they are on this machine.
+    """Refuse published teachers that data/teachers.yaml does not list, even if there is a checkpoint on this machine.
 
     Args:
         params: the matrix.
         known_teachers: content of data/teachers.yaml.
-        file: what the matrix was read from, for messages.
+        file: the file that the matrix was read from, for messages.
 
     Raises:
-        UserError: names what is listed.
+        UserError: names the teacher, and which teachers are listed.
     """
     known = KnownTeachers.of(known_teachers)
     for name, teacher in params.teachers.items():
@@ -148,14 +148,14 @@ def check_teachers(params: Params, known_teachers: dict[str, Any], file: str) ->
 
 
 def check_sources(params: Params, file: str = "params.yaml") -> None:
-    """Refuse sources that DVC would delete: outputs are removed before their stages run.
+    """Refuse sources that overlap with an output, because DVC deletes outputs before their stages run.
 
     Args:
         params: the matrix.
-        file: what it was read from, for messages.
+        file: the file that the matrix was read from, for messages.
 
     Raises:
-        UserError: names source and output.
+        UserError: names the source and the output.
     """
     images = data_section.path(str(params.data.source))
     sources = {"data.source": images} if images is not None else {}
@@ -163,7 +163,7 @@ def check_sources(params: Params, file: str = "params.yaml") -> None:
         if teacher.source not in ("train", "published") and "://" not in teacher.source:
             sources[f"teachers.{name}.source"] = Path(teacher.source)
     for (key, path), output in product(sources.items(), (*OUTPUTS, f"data/{params.data.name}")):
-        source, made = (Path(os.path.realpath(found)) for found in (path, output))  # resolve() fails where links loop
+        source, made = (Path(os.path.realpath(found)) for found in (path, output))  # resolve() fails if links loop
         if source == made or source in made.parents or made in source.parents:
             raise UserError(
                 f"{file}: {key}: {path} overlaps with {output}, which the pipeline writes, and deletes first; "
@@ -197,7 +197,7 @@ def _teacher_card(name: str, teacher: Teacher, params: Params, known: KnownTeach
 
 
 def _teacher_training(teacher: Teacher) -> Card:
-    """How a teacher is trained here: by its own settings, of which no student's are a part."""
+    """Return how a teacher is trained here: only with settings of its own, which no student shares."""
     return {
         "method": catalog.VANILLA,
         "seed": TEACHER_SEED,
@@ -234,7 +234,7 @@ def _listed(name: str, dataset: str, known: KnownTeachers, file: str) -> Publish
 
 
 def _published_sources(name: str, teacher: Teacher, dataset: str, known: KnownTeachers) -> list[Card]:
-    """The user's own copy alone, where there is one, since its owner means it; else all that are listed."""
+    """List where a published teacher is taken from: only the user's own copy if there is one, else all listed."""
     listed = _listed(name, dataset, known, "params.yaml")
     own = own_copy(dataset, name)
     if own is not None:
@@ -252,7 +252,9 @@ def _published_sources(name: str, teacher: Teacher, dataset: str, known: KnownTe
 
 
 def _checkpoint_sha256(name: str, teacher: Teacher) -> str:
-    """The checksum that is declared for an address, or that of a file as it is now, which must be as declared."""
+    """Return the SHA-256 of a checkpoint: the declared one if the source is an address, else that of the file as it is
+    now, which must match a declared one.
+    """
     if "://" in teacher.source and teacher.sha256:
         return teacher.sha256
     try:
@@ -270,7 +272,7 @@ def _checkpoint_sha256(name: str, teacher: Teacher) -> str:
 
 
 def cell_card(cell: Cell, recipe: recipes.Recipe, params: Params, code: Code) -> Card:
-    """All that determines a cell besides its data set and its teacher."""
+    """Make the card of a cell: everything that determines its result except its data set and its teacher's weights."""
     teacher = None if cell.method == catalog.VANILLA else cell.teacher
     return {
         **_identity(cell),
@@ -325,7 +327,7 @@ def _identity(cell: Cell) -> Card:
 
 
 def _settings(train: TrainSettings, method: str) -> Card:
-    """The training settings that take effect: DOT is plain SGD where there is nothing but the task."""
+    """Return only the settings that take effect. Without distillation, optimizer dot is the same as sgd."""
     unused = {"milestones", "lr_decay"} if train.schedule == "cosine" else set()
     settings = train.model_dump(exclude={*unused, "threads"}) | _threads(train)
     if train.optimizer == "sgd" or method == catalog.VANILLA:
@@ -337,15 +339,20 @@ def _settings(train: TrainSettings, method: str) -> Card:
 
 
 def _threads(train: TrainSettings) -> Card:
-    """The number of CPU threads; empty when `threads` is auto."""
+    """Return the number of CPU threads as a part of a card; empty when `threads` is auto."""
     return {} if train.threads == "auto" else {"threads": train.threads}
 
 
 def stretched(settings: Card, epochs: int, where: str) -> Card:
-    """Training settings for another number of epochs, milestones with them.
+    """Return training settings for another number of epochs, with milestones moved in proportion.
+
+    Args:
+        settings: the part `train` of a card.
+        epochs: the new number of epochs.
+        where: names the option that gives the number, for messages.
 
     Raises:
-        UserError: there is no room for the milestones; `where` names the number.
+        UserError: the number is out of range, or leaves no room for the milestones.
     """
     if not 1 <= epochs <= MOST:
         raise UserError(f"{where}: {shown(epochs)} must be from 1 to {MOST:,}")

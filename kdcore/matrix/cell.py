@@ -1,42 +1,42 @@
-"""The identity of one experiment."""
+"""The identity of one experiment: a cell of the matrix, with its name, stage and folder."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 RUNS = Path("runs")
 STAGES = ("train", "baseline")
-"""The DVC stages that train cells: of logit methods, and of baselines."""
+"""The DVC stages that train cells: "train" those of logit methods, "baseline" all others."""
 TRAININGS = ("teacher", *STAGES)
-"""The DVC stages that train a network."""
+"""All DVC stages that train a network."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One point of the matrix: what is trained, nothing about how."""
+    """One point of the matrix. It says what is trained, but not how."""
 
     pair: str
-    """ "teacher-student"."""
+    """The names of teacher and student, joined by "-", such as resnet56-resnet20."""
     method: str
-    """A logit method, or a baseline: a feature method or "vanilla"."""
+    """The name of a logit method, or of a baseline: a feature method or "vanilla", which distils nothing."""
     seed: int
     scale: int | str | None = None
-    """SDD's M (see `kdcore.scales.levels`); None for baselines."""
+    """SDD's M, which selects pyramid levels (see `kdcore.catalog.levels`); None for baselines."""
     stand: bool | None = None
-    """Logit standardisation; None for baselines."""
+    """Whether logits are standardised; None for baselines."""
 
     @property
     def teacher(self) -> str:
-        """Network name."""
+        """The name of the teacher network."""
         return self.pair.split("-")[0]
 
     @property
     def student(self) -> str:
-        """Network name."""
+        """The name of the student network."""
         return self.pair.split("-")[1]
 
     @property
     def stage(self) -> str:
-        """The DVC stage that trains it."""
+        """The DVC stage that trains the cell."""
         return "baseline" if self.scale is None else "train"
 
     @property
@@ -47,5 +47,5 @@ class Cell:
 
     @property
     def folder(self) -> Path:
-        """The folder of its results, relative to the project."""
+        """The folder of the cell's results, relative to the project."""
         return RUNS / self.pair / self.name

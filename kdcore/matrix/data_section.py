@@ -1,4 +1,4 @@
-"""Section `data` of params.yaml: which data set, and where it comes from."""
+"""Section `data` of params.yaml: which data set is used, and where it comes from."""
 
 import os
 from pathlib import Path
@@ -11,77 +11,82 @@ from kdcore.system.errors import UserError, named, shown
 
 IMAGE_FOLDER, PARQUET = "folder:", "parquet:"
 Stem = Literal["small", "large"]
-"""First layer of the networks made for 32 x 32 images: as published, or, for large images, 7 x 7 with stride 2."""
+"""The first layer of networks that are made for 32 x 32 images. small is as published; large is a convolution of 7 x 7
+pixels with stride 2, for larger images.
+"""
 
 
 class Digits(Section):
-    """Scikit-learn's handwritten digits; needs no network."""
+    """Scikit-learn's handwritten digits, which need no download."""
 
     name: Literal["digits"]
     source: Literal["embedded"]
     image_size: Literal[16, 32]
     train_per_class: Annotated[int, Field(ge=1, le=80)]
-    """Training images of each class; few, so that networks differ."""
+    """How many training images of each class are used; with few of them, networks differ in accuracy."""
 
 
 class Cifar100(Section):
-    """CIFAR-100, 32 x 32, 100 classes."""
+    """CIFAR-100: 32 x 32 pixels, 100 classes."""
 
     name: Literal["cifar100"]
     source: Text
     """ "download", or the path of the archive, of the folder extracted from it, or of a folder of parquet files."""
     train_per_class: Annotated[int, Field(ge=1, le=500)] | None = None
-    """Training images of each class; all 500 when absent."""
+    """How many training images of each class are used; all 500 if absent."""
 
 
 class TinyImagenet(Section):
-    """Tiny-ImageNet, 64 x 64, 200 classes."""
+    """Tiny-ImageNet: 64 x 64 pixels, 200 classes."""
 
     name: Literal["tiny_imagenet"]
     source: Text
     """ "download", or the path of the archive or of the extracted folder."""
     subset: bool = False
-    """Take the classes and images that are there, instead of refusing all but the whole."""
+    """Whether to take the classes and images that are there; if not, an incomplete data set is refused."""
 
 
 class Cub200(Section):
-    """CUB-200-2011, birds, 224 x 224, 200 classes."""
+    """CUB-200-2011: birds, 224 x 224 pixels, 200 classes."""
 
     name: Literal["cub200"]
     source: Text
     """ "download", or the path of the archive or of the extracted folder."""
     subset: bool = False
-    """Take the classes and images that are there, instead of refusing all but the whole."""
+    """Whether to take the classes and images that are there; if not, an incomplete data set is refused."""
 
 
 class Imagenet(Section):
-    """ImageNet (ILSVRC 2012), 224 x 224, 1000 classes; its licence asks for one's own copy."""
+    """ImageNet (ILSVRC 2012): 224 x 224 pixels, 1000 classes. Its licence asks users to get their own copy."""
 
     name: Literal["imagenet"]
     source: Text
     """The path of a folder with train/<class>/ and val/<class>/."""
     subset: bool = False
-    """Take the classes and images that are there, instead of refusing all but the whole."""
+    """Whether to take the classes and images that are there; if not, an incomplete data set is refused."""
 
 
 class Own(Section):
     """A data set of the user's own."""
 
     name: Annotated[str, Field(pattern="^[a-z][a-z0-9_]*$", max_length=64)]
-    """Name of its folder in data/, and of its recipes."""
+    """The name of the data set's folder in data/, and of its recipes in data/recipes.yaml."""
     source: Text
-    """ "folder:<path>", a folder per class, below train/ and test/ (or val/) where the images are split already; or
-    "parquet:<path>", a folder with train*.parquet and test*.parquet (or validation*)."""
+    """ "folder:<path>" names a folder with a folder per class, which lie below train/ and test/ (or val/) if the images
+    are split already. "parquet:<path>" names a folder with train*.parquet and test*.parquet (or validation*).
+    """
     image_size: Annotated[int, Field(ge=8, le=1024)]
     """Height and width of the images that the networks see, in pixels."""
     augmentation: Literal["pad_crop", "resize_crop", "random_resized_crop"] | None = None
-    """Augmentation (`kdcore.data.sources.own`); when absent, pad_crop up to 64 pixels, else resize_crop."""
+    """How training images are cropped (see `kdcore.data.sources.own`); if absent, pad_crop up to 64 pixels, else
+    resize_crop.
+    """
     flip: bool = True
     """Whether training images are mirrored at random."""
     stem: Stem | None = None
-    """First layer of the networks; when absent, small up to 64 pixels, else large."""
+    """The first layer of the networks; if absent, small up to 64 pixels, else large."""
     test_share: Fraction | None = None
-    """Share of each class that is kept for the test, where the images are not split."""
+    """The share of each class that is kept for the test, if the images are not split already."""
 
     @model_validator(mode="before")
     @classmethod
@@ -114,30 +119,30 @@ SOURCES = {
     "tiny_imagenet": _COPY,
     OWN: f"{IMAGE_FOLDER}<path> or {PARQUET}<path>",
 }
-"""What `data.source` may be, for messages."""
+"""Name of a data set -> what `data.source` may be, for messages."""
 
 
 def module(name: str) -> str:
-    """Name the module of kdcore.data.sources that fetches a data set."""
+    """Return the name of the module in kdcore.data.sources that fetches a data set."""
     return name if name in KNOWN else OWN
 
 
 def path(source: str) -> Path | None:
-    """Return the path that a source names on this machine; None where it names none."""
+    """Return the path that a source names on this machine; None if it names none."""
     if source in ("embedded", "download"):
         return None
     return Path(source.removeprefix(IMAGE_FOLDER).removeprefix(PARQUET))
 
 
 def check_there(section: dict[str, Any], where: str) -> None:
-    """Refuse a source that names nothing on this machine.
+    """Refuse a source whose path does not exist on this machine.
 
     Args:
-        section: `data` of params.yaml.
-        where: it stands, for messages.
+        section: section `data` of params.yaml.
+        where: the file or the options that hold the section, for messages.
 
     Raises:
-        UserError: names what is allowed.
+        UserError: names the path and what is allowed.
     """
     there = path(section["source"])
     if there is not None and not os.path.exists(there):  # Path.exists() raises errors for names that are too long

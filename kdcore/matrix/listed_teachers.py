@@ -1,4 +1,4 @@
-"""data/teachers.yaml as typed objects: which teachers others trained, and where a user's own copies are."""
+"""Read data/teachers.yaml into typed objects: which teachers others have trained; find a user's own copies of them."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,22 +18,22 @@ Digits = Annotated[str, Field(pattern="^[0-9a-f]{8,64}$")]
 
 
 class Source(Section):
-    """One place where a checkpoint may be had; exactly one of `KINDS`."""
+    """One place from which a checkpoint can be had; exactly one of the fields in `KINDS` is set."""
 
     address: Address | None = None
     archive: Address | None = None
-    """Address of the archive that holds it."""
+    """The address of the archive that holds the checkpoint."""
     torchvision: Annotated[str, Field(pattern=r"^\w+\.\w+$")] | None = None
-    """Name of its weights there, e.g. ResNet34_Weights.IMAGENET1K_V1."""
+    """The name of the weights in torchvision, e.g. ResNet34_Weights.IMAGENET1K_V1."""
     by_hand: str | None = None
-    """Page where a person may download it."""
+    """Where a person may get the checkpoint, for messages; no program can download it."""
     member: str | None = None
-    """Its path in the archive."""
+    """The path of the checkpoint inside the archive."""
     sha256: Digits | None = None
-    """SHA-256 of the checkpoint, or its first digits."""
+    """The SHA-256 of the checkpoint, or its first digits (at least eight)."""
     archive_sha256: Digits | None = None
     weights_key: str | None = None
-    """The key of the state dict in the file; searched when absent."""
+    """The key under which the file holds the state dict; if absent, it is searched for."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "Source":
@@ -51,22 +51,22 @@ class Published(Section):
     """A teacher that others trained."""
 
     published_top1: Percent | None
-    """Published top-1 accuracy, in percent."""
+    """The published top-1 accuracy, in percent; None if none was published."""
     sources: list[Source]
-    """Sources, in the order in which they are tried."""
+    """Where the checkpoint can be had, in the order in which the sources are tried."""
 
 
 class KnownTeachers(Section):
     """The content of data/teachers.yaml."""
 
     tolerance: Positive
-    """Points by which a measured accuracy may be below the published one."""
+    """How many percentage points a measured accuracy may be below the published one."""
     teachers: dict[str, dict[str, Published]]
-    """Data set -> network -> teacher."""
+    """Name of a data set -> name of a network -> its teacher."""
 
     @classmethod
     def of(cls, content: dict[str, Any]) -> "KnownTeachers":
-        """Check the file's content.
+        """Check the content of data/teachers.yaml, and return it as an object.
 
         Raises:
             UserError: lists every problem with its key.
@@ -82,15 +82,15 @@ class KnownTeachers(Section):
             raise UserError("\n".join(problems)) from error
 
     def find(self, dataset: str, network: str) -> Published | None:
-        """Find the entry of a network on a data set."""
+        """Return the entry of a network on a data set; None if there is none."""
         return self.teachers.get(dataset, {}).get(network)
 
 
 def own_copy(dataset: str, network: str) -> Path | None:
-    """The user's copy of a checkpoint, below the project.
+    """Find the user's own copy of a checkpoint, which lies in checkpoints/<data set>/; None if there is none.
 
     Raises:
-        UserError: there are two.
+        UserError: there are two copies, one per suffix.
     """
     copies = [COPIES / dataset / f"{network}{suffix}" for suffix in SUFFIXES]
     found = [path for path in copies if path.is_file()]

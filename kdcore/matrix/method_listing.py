@@ -1,4 +1,4 @@
-"""The table of distillation methods that `python -m stages.methods` prints."""
+"""Make the table of distillation methods that `python -m stages.methods` prints."""
 
 from typing import Any
 
@@ -31,7 +31,7 @@ def table(entries: list[catalog.MethodEntry]) -> Table:
 
 
 def _parameters(entry: catalog.MethodEntry, published: dict[str, Any]) -> str:
-    """Describe each parameter on a line of its own, such as "alpha = 1.0 (>= 0)": default, then what is allowed."""
+    """Describe each parameter on a line of its own, such as "alpha = 1.0 (>= 0)": its default, then what is allowed."""
     methods = published[DATASET]["methods"]
     values = published[DATASET]["scales"] | methods.get(entry.name, {}).get("default", {})
     allowed = {key: domain for key, domain in domains(entry.name).items() if key != "complementary_weight"}

@@ -1,4 +1,4 @@
-"""params.yaml as typed, validated objects. Nothing else reads that file."""
+"""Read params.yaml into typed, validated objects. No other module reads that file."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -20,7 +20,12 @@ from kdcore.system.errors import UserError, check_address, named, shown, suggest
 
 
 def one_of(known: Callable[[], list[str]], what: str) -> AfterValidator:
-    """Accept only known names."""
+    """Make a validator that accepts only known names.
+
+    Args:
+        known: returns the names that are accepted.
+        what: what the names stand for, for messages.
+    """
 
     def check(name: str) -> str:
         catalog.check_known(name, known(), what)
@@ -30,7 +35,7 @@ def one_of(known: Callable[[], list[str]], what: str) -> AfterValidator:
 
 
 def of_kind(kind: str) -> AfterValidator:
-    """Accept only methods of this kind, and sums of that kind."""
+    """Make a validator that accepts only methods of one kind ("logit" or "feature"), and sums of that kind."""
 
     def check(name: str) -> str:
         catalog.check_method(name, kind)
@@ -84,24 +89,24 @@ def _check_no_slip(source: str) -> str:
 
 
 class Teacher(Section):
-    """Where a teacher's weights come from."""
+    """Where a teacher's weights come from, and how it is trained if it is trained here."""
 
     source: Annotated[Text, AfterValidator(_check_no_slip)]
-    """ "train"; "published": what data/teachers.yaml lists; or the path or http(s) address of a checkpoint, or of an
-    archive that holds it.
+    """ "train": it is trained here. "published": it is one that data/teachers.yaml lists. Other values are the path or
+    http(s) address of a checkpoint, or of an archive that holds it.
     """
     member: Text | None = None
-    """The checkpoint's path in an archive; None for a checkpoint itself."""
+    """The checkpoint's path inside an archive; None if `source` is the checkpoint itself."""
     sha256: Sha256 | None = None
-    """The checksum of the file at `source`. Required for an address; for a path, recorded when absent. With
-    "published", that of the checkpoint, wherever it comes from.
+    """The SHA-256 of the file at `source`. An address requires it; for a path it is computed if it is absent. With
+    "published" it is that of the checkpoint, whichever source the checkpoint comes from.
     """
     otherwise: Literal["train"] | None = None
-    """With "published": what to do when no listed source can be had; None stops."""
+    """What to do if no source of a published teacher can be had: "train" trains it here, None stops with an error."""
     train: TrainSettings | None = None
-    """How it is trained here, for source train and otherwise: train; nothing in section `train` changes it."""
+    """How the teacher is trained, for source train and otherwise: train. Section `train` has no effect on it."""
     published_top1: Percent | None = None
-    """In percent; when absent, as in data/teachers.yaml, where the network is listed."""
+    """The published top-1 accuracy, in percent; if absent, the one that data/teachers.yaml lists for the network."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "Teacher":
@@ -132,14 +137,14 @@ class Teacher(Section):
 
 
 class TableOptions(Section):
-    """What the tables show."""
+    """Section `tables` of params.yaml: what the result tables show."""
 
     accuracy: Literal["top1", "top1_best"]
-    """top1: of the last epoch. top1_best: the best epoch, chosen on the test images."""
+    """top1 is the accuracy after the last epoch; top1_best is that of the best epoch, chosen on the test images."""
 
 
 class Params(Section):
-    """All of params.yaml. Its matrix is pairs x methods x scales x stand x seeds and pairs x baselines x seeds."""
+    """All of params.yaml. The matrix is pairs x methods x scales x stand x seeds and pairs x baselines x seeds."""
 
     pairs: Annotated[list[Annotated[str, AfterValidator(_check_pair)]], Axis]
     methods: Annotated[list[Annotated[str, of_kind("logit")]], Axis]
@@ -151,9 +156,11 @@ class Params(Section):
     data: Data
     train: Train
     stand_recipe: Literal["paper", "matched"]
-    """What stand changes. paper: z-score, temperature and weight, as published. matched: the z-score alone."""
+    """What stand changes. paper: z-score, temperature and weight, as published. matched: only the z-score."""
     methods_config: dict[str, dict[str, Any]]
-    """Overrides of recipes: method -> parameter -> value, and method -> pairs -> pair -> parameter -> value."""
+    """Values that override recipes: method -> parameter -> value. Those below pairs -> pair hold for that pair only,
+    those below stand for standardised logits only.
+    """
     tables: TableOptions
 
     @model_validator(mode="after")
@@ -197,7 +204,7 @@ class Params(Section):
         return self
 
     def cells(self) -> Iterator[Cell]:
-        """Every cell of the matrix, logit methods first, in the order of the axes."""
+        """Yield every cell of the matrix in the order of the axes: first those of logit methods, then baselines."""
         for pair, method, scale, stand, seed in product(self.pairs, self.methods, self.scales, self.stand, self.seeds):
             yield Cell(pair, method, seed, scale, stand)
         for pair, baseline, seed in product(self.pairs, self.baselines, self.seeds):
@@ -208,11 +215,11 @@ def load(path: Path | str = "params.yaml", **changes: Any) -> Params:
     """Read and validate a params file.
 
     Args:
-        path: of the file.
-        changes: sections that replace the file's.
+        path: path of the file.
+        changes: sections that replace those of the file.
 
     Raises:
-        UserError: lists every problem with its key, its value and what is allowed.
+        UserError: lists the problems, each with its key, its value and what is allowed.
     """
     content = {**yamlfile.read(path, bounded=True), **changes}
     with explained(f"{path} with other {', '.join(changes)}" if changes else str(path)):
@@ -220,14 +227,25 @@ def load(path: Path | str = "params.yaml", **changes: Any) -> Params:
 
 
 def data_section(**values: Any) -> dict[str, Any]:
-    """Section `data` of params.yaml, of values from a command line. Errors as of `load`."""
+    """Validate values from a command line as section `data` of params.yaml.
+
+    Raises:
+        UserError: lists the problems, as `load` does.
+    """
     with explained("--dataset, --source"):
         return TypeAdapter(Data).validate_python(values).model_dump()
 
 
 @contextmanager
 def explained(where: str) -> Iterator[None]:
-    """Problems of validation in words of ours."""
+    """Turn pydantic's validation error inside the block into a `UserError` in our own words.
+
+    Args:
+        where: the file or the options that hold the values, for messages.
+
+    Raises:
+        UserError: lists up to `MOST_PROBLEMS` problems, and how many more there are.
+    """
     try:
         yield
     except ValidationError as error:

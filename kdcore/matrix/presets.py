@@ -1,4 +1,4 @@
-"""The ready params files in presets/: what each would train and cost, and how one becomes params.yaml."""
+"""List the params files in presets/, with what each would train and cost, and copy one of them to params.yaml."""
 
 import difflib
 import os
@@ -23,18 +23,18 @@ from kdcore.system.git import git
 FOLDER = Path("presets")
 PARAMS = Path("params.yaml")
 SOURCE = "# Source: "
-"""Begins the line of a preset's header that says what it follows."""
+"""The start of the line in a preset's header that names its source."""
 
-# The model of what a training costs: a step takes as long as its arithmetic, but never less than STEP_SECONDS; reading
-# images and evaluating are left out. The constants are assumptions for one data-centre GPU of these years, not
+# This is how the cost of a training is estimated: a step takes as long as its arithmetic, but at least STEP_SECONDS;
+# reading images and evaluation are left out. The constants are assumptions for one present data-centre GPU, not
 # measurements. They agree with the 11 ms per batch of 64 that SDD's paper has for KD from ResNet32x4 to ResNet8x4
 # (arXiv:2403.13512, table 9).
 OPERATIONS_PER_SECOND = 2e13
-"""Speed that convolutions reach; a multiply-add is two floating-point operations."""
+"""How many floating-point operations convolutions reach per second; a multiply-add counts as two."""
 STEP_SECONDS = 0.01
-"""Least seconds of a step: kernels of small networks take longer to launch than to run."""
+"""The least time of a step, in seconds: kernels of small networks take longer to launch than to run."""
 TRAINING_PASSES = 3
-"""Forward passes that training a network costs: one forward, one each for the gradients of maps and of weights."""
+"""What training costs, in forward passes: one forward, one for the gradients of maps, one for those of weights."""
 
 IMAGES = {
     "cifar100": (50_000, 100, 32),
@@ -42,9 +42,9 @@ IMAGES = {
     "imagenet": (1_281_167, 1000, 224),
     "tiny_imagenet": (100_000, 200, 64),
 }
-"""Published data set -> training images, classes, and height and width in pixels."""
+"""Published data set -> its numbers of training images and of classes, and its images' height and width in pixels."""
 SMALL = 64
-"""Most pixels of images for which networks keep the first layer that they were published with."""
+"""The largest height and width of images, in pixels, for which networks keep their published first layer."""
 
 FOOTER = (
     "Teachers are those to train here, at most: where published weights come first, they may do. GPU hours are "
@@ -60,9 +60,9 @@ class Training:
     settings: TrainSettings
     student: str
     teacher: str | None
-    """Name of the teacher; None for a network that is trained alone."""
+    """The name of the teacher; None for a network that is trained alone."""
     views: int
-    """Views of each image that both networks see."""
+    """How many views of each image both networks see."""
 
 
 @dataclass(frozen=True)
@@ -73,11 +73,11 @@ class Summary:
     pairs: int
     cells: int
     teachers: int
-    """Most teachers that are trained here."""
+    """How many teachers are trained here at most; fewer if published weights can be had."""
     epochs: tuple[int, int]
-    """Least and most epochs of any cell."""
+    """The least and the most epochs of any cell."""
     hours: float | None
-    """GPU hours as `hours` estimates them."""
+    """The GPU hours that `hours` estimates; None if it cannot."""
     source: str
 
 
@@ -95,8 +95,8 @@ def load(name: str, recipes: dict[str, Any], teachers: dict[str, Any]) -> Params
         teachers: content of data/teachers.yaml.
 
     Raises:
-        UserError: there is none of this name; or as of `params.load`, `cards.check_teachers` and
-            `kdcore.matrix.cards.resolve_recipes`.
+        UserError: there is no preset of this name; or `params.load`, `cards.check_teachers` or `cards.resolve_recipes`
+            raises it.
     """
     if name not in names():
         raise UserError(
@@ -110,7 +110,11 @@ def load(name: str, recipes: dict[str, Any], teachers: dict[str, Any]) -> Params
 
 
 def summarise(name: str, recipes: dict[str, Any], teachers: dict[str, Any]) -> Summary:
-    """Summarise what a preset would train; takes and raises what `load` does. Its header must name a source."""
+    """Summarise what a preset would train. Takes the arguments of `load`.
+
+    Raises:
+        UserError: `load` raises it, or the preset's header does not name exactly one source.
+    """
     matrix = load(name, recipes, teachers)
     lines = _path(name).read_text(encoding="utf-8").splitlines()
     sources = [line.removeprefix(SOURCE) for line in lines if line.startswith(SOURCE)]
@@ -130,7 +134,7 @@ def summarise(name: str, recipes: dict[str, Any], teachers: dict[str, Any]) -> S
 
 
 def summarise_all(recipes: dict[str, Any], teachers: dict[str, Any]) -> tuple[list[Summary], list[str]]:
-    """Summarise every preset, and list what is wrong with those that cannot be used; takes the arguments of `load`."""
+    """Summarise the presets that can be used, and list what is wrong with the others. Takes the arguments of `load`."""
     summaries, problems = [], []
     for name in names():
         try:
@@ -169,7 +173,7 @@ def of_teachers(matrix: Params) -> Iterator[Training]:
 
 
 def hours(trainings: list[Training], data: Data) -> float | None:
-    """Estimate the hours of one GPU for all trainings; None for a data set that is not in `IMAGES`."""
+    """Estimate how many hours one GPU needs for all trainings; None for a data set that is not in `IMAGES`."""
     if data.name not in IMAGES:
         return None
     images, classes, pixels = IMAGES[data.name]
@@ -186,13 +190,13 @@ def hours(trainings: list[Training], data: Data) -> float | None:
 
 
 def step_seconds(multiply_adds_of_step: float) -> float:
-    """Estimate the seconds of a step of so many multiply-adds."""
+    """Estimate how many seconds a step with this number of multiply-adds takes."""
     return max(2 * multiply_adds_of_step / OPERATIONS_PER_SECOND, STEP_SECONDS)
 
 
 @cache
 def multiply_adds(network: str, classes: int, pixels: int) -> int:
-    """Count a network's multiply-adds for one image, forward, from shapes alone, without computing anything."""
+    """Count a network's multiply-adds in the forward pass of one image, from shapes only: no number is computed."""
     import torch
 
     from kdcore import networks
@@ -204,7 +208,7 @@ def multiply_adds(network: str, classes: int, pixels: int) -> int:
 
 
 def difference(name: str) -> list[str]:
-    """Compare params.yaml with a preset: lines of a unified diff, none where they are the same."""
+    """Compare params.yaml with a preset; returns the lines of a unified diff, which is empty if they are the same."""
     old, new = (path.read_text(encoding="utf-8") if path.exists() else "" for path in (PARAMS, _path(name)))
     return list(difflib.unified_diff(old.splitlines(), new.splitlines(), str(PARAMS), str(_path(name)), lineterm=""))
 
@@ -214,10 +218,10 @@ def install(name: str, *, force: bool) -> None:
 
     Args:
         name: one of `names()`.
-        force: replace even a params.yaml with changes that are not committed.
+        force: whether to replace a params.yaml whose changes are not committed, and would be lost.
 
     Raises:
-        UserError: there are such changes, and no force.
+        UserError: there are such changes, or git cannot tell, and `force` is False.
     """
     if PARAMS.exists() and not force:
         _check_committed()

@@ -1,6 +1,7 @@
-"""Hyper-parameters of a cell: what the paper of the method says, overridden by what params.yaml says.
+"""Resolve the hyper-parameters of a cell: the values of the method's paper, overridden by those of params.yaml.
 
-The recipe of a sum such as crd+kd holds one `ce_weight` and, as "crd.kd_weight", what each of its terms has alone.
+The recipe of a sum such as crd+kd holds one `ce_weight`; the other parameters of each term have keys such as
+"crd.kd_weight".
 """
 
 from collections.abc import Iterable, Iterator
@@ -15,15 +16,15 @@ from kdcore.system.errors import UserError, named, shown, suggest
 T = TypeVar("T")
 
 LARGEST = 1e30
-"""Upper bound of every hyper-parameter: far beyond sensible values, and inside float32."""
+"""All hyper-parameters must be below this bound, which is far beyond sensible values, and inside float32."""
 MOST = 10**6
-"""Upper bound of every hyper-parameter that counts something."""
+"""The upper bound of hyper-parameters that count something."""
 CHANGES = ("scales", "stand")
-"""Circumstances in which publications change a logit method's values, weakest first: more regions than the whole
-image, and standardised logits.
+"""Circumstances in which publications change a logit method's values: "scales" if the scale has more regions than the
+whole image, "stand" if logits are standardised. The values of a later one override those of an earlier one.
 """
 BASE = "cifar100"
-"""Data set whose recipes another one inherits that data/recipes.yaml does not list."""
+"""The data set whose recipes are inherited by data sets that data/recipes.yaml does not list."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Value:
 
     value: float | int | str | bool
     source: str
-    """<repository>:<file>, "inherited from ...", or "params.yaml"."""
+    """Where the value comes from: <repository>:<file>, "inherited from ...", or "params.yaml"."""
 
 
 Recipe = dict[str, Value]
@@ -46,15 +47,16 @@ def resolve(
     """Resolve the recipe of a cell: its hyper-parameters, each with its source.
 
     Args:
-        cell: method, pair, scale and stand decide.
-        dataset: name of the data set; one that is not listed has the recipes of `BASE`, marked as inherited.
+        cell: its method, pair, scale and stand decide.
+        dataset: name of the data set; if data/recipes.yaml does not list it, it has the recipes of `BASE`, whose
+            sources are then marked as inherited.
         published: content of data/recipes.yaml, as `check_published` accepts it.
         overrides: `methods_config` of params.yaml, as `check_overrides` accepts it.
-        stand_recipe: "paper" or "matched"; matched takes no published value for standardised logits, so that stand
-            changes the z-score alone.
+        stand_recipe: "paper" or "matched"; matched ignores the published values for standardised logits, so that stand
+            changes only the z-score.
 
     Raises:
-        UserError: a value is missing.
+        UserError: a value is missing, or "fusion_as_published" is used with a scale that lacks the whole image.
     """
     recipe: Recipe = {}
     decoupled = cell.scale is not None and levels(cell.scale) != (1,)
@@ -78,7 +80,7 @@ def resolve(
 
 
 def domains(method: str) -> Domains:
-    """List the hyper-parameters of a method or sum with their values: one of `catalog.DOMAINS`, or a list."""
+    """List the hyper-parameters of a method or sum with their allowed values: one of `catalog.DOMAINS`, or a list."""
     entries = catalog.terms(method)
     allowed: Domains = {"ce_weight": COMMON["ce_weight"]}
     for entry in entries:
@@ -90,11 +92,11 @@ def domains(method: str) -> Domains:
 
 
 def check_overrides(overrides: dict[str, Any], file: str = "params.yaml") -> None:
-    """Refuse overrides of what does not exist and values outside their domain, whether or not the matrix uses them.
+    """Refuse overrides of unknown methods, pairs or parameters, and values that are not allowed, even for unused cells.
 
     Args:
-        overrides: `methods_config`.
-        file: where it stands, for messages.
+        overrides: `methods_config` of params.yaml.
+        file: the file that holds the overrides, for messages.
 
     Raises:
         UserError: names the key and what is allowed.
@@ -112,7 +114,11 @@ def check_overrides(overrides: dict[str, Any], file: str = "params.yaml") -> Non
 
 
 def check_no_stand(overrides: dict[str, Any], file: str = "params.yaml") -> None:
-    """Refuse overrides of standardised cells, for `stand_recipe: matched`. Takes the arguments of `check_overrides`.
+    """Refuse overrides for standardised logits, which `stand_recipe: matched` excludes.
+
+    Args:
+        overrides: `methods_config` of params.yaml, as `check_overrides` accepts it.
+        file: the file that holds the overrides, for messages.
 
     Raises:
         UserError: names the key.
@@ -128,7 +134,7 @@ def check_no_stand(overrides: dict[str, Any], file: str = "params.yaml") -> None
 
 
 def check_published(content: dict[str, Any]) -> None:
-    """Refuse a data/recipes.yaml with unknown keys, values outside their domain, or without sources.
+    """Refuse a data/recipes.yaml that has unknown keys, values outside their domain, or values without a source.
 
     Raises:
         UserError: names the key and what is allowed.
@@ -181,7 +187,7 @@ def _check_pair(pair: object, where: str) -> None:
 
 
 def _check_layer(method: str, layer: Any, where: str) -> None:
-    """Check a layer of overrides: its parameters, and those under stand; those under pairs are checked elsewhere."""
+    """Check one layer of overrides: its parameters, and those below `stand`. The caller checks those below `pairs`."""
     values = {key: value for key, value in _mapping(layer, where).items() if key not in ("pairs", "stand")}
     values = _flat(method, values, where)
     _only([*values, *(layer.keys() & {"pairs", "stand"})], (*domains(method), *_stand(method), "pairs"), where)
@@ -191,12 +197,12 @@ def _check_layer(method: str, layer: Any, where: str) -> None:
 
 
 def _stand(method: str) -> tuple[str, ...]:
-    """Only logit methods know standardised logits."""
+    """Return ("stand",) for a logit method, else (): only logit methods can have standardised logits."""
     return ("stand",) if catalog.kind(method) == "logit" else ()
 
 
 def _of_logits(method: str) -> Domains:
-    """List what stand may change: of a sum, the parameters of its logit terms, and the weight of cross-entropy."""
+    """List the parameters that stand may change: in a sum, those of its logit terms and the cross-entropy's weight."""
     terms = {entry.name: entry.kind for entry in catalog.terms(method)}
     return {key: allowed for key, allowed in domains(method).items() if terms.get(key.split(".")[0]) != "feature"}
 
@@ -226,8 +232,10 @@ def _only(values: Iterable[str], allowed: Iterable[str], where: str) -> None:
 def _layers(
     cell: Cell, dataset: str, published: dict[str, Any], overrides: dict[str, Any], kinds: tuple[str, ...]
 ) -> Iterator[tuple[Layer, str]]:
-    """All layers, weakest first, each with the source of its values: published ones, then those of params.yaml; of each
-    the plain ones, then those of `CHANGES`; of these a sum's terms', then its own.
+    """Yield all layers of values, each with its source; the values of a later layer override those of an earlier one.
+
+    Published values come first, then those of params.yaml. Of each of these, plain values come before those for
+    `CHANGES`. Of these again, the values of a sum's terms come before the sum's own.
     """
     names = cell.method.split(catalog.PLUS) if catalog.PLUS in cell.method else []
     for kind in kinds:
@@ -246,8 +254,8 @@ def _layers(
 def _published_layers(
     name: str, kind: str, cell: Cell, dataset: str, published: dict[str, Any]
 ) -> Iterator[tuple[Layer, str]]:
-    """A method's layers of one kind, weakest first, each with its source; what the data set inherits comes before its
-    own.
+    """Yield a method's published layers of one kind, each with its source; the values of a later layer override those
+    of an earlier one. Layers that the data set inherits come before its own.
     """
     section = _section(dataset, published)
     if "inherits" in section:
@@ -267,7 +275,7 @@ def _section(dataset: str, published: dict[str, Any]) -> dict[str, Any]:
 
 
 def _override_layers(name: str, cell: Cell, overrides: dict[str, Any], of_stand: bool) -> Iterator[Layer]:
-    """List a method's layers in params.yaml, plain or for stand, weakest first: the method's, then the pair's."""
+    """Yield a method's layers in params.yaml, plain or for stand: the method's, then the pair's, which override it."""
     of_method = overrides.get(name, {})
     for layer in (of_method, of_method.get("pairs", {}).get(cell.pair, {})):
         plain = {key: layer[key] for key in layer if key not in ("pairs", "stand")}
@@ -275,7 +283,7 @@ def _override_layers(name: str, cell: Cell, overrides: dict[str, Any], of_stand:
 
 
 def _flat(method: str, layer: Any, where: str) -> Layer:
-    """A layer of a sum with the values below its terms' names as "term.key"; that of a single method as it is."""
+    """Return a sum's layer with its terms' values under keys "term.key"; return a single method's layer as it is."""
     if catalog.PLUS not in method:
         return _mapping(layer, where)
     names = method.split(catalog.PLUS)
@@ -293,7 +301,9 @@ def _flat(method: str, layer: Any, where: str) -> Layer:
 
 
 def _in_sum(values: dict[str, T], name: str, *, first: bool) -> dict[str, T]:
-    """What a method has alone, under the keys that it has as a term; the sum's one ce_weight is its first term's."""
+    """Rename a method's values to the keys that they have in a sum. The ce_weight of the sum is that of its first term;
+    those of other terms are left out.
+    """
     return {
         key if key == "ce_weight" and first else f"{name}.{key}": value
         for key, value in values.items()

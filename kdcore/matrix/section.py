@@ -9,7 +9,7 @@ from kdcore.system.errors import shown
 
 
 class Section(BaseModel):
-    """A part of params.yaml: unknown keys, wrong types, NaN and infinity are errors."""
+    """A part of params.yaml, which cannot be changed. Unknown keys, wrong types, NaN and infinity are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 

@@ -1,21 +1,21 @@
-"""Which cells can be trained side by side, sharing the teacher's outputs (see `kdcore.training.lockstep`)."""
+"""Decide which cells can be trained side by side, sharing the teacher's outputs (see `kdcore.training.lockstep`)."""
 
 from typing import Any
 
 from kdcore import catalog
 
 SETTINGS = ("epochs", "batch_size", "precision", "threads")
-"""Training settings that cells side by side have in common."""
+"""The training settings that must be the same in all cells that are trained side by side."""
 
 
 def kind(card: dict[str, Any]) -> str | None:
-    """A name that is the same for cells which can be trained side by side; None for a cell that goes alone.
+    """Return a text that is the same for cells that can be trained side by side; None for a cell that cannot.
 
-    Those go alone that need no maps of the teacher, see several views, or have their teacher normalise by each batch
-    (ofd).
+    A cell cannot be trained beside others if it does not use the teacher's maps, if it sees several views, or if its
+    teacher normalises by each batch (ofd).
 
     Args:
-        card: of a cell.
+        card: the card of a cell.
     """
     terms = catalog.terms(card["method"])
     needs_maps = any(entry.kind == "feature" for entry in terms)

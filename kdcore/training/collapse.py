@@ -1,4 +1,4 @@
-"""Networks that have learnt nothing, though every number of theirs is finite."""
+"""Recognise networks that have learnt nothing, although all of their numbers are finite."""
 
 from collections.abc import Sequence
 from math import sqrt
@@ -7,19 +7,21 @@ from statistics import fmean
 import numpy as np
 
 EPOCHS = 3
-"""The last ones, of which a training accuracy must be told from chance."""
+"""The mean training accuracy of this many last epochs must be above chance."""
 ERRORS = 2
-"""Standard errors of the accuracy of a network that always names the most frequent class."""
+"""The mean training accuracy must be this many standard errors above chance, which is the accuracy of always naming the
+most frequent class.
+"""
 ADVICE = "see its history; a lower train.lr, or lower weights of the method, may help"
 
 
 def reason(predicted: int, train_top1: Sequence[float], labels: np.ndarray) -> str | None:
-    """Why a network counts as collapsed; None where it does not.
+    """Say why a network counts as collapsed; None if it does not.
 
     Args:
-        predicted: how many classes it names for the test images.
-        train_top1: in percent, of every epoch.
-        labels: (N,), of the training images.
+        predicted: how many different classes the network names for the test images.
+        train_top1: the training accuracy of every epoch, in percent.
+        labels: class indices (N,) of the training images.
     """
     if predicted == 1:
         return "predicts one class for all test images"

@@ -1,4 +1,4 @@
-"""The device, its precision, the CPU's threads and memory: properties of the machine that networks are computed on."""
+"""Choose the device, precision, CPU threads and memory use with which this machine computes networks."""
 
 import ctypes
 import os
@@ -11,11 +11,11 @@ from kdcore.system.errors import SHOWN, UserError
 
 VARIABLE = "KDCORE_DEVICE"
 OWN_THREADS = torch.get_num_threads()
-"""The number of threads that torch takes by itself: OMP_NUM_THREADS, or all cores."""
+"""How many CPU threads torch uses by itself: OMP_NUM_THREADS, or all cores."""
 
 
 def choose() -> torch.device:
-    """Choose the device that KDCORE_DEVICE names, else the first GPU, else the CPU.
+    """Choose the device that KDCORE_DEVICE names; if it is not set, the first GPU, or the CPU if there is none.
 
     Raises:
         UserError: the variable names no device of this machine.
@@ -32,34 +32,38 @@ def choose() -> torch.device:
 
 
 def use_threads(count: int | str | None) -> None:
-    """Compute with this number of CPU threads from now on; with `OWN_THREADS` where it is "auto" or None.
+    """Compute with this number of CPU threads from now on; "auto" and None stand for `OWN_THREADS`.
 
-    Sums of several threads are rounded otherwise than those of one, so the bits of results depend on it.
+    Sums over several threads are rounded differently from sums in one thread, so the bits of results depend on the
+    number.
     """
     torch.set_num_threads(count if isinstance(count, int) else OWN_THREADS)
 
 
 def prepare_torch(device: torch.device) -> None:
-    """Make torch compute deterministically, and keep its memory, for training on a device."""
-    # Not use_deterministic_algorithms, which imports torch's compiler (see kdcore.training.optimizers) to tell it too.
+    """Make torch compute deterministically on a device, and keep freed memory if the device is the CPU.
+
+    An operation that has no deterministic form raises an error on the CPU, and only warns on a GPU.
+    """
+    # torch.use_deterministic_algorithms does the same, but imports torch's compiler (see kdcore.training.optimizers).
     torch.set_deterministic_debug_mode("error" if device.type == "cpu" else "warn")
-    # Filling memory costs a third of the time of small networks; nothing here reads what it has not written.
+    # Filling new memory would take a third of a small network's time; nothing here reads memory before writing it.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     if device.type == "cpu":
         keep_freed_memory()
 
 
 TRIM_THRESHOLD, MMAP_MAX = -1, -4
-"""Parameters of glibc's mallopt."""
+"""The numbers by which glibc's mallopt knows the parameters M_TRIM_THRESHOLD and M_MMAP_MAX."""
 NEVER = 2**31 - 1
 
 
 def keep_freed_memory() -> None:
     """Keep freed memory in the process instead of handing it back to the system.
 
-    By default glibc hands back large blocks at once, and the system clears every page before it gives it out again:
-    on 2 cores that took up to a third of a step of ResNet20. It is given back when the process ends. Without effect
-    where the C library is not glibc.
+    By default glibc hands back large blocks at once, and the system clears every page before it gives it out again; on
+    2 cores that took up to a third of a step of ResNet20. The system gets the memory back when the process ends. There
+    is no effect if the C library is not glibc.
     """
     if platform.libc_ver()[0] == "glibc":
         library = ctypes.CDLL(None)
@@ -68,12 +72,12 @@ def keep_freed_memory() -> None:
 
 
 def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """The type in which convolutions and matrix products are computed while a network trains.
+    """Return the type in which convolutions and matrix products are computed while a network trains.
 
     Args:
-        precision: "float32", "bfloat16", or "auto": bfloat16 where the hardware multiplies it, which is where it is
-            faster, else float32.
-        device: where it trains.
+        precision: "float32", "bfloat16" or "auto". With "auto" it is bfloat16 if the hardware multiplies it, which
+            makes it the faster type, else float32.
+        device: where the network trains.
     """
     if precision == "auto":
         return torch.bfloat16 if _multiplies_bfloat16(device) else torch.float32
@@ -81,7 +85,7 @@ def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
-    """The context in which networks compute in this type; weights, sums and norms keep theirs."""
+    """Return the context in which networks compute in this type; weights, sums and norms keep their own types."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16)
 
 

@@ -1,7 +1,8 @@
-"""Several processes that train one network, each on its share of every batch.
+"""Train one network in several processes, each on its share of every batch.
 
-The global batch stays what the card says, whatever the number of processes; batch norms see it whole, gradients are its
-mean's, and one process alone writes. Up to rounding a run ends as it would in one process.
+The batch size of the card is that of all processes together, whatever their number. Batch norms use the statistics of
+the whole batch, gradients are averaged over it, and only one process writes files. Except for rounding, a run ends as
+it would in one process.
 """
 
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ Module = TypeVar("Module", bound=nn.Module)
 
 @dataclass(frozen=True)
 class World(Shard):
-    """The processes that train together, and which of them this one is."""
+    """The processes that train together; `rank` says which of them this one is."""
 
     @property
     def leads(self) -> bool:
@@ -27,25 +28,25 @@ class World(Shard):
         return self.rank == 0
 
     def total(self, values: Tensor) -> Tensor:
-        """The sum over the processes, in each of them."""
+        """Add up tensors of one shape over the processes; each process gets the sum, and `values` is not changed."""
         if self.size > 1:
             values = values.clone()
             dist.all_reduce(values)
         return values
 
     def synchronised(self, module: Module, device: torch.device) -> Module:
-        """The module with batch norms that see the batch of all processes; under the same state-dict keys."""
+        """Return the module with batch norms that use the batch of all processes; its state dict keeps its keys."""
         if self.size == 1:
             return module
         if device.type == "cuda":
             return cast(Module, nn.SyncBatchNorm.convert_sync_batchnorm(module))
         for part in module.modules():
             if type(part) is nn.BatchNorm2d:
-                part.__class__ = SharedBatchNorm  # in place, for adapters hold the teacher's norms too
+                part.__class__ = SharedBatchNorm  # changed in place, because adapters hold the teacher's norms too
         return module
 
     def average_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Replace gradients by their means over the processes, in place."""
+        """Replace gradients by their means over the processes, in place; parameters without a gradient are skipped."""
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         if self.size == 1 or not gradients:
             return
@@ -58,7 +59,7 @@ ALONE = World()
 
 
 class _Total(torch.autograd.Function):
-    """The sum over the processes; each one's part gets the sum of all their gradients."""
+    """A sum over the processes with a gradient: each process's part gets the sum of all processes' gradients."""
 
     @staticmethod
     def forward(_context: Any, values: Tensor) -> Tensor:
@@ -72,10 +73,12 @@ class _Total(torch.autograd.Function):
 
 
 class SharedBatchNorm(nn.BatchNorm2d):
-    """A batch norm over the batch of all processes, on the CPU, for which torch.nn.SyncBatchNorm has no code."""
+    """A batch norm over the batch of all processes on the CPU, which torch.nn.SyncBatchNorm does not support."""
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (torch's name)
-        """(B, C, H, W) -> the same, normalised by mean and variance of all processes' B together."""
+        """Normalise (B, C, H, W) by the mean and variance over the B images of all processes; the shape stays the same.
+        In evaluation mode, use the running mean and variance.
+        """
         if not self.training:
             return super().forward(input)
         x = input.float() if input.dtype in (torch.float16, torch.bfloat16) else input

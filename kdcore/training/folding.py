@@ -1,4 +1,4 @@
-"""Batch norms folded into the convolutions before them, for networks that are only evaluated."""
+"""Fold batch norms into the convolutions before them, for networks that are only evaluated."""
 
 import copy
 from typing import cast
@@ -10,14 +10,17 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from kdcore.networks.contract import Network, Output
 
 TOLERANCE = 1e-3
-"""The largest difference between a network and its folded copy, as a share of an output's largest value."""
+"""The largest difference allowed between an output of a network and that of its folded copy, as a share of the output's
+largest absolute value.
+"""
 
 
 def folded(network: Network, image_size: int) -> Network:
-    """A copy that computes the same with fewer operations, frozen.
+    """Return a frozen copy of a network that computes the same with fewer operations.
 
-    A batch norm is folded where its input is what a convolution just returned and nothing else reads that; which ones
-    are is seen by running the network, and by comparing what it says before and after.
+    A batch norm can be folded if its input is what a convolution has just returned and nothing else reads that input. A
+    run on one random image finds such pairs; then the outputs of the folded copy are compared with the network's. If
+    they differ, each pair is tried by itself, and only the pairs that leave the outputs unchanged are folded.
 
     Args:
         network: in evaluation mode.
@@ -45,7 +48,9 @@ def _agrees(network: Network, image: Tensor, expected: Output) -> bool:
 
 
 def _pairs(network: Network, image: Tensor) -> dict[str, str]:
-    """Name of a batch norm -> that of the convolution whose output it gets."""
+    """Run the network on an image (1, 3, S, S), and return the name of each batch norm that reads a convolution's
+    output -> the name of that convolution.
+    """
     names = {module: name for name, module in network.named_modules()}
     convolved: tuple[Tensor, str] | None = None
     found: dict[str, str] = {}
@@ -67,7 +72,7 @@ def _pairs(network: Network, image: Tensor) -> dict[str, str]:
 
 
 def _fold(network: Network, pairs: dict[str, str]) -> Network:
-    """A copy with these batch norms folded."""
+    """Return a copy of the network in which these batch norms are folded into their convolutions."""
     made = copy.deepcopy(network)
     for name, of_convolution in pairs.items():
         convolution = cast(nn.Conv2d, made.get_submodule(of_convolution))

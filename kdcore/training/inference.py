@@ -1,4 +1,4 @@
-"""Predictions of a trained network."""
+"""Compute the predictions of a trained network."""
 
 import torch
 from torch import Tensor, nn
@@ -11,17 +11,17 @@ from kdcore.training.distributed import ALONE, World
 def predict(
     network: nn.Module, split: Split | Encoded, dataset: Dataset, device: torch.device, world: World = ALONE
 ) -> Tensor:
-    """Logits of unaugmented images, in evaluation mode.
+    """Compute the logits of unaugmented images, in evaluation mode and without gradients.
 
     Args:
         network: on `device`; its mode is restored afterwards.
         split: N images.
-        dataset: whose image size, mean and deviation the network was trained with.
+        dataset: gives the image size, mean and deviation that the network was trained with.
         device: where to compute.
-        world: each of its processes computes its share.
+        world: the processes that share the images; each computes the logits of its own share.
 
     Returns:
-        (N, C) float32, on `device`; of this process's share.
+        (n, C) float32 on `device`: the logits of this process's n images; n = N if there is one process.
     """
     was_training = network.training
     network.eval()
@@ -32,5 +32,5 @@ def predict(
 
 
 def top1(logits: Tensor, labels: Tensor) -> Tensor:
-    """Share of right predictions in percent. (N, C), (N,) -> scalar float64."""
+    """Compute the share of right predictions in percent: logits (N, C), labels (N,) -> scalar float64."""
     return 100 * (logits.argmax(dim=1) == labels).double().mean()

@@ -1,4 +1,4 @@
-"""What a person sees while a network trains."""
+"""Show a person how training proceeds: a progress bar, and files that other processes can watch."""
 
 import json
 import math
@@ -17,19 +17,19 @@ from kdcore.training.loop import Callbacks, Row
 from kdcore.training.pulse import Pulse, live_file, pulse_file
 
 PULSE_SECONDS = 5.0
-"""Between two pulses while steps go on."""
+"""The least number of seconds between two pulses while steps are taken."""
 
 
 class TrainingProgress:
-    """A progress bar with loss, accuracy, images per second and time left; one line when the run ends.
+    """Shows a progress bar with loss, accuracy, images per second and time left; prints one line when the run ends.
 
-    A run that is followed can be watched from elsewhere too, until `forget`: its history is in `live_file`, as it will
-    be in the run's folder, from its first epoch on, and how far it is in `pulse_file`, from its start. An interrupted
-    run leaves the files for the one that goes on.
+    From `follow` until `forget`, other processes can watch the run too: `live_file` holds its history, in the format of
+    the run's folder, once an epoch has ended, and `pulse_file` says how far the run is. An interrupted run leaves both
+    files for the process that resumes it.
 
     Args:
         name: the cell or teacher that is trained.
-        epochs: how many epochs there are in all.
+        epochs: how many epochs the run has in all.
         images: how many images an epoch has.
         shown: whether a bar is shown and live files are written.
     """
@@ -59,17 +59,17 @@ class TrainingProgress:
 
     @property
     def callbacks(self) -> Callbacks:
-        """What the loop calls."""
+        """The callbacks that the training loop calls."""
         return Callbacks(on_step=self._on_step, on_epoch=self._on_epoch)
 
     @property
     def seconds(self) -> float:
-        """Seconds since the start."""
+        """How many seconds have passed since this object was made."""
         return time.perf_counter() - self.started
 
     @property
     def images_per_second(self) -> float:
-        """The rate of training images in this process; the time includes evaluation."""
+        """Training images per second in this process; the time includes evaluation."""
         return self.done / self.seconds
 
     @property
@@ -78,11 +78,11 @@ class TrainingProgress:
         return len(self.history) - math.ceil(self.begun / self.images)
 
     def follow(self, history: list[Row], seen: int = 0) -> None:
-        """Begin the bar and the live files with what an earlier process has trained.
+        """Begin the bar and the live files, at the point that an earlier process reached if there was one.
 
         Args:
-            history: of the run, to which the loop adds a row per epoch.
-            seen: how many images of the current epoch were seen before.
+            history: the run's rows, one per epoch; the loop appends to this list.
+            seen: how many images of the current epoch an earlier process has trained on.
         """
         self.history = history
         self.begun = len(history) * self.images + seen
@@ -90,7 +90,7 @@ class TrainingProgress:
         self._write_live()
 
     def forget(self) -> None:
-        """Remove the files, once the run's results are in place."""
+        """Remove the live files, once the run's results are in place."""
         if self.shown:
             remove_file(live_file(self.name))
             remove_file(pulse_file(self.name))
@@ -144,7 +144,7 @@ class TrainingProgress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Replace the bar by one line."""
+        """Replace the bar by one line with accuracy, time and rate; after an error, print nothing."""
         self.bar.stop()
         if error is None and self.last:
             self.console.print(

@@ -1,7 +1,8 @@
-"""Gradient descent with momentum.
+"""Optimise by gradient descent with momentum.
 
-Not torch.optim's: the first optimiser that a process makes imports torch's compiler, which took 1.8 s of the 4.4 s
-until a cell's first step (2 cores, torch 2.15). The arithmetic is torch's own kernel.
+These classes are used instead of torch.optim's, because making a torch.optim optimiser imports torch's compiler, which
+takes 0.9 to 1.0 s of processor time (torch 2.15) in every process of a serial `dvc repro`. Torch's own kernels do the
+arithmetic.
 """
 
 import math
@@ -15,13 +16,13 @@ from kdcore.matrix.train_section import TrainSettings
 
 
 class Descent:
-    """What optimisers with momentum share: their parameters and what they remember of past gradients.
+    """Base class of optimisers with momentum: it holds the parameters, and buffers that remember past gradients.
 
     Args:
-        parameters: what is trained; frozen ones are left out.
+        parameters: what to train; frozen parameters are left out.
         lr: learning rate, > 0; may be changed between steps.
         momentum: in [0, 1).
-        weight_decay: >= 0, of every parameter.
+        weight_decay: >= 0, for every parameter.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], *, lr: float, momentum: float, weight_decay: float) -> None:
@@ -30,18 +31,18 @@ class Descent:
         self.buffers: dict[str, dict[int, Tensor]] = {}
 
     def buffer(self, name: str, position: int) -> Tensor:
-        """What is remembered under a name for the parameter at a position; zeros in the beginning."""
+        """Return the buffer of this name for the parameter at this position: a tensor of its shape, zeros at first."""
         of_name = self.buffers.setdefault(name, {})
         if position not in of_name:
             of_name[position] = torch.zeros_like(self.parameters[position])
         return of_name[position]
 
     def state_dict(self) -> dict[str, Any]:
-        """What `load_state_dict` restores."""
+        """Return the buffers, name -> position of the parameter -> tensor, for `load_state_dict`."""
         return self.buffers
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Remember what another optimiser of the same parameters did."""
+        """Take over the buffers of another optimiser of the same parameters, from its `state_dict`."""
         self.buffers = {
             name: {position: value.to(self.parameters[position].device) for position, value in of_name.items()}
             for name, of_name in state.items()
@@ -49,7 +50,7 @@ class Descent:
 
 
 class SGD(Descent):
-    """Stochastic gradient descent (see `Descent`).
+    """Stochastic gradient descent with momentum; also takes the arguments of `Descent`.
 
     Args:
         nesterov: whether a step looks ahead along the momentum (Sutskever et al., ICML 2013).
@@ -66,12 +67,13 @@ class SGD(Descent):
         longest: float | None = None,
         average: Callable[[Sequence[nn.Parameter]], None] | None = None,
     ) -> None:
-        """Take one step.
+        """Compute the gradients of a loss, and take one step.
 
         Args:
             loss: scalar.
-            longest: the norm to which a longer gradient of all parameters together is scaled down; None for no limit.
-            average: called with the parameters once they have gradients, to average them over several processes.
+            longest: the largest allowed norm of the gradient of all parameters together, to which a longer one is
+                scaled down; None sets no limit.
+            average: is called with the parameters once they have gradients, to average these over several processes.
         """
         for parameter in self.parameters:
             parameter.grad = None
@@ -104,17 +106,17 @@ Gradients = Sequence[Tensor | None]
 
 
 class DOT(Descent):
-    """SGD with separate momenta for the gradients of the task and of distillation.
+    """SGD with separate momenta for the gradients of the task and of distillation (DOT, ICCV 2023, arXiv:2307.08436).
 
-    The task's gradient (with weight decay) has momentum - delta, distillation's momentum + delta; a step goes along
+    The task's gradient (with weight decay) has momentum - delta, distillation's has momentum + delta; a step follows
     the sum of both buffers. A parameter that only one of the two losses reaches has the plain momentum.
 
     Args:
-        parameters: what is trained.
+        parameters: what to train; frozen parameters are left out.
         lr: learning rate, > 0.
-        momentum: with momentum - delta >= 0 and momentum + delta < 1.
-        delta: > 0.
-        weight_decay: >= 0.
+        momentum: such that momentum - delta >= 0 and momentum + delta < 1.
+        delta: half the difference of the two momenta, > 0.
+        weight_decay: >= 0, for every parameter.
     """
 
     def __init__(
@@ -124,7 +126,7 @@ class DOT(Descent):
         self.delta = delta
 
     def minimise(self, task: Tensor, distillation: Tensor | None) -> None:
-        """One step on two losses, scalars; without the second it is SGD with momentum."""
+        """Take one step on two scalar losses; without a distillation loss this is a step of SGD with momentum."""
         of_task = _gradients(task, self.parameters, keep=distillation is not None)
         of_distillation: Gradients = [None] * len(self.parameters)
         if distillation is not None:
@@ -159,22 +161,22 @@ def _gradients(loss: Tensor, parameters: list[nn.Parameter], *, keep: bool) -> G
 
 
 def make_optimizer(settings: TrainSettings, parameters: list[nn.Parameter]) -> SGD | DOT:
-    """The optimiser that the settings name, with the learning rate of the first epoch."""
+    """Make the optimiser that the settings name, with the learning rate of the first epoch."""
     common: dict[str, Any] = {
         "lr": settings.lr,
         "momentum": settings.momentum,
         "weight_decay": settings.weight_decay,
     }
-    if settings.dot_delta is not None:  # optimizer dot has one, and no other
+    if settings.dot_delta is not None:  # only optimizer dot has one
         return DOT(parameters, delta=settings.dot_delta, **common)
     return SGD(parameters, nesterov=settings.nesterov, **common)
 
 
 def learning_rate(settings: TrainSettings, epoch: int) -> float:
-    """The learning rate of an epoch, counted from 1.
+    """Return the learning rate of an epoch, counted from 1.
 
-    Step schedule: the rate is multiplied by lr_decay once the epoch exceeds each milestone. Cosine: half a cosine from
-    lr in epoch 1 to 0 after the last one.
+    With schedule step, the rate is multiplied by lr_decay once the epoch exceeds each milestone. With schedule cosine,
+    it falls along half a cosine from lr in epoch 1 to 0 after the last epoch.
     """
     if settings.schedule == "cosine":
         return settings.lr * 0.5 * (1 + math.cos(math.pi * (epoch - 1) / settings.epochs))

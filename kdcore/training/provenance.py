@@ -1,4 +1,4 @@
-"""Where and with what a result was made."""
+"""Describe where a result was computed, and with which software."""
 
 import platform
 from importlib.metadata import version
@@ -12,7 +12,7 @@ LIBRARIES = ("numpy", "torch")
 
 
 def describe(device: torch.device) -> dict[str, Any]:
-    """Git commit (with "+changes" where the code differs from it), versions and device."""
+    """Return the git commit (with "+changes" if the code differs from it), library versions, device and CPU threads."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {
         "commit": code_version(),

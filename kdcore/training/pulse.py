@@ -1,4 +1,4 @@
-"""What runs that are not finished say of themselves, for whoever looks from another process."""
+"""Read how far unfinished runs are, from files that the runs keep for other processes."""
 
 import sys
 from collections.abc import Callable
@@ -10,43 +10,44 @@ from pydantic import TypeAdapter, ValidationError
 from kdcore.system.files import SCRATCH
 
 LIVE = SCRATCH / "live"
-"""Two files per run: its history so far as CSV, and its pulse."""
+"""The folder with two files per unfinished run: its history so far as CSV, and its pulse as JSON."""
 
 
 @dataclass(frozen=True)
 class Pulse:
-    """How far a run is."""
+    """How far an unfinished run is, written by the process that trains it."""
 
     name: str
     """The name of the cell or teacher."""
     epoch: int
-    """The last finished one; 0 before the first."""
+    """The last finished epoch; 0 before the first one has ended."""
     epochs: int
-    """In all."""
+    """How many epochs the run has in all."""
     loss: float | None
-    """The mean loss of the last finished epoch."""
+    """The mean loss of the last finished epoch; None before the first one has ended."""
     test_top1: float | None
-    """Percent, after the last finished epoch."""
+    """The test accuracy after the last finished epoch, in percent; None before the first one has ended."""
     images_per_second: float
-    """Training images in this process, evaluation included in the time."""
+    """Training images per second in this process; the time includes evaluation."""
     seconds_left: float | None
-    """At that rate; None as long as there is none."""
+    """How many seconds the rest of the run takes at the present rate; None before the first step, when the rate is 0.
+    """
     pid: int
     host: str
     updated: float
-    """Unix time. While steps go on it is renewed every few seconds; not while the network is measured."""
+    """The Unix time of this pulse. It is renewed every few seconds while steps are taken, but not in evaluation."""
 
 
 _PULSE = TypeAdapter(Pulse)
 
 
 def live_file(name: str) -> Path:
-    """Where the history of a run that is not finished can be read."""
+    """Return the path of the file that holds the history of an unfinished run."""
     return LIVE / f"{name}.csv"
 
 
 def pulse_file(name: str) -> Path:
-    """Where the pulse of a run that is not finished can be read."""
+    """Return the path of the file that holds the pulse of an unfinished run."""
     return LIVE / f"{name}.json"
 
 
@@ -55,16 +56,16 @@ def _to_stderr(text: str) -> None:
 
 
 def pulses(complain: Callable[[str], None] = _to_stderr) -> dict[str, Pulse]:
-    """Read the pulse of every unfinished run, by its name; a killed run leaves its last one.
+    """Read the pulses of all unfinished runs: name of the run -> pulse. A killed run leaves its last pulse behind.
 
     Args:
-        complain: is told of files that are damaged or cannot be read, which are skipped.
+        complain: is called with a message for each file that is damaged or cannot be read; such files are skipped.
     """
     found = {}
     for path in sorted(LIVE.glob("*.json")):
         try:
             pulse = _PULSE.validate_json(path.read_bytes(), strict=True)
-        except FileNotFoundError:  # its results have come in since it was listed
+        except FileNotFoundError:  # the run has ended since the files were listed
             continue
         except OSError as error:
             complain(f"{path}: cannot be read and is skipped ({error.strerror})")

@@ -1,4 +1,4 @@
-"""Seed the torch generators that draw while a network trains, and save and restore where they are in their draws."""
+"""Seed the torch generators that draw random numbers in training, and save and restore their states."""
 
 import numpy as np
 import torch
@@ -8,17 +8,17 @@ from kdcore.data.augment import DROPOUT, METHODS
 
 
 def device_generator(seed: int, epoch: int, device: torch.device) -> torch.Generator:
-    """Return the generator from which methods draw on the device in one epoch."""
+    """Return the generator, on the device, from which methods draw in one epoch."""
     return torch.Generator(device).manual_seed(_torch_seed(seed, epoch, METHODS))
 
 
 def seed_dropout(seed: int, epoch: int, rank: int = 0) -> None:
-    """Seed torch's own generators, from which networks draw in one epoch; each process (rank) draws differently."""
+    """Seed torch's own generators, from which dropout draws in one epoch; each process (rank) gets another seed."""
     torch.manual_seed(_torch_seed(seed, epoch, DROPOUT) + rank)
 
 
 def drawn_state(device: torch.device, generator: torch.Generator) -> dict[str, Tensor]:
-    """Return where torch's own generators and a `device_generator` are in their draws, for `restore_drawn`."""
+    """Return the states of torch's own generators and of a `device_generator`, for `restore_drawn`."""
     state = {"methods": generator.get_state(), "dropout": torch.get_rng_state()}
     if device.type == "cuda":
         state["dropout_on_device"] = torch.cuda.get_rng_state(device)
@@ -26,7 +26,7 @@ def drawn_state(device: torch.device, generator: torch.Generator) -> dict[str, T
 
 
 def restore_drawn(state: dict[str, Tensor], device: torch.device, generator: torch.Generator) -> None:
-    """Continue the draws of another process from its `drawn_state`."""
+    """Set the generators to the states that `drawn_state` returned, to continue the draws of another process."""
     generator.set_state(state["methods"])
     torch.set_rng_state(state["dropout"])
     if device.type == "cuda":
@@ -34,5 +34,5 @@ def restore_drawn(state: dict[str, Tensor], device: torch.device, generator: tor
 
 
 def _torch_seed(seed: int, epoch: int, purpose: int) -> int:
-    """Return a seed of 63 bits for what one purpose draws in one epoch."""
+    """Return a seed of 63 bits for one purpose (a constant of `kdcore.data.augment`) in one epoch."""
     return int(np.random.SeedSequence([seed, epoch, purpose]).generate_state(1, np.uint64)[0] >> np.uint64(1))

@@ -1,4 +1,4 @@
-"""A run's folder: trained weights, history, and what made them."""
+"""Read and write a run's folder: the trained weights, one row of history per epoch, and a record of what made them."""
 
 import csv
 import math
@@ -23,7 +23,10 @@ META = "meta.json"
 PROVENANCE = (
     "commit", "versions", "device", "threads", "processes", "computed_in", "accepted", "adopted", "tried", "top1"
 )  # fmt: skip
-"""What meta.json holds beside the card: keys of `Provenance`, and of teachers that were adopted."""
+"""Keys of meta.json that no card holds: how the run was computed, which later changes of its code were accepted, and,
+for a teacher from a checkpoint, the sources that were tried, the one that was adopted, and its measured top-1 accuracy
+in percent.
+"""
 
 
 class _Training(Stored):
@@ -31,13 +34,13 @@ class _Training(Stored):
 
 
 class _Trained(Provenance):
-    """What evaluation takes from the meta.json of a cell."""
+    """The keys that evaluation reads from the meta.json of a cell."""
 
     train: _Training
 
 
 class _Teacher(Stored):
-    """What the tables take from the meta.json of a teacher."""
+    """The keys that the result tables read from the meta.json of a teacher."""
 
     source: str
     adopted: Any = None
@@ -59,16 +62,18 @@ def write(
     *,
     adapters: "nn.Module | None" = None,
 ) -> None:
-    """Write a run's folder, whole or not at all, and to the disk, for the state it was made from goes next.
+    """Write a run's folder: either all of its files appear, or none does.
+
+    The function returns only when the disk holds them, because the saved state of the run is removed next.
 
     Args:
-        folder: of the run.
-        network: the trained one.
-        history: a row per epoch; empty for a network that was not trained here.
-        meta: what made it.
-        adapters: what a method trained beside the network; kept in a file of its own.
+        folder: the run's folder; an existing one is replaced.
+        network: the trained network.
+        history: one row per epoch; empty for a network that was not trained here.
+        meta: content of meta.json: the card, and how the run was computed.
+        adapters: modules that a method trained beside the network; they are written to a file of their own.
     """
-    from kdcore import checkpoints  # torch, which readers of runs need not wait for
+    from kdcore import checkpoints  # it imports torch, for which readers of runs need not wait
 
     with whole(folder) as aside:
         checkpoints.save(network, aside / WEIGHTS)
@@ -82,14 +87,15 @@ def write(
 
 
 def check(folder: Path, card: dict[str, Any]) -> None:
-    """Refuse what is no whole result of a card.
+    """Check that a folder holds the whole result of a card.
 
     Args:
-        folder: of the run.
-        card: of the teacher, baseline or cell.
+        folder: the run's folder.
+        card: the card of the teacher, baseline or cell.
 
     Raises:
-        UserError: a file is missing or damaged, the run is of another card, or an epoch is missing or not a number.
+        UserError: a file is missing or damaged, the run was made from another card, or an epoch is missing or has an
+            accuracy that is not finite.
     """
     meta = read_meta(folder)
     if not meta.items() >= card.items():
@@ -102,7 +108,7 @@ def check(folder: Path, card: dict[str, Any]) -> None:
     try:
         with (folder / HISTORY).open(newline="") as file:
             accuracies = [float(row["test_top1"]) for row in csv.DictReader(file)]
-    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:  # TypeError: of a line that is cut short
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:  # TypeError: a line is cut short
         raise validated.damaged(folder / HISTORY, error) from error
     if len(accuracies) != card["train"]["epochs"] or not all(map(math.isfinite, accuracies)):
         held = f"it holds {len(accuracies)} epochs of {card['train']['epochs']}, or no numbers"
@@ -110,11 +116,11 @@ def check(folder: Path, card: dict[str, Any]) -> None:
 
 
 def is_done(folder: Path, card: dict[str, Any]) -> bool:
-    """Say whether a folder holds the whole result of a card, and of no other; whatever else asks this asks here.
+    """Return whether a folder holds the whole result of this card; all code that asks whether a run is done calls this.
 
     Args:
-        folder: of the run.
-        card: of the teacher, baseline or cell.
+        folder: the run's folder.
+        card: the card of the teacher, baseline or cell.
     """
     try:
         check(folder, card)
@@ -124,14 +130,14 @@ def is_done(folder: Path, card: dict[str, Any]) -> bool:
 
 
 def read(folder: Path, identity: dict[str, Any]) -> "tuple[dict[str, Any], pd.DataFrame]":
-    """What made a trained network, and its history.
+    """Read what made a trained network (its meta.json), and its history, one row per epoch.
 
     Args:
-        folder: of the run.
-        identity: what is known of its card.
+        folder: the run's folder.
+        identity: the part of the run's card that the caller knows.
 
     Raises:
-        UserError: a file is missing or damaged, or the run is of another card.
+        UserError: a file is missing or damaged, or the run was made from another card.
     """
     meta = validated.read_checked(folder / META, _Trained)
     check(folder, {**identity, "train": meta["train"]})
@@ -139,10 +145,10 @@ def read(folder: Path, identity: dict[str, Any]) -> "tuple[dict[str, Any], pd.Da
 
 
 def read_history(file: Path) -> "pd.DataFrame":
-    """A line per epoch, of a run or of one that is not finished.
+    """Read the history of a finished or unfinished run: one row per epoch.
 
     Raises:
-        UserError: it is missing or damaged, or an epoch is missing.
+        UserError: the file is missing or damaged, or an epoch is missing.
     """
     history = validated.read_table(file, ("epoch", "train_top1", "test_top1"))
     if history["epoch"].tolist() != list(range(1, len(history) + 1)):
@@ -151,18 +157,18 @@ def read_history(file: Path) -> "pd.DataFrame":
 
 
 def read_teacher(folder: Path) -> dict[str, Any]:
-    """What a teacher was made from, and how.
+    """Read the meta.json of a teacher: its card, and how it was trained or adopted.
 
     Raises:
-        UserError: there is no such teacher, or its meta.json is damaged.
+        UserError: the file is missing or damaged.
     """
     return validated.read_checked(folder / META, _Teacher)
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
-    """The card that the run was made from, commit, versions and device.
+    """Read the meta.json of a run: its card, and the commit, versions and device that computed it.
 
     Raises:
-        UserError: there is no such run.
+        UserError: the file is missing or damaged.
     """
     return read_json(folder / META)

@@ -1,4 +1,6 @@
-"""Beside the pipeline: one cell of a matrix that need not hold it, and the data set of one measurement."""
+"""Help commands that work beside the pipeline: make the card of one cell, which params.yaml need not list, and load the
+data set and the teacher of one measurement.
+"""
 
 import os
 from pathlib import Path
@@ -22,16 +24,16 @@ DATA, FOLDER = Path("data"), Path("scratch/cells")
 def card(
     file: str, *, pair: str, method: str, scale: int | str | None, stand: bool, seed: int, epochs: int | None
 ) -> dict[str, Any]:
-    """The card of a cell, with data set, training settings and overrides of a params file.
+    """Make the card of one cell, with the data set, training settings and overrides of a params file.
 
     Args:
-        file: the params file.
-        pair: teacher-student.
+        file: path of the params file; its matrix need not contain the cell.
+        pair: the names of teacher and student, joined by "-".
         method: a logit method, a baseline or a sum.
-        scale: SDD's M, of logit methods; 1 when None.
-        stand: logit standardisation, of logit methods.
-        seed: of the run.
-        epochs: instead of the file's; milestones are stretched with them.
+        scale: SDD's M for a logit method, where None means 1; None for a baseline.
+        stand: whether a logit method standardises logits; False for a baseline.
+        seed: seed of the run.
+        epochs: how many epochs to train, with milestones moved in proportion; None takes both from the file.
 
     Raises:
         UserError: an option or the file is wrong, a hyper-parameter is missing, or the data set has not been fetched.
@@ -45,7 +47,7 @@ def card(
         raise UserError(f"{method} is no logit method and takes neither --scale nor --stand")
     scale = 1 if scale is None and logit else scale
     axes = {"methods": [method], "scales": [scale], "stand": [stand]} if logit else {"baselines": [method]}
-    teachers = {pair.partition("-")[0]: {"source": "published"}}  # unused: the weights are named beside the card
+    teachers = {pair.partition("-")[0]: {"source": "published"}}  # required, but not used for the card
     matrix = params.load(file, pairs=[pair], seeds=[seed], teachers=teachers, **axes)
     cell = Cell(pair, method, seed, scale, stand) if logit else Cell(pair, method, seed)
     recipe = resolve_recipes(matrix, yamlfile.read("data/recipes.yaml"), file)[cell]
@@ -57,16 +59,16 @@ def card(
 
 
 def dataset(name: str | None, file: str | None, *, source: str | None, image_size: int | None) -> Dataset:
-    """A data set: as the pipeline stored it, or from elsewhere.
+    """Load a data set that the pipeline has stored, or read one from its source.
 
     Args:
-        name: of the data set; None for that of the params file.
-        file: a params file.
-        source: as `data.source` of params.yaml; None for what the pipeline stored.
-        image_size: of a data set of one's own.
+        name: name of the data set; not used if a params file is given.
+        file: path of a params file, whose section `data` says what to read; None if there is none.
+        source: where to read from, like `data.source` of params.yaml; None loads what the pipeline has stored.
+        image_size: height and width in pixels, for a data set of one's own that is read from `source`.
 
     Raises:
-        UserError: the data set cannot be had.
+        UserError: the arguments contradict each other, or the data set cannot be read.
     """
     if (file is not None and source is not None) or (source is None and image_size is not None):
         raise UserError("--source and --image-size say how --dataset is to be read anew; leave them out, or give both")
@@ -85,10 +87,14 @@ def dataset(name: str | None, file: str | None, *, source: str | None, image_siz
 
 
 def check_writable(path: Path | None) -> None:
-    """Refuse a file that cannot be written, before what it is to hold has been measured.
+    """Refuse a file that cannot be written, before the measurement that it is to hold begins. No new file is left
+    behind.
+
+    Args:
+        path: the file; None is accepted, and nothing is checked.
 
     Raises:
-        UserError: says why.
+        UserError: the file cannot be written; the message says why.
     """
     if path is None:
         return
@@ -104,10 +110,14 @@ def check_writable(path: Path | None) -> None:
 
 
 def teacher_weights(made: dict[str, Any], given: str | None) -> Path | None:
-    """The teacher's checkpoint: the one given, else the pipeline's; None for a student trained alone.
+    """Find the teacher's checkpoint: the given one, else the pipeline's. Returns None if the student is trained alone.
+
+    Args:
+        made: the card of the cell.
+        given: path of a checkpoint; None takes the pipeline's.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no such file, or one is given and the student is trained alone.
     """
     if "teacher" not in made:
         if given is not None:
@@ -123,14 +133,14 @@ def teacher_weights(made: dict[str, Any], given: str | None) -> Path | None:
 
 
 def check_inputs(made: dict[str, Any], weights: Path | None) -> None:
-    """Refuse a data set or a teacher that the run would refuse, before anything is written.
+    """Check the data set and the teacher's checkpoint as the run would, before anything is written.
 
     Args:
-        made: the card.
-        weights: the teacher's checkpoint, where there is one.
+        made: the card of the cell.
+        weights: path of the teacher's checkpoint; None if the student is trained alone.
 
     Raises:
-        UserError: one is damaged, or they do not fit each other.
+        UserError: one of them is missing or damaged, or they do not fit each other.
     """
     found = storage.load(DATA / made["data"])
     if weights is not None:
@@ -138,7 +148,7 @@ def check_inputs(made: dict[str, Any], weights: Path | None) -> None:
 
 
 def _check_data(matrix: Params) -> None:
-    """Refuse a data set that has not been fetched, or not as the params file has it."""
+    """Refuse a data set that has not been fetched, or that was fetched with other settings than the params file has."""
     wanted = matrix.data.model_dump()
     folder = DATA / matrix.data.name
     if not (folder / MANIFEST).is_file():

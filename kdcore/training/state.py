@@ -1,4 +1,4 @@
-"""The state of unfinished training, outside DVC's outputs (which DVC deletes before a stage runs)."""
+"""Save and restore unfinished training. The files lie outside DVC's outputs, which DVC deletes before a stage runs."""
 
 import errno
 import hashlib
@@ -23,30 +23,30 @@ if TYPE_CHECKING:
 STATES = SCRATCH / "states"
 SIZE_VARIABLE = "KDCORE_STATES_GB"
 LARGEST = 20.0
-"""GB of all states together, where the variable says nothing."""
+"""The most gigabytes that all states together may take, if `KDCORE_STATES_GB` is not set."""
 KIND = b"kdcore state "
 HEADER = KIND + b"2 "
-"""How a file begins: its kind and the version of its format. The content's sha256 in hexadecimal digits, a newline and
-the content follow.
+"""The start of every file: its kind and the version of its format. The SHA-256 of the content in hexadecimal digits, a
+newline and the content follow.
 """
 DIGITS = 2 * hashlib.sha256().digest_size
 PATIENCE = 0.5
-"""Seconds for which `make_room` of another process may hold a state."""
+"""How many seconds a run waits for its lock, which `make_room` of another process may hold for a moment."""
 
 
 class BusyError(UserError):
-    """Another process trains the run."""
+    """Another process trains the same run."""
 
 
 class _UnusableError(Exception):
-    """A file from which nothing can go on; says why."""
+    """A file holds no state from which training can continue; the message says why."""
 
 
 class ResumeState:
-    """The last two states of one run, each in a file that is there whole or not at all.
+    """The last two saved states of one run, each in its own file, which is written whole or not at all.
 
     Args:
-        path: of the latest one's file.
+        path: the file of the latest state.
     """
 
     def __init__(self, path: Path) -> None:
@@ -59,9 +59,16 @@ class ResumeState:
     def of(
         cls, *inputs: Path, device: torch.device, dtype: torch.dtype = torch.float32, processes: int = 1
     ) -> "ResumeState":
-        """The state of the run that these input files determine on this kind of device, computed in this type, with
-        this torch and as many threads and processes: another input never resumes from it, and what resumes ends with
-        the same bits.
+        """Find the state of the run that these input files determine.
+
+        The file's name also depends on the kind of device, the type that is computed in, the version of torch, and the
+        numbers of threads and processes. So a run resumes only from a state with which it ends with the same bits.
+
+        Args:
+            inputs: files that determine the run; the first one is the card, after which the state is named.
+            device: where the run is computed; only its kind counts.
+            dtype: the type in which convolutions and matrix products are computed.
+            processes: how many processes train the run together.
         """
         computed = f"{torch.__version__} {device.type} {dtype} {torch.get_num_threads()} {processes}"
         digest = hashlib.sha256(computed.encode())
@@ -71,22 +78,24 @@ class ResumeState:
 
     @property
     def name(self) -> str:
-        """The name of the cell or teacher."""
+        """The name of the cell or teacher that is trained."""
         return self.path.stem.rpartition("-")[0]
 
     @property
     def size(self) -> int:
-        """Bytes of all its files."""
+        """The size of all files of this run, in bytes."""
         return sum(found.st_size for found in self._found())
 
     @property
     def saved(self) -> float:
-        """When it last was, in Unix time; 0 where it has not been."""
+        """The Unix time at which a state was last saved; 0 if none is."""
         return max((found.st_mtime for found in self._found()), default=0.0)
 
     def load(self) -> dict[str, Any] | None:
-        """The latest saved state that is whole, or None where there is none. Files that are not are named, and removed,
-        lest one takes the place of a whole one at the next `save`.
+        """Read the latest state that is whole; None if there is none.
+
+        A damaged file is reported on standard error and removed, because the next `save` would otherwise put it in the
+        place of a whole one.
 
         Raises:
             UserError: a file cannot be read.
@@ -106,11 +115,11 @@ class ResumeState:
         return state
 
     def save(self, state: dict[str, Any]) -> None:
-        """Add a state, and forget the one before the last. After a kill or a loss of power, at whatever moment, there
-        is one of them, whole.
+        """Save a state, and keep the one that was saved before it; the one before that is removed. If the process is
+        killed or the power fails, at whatever moment, at least one whole state remains.
 
         Raises:
-            OSError: the disk is full; names the file.
+            OSError: the file cannot be written; if the disk is full, the error names the file.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         buffer = BytesIO()
@@ -122,7 +131,7 @@ class ResumeState:
                 file.flush()
                 os.fsync(file.fileno())
         except BaseException as error:
-            self.aside.unlink(missing_ok=True)  # a full disk needs its room
+            self.aside.unlink(missing_ok=True)  # what was written so far would keep a full disk full
             if is_full(error):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path)) from error
             raise
@@ -133,12 +142,12 @@ class ResumeState:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes from the same run: one that outlived a killed `dvc repro` may still be at it. And keep
-        the states of all runs within the size that is allowed.
+        """Lock the run inside the block, because a process that outlived a killed `dvc repro` may still train it.
+        Before the block, old states of other runs are removed until all fit in the allowed size (see `make_room`).
 
         Raises:
-            BusyError: another process is at it.
-            UserError: the size is no number.
+            BusyError: another process trains this run.
+            UserError: `KDCORE_STATES_GB` is not a number of gigabytes.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -147,14 +156,16 @@ class ResumeState:
                     make_room()
                     yield
                 finally:
-                    self.lock.unlink(missing_ok=True)  # somebody may have removed the folder meanwhile
+                    self.lock.unlink(missing_ok=True)  # the folder may have been removed meanwhile
         except Timeout as error:
             raise BusyError(
                 f"{self.lock}: another process trains this; wait for it or end it, then run again"
             ) from error
 
     def discard(self) -> bool:
-        """Forget the state of an abandoned run; whether it is one, for a run that goes on keeps its state."""
+        """Remove the state of an abandoned run; returns whether it did. A run that is still in training keeps its
+        state.
+        """
         try:
             with FileLock(self.lock, timeout=0):
                 self.remove()
@@ -164,7 +175,7 @@ class ResumeState:
         return True
 
     def remove(self) -> None:
-        """Forget the state, once the run's results are in place."""
+        """Remove all files of the state, once the run's results are in place."""
         for path in (self.path, self.before, self.aside):
             path.unlink(missing_ok=True)
 
@@ -172,12 +183,12 @@ class ResumeState:
         for path in (self.path, self.before, self.aside):
             try:
                 yield path.stat()
-            except FileNotFoundError:  # or its run has just replaced or removed it
+            except FileNotFoundError:  # it was never written, or its run has just replaced or removed it
                 continue
 
 
 def saved_states() -> list[ResumeState]:
-    """List the states of all unfinished runs of this folder, the oldest first."""
+    """List the states of all unfinished runs in `STATES`, the oldest first."""
     if not STATES.is_dir():
         return []
     return sorted(
@@ -186,10 +197,10 @@ def saved_states() -> list[ResumeState]:
 
 
 def make_room() -> None:
-    """Remove abandoned states, the oldest first, until all are within the size that `KDCORE_STATES_GB` allows.
+    """Remove the states of abandoned runs, the oldest first, until all fit in the size that `KDCORE_STATES_GB` allows.
 
     Raises:
-        UserError: it is no number.
+        UserError: the variable is not a number of gigabytes.
     """
     allowed = allowed_bytes(SIZE_VARIABLE, LARGEST)
     found = [(state, state.size) for state in saved_states()]
@@ -205,7 +216,12 @@ def make_room() -> None:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """What a file holds, read without executing code; None where there is no file."""
+    """Read the state that a file holds, without executing code from it; None if there is no file.
+
+    Raises:
+        UserError: the file cannot be read.
+        _UnusableError: the file is empty, damaged, or of another version.
+    """
     try:
         whole = path.read_bytes()
     except FileNotFoundError:
@@ -224,7 +240,9 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def capture(run: "Run") -> dict[str, Any]:
-    """The state of a run, between two steps or after an epoch, from which `restore` continues with the same bits."""
+    """Collect the state of a run, between two steps or after an epoch; a run that `restore` sets to it ends with the
+    same bits.
+    """
     state = {name: part.state_dict() for name, part in _parts(run).items()}
     if run.sums.steps:
         sums = run.sums
@@ -240,7 +258,7 @@ def capture(run: "Run") -> dict[str, Any]:
 
 
 def restore(run: "Run", state: dict[str, Any] | None) -> None:
-    """Bring a new run to where a saved one was; None leaves it at its beginning."""
+    """Set a new run to a state from `capture`; None leaves the run at its beginning."""
     if state is None:
         return
     for name, part in _parts(run).items():

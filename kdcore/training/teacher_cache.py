@@ -1,15 +1,15 @@
-"""A teacher's logits for every view of every training image, computed once per machine.
+"""Keep a teacher's logits for the views of the training images, so that each is computed only once per machine.
 
-The teacher is frozen, and an image that is cropped at one of 9 x 9 offsets and mirrored or not has 162 views. Beyer et
-al., Knowledge Distillation: A Good Teacher is Patient and Consistent, CVPR 2022, arXiv:2106.05237: teacher and student
-must see the same view; FKD (Shen and Xing, ECCV 2022) keeps a few views' outputs. Here all that occur are kept, so that
-every cell of a teacher, whatever its student, scale, method, standardisation or seed, computes only those that no
-cell before it has seen.
+The teacher is frozen, and an image that is cropped at one of 9 x 9 offsets and mirrored or not has 162 views. Teacher
+and student must see the same view (Beyer et al., Knowledge Distillation: A Good Teacher is Patient and Consistent, CVPR
+2022, arXiv:2106.05237). FKD (Shen and Xing, ECCV 2022) keeps the outputs of a few views per image. A table here keeps
+those of all views that occur, and all cells of a teacher share it, whatever their student, scale, method,
+standardisation or seed. A cell computes only the views that no cell before it has seen.
 
-A table is a sparse file that processes of one machine share: each row has a checksum, so that one which was never
-written whole, or has changed since, is computed again; two processes that compute the same row write the same bytes.
-It is read and written by calls, not mapped into memory: what goes wrong with the disk is then an error, after which
-training goes on without the table, and not the end of the process (SIGBUS).
+A table is a sparse file that the processes of one machine share. Each row has a checksum, so that a row which was not
+written completely, or has changed since, is computed again. Two processes that compute the same row write the same
+bytes. The file is read and written by system calls and not mapped into memory: a failing disk then raises an error,
+after which training continues without the table, instead of ending the process (SIGBUS).
 """
 
 import errno
@@ -42,15 +42,17 @@ CACHE = Path("scratch/teacher-tables")
 FOLDER_VARIABLE = "KDCORE_TABLES"
 SIZE_VARIABLE = "KDCORE_TABLES_GB"
 LARGEST = 40.0
-"""GB of all tables together, where the variable says nothing."""
+"""The most gigabytes that all tables together may take, if `KDCORE_TABLES_GB` is not set."""
 FORMAT = 2
 ABOUT, LOGITS = "about.json", "logits"
 KEY = 24
-"""Hexadecimal digits of a table's name."""
+"""How many hexadecimal digits the name of a table has."""
 CHECK = np.dtype("<u4")
-"""The checksum before the numbers of a row: their CRC-32, which is not 0 where all numbers are."""
+"""The type of the checksum in front of the numbers of a row: their CRC-32. It is not 0 for a row of zeros, which tells
+such a row from one that was never written.
+"""
 SPARE = 0.1
-"""The share of the disk that stays free."""
+"""The share of the disk that tables leave free."""
 
 
 @dataclass(frozen=True)
@@ -61,20 +63,20 @@ class Shape:
     views: int
     """How many views each image has."""
     regions: int
-    """Rows of logits per view: the whole image's, then those of the grid."""
+    """How many rows of logits each view has: one for the whole image, then, if wanted, one per cell of the grid."""
     classes: int
 
     @property
     def rows(self) -> int:
-        """One for each view of each image."""
+        """How many rows the table has: one for each view of each image."""
         return self.images * self.views
 
     def row_bytes(self, dtype: torch.dtype) -> int:
-        """The bytes of a row, its checksum included."""
+        """Return the size of a row in bytes, its checksum included."""
         return CHECK.itemsize + self.regions * self.classes * dtype.itemsize
 
     def table_bytes(self, dtype: torch.dtype) -> int:
-        """The bytes of all rows."""
+        """Return the size of all rows in bytes."""
         return self.rows * self.row_bytes(dtype)
 
 
@@ -82,9 +84,9 @@ class TeacherTable:
     """The table of one teacher, data set, augmentation, grid and precision.
 
     Args:
-        folder: its own; made by `open_table`.
-        shape: what it holds.
-        dtype: of its numbers.
+        folder: the table's folder, made by `open_table`.
+        shape: how much the table holds.
+        dtype: the type of the logits: float16 or float32.
     """
 
     def __init__(self, folder: Path, shape: Shape, dtype: torch.dtype) -> None:
@@ -95,7 +97,11 @@ class TeacherTable:
         weakref.finalize(self, os.close, self.file)
 
     def read(self, rows: np.ndarray) -> tuple[Tensor, np.ndarray]:
-        """What rows hold, (n, R, C) on the CPU, and the positions in them of those that are to be computed."""
+        """Read the rows with these numbers (n,). After a disk error the table is not used any more.
+
+        Returns:
+            Logits (n, R, C) on the CPU, and the positions in `rows` of those that the table lacks.
+        """
         kind = np.float16 if self.dtype == torch.float16 else np.float32
         logits = np.zeros((len(rows), self.shape.regions, self.shape.classes), kind)
         missing = np.ones(len(rows), bool)
@@ -108,7 +114,12 @@ class TeacherTable:
         return torch.from_numpy(logits), np.flatnonzero(missing)
 
     def write(self, rows: np.ndarray, logits: Tensor) -> None:
-        """Keep what was computed, (n,), (n, R, C) of the table's type on the CPU, as long as the disk takes it."""
+        """Store computed logits. After a disk error, such as a full disk, nothing more is stored.
+
+        Args:
+            rows: the numbers (n,) of the rows.
+            logits: (n, R, C) on the CPU, in the table's type.
+        """
         if self.is_writable:
             try:
                 for row, values in zip(rows.tolist(), logits.numpy(), strict=True):
@@ -118,7 +129,7 @@ class TeacherTable:
                 self._complain(error)
 
     def _read(self, rows: np.ndarray, logits: np.ndarray, missing: np.ndarray) -> None:
-        """Fill in the bytes of those that are there, (n, bytes), and that they are not missing, (n,)."""
+        """Fill the rows that the file holds into `logits` (n, bytes); mark in `missing` (n,) those that it lacks."""
         check = np.zeros(1, CHECK)
         for position, row in enumerate(rows.tolist()):
             values = logits[position].data
@@ -141,17 +152,17 @@ class TeacherTable:
 def open_table_of(
     teacher: Network, feed: Feed, batch_size: int, dtype: torch.dtype, *, regions: bool
 ) -> TeacherTable | None:
-    """The table of a teacher's logits for the views of a feed; None where there can be none, or none are wanted.
+    """Open the table of a teacher's logits for the views of a feed; None if no table can be made, or none is wanted.
 
-    Half precision holds all of bfloat16's digits, so nothing is lost in the table. A cell without regions takes the
-    table of cells with them where there is one.
+    Logits that are computed in bfloat16 are stored in float16, which holds all of their digits. A cell that needs no
+    regions uses the table of cells that do, if there is one.
 
     Args:
         teacher: in float32.
-        feed: of images that have a countable number of views.
+        feed: its images must have a countable number of views.
         batch_size: how many images the teacher is run on at a time, which decides its kernels.
-        dtype: the type in which it is computed.
-        regions: whether the logits of the 4 x 4 grid are wanted too.
+        dtype: the type in which the teacher is computed.
+        regions: whether the logits of the cells of the 4 x 4 grid are needed too.
     """
     look = feed.dataset
     identity: dict[str, object] = {
@@ -179,15 +190,16 @@ def _digest(arrays: Iterable[np.ndarray]) -> str:
 def open_table(
     identity: dict[str, object], shape: Shape, dtype: torch.dtype, *, make: bool = True
 ) -> TeacherTable | None:
-    """The table of this identity, made if there is none; None where there can be none, or none are wanted.
+    """Open the table with this identity, and make it if there is none; None if it cannot be made, or none is wanted.
 
-    The tables used longest ago make room for a new one; processes that have one of those open keep it until they end.
+    If space is short, the tables that were used longest ago are removed; a process that has one of them open can use it
+    until the process ends.
 
     Args:
-        identity: all that determines the teacher's outputs.
-        shape: what it holds.
-        dtype: float16 or float32.
-        make: False returns None where there is none.
+        identity: everything that determines the teacher's outputs.
+        shape: how much the table holds.
+        dtype: the type of the logits: float16 or float32.
+        make: whether to make the table if there is none; False returns None instead.
     """
     if allowed_bytes(SIZE_VARIABLE, LARGEST) == 0:
         return None
@@ -205,7 +217,7 @@ def open_table(
             os.utime(cache / key)
             return TeacherTable(cache / key, shape, dtype)
     except OSError as error:
-        if not make:  # the caller will ask for another one
+        if not make:  # the caller asks for another table next
             return None
         print(
             f"warning: {cache}: {error.strerror or error}; training goes on without a table of the teacher's logits. "
@@ -216,7 +228,7 @@ def open_table(
 
 
 def tables(cache: Path) -> list[Path]:
-    """Folders of tables, and nothing else that may be in the same place."""
+    """List the folders of tables in a folder that may hold other things too."""
     return [
         path for path in cache.iterdir() if re.fullmatch(f"[0-9a-f]{{{KEY}}}", path.name) and (path / ABOUT).is_file()
     ]
@@ -235,7 +247,7 @@ def _make(folder: Path, content: dict[str, object], size: int) -> None:
 
 
 def _make_room(cache: Path, needed: int) -> bool:
-    """Whether a table of so many bytes fits, once the tables used longest ago are removed."""
+    """Remove the tables that were used longest ago until one of `needed` bytes fits; returns whether it fits."""
     limit = allowed_bytes(SIZE_VARIABLE, LARGEST)
     oldest = sorted(tables(cache), key=lambda path: path.stat().st_mtime)
     while True:

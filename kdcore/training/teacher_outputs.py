@@ -1,6 +1,6 @@
-"""How a teacher's outputs come about: from the network at every step, or from a table of what it said before.
+"""Get a teacher's outputs: run the network at every step, or read logits from a table of those computed before.
 
-A table changes no bit: it holds what the network says, and the network says the rest.
+A table does not change a bit of the outputs: it holds what the network has computed, and the network computes the rest.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,18 +21,19 @@ from kdcore.training.folding import folded
 from kdcore.training.teacher_cache import TeacherTable, open_table_of
 
 Teacher = Callable[[Batch], Sequence[TeacherOutput]]
-"""Gives the outputs for the views of a batch, without gradients."""
+"""A function that returns the teacher's outputs for each view of a batch, without gradients."""
 
 
 def prepare(
     teacher: Network | None, objective: Objective, feed: Feed, world: World, dtype: torch.dtype, *, batch_size: int
 ) -> Teacher:
-    """The fastest source of what an objective needs of a teacher.
+    """Choose the fastest source of the teacher's outputs that an objective needs.
 
     Args:
-        teacher: in float32; frozen here, and set to the mode that the objective asks for. None where there is none.
-        objective: of the student that is taught.
-        feed: the images.
+        teacher: in float32; it is frozen, and set to the mode that the objective asks for. None if the student is
+            trained alone.
+        objective: the loss of the student that is taught.
+        feed: yields the training images.
         world: the processes that train together.
         dtype: the type in which the teacher is computed.
         batch_size: how many images this process sees in a step.
@@ -53,36 +54,36 @@ def prepare(
 
 @dataclass(frozen=True)
 class InTraining:
-    """Runs a teacher that normalises by each batch."""
+    """Runs the teacher in training mode, in which batch norms use the statistics of each batch."""
 
     network: Network
     dtype: torch.dtype
 
     def __call__(self, batch: Batch) -> list[Output]:
-        """The outputs for each view."""
+        """Return the outputs for each view of the batch."""
         with torch.no_grad(), autocast(batch.index.device, self.dtype):
             return [self.network(view) for view in batch.views]
 
 
 @dataclass(frozen=True)
 class Live:
-    """Runs the teacher on every batch."""
+    """Runs the teacher in evaluation mode on every batch."""
 
     network: Network
     dtype: torch.dtype
 
     def __call__(self, batch: Batch) -> list[Output]:
-        """The outputs for each view."""
+        """Return the outputs for each view of the batch."""
         with torch.no_grad():
             return [self.network(view.to(self.dtype)) for view in batch.views]
 
 
 @dataclass(frozen=True)
 class Tabled:
-    """Runs the teacher on the views that a table lacks, and adds its logits to the table.
+    """Runs the teacher on the views that a table lacks, and adds their logits to the table.
 
-    The network always runs on batches of one size, so that the same kernels compute every view, whichever others are
-    missing with it.
+    The network always runs on batches of the same size, so that the same kernels compute every view, whichever other
+    views are missing.
     """
 
     network: Network
@@ -91,7 +92,7 @@ class Tabled:
     batch_size: int
 
     def __call__(self, batch: Batch) -> list[TeacherLogits]:
-        """The logits of the weak view, and of its regions where the table holds them."""
+        """Return the logits (B, C) of the weak view, and those of its regions (B, 16, C) if the table holds them."""
         names, images = cast(np.ndarray, batch.view_names), batch.views[0]
         rows, missing = self.table.read(names)
         for chunk in np.array_split(missing, range(self.batch_size, len(missing), self.batch_size)):
@@ -103,7 +104,7 @@ class Tabled:
         return [TeacherLogits(known[:, 0], known[:, 1:] if known.shape[1] > 1 else None)]
 
     def _compute(self, images: Tensor, chunk: np.ndarray) -> Tensor:
-        """Logits (n, R, C) of the images at n positions, which are filled up to a whole batch."""
+        """Compute the logits (n, R, C) of the images at n positions; the last one is repeated to fill up the batch."""
         index = torch.from_numpy(np.pad(chunk, (0, self.batch_size - len(chunk)), mode="edge")).to(images.device)
         with torch.no_grad():
             output = self.network(images[index].to(self.dtype))

@@ -1,5 +1,7 @@
-"""How long trainings took on this machine: a log beside the results, which hold no clock's time so that they have the
-same bits whenever they are computed again. No stage depends on it, and it may be deleted.
+"""Log how long trainings took on this machine.
+
+The log lies beside the results and not in them, so that results have the same bits whenever they are computed again. No
+stage depends on it, and it may be deleted.
 """
 
 import json
@@ -14,33 +16,34 @@ from pydantic import TypeAdapter, ValidationError
 from kdcore.system.files import SCRATCH, file_sha256
 
 FILE = SCRATCH / "timings.jsonl"
-"""A line per training, the latest last."""
+"""The log: one JSON line per training, the latest last."""
 
 
 @dataclass(frozen=True)
 class Timing:
-    """One training that was finished here."""
+    """One training that was finished on this machine."""
 
     name: str
     """The name of the cell or teacher."""
     card: str
-    """The sha256 of its card's file."""
+    """The SHA-256 of the card's file."""
     student: str
     """The network that was trained."""
     method: str
     epochs: int
-    """Trained by the process that finished it: a resumed run counts from its resumption."""
+    """How many epochs the process that finished the training has trained: all, or those since a run was resumed."""
     images_per_second: float
-    """Training images in that process, evaluation included in the time."""
+    """Training images per second in the process that finished the training; the time includes evaluation."""
     seconds: float
-    """Seconds that the process took; of cells trained side by side, the cell's share."""
+    """How many seconds the process that finished the training took; for cells trained side by side, the cell's share.
+    """
     bytes: int
-    """The size of the run's folder."""
+    """The size of the run's folder, in bytes."""
     device: str
     threads: int
-    """CPU threads of each process."""
+    """How many CPU threads each process used."""
     finished: str
-    """The time in UTC, in the format of ISO 8601."""
+    """The time at which the training ended: UTC, in the format of ISO 8601."""
 
 
 _TIMING = TypeAdapter(Timing)
@@ -49,15 +52,15 @@ _TIMING = TypeAdapter(Timing)
 def record(
     card_file: Path, out: Path, meta: dict[str, Any], *, epochs: int, seconds: float, images_per_second: float
 ) -> None:
-    """Add a training to the log; other processes may do so at the same time.
+    """Append a training to the log; other processes may append at the same time.
 
     Args:
-        card_file: the card that was carried out.
-        out: the run's folder, written.
+        card_file: file of the card that was trained.
+        out: the run's folder, which is already written.
         meta: content of the run's meta.json.
         epochs: how many epochs this process has trained.
-        seconds: how long it took.
-        images_per_second: its rate of training images, evaluation included in the time.
+        seconds: how many seconds this process took.
+        images_per_second: training images per second in this process; the time includes evaluation.
     """
     timing = Timing(
         name=meta["name"],
@@ -77,15 +80,15 @@ def record(
     with FILE.open("ab+", buffering=0) as file:
         file.seek(max(file.tell() - 1, 0))
         is_whole = file.read(1) in (b"", b"\n")  # a loss of power may have cut the last line short
-        file.write(line if is_whole else b"\n" + line)  # at the end, in one piece, whoever else writes
+        file.write(line if is_whole else b"\n" + line)  # appended in one piece, even if other processes write
 
 
 def load() -> list[Timing]:
-    """All that the log holds, the latest last; a damaged line is skipped, and said to be."""
+    """Read all timings from the log, the latest last. A damaged line is reported on standard error and skipped."""
     if not FILE.is_file():
         return []
     found = []
-    whole = FILE.read_bytes().split(b"\n")[:-1]  # what follows the last end of a line is being written just now
+    whole = FILE.read_bytes().split(b"\n")[:-1]  # text after the last newline is still being written
     for number, line in enumerate(whole, start=1):
         if not line:
             continue

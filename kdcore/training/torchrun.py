@@ -1,4 +1,4 @@
-"""How several processes come together to train one cell: torchrun starts them, also where a stage asks for it."""
+"""Let several processes train one cell: start them with torchrun, or join those that it has started."""
 
 import os
 import sys
@@ -17,10 +17,11 @@ VARIABLE = "KDCORE_PROCESSES"
 
 
 def processes() -> int:
-    """How many the environment variable KDCORE_PROCESSES asks for; 1 where it says nothing.
+    """Read how many processes the environment variable KDCORE_PROCESSES asks for; 1 if it is not set.
 
     Raises:
-        UserError: it is no number, or larger than the machine has GPUs, or cores where it has none.
+        UserError: it is not a whole number from 1 to the machine's number of GPUs. Without GPUs, the limit is the
+            number of cores, or 2 if there is only one core.
     """
     given, most = os.environ.get(VARIABLE, "1"), torch.cuda.device_count() or max(2, os.cpu_count() or 1)
     if given not in map(str, range(1, most + 1)):
@@ -32,12 +33,18 @@ def processes() -> int:
 
 
 def is_joined() -> bool:
-    """Whether torchrun has started this process beside others."""
+    """Return whether torchrun has started this process together with others."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def start(module: str, arguments: list[str], count: int) -> NoReturn:
-    """Become torchrun, which runs a module in `count` processes of this machine."""
+    """Replace this process by torchrun, which runs a module in several processes on this machine.
+
+    Args:
+        module: dotted name of the module.
+        arguments: its command line.
+        count: how many processes to start.
+    """
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", "-m"]
     sys.stdout.flush()
     os.execv(sys.executable, [*launcher, module, *arguments])  # noqa: S606 (no shell)
@@ -45,7 +52,9 @@ def start(module: str, arguments: list[str], count: int) -> NoReturn:
 
 @contextmanager
 def joined() -> Iterator[World]:
-    """The processes that torchrun started, until they part; one alone where it did not."""
+    """Join the processes that torchrun has started, until the block ends. Yields a world of one process if torchrun has
+    started no others.
+    """
     if not is_joined():
         yield ALONE
         return
@@ -59,7 +68,7 @@ def joined() -> Iterator[World]:
 
 
 def check_divisible(card: dict[str, Any]) -> None:
-    """Refuse a cell whose loss is no mean over samples, which processes could share.
+    """Refuse a cell that several processes cannot train: its loss is not a mean over samples, or its optimiser is dot.
 
     Raises:
         UserError: names the method or the optimiser that relates the samples of a batch.
