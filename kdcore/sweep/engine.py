@@ -211,6 +211,8 @@ class Sweep:
     def _start(self, step: Step, crew: "Crew") -> None:
         beside = self._beside(step, crew)
         self.leaders |= dict.fromkeys(beside, step.name)
+        for name in beside:
+            self.schedule.steps[name].reason = f"is trained side by side with {step.name}"
         step.state, step.started, step.attempts = State.RUNNING, time.time(), step.attempts + 1
         command, log = self.pipeline.command(step.name), journals.log(step.name)
         names = tuple(name.partition("@")[2] for name in beside)
@@ -286,7 +288,9 @@ class Sweep:
 
     def _release(self, leader: Step) -> None:
         """Let the stages run that a process trained side by side with its own: they write their results."""
-        self.leaders = {name: other for name, other in self.leaders.items() if other != leader.name}
+        for name in [name for name, other in self.leaders.items() if other == leader.name]:
+            self.schedule.steps[name].reason = ""
+            del self.leaders[name]
 
     def _fail(self, step: Step, reason: str, tail: list[str] | None = None) -> None:
         self._release(step)

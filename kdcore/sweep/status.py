@@ -213,6 +213,8 @@ def _from_files(name: str, card: Card, step: Step | None, by_name: dict[str, Pul
     """Describe a training by its pulse and results, or else by how it ended in the last sweep."""
     pulse = by_name.get(card["name"])
     status = StageStatus(name, _group(name), "waiting")
+    if step is not None and pulse is not None and _failed_after(step, pulse):
+        return _from_journal(step, by_name)
     if pulse is not None and is_alive(pulse):
         return _with_pulse(replace(status, state="running"), pulse)
     if run_folder.is_done(_results(card), card):
@@ -223,6 +225,11 @@ def _from_files(name: str, card: Card, step: Step | None, by_name: dict[str, Pul
         reason = f"interrupted after epoch {pulse.epoch} of {pulse.epochs}"
         return replace(status, reason=reason, epoch=pulse.epoch, epochs=pulse.epochs)
     return status
+
+
+def _failed_after(step: Step, pulse: Pulse) -> bool:
+    """Say whether a sweep saw a stage fail after its run's last sign of life, which may be fresh still."""
+    return step.state is State.FAILED and (step.started or 0) + (step.seconds or 0) >= pulse.updated
 
 
 def _results(card: Card) -> Path:

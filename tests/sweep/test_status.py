@@ -259,6 +259,13 @@ def test_how_the_last_sweep_ended():
     assert status.collect().sweep.state == "killed"
 
 
+def test_a_failure_goes_before_a_pulse_that_is_older():
+    """Though the pulse is fresh: a stage that fails leaves it."""
+    pulse()
+    diary(Step(KD, (), State.FAILED, reason="no memory", started=time.time(), seconds=1.0), ended=time.time())
+    assert (states()[KD], seen()[KD].reason) == ("failed", "no memory")
+
+
 def test_a_sweep_that_was_killed_leaves_what_it_was_at():
     diary(Step(KD, (), State.RUNNING, started=time.time() - 60), Step(STEPS[0], (), State.STOPPED))
     pulse(pid=NOBODY, updated=time.time() - 30)
