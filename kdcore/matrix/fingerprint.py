@@ -10,6 +10,8 @@ else may load code by name.
 import ast
 import hashlib
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 PACKAGE = "kdcore"
@@ -47,10 +49,13 @@ def fingerprint(module: str, *, only_network: str | None = None, everything: boo
     """
     digest = hashlib.sha256()
     for name in sorted(closure(module, root, everything=everything)):
-        tree = _statements(_path(name, root))
+        source = _path(name, root).read_text(encoding="utf-8")
         if only_network and name == module:
+            tree = _statements(source)
             _keep_network(tree, only_network)
-        digest.update(f"{name} {_canonical(tree)}\n".encode())
+            digest.update(f"{name} {_canonical(tree)}\n".encode())
+        else:
+            digest.update(f"{name} {_facts(source).statements}\n".encode())
     return digest.hexdigest()[:16]
 
 
@@ -69,7 +74,7 @@ def closure(module: str, root: Path = ROOT, *, everything: bool = False) -> set[
         if name in reached or (not everything and _is_numberless(name)):
             continue
         reached.add(name)
-        waiting.extend(_imports(name, root))
+        waiting.extend(_imports(name, root, everything=everything))
         if "." in name:
             waiting.append(name.rpartition(".")[0])
     return reached
@@ -84,17 +89,41 @@ def _path(module: str, root: Path) -> Path:
     return base / "__init__.py" if base.is_dir() else base.with_suffix(".py")
 
 
-def _imports(module: str, root: Path) -> Iterator[str]:
-    """Modules of the package that a module's counted code uses."""
-    path = _path(module, root)
-    for node in _import_statements(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.level:
-            raise ValueError(f"{module}, line {node.lineno}: relative imports are not followed; name {PACKAGE}")
-        by_name = any(name == "importlib" or name.startswith("importlib.import") for name in _named_modules(node))
+def _imports(module: str, root: Path, *, everything: bool) -> Iterator[str]:
+    """Modules of the package that a module's counted code uses, or that it imports at all."""
+    facts = _facts(_path(module, root).read_text(encoding="utf-8"))
+    for line, level, names in facts.imports:
+        if level:
+            raise ValueError(f"{module}, line {line}: relative imports are not followed; name {PACKAGE}")
+        by_name = any(name == "importlib" or name.startswith("importlib.import") for name in names)
         if by_name and module not in PLUG_INS:
-            raise ValueError(f"{module}, line {node.lineno}: code loaded by name is not followed; import it")
-    for node in _import_statements(_statements(path)):
-        yield from (name for name in _named_modules(node) if name.split(".")[0] == PACKAGE and _is_file(name, root))
+            raise ValueError(f"{module}, line {line}: code loaded by name is not followed; import it")
+    used = [name for _, _, names in facts.imports for name in names] if everything else facts.used
+    yield from (name for name in used if name.split(".")[0] == PACKAGE and _path(name, root).is_file())
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What a fingerprint needs to know of a file."""
+
+    imports: tuple[tuple[int, int, tuple[str, ...]], ...]
+    """Line, level and modules of every import statement."""
+    used: tuple[str, ...]
+    """The modules that its counted code uses."""
+    statements: str
+    """Its counted code, in a form that is the same in every Python."""
+
+
+@cache
+def _facts(source: str) -> _Facts:
+    """Read a file once in a process, however many fingerprints it is a part of."""
+    imports = [
+        (node.lineno, getattr(node, "level", 0), tuple(_named_modules(node)))
+        for node in _import_statements(ast.parse(source))
+    ]
+    counted = _statements(source)
+    used = tuple(name for node in _import_statements(counted) for name in _named_modules(node))
+    return _Facts(tuple(imports), used, _canonical(counted))
 
 
 def _import_statements(tree: ast.AST) -> list[ast.Import | ast.ImportFrom]:
@@ -109,15 +138,11 @@ def _named_modules(node: ast.Import | ast.ImportFrom) -> list[str]:
     return names
 
 
-def _is_file(module: str, root: Path) -> bool:
-    return _path(module, root).is_file()
-
-
-def _statements(path: Path) -> ast.Module:
+def _statements(source: str) -> ast.Module:
     """A file's syntax tree with only what could change a number: without imports that only the rest needs, and with the
     others in one order.
     """
-    tree: ast.Module = _Counted().visit(ast.parse(path.read_text(encoding="utf-8")))
+    tree: ast.Module = _Counted().visit(ast.parse(source))
     used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
     for node in _import_statements(tree):
         node.names = [alias for alias in node.names if (alias.asname or alias.name.split(".")[0]) in used]

@@ -30,7 +30,6 @@ CARD = {
     "recipe": {"ce_weight": 1.0},
     "train": {"epochs": 2, "batch_size": 8, "lr": 0.05, "momentum": 0.9, "nesterov": False, "weight_decay": 0.0,
               "schedule": "cosine", "precision": "float32"},
-    "code": {},
 }  # fmt: skip
 
 
@@ -228,3 +227,11 @@ def test_ctrl_c_while_a_stage_imports(tmp_path):
     path = f"{tmp_path}{os.pathsep}{ROOT}"
     code, said = call(tmp_path, "stages.train", "baseline", "cell", PYTHONPATH=path)
     assert (code, said) == (128 + signal.SIGINT, "interrupted; run it again\n")
+
+
+def test_code_that_changed_after_the_plan(project):
+    """A card of other code trains nothing: its results would be taken for those of that code."""
+    yamlfile.write(project / "cards/baseline/cell.yaml", {**CARD, "code": {"trainer": "0" * 16}})
+    code, said = call(project, "stages.train", "baseline", "cell")
+    assert code == 2
+    assert "cards/baseline/cell.yaml: the code has changed since the plan (trainer, student)" in said
