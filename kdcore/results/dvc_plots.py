@@ -18,11 +18,11 @@ def write(results: Results, folder: Path) -> None:
 
 def top1(results: Results) -> pd.DataFrame:
     """Return mean and sample standard deviation over seeds, in percent, per pair and row that has all its seeds."""
-    whole = [entry for entry in results.entries if entry.mean is not None and not entry.missing]
     lines = [
         # Python's round, as in all tables: NumPy's differs where a figure ends in 5.
-        (entry.pair, entry.row.label, round(entry.mean, 2), entry.deviation and round(entry.deviation, 2))
-        for entry in whole
+        (entry.pair, entry.row.label, round(mean, 2), entry.deviation and round(entry.deviation, 2))
+        for entry in results.entries
+        if (mean := entry.mean) is not None and not entry.missing
     ]
     return pd.DataFrame(lines, columns=["pair", "row", "top1", "deviation"])
 
