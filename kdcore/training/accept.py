@@ -1,4 +1,4 @@
-"""Results kept though the code's fingerprints changed, where a person says that the change leaves numbers alone.
+"""Keeping results when fingerprints of the code have changed, because a person says that the numbers have not.
 
 A cell or teacher whose card differs from its results in fingerprints alone would be trained again. `survey` finds
 them; `accept` brings their provenance and dvc.lock up to date instead, and keeps the reason with the results.
@@ -29,12 +29,13 @@ class Candidate:
     """A teacher or cell that DVC would make again."""
 
     stage: str
-    """As DVC names it, "train@resnet20-resnet8-kd-1-False-0"."""
+    """The stage's name in DVC, "train@resnet20-resnet8-kd-1-False-0"."""
     folder: Path
-    """Its results."""
+    """The folder of its results."""
     card: Card
+    """The card of the planned matrix."""
     meta: Card
-    """What the results were made from."""
+    """The content of the results' meta.json: the card that they were made from, and provenance."""
     obstacles: tuple[str, ...]
     """Why it cannot be accepted: values that differ, other changed inputs. Empty where it can."""
 
@@ -90,15 +91,16 @@ def accept(chosen: Sequence[Candidate], reason: str) -> None:
 
     Args:
         chosen: from `choose`.
-        reason: why the change leaves numbers alone.
+        reason: why the change of code leaves the numbers as they are.
 
     Raises:
         UserError: results are damaged, or DVC cannot record them.
     """
     if not chosen:
         return
-    for candidate in chosen:
+    for candidate in chosen:  # all of them before any is changed
         run_folder.check(candidate.folder, {**candidate.card, CODE: candidate.meta[CODE]})
+    for candidate in chosen:
         old, new = candidate.meta[CODE], candidate.card[CODE]
         if old != new:
             files = _checksums(candidate.folder)
@@ -141,7 +143,7 @@ def _checksums(folder: Path) -> dict[str, str]:
 
 
 def _values(card: Card, meta: Card) -> Iterator[str]:
-    """Values of the card, but fingerprints, that differ from those that the results were made from."""
+    """Values of the card, except fingerprints, that differ from those that the results were made from."""
     for key, value in card.items():
         old = meta.get(key)
         if key == CODE or old == value:
@@ -157,7 +159,7 @@ def _values(card: Card, meta: Card) -> Iterator[str]:
 
 
 def _inputs(changes: list[Any], card_file: Path, folder: Path, *, rewritten: bool) -> Iterator[str]:
-    """What has changed, as DVC says, besides the card, and besides results that an earlier call has rewritten."""
+    """What else has changed, as DVC says, than the card and results that an earlier call has rewritten."""
     for change in changes:
         if not isinstance(change, dict):
             yield str(change)

@@ -1,4 +1,4 @@
-"""One card, carried out: the network trained and its results written. Teachers, baselines and students alike."""
+"""Carrying out a card: train the network and write its results; the same for teachers, baselines and students."""
 
 import sys
 from collections.abc import Mapping, Sequence
