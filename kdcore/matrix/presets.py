@@ -1,7 +1,6 @@
 """List the params files in presets/, with what each would train and cost, and copy one of them to params.yaml."""
 
 import difflib
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -18,6 +17,7 @@ from kdcore.matrix.data_section import Data
 from kdcore.matrix.params import Params
 from kdcore.matrix.train_section import TrainSettings
 from kdcore.system.errors import UserError, suggest
+from kdcore.system.files import replace_text
 from kdcore.system.git import git
 
 FOLDER = Path("presets")
@@ -225,9 +225,7 @@ def install(name: str, *, force: bool) -> None:
     """
     if PARAMS.exists() and not force:
         _check_committed()
-    aside = PARAMS.with_name(f".{PARAMS.name}.unfinished")
-    aside.write_bytes(_path(name).read_bytes())
-    os.replace(aside, PARAMS)
+    replace_text(PARAMS, _path(name).read_text(encoding="utf-8"))
 
 
 def _check_committed() -> None:
