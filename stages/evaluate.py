@@ -3,6 +3,8 @@
 from pathlib import Path
 
 from kdcore.matrix.cards import card_path
+from kdcore.matrix.code import refuse_other_code
+from kdcore.matrix.fingerprint import fingerprint
 from kdcore.system import csvfile, yamlfile
 from kdcore.system.files import whole, write_json
 from stages import run
@@ -10,7 +12,9 @@ from stages import run
 
 def main(pair: str) -> None:
     """Write evaluations/<pair>."""
-    card = yamlfile.read(card_path(pair, "evaluate"))
+    card_file = card_path(pair, "evaluate")
+    card = yamlfile.read(card_file)
+    refuse_other_code(card, card_file, {"evaluation": fingerprint("kdcore.results.evaluation")})
     from kdcore.data import storage
     from kdcore.results import evaluation  # imported late, because it takes seconds
     from kdcore.training import device

@@ -38,20 +38,25 @@ class Code:
         return code
 
 
-def check_code(card: Card, file: Path, root: Path = ROOT) -> None:
+def check_code(card: Card, file: Path, *, loaded: str) -> None:
     """Refuse to train by a card that was written for other code: its results would be taken for those of that code.
 
     Args:
         card: of a cell, or of a teacher that is trained here.
         file: the card's, for the message.
-        root: the folder that holds the sources of kdcore.
+        loaded: the fingerprint of the training code when this process loaded it, which may be older than the files.
 
     Raises:
         UserError: a fingerprint differs.
     """
-    now = Code(root).training(card["student"], card.get("teacher"), card["method"])
+    now = Code(ROOT).training(card["student"], card.get("teacher"), card["method"])
+    refuse_other_code(card, file, now if now["trainer"] == loaded else {**now, "trainer": loaded})
+
+
+def refuse_other_code(card: Card, file: Path, now: Card) -> None:
+    """Raise a UserError where a card holds fingerprints, and others than these."""
     if "code" in card and card["code"] != now:
         parts = ", ".join(key for key in now if card["code"].get(key) != now[key])
         raise UserError(
-            f"{file}: the code has changed since the plan ({parts}); run 'dvc repro' again, which plans anew"
+            f"{file}: the code has changed since the plan ({parts}); run the same command again, to plan anew"
         )

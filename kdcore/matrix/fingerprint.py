@@ -30,8 +30,21 @@ NUMBERLESS = {
 }
 """Modules and packages that change no number, and so count in no cell's fingerprint -> the reason."""
 
-CHANGING = ("add", "append", "clear", "discard", "extend", "insert", "pop", "popitem", "remove", "setdefault", "update")
-"""Methods that change the object which they are called on."""
+CHANGING = (
+    "add",
+    "append",
+    "clear",
+    "discard",
+    "extend",
+    "insert",
+    "next",
+    "pop",
+    "popitem",
+    "remove",
+    "setdefault",
+    "update",
+)
+"""Calls that change the object which they are called on, or given; so do torch's methods that end in _."""
 
 
 def fingerprint(module: str, *, only_network: str | None = None, everything: bool = False, root: Path = ROOT) -> str:
@@ -145,7 +158,9 @@ def _statements(source: str) -> ast.Module:
     tree: ast.Module = _Counted().visit(ast.parse(source))
     used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
     for node in _import_statements(tree):
-        node.names = [alias for alias in node.names if (alias.asname or alias.name.split(".")[0]) in used]
+        node.names = [
+            alias for alias in node.names if {alias.name, alias.asname or alias.name.split(".")[0]} & {*used, "*"}
+        ]
     imports = [part for part in tree.body if isinstance(part, ast.Import | ast.ImportFrom)]
     others = [part for part in tree.body if not isinstance(part, ast.Import | ast.ImportFrom)]
     tree.body = sorted((part for part in imports if part.names), key=_canonical) + others
@@ -188,6 +203,21 @@ class _Counted(ast.NodeTransformer):
         self.tries -= 1
         return node
 
+    def visit_TryStar(self, node: ast.AST) -> ast.AST:
+        """Keep the checks of a block whose errors may be caught in groups (Python 3.11 and later)."""
+        self.tries += 1
+        self.generic_visit(node)
+        self.tries -= 1
+        return node
+
+    def visit_With(self, node: ast.With) -> ast.AST:
+        """Keep the checks of a block whose errors `suppress` may catch."""
+        catches = any("suppress" in ast.unparse(item.context_expr) for item in node.items)
+        self.tries += catches
+        self.generic_visit(node)
+        self.tries -= catches
+        return node
+
     def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST | None:
         """Drop annotations, but keep the names of declarations: their order is that of a dataclass's arguments."""
         if node.value is None:
@@ -210,13 +240,14 @@ class _Counted(ast.NodeTransformer):
 
 
 def _acts(test: ast.expr) -> bool:
-    """Whether a condition may do more than look: it assigns, or calls a method that changes its object."""
-    return any(
-        isinstance(part, ast.NamedExpr)
-        or (isinstance(part, ast.Call) and isinstance(part.func, ast.Attribute) and part.func.attr in CHANGING)
-        or (isinstance(part, ast.Call) and isinstance(part.func, ast.Name) and part.func.id == "next")
-        or (isinstance(part, ast.Call) and any(keyword.arg == "generator" for keyword in part.keywords))
-        for part in ast.walk(test)
+    """Whether a condition may do more than look: it assigns, changes an object in place, or draws."""
+    calls = [part for part in ast.walk(test) if isinstance(part, ast.Call)]
+    names = [ast.unparse(call.func).rpartition(".")[2] for call in calls]
+    draws = any(keyword.arg == "generator" for call in calls for keyword in call.keywords)
+    return (
+        draws
+        or any(isinstance(part, ast.NamedExpr) for part in ast.walk(test))
+        or any(name in CHANGING or name.endswith("_") or name.startswith("rand") for name in names)
     )
 
 

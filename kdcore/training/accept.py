@@ -4,6 +4,7 @@ A cell or teacher whose card differs from its results in fingerprints alone woul
 them; `accept` brings their provenance and dvc.lock up to date instead, and keeps the reason with the results.
 """
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -100,11 +101,17 @@ def accept(chosen: Sequence[Candidate], reason: str) -> None:
         return
     for candidate in chosen:  # all of them before any is changed
         run_folder.check(candidate.folder, {**candidate.card, CODE: candidate.meta[CODE]})
+    files = {candidate.stage: _checksums(candidate.folder, candidate.meta) for candidate in chosen}
     for candidate in chosen:
         old, new = candidate.meta[CODE], candidate.card[CODE]
         if old != new:
-            files = _checksums(candidate.folder)
-            entry = {"reason": reason, "commit": code_version(), "from": old, "to": new, "files": files}
+            entry = {
+                "reason": reason,
+                "commit": code_version(),
+                "from": old,
+                "to": new,
+                "files": files[candidate.stage],
+            }
             accepted = [*candidate.meta.get(ACCEPTED, []), entry]
             meta = {**candidate.meta, CODE: new, ACCEPTED: accepted}
             replace_text(candidate.folder / run_folder.META, json_text(meta))
@@ -123,23 +130,26 @@ def _candidate(stage: str, changes: list[Any]) -> Candidate | None:
         meta = run_folder.read_meta(folder)
     except UserError as error:
         return Candidate(stage, folder, card, {}, (str(error),))
-    rewritten = _is_rewritten(folder, meta, card)
+    rewritten = _is_rewritten(folder, meta)
     obstacles = [*_values(card, meta), *_inputs(changes, card_file, folder, rewritten=rewritten)]
     if CODE not in meta or (meta[CODE] == card[CODE] and not rewritten):
         obstacles.append(f"{folder} holds other results than DVC has recorded")
     return Candidate(stage, folder, card, meta, tuple(obstacles))
 
 
-def _is_rewritten(folder: Path, meta: Card, card: Card) -> bool:
+def _is_rewritten(folder: Path, meta: Card) -> bool:
     """Whether an earlier call has accepted these very files, and was ended before DVC recorded them."""
     accepted = meta.get(ACCEPTED)
     last = accepted[-1] if isinstance(accepted, list) and accepted else {}
-    return last.get("to") == card[CODE] == meta.get(CODE) and last.get("files") == _checksums(folder)
+    return "to" in last and last["to"] == meta.get(CODE) and last.get("files") == _checksums(folder, meta)
 
 
-def _checksums(folder: Path) -> dict[str, str]:
-    """The sha256 of every file of results except meta.json, by its name."""
-    return {path.name: file_sha256(path) for path in sorted(folder.iterdir()) if path.name != run_folder.META}
+def _checksums(folder: Path, meta: Card) -> dict[str, str]:
+    """The sha256 of every file of results by its path; of meta.json without what `accept` writes."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path != folder / run_folder.META]
+    kept = {key: value for key, value in meta.items() if key not in (CODE, ACCEPTED)}
+    described = hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+    return {path.relative_to(folder).as_posix(): file_sha256(path) for path in files} | {run_folder.META: described}
 
 
 def _values(card: Card, meta: Card) -> Iterator[str]:

@@ -13,7 +13,8 @@ from kdcore import checkpoints
 from kdcore.data import storage
 from kdcore.data.dataset import Dataset
 from kdcore.matrix import side_by_side
-from kdcore.matrix.code import check_code
+from kdcore.matrix.code import Code, check_code
+from kdcore.matrix.fingerprint import ROOT
 from kdcore.networks.contract import Network
 from kdcore.system import yamlfile
 from kdcore.system.errors import UserError
@@ -24,6 +25,8 @@ from kdcore.training.live import TrainingProgress
 from kdcore.training.state import BusyError, ResumeState, capture, restore
 
 DATA = Path("data")
+LOADED = Code(ROOT).trainer()
+"""The fingerprint of the training code that this process has loaded."""
 BESIDE_VARIABLE = "KDCORE_BESIDE"
 """Names, with spaces between them, of cells that a sweep has trained side by side with the one that it starts."""
 
@@ -89,7 +92,7 @@ class _Inputs:
     @classmethod
     def load(cls, card_file: Path, teacher_weights: Path | None, world: World) -> "_Inputs":
         card = yamlfile.read(card_file)
-        check_code(card, card_file)
+        check_code(card, card_file, loaded=LOADED)
         if world.size > 1:
             torchrun.check_divisible(card)
         device.use_threads(card["train"].get("threads"))
@@ -123,6 +126,7 @@ def _others(first: loop.Run, inputs: _Inputs, beside: Sequence[Path], stack: Exi
         if side_by_side.kind(card) is None or side_by_side.kind(card) != side_by_side.kind(inputs.card):
             raise UserError(f"{card['name']}: cannot be trained side by side with {first.name}; train it by itself")
         try:
+            check_code(card, card_file, loaded=LOADED)
             with ExitStack() as lock:
                 lock.enter_context(state.locked())
                 run = inputs.run(card, state)

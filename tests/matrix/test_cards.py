@@ -122,6 +122,10 @@ EDITS = {
         "training/loop.py", "    if teacher is not None:\n",
         "    if [0].pop():\n        raise ValueError(device)\n    if teacher is not None:\n", all_runs(),
     ),
+    "a check whose error is caught": (
+        "training/folding.py", "import torch\n",
+        "import torch\n\ntry:\n    if torch.__name__:\n        raise ValueError\nexcept ValueError:\n    X = 1\n", all_runs(),
+    ),
     "sgd": ("training/optimizers.py", "dampening=0.0", "dampening=0.1", all_runs()),
     "the schedule": ("training/optimizers.py", "epoch > milestone", "epoch >= milestone", all_runs()),
     "a network": (

@@ -98,7 +98,12 @@ def test_other_results_than_dvc_has_recorded_are_refused(project):
     assert "0 can be accepted" in said
     (cell / "history.csv").write_text(history)
     project.edit("kdcore/methods/dkd.py", "return alpha * tckd + beta * nckd", "return beta * nckd + alpha * tckd")
+    (cell / ".ipynb_checkpoints").mkdir()  # which DVC does not see
     project.run(*ACCEPT, "--reason", REASON)
+    text = (cell / "meta.json").read_text()
+    (cell / "meta.json").write_text(text.replace('"computed_in": "float32"', '"computed_in": "bfloat16"'))
+    assert "0 can be accepted" in project.run(*ACCEPT, "--reason", REASON)
+    (cell / "meta.json").write_text(text)
     (cell / "weights.safetensors").write_bytes(b"others")
     assert "0 can be accepted" in project.run(*ACCEPT, "--reason", REASON)
 

@@ -12,6 +12,7 @@ import torch
 from kdcore import checkpoints, networks
 from kdcore.data import storage
 from kdcore.data.sources import digits
+from kdcore.matrix.code import Code
 from kdcore.results import evaluation
 from kdcore.system import yamlfile
 from kdcore.system.errors import RunError, UserError
@@ -235,3 +236,12 @@ def test_code_that_changed_after_the_plan(project):
     code, said = call(project, "stages.train", "baseline", "cell")
     assert code == 2
     assert "cards/baseline/cell.yaml: the code has changed since the plan (trainer, student)" in said
+
+
+def test_code_that_was_loaded_before_it_changed(project, monkeypatch):
+    """As by a sweep's fork server: the card is of the files, and the process computes by what they were."""
+    card = {**CARD, "code": Code(ROOT).training("resnet8")}
+    yamlfile.write(project / "cards/baseline/cell.yaml", card)
+    monkeypatch.setattr(experiment, "LOADED", "0" * 16)
+    with pytest.raises(UserError, match=r"the code has changed since the plan \(trainer\)"):
+        experiment.run(project / "cards/baseline/cell.yaml", project / "out")
