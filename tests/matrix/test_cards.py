@@ -124,7 +124,8 @@ EDITS = {
     ),
     "a check whose error is caught": (
         "training/folding.py", "import torch\n",
-        "import torch\n\ntry:\n    if torch.__name__:\n        raise ValueError\nexcept ValueError:\n    X = 1\n", all_runs(),
+        "import torch\n\ntry:\n    if torch.__name__:\n        raise ValueError\nexcept ValueError:\n    X = 1\n",
+        all_runs(),
     ),
     "sgd": ("training/optimizers.py", "dampening=0.0", "dampening=0.1", all_runs()),
     "the schedule": ("training/optimizers.py", "epoch > milestone", "epoch >= milestone", all_runs()),
