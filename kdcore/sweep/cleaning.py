@@ -8,7 +8,6 @@ import psutil
 from filelock import FileLock, Timeout
 
 from kdcore.fetch import download
-from kdcore.sweep import FOLDER as SWEEP
 from kdcore.sweep import journal
 from kdcore.training import pulse, teacher_cache
 from kdcore.training.state import saved_states
@@ -29,7 +28,7 @@ def clean() -> Iterator[str]:
     if journal.is_running():
         yield "logs: kept, for a sweep is at work"
     else:
-        yield f"logs: {_shown(_remove([journal.LOGS, *Path(SWEEP).glob('*.log')]))}"
+        yield f"logs: {_shown(_remove([journal.LOGS]))}"
     yield from _clean_downloads()
     if running:
         yield "teachers' tables: kept, for cells train now"

@@ -32,7 +32,7 @@ def project(tmp_path, monkeypatch):
         replace_text(pulse.pulse_file(name), "{}")
         write(pulse.LIVE / f".{name}.csv.0123")  # of a process that was killed
     write(STATES / f"killed-before-its-first-state-{KEY}.lock")
-    write(journal.LOGS / "train@a-b-kd-1-False-0.log", journal.LOGS.parent / "warm.log")
+    write(journal.LOGS / "train@a-b-kd-1-False-0.log")
     path = download.cached(URL)
     write(*(path.with_name(f"{path.name}{end}") for end in ("", ".lock", ".sha256")))
     other = download.cached("https://example.org/b/resnet56.pth")
@@ -92,7 +92,7 @@ def test_nothing_of_a_running_cell(project, running):
 def test_nothing_of_a_running_sweep(project):
     with journal.opened():
         said = list(cleaning.clean())
-    assert left() == ["sweep/logs/train@a-b-kd-1-False-0.log", "sweep/warm.log"]
+    assert left() == ["sweep/logs/train@a-b-kd-1-False-0.log"]
     assert "logs: kept, for a sweep is at work" in said
 
 
