@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from kdcore.matrix.cell import Cell
@@ -46,6 +46,10 @@ TO_RUN, CACHED, BLOCKED, UP_TO_DATE = (outlook.value for outlook in (*Outlook,))
 
 
 @given(st.from_regex(r"[-+.0-9a-fEox_:]{1,18}", fullmatch=True))
+@example("._")
+@example("-0o7")
+@example("0o_")
+@example("1_0e5")
 def test_cards_read_the_same_in_every_version_of_yaml(text):
     content = {"code": text, "values": [1, 2.5, 1e-5, 1e20, -3, True, None]}
     for read in (yamlfile.read, yamlfile.read_written):
