@@ -279,7 +279,7 @@ def cell_card(cell: Cell, recipe: recipes.Recipe, params: Params, code: Code) ->
         **({"teacher": teacher} if teacher else {}),
         "data": params.data.name,
         "recipe": {key: value.value for key, value in recipe.items()},
-        "train": _settings(params.train.of(student=cell.student, method=cell.method, pair=cell.pair), cell.method),
+        "train": _cell_settings(cell, params),
         "code": code.training(cell.student, teacher, cell.method),
     }
 
@@ -297,6 +297,7 @@ def _tables_card(params: Params, cells: list[Cell], resolved: dict[Cell, recipes
         "accuracy": params.tables.accuracy,
         "epochs": params.train.epochs,
         "optimizer": params.train.optimizer,
+        **({"small_maps": params.train.small_maps} if params.train.small_maps else {}),
         "exceptions": [exception.model_dump(exclude_none=True) for exception in params.train.exceptions],
         "subset": getattr(params.data, "subset", False),
         "teachers": {
@@ -326,10 +327,18 @@ def _identity(cell: Cell) -> Card:
     return identity
 
 
+def _cell_settings(cell: Cell, params: Params) -> Card:
+    """Return the training settings that take effect in a cell."""
+    train = params.train.of(student=cell.student, method=cell.method, pair=cell.pair)
+    has_regions = cell.scale is not None and max(levels(cell.scale)) > 1
+    small_maps = {"small_maps": train.small_maps} if train.small_maps and has_regions else {}
+    return _settings(train, cell.method) | small_maps
+
+
 def _settings(train: TrainSettings, method: str) -> Card:
     """Return only the settings that take effect. Without distillation, optimizer dot is the same as sgd."""
     unused = {"milestones", "lr_decay"} if train.schedule == "cosine" else set()
-    settings = train.model_dump(exclude={*unused, "threads"}) | _threads(train)
+    settings = train.model_dump(exclude={*unused, "threads", "small_maps"}) | _threads(train)
     if train.optimizer == "sgd" or method == catalog.VANILLA:
         settings["optimizer"] = "sgd"
         del settings["dot_delta"]

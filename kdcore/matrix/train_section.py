@@ -30,6 +30,7 @@ class SpecialCase(Section):
     weight_decay: NonNegative | None = None
     milestones: list[Count] | None = None
     grad_clip_norm: Positive | None = None
+    small_maps: Literal["repeat"] | None = None
 
     @model_validator(mode="after")
     def _means_something(self) -> "SpecialCase":
@@ -85,6 +86,9 @@ class TrainSettings(Section):
     threads: Annotated[int | Literal["auto"], BeforeValidator(_check_threads)] = "auto"
     """CPU threads that train and measure networks; they decide how sums are rounded, and so the bits of all results.
     auto: as many as torch takes by itself: OMP_NUM_THREADS, or all cores."""
+    small_maps: Literal["repeat"] | None = None
+    """What becomes of regions if a final map has fewer cells than the finest level: they are refused if this is absent.
+    repeat: regions share cells, as in SDD's published results of MobileNetV2, whose map has 2 x 2 cells."""
 
     @model_validator(mode="after")
     def _complete(self) -> Self:

@@ -135,6 +135,8 @@ def _training_notes(card: Card) -> Iterator[str]:
             yield f"{method.upper()}: trained on {views}, with cross-entropy on both."
     if card["exceptions"]:
         yield f"Trained with other settings: {'; '.join(_exception(exception) for exception in card['exceptions'])}."
+    if card.get("small_maps") or any(exception.get("small_maps") for exception in card["exceptions"]):
+        yield "small_maps repeat: where a final map has fewer cells than the finest level, regions share cells."
     if card["optimizer"] == "dot":
         yield "Optimizer: DOT, with separate momenta for the gradients of cross-entropy and of distillation."
 

@@ -15,6 +15,7 @@ from kdcore.data.dataset import Dataset
 from kdcore.matrix import side_by_side
 from kdcore.matrix.code import Code, check_code
 from kdcore.matrix.fingerprint import ROOT
+from kdcore.networks import regions
 from kdcore.networks.contract import Network
 from kdcore.system import yamlfile
 from kdcore.system.errors import UserError
@@ -104,7 +105,10 @@ class _Inputs:
             files.append(teacher_weights)
             classes = len(dataset.classes)
             teacher = checkpoints.restore(card["teacher"], classes, teacher_weights, where, stem=dataset.stem)
-        return cls(card, files, dataset, teacher, where, world)
+        inputs = cls(card, files, dataset, teacher, where, world)
+        if teacher is not None:
+            inputs.check_regions(teacher, f"teacher {card['teacher']}", card)
+        return inputs
 
     def state(self, card_file: Path) -> ResumeState:
         """Where the state of a cell is kept."""
@@ -114,8 +118,14 @@ class _Inputs:
     def run(self, card: dict[str, Any], state: ResumeState, callbacks: loop.Callbacks | None = None) -> loop.Run:
         """A cell's run, new or resumed from its state."""
         run = loop.prepare(card, self.dataset, self.teacher, device=self.device, callbacks=callbacks, world=self.world)
+        self.check_regions(run.student, f"student {card['student']}", card)
         restore(run, state.load())
         return run
+
+    def check_regions(self, network: Network, name: str, card: dict[str, Any]) -> None:
+        """Refuse a network without logits for the regions that a cell asks for, see `kdcore.networks.regions`."""
+        size, small_maps = self.dataset.image_size, card["train"].get("small_maps")
+        regions.check_regions(network, name, card.get("levels", [1]), image_size=size, small_maps=small_maps)
 
 
 def _others(first: loop.Run, inputs: _Inputs, beside: Sequence[Path], stack: ExitStack) -> dict[loop.Run, ResumeState]:

@@ -8,11 +8,14 @@ import sys
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from kdcore import checkpoints, networks
+from kdcore.catalog import levels
 from kdcore.data import storage
 from kdcore.data.sources import digits
 from kdcore.matrix.code import Code
+from kdcore.networks import resnet
 from kdcore.results import evaluation
 from kdcore.system import yamlfile
 from kdcore.system.errors import RunError, UserError
@@ -170,6 +173,48 @@ def test_teacher_of_other_classes(project):
         experiment.run(
             project / "cards/train/cell.yaml", project / "out", teacher_weights=project / "teacher.safetensors"
         )
+
+
+class TestRegions:
+    """A network without logits for regions trains with M=[1] alone; others are refused before their first step."""
+
+    @pytest.fixture
+    def normed(self, project, monkeypatch):
+        """In this project resnet8 has a norm between the average and the classifier."""
+        forward = resnet.ResNet.forward
+
+        def with_norm(self, images):
+            output = forward(self, images)
+            return output._replace(logits=self.fc(F.layer_norm(output.pooled, output.pooled.shape[1:])))
+
+        monkeypatch.setattr(resnet.ResNet, "forward", with_norm)
+        checkpoints.save(networks.create("resnet8", 10), project / "teacher.safetensors")
+        return project
+
+    @staticmethod
+    def train(project, scale, **card):
+        recipe = {"ce_weight": 1.0, "kd_weight": 1.0, "temperature": 2.0, "warmup": 0, "complementary_weight": 2.0,
+                  "decoupling": "sdd"}  # fmt: skip
+        content = {**CARD, "method": "kd", "teacher": "resnet8", "recipe": recipe, "stand": False, "scale": scale}
+        yamlfile.write(project / "cards/train/cell.yaml", {**content, "levels": list(levels(scale)), **card})
+        weights = project / "teacher.safetensors"
+        experiment.run(project / "cards/train/cell.yaml", project / "out", teacher_weights=weights)
+
+    def test_refused_with_exit_code_2(self, normed):
+        with pytest.raises(UserError, match=r"teacher resnet8 can have no regions \(M=\[1,2\]\): its logits are not"):
+            self.train(normed, 2)
+        assert not (normed / "out").exists()
+        assert not list(normed.glob("scratch/states/*"))
+
+    def test_the_student_too(self, normed, monkeypatch):
+        asked = []
+        monkeypatch.setattr(experiment.regions, "check_regions", lambda *given, **_: asked.append(given[1:]))
+        self.train(normed, 2)
+        assert asked == [("teacher resnet8", [1, 2]), ("student resnet8", [1, 2])]
+
+    def test_one_region_still_trains(self, normed):
+        self.train(normed, 1)
+        assert (normed / "out" / run_folder.WEIGHTS).is_file()
 
 
 def test_folder_is_whole_or_absent(tmp_path):

@@ -1,0 +1,93 @@
+"""Check that a network's head gives logits for regions of its final map, as scale decoupling (SDD) asks for."""
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from kdcore.networks.contract import Network
+from kdcore.system.errors import UserError, shown
+
+TOLERANCE = 1e-3
+"""The largest difference between a network's logits and its classifier of the averaged final map, as a share of the
+largest logit. Rounding makes 1e-6 in float32 and 1e-4 with TF32.
+"""
+REPEAT = "repeat"
+"""The value of `train.small_maps` that allows maps with fewer cells than regions, but not maps of one cell."""
+
+
+def check_regions(
+    network: Network, name: str, levels: Sequence[int], *, image_size: int, small_maps: str | None = None
+) -> None:
+    """Refuse a network whose head gives no logits for the regions of a pyramid.
+
+    The logits of a region are the classifier applied to the region's average. They say what the network thinks of the
+    region only where the network's own logits are the classifier applied to the average of the whole final map.
+    Whether they are is measured on a copy in which no parameter is zero: a new head may begin with zeros, and then every
+    map gets the same logits.
+
+    Args:
+        network: in any mode, which is left as it is.
+        name: what messages call it, such as "teacher resnet56".
+        levels: the pyramid's; 1 alone asks for no regions.
+        image_size: height and width of the images that it sees, in pixels.
+        small_maps: see `kdcore.matrix.train_section.TrainSettings.small_maps`.
+
+    Raises:
+        UserError: names the network, the reason and the remedy.
+    """
+    if max(levels) == 1:
+        return
+    reason = _reason(network, image_size, max(levels), small_maps)
+    if reason is not None:
+        named = ",".join(map(str, levels))
+        raise UserError(f"{name} can have no regions (M=[{named}]): {reason}. Train its pairs with scales: [1]")
+
+
+def _reason(network: Network, image_size: int, finest: int, small_maps: str | None) -> str | None:
+    probe = _without_zeros(network)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(2, 3, image_size, image_size, generator=generator).to(next(probe.parameters()))
+    with torch.no_grad():
+        output = probe(images)
+        final_map, logits = output.final_map, output.logits
+        if not isinstance(final_map, Tensor) or final_map.ndim != 4:
+            return "it has no final map (B, D, h, w)"
+        classifier = getattr(probe, "classifier", None)
+        if not isinstance(classifier, nn.Linear):
+            return f"its classifier is no linear layer but {shown(type(classifier).__name__)}"
+        height, width = final_map.shape[2:]
+        if final_map.shape[1] != classifier.in_features:
+            return f"its final map has {final_map.shape[1]} channels, and its classifier takes {classifier.in_features}"
+        averaged = classifier(final_map.mean(dim=(2, 3)))
+    if averaged.shape != logits.shape:
+        return f"its logits are of shape {tuple(logits.shape)}, those of its averaged map {tuple(averaged.shape)}"
+    difference = float((averaged - logits).abs().max() / logits.abs().max())
+    if not difference <= TOLERANCE:
+        return (
+            "its logits are not its linear classifier of the average of its final map (they differ by "
+            f"{difference:.2g} of the largest logit); something between the two, such as a norm, is not linear"
+        )
+    return _too_small(min(height, width), f"{height} x {width}", finest, small_maps)
+
+
+def _too_small(side: int, size: str, finest: int, small_maps: str | None) -> str | None:
+    """Say why a map has too few cells for the finest level; None where it has enough, or where repeats are allowed."""
+    if side >= finest or (small_maps == REPEAT and side > 1):
+        return None
+    what = f"its final map has {size} cells, too few for {finest} x {finest} regions"
+    if side == 1:
+        return f"{what}: all would be the whole image"
+    return f"{what}, which would repeat (as SDD published it for MobileNetV2; train.small_maps: {REPEAT} allows it)"
+
+
+def _without_zeros(network: Network) -> Network:
+    """Copy a network in evaluation mode, with small random numbers in place of parameters that are zero throughout."""
+    probe = copy.deepcopy(network).eval()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in probe.parameters():
+            if not parameter.any():
+                parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return probe
