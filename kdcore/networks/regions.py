@@ -24,8 +24,8 @@ def check_regions(
 
     The logits of a region are the classifier applied to the region's average. They say what the network thinks of the
     region only where the network's own logits are the classifier applied to the average of the whole final map.
-    Whether they are is measured on a copy in which no parameter is zero: a new head may begin with zeros, and then every
-    map gets the same logits.
+    Whether they are is measured on a copy in which no parameter is zero: a new head may begin with zeros, and then all
+    maps get the same logits.
 
     Args:
         network: in any mode, which is left as it is.
