@@ -6,6 +6,7 @@ method, with literals `KIND` and `PARAMETERS`. Adding a network or a method is a
 
 import ast
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -141,12 +142,19 @@ def check_known(name: object, known: list[str], what: str) -> None:
         raise ValueError(f"unknown {what} {shown(name)}.{suggest(name, known)} Allowed: {', '.join(known)}")
 
 
-def check_pair(pair: object) -> None:
-    """Raise a ValueError unless this is teacher-student, two known networks."""
+def check_pair(pair: object, teachers: Iterable[str] = ()) -> None:
+    """Raise a ValueError unless this is teacher-student: a network, or one of these teachers, and a network.
+
+    Args:
+        pair: the value to check.
+        teachers: names of teachers that may be no networks' names.
+    """
     if not isinstance(pair, str) or pair.count("-") != 1:
         raise ValueError(f"{shown(pair)} must be teacher-student with exactly one '-', e.g. resnet56-resnet20")
-    for network in pair.split("-"):
-        check_known(network, list(networks()), "network")
+    teacher, student = pair.split("-")
+    named = [name for name in teachers if NAME.fullmatch(name)]
+    check_known(teacher, [*networks(), *named], "network or teacher" if teachers else "network")
+    check_known(student, list(networks()), "network")
 
 
 def logit_methods() -> list[str]:

@@ -11,18 +11,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from kdcore import networks
+from kdcore import networks, state_dicts
+from kdcore.networks import input_affine
 from kdcore.networks.contract import Network
-from kdcore.system.errors import UserError, named, shown
+from kdcore.state_dicts import COUNTER
+from kdcore.system.errors import UserError, named
 
-COUNTER = "num_batches_tracked"
 LARGEST_RATIO = 10
 """Most times that a zip file may grow when it is unpacked: weights hardly shrink."""
 ZIP = b"PK\3\4"
 """The first bytes of a zip file, by which torch tells it from the format before 1.6."""
 LONGEST_REASON = 300
-WRAPPERS = ("model", "state_dict")
-"""Keys under which published checkpoints keep the state dict, beside epoch, accuracy or optimiser."""
 NUMPY = (
     *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
     "numpy.dtype",
@@ -50,45 +49,47 @@ def save(network: nn.Module, path: Path) -> None:
     save_file({key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}, path)
 
 
-def load(path: Path | str, network: nn.Module, *, weights_key: str | None = None) -> None:
+def load(
+    path: Path | str, network: nn.Module, *, weights_key: str | None = None, rename: state_dicts.Rename | None = None
+) -> None:
     """Fill a network with the weights of a file. Never executes code from the file.
 
     Args:
-        path: a `.safetensors` file, or a published PyTorch checkpoint in the format of torch 1.6 or the one before. The
-            latter is a state dict, bare or under "model" or "state_dict", its keys with or without the prefix
-            "module."; beside it may be plain values, tensors, and NumPy's scalars and arrays.
+        path: a `.safetensors` file, or a published PyTorch checkpoint in the format of torch 1.6 or the one before. Its
+            state dict may lie under any keys and have any prefix, beside plain values, other tensors, and NumPy's
+            scalars and arrays (see `kdcore.state_dicts`).
         network: has the architecture and number of classes of the file.
-        weights_key: the key under which a PyTorch checkpoint has the state dict; None searches for it.
+        weights_key: names the state dict that is meant, where several fit, such as "ema" or "state_dict/student."; None
+            searches for it.
+        rename: the name of a part of the network in the file -> its name in our network, such as {"linear": "fc"}.
 
     Raises:
-        UserError: the file is missing, is no checkpoint, holds anything else, lacks the key, or does not fit the
-            network.
+        UserError: the file is missing, is no checkpoint, holds anything else, lacks the key, does not fit the network,
+            or holds several different state dicts that fit.
     """
     path = Path(path)
     check_there(path)
-    weights = _read(path, weights_key)
-    strange = [f"{named(key)} ({value.dtype})" for key, value in weights.items() if not _is_weight(key, value)]
+    content = _read(path)
+    input_affine.attach_like(content, network)
+    expected = network.state_dict()
+    try:
+        found = state_dicts.find(content, expected, weights_key=weights_key, rename=rename)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    strange = [f"{named(key)} ({value.dtype})" for key, value in found.weights.items() if not _is_weight(key, value)]
     if strange:
         raise UserError(f"{path}: holds what are no weights, in {strange[:3]}; weights are floating-point numbers")
-    expected = network.state_dict()
-    counters = {key for key in expected if key.endswith(COUNTER)}
-    missing = sorted(set(expected) - set(weights) - counters)
-    unknown = sorted(set(weights) - set(expected))
-    misshapen = [
-        f"{key}: {shown(tuple(weights[key].shape))} in the file, {tuple(expected[key].shape)} in the network"
-        for key in sorted(set(expected) & set(weights))
-        if weights[key].shape != expected[key].shape
-    ]
-    if missing or unknown or misshapen:
+    if not found.fits:
+        where = f" ({found.name} comes nearest)" if found.where else ""
         raise UserError(
-            f"{path}: does not fit a {type(network).__name__} of this depth, width and number of classes; "
-            f"missing {missing[:3] or 'nothing'}, unknown {[named(key) for key in unknown[:3]] or 'nothing'}, "
-            f"misshapen {misshapen[:3] or 'nothing'}"
+            f"{path}: does not fit a {type(network).__name__} of this depth, width and number of classes{where}; "
+            f"missing {found.missing[:3] or 'nothing'}, unknown {[*map(named, found.unknown[:3])] or 'nothing'}, "
+            f"misshapen {found.misshapen[:3] or 'nothing'}"
         )
-    broken = [key for key, value in weights.items() if not torch.isfinite(value.float()).all()]  # as networks have them
-    if broken:
+    broken = [key for key, value in found.weights.items() if not torch.isfinite(value.float()).all()]
+    if broken:  # in the type that networks have
         raise UserError(f"{path}: holds values that are not finite, in {broken[:3]}")
-    network.load_state_dict({**expected, **weights})
+    network.load_state_dict({**expected, **found.weights})
 
 
 def check_there(path: Path) -> None:
@@ -115,6 +116,7 @@ def restore(
     *,
     stem: str = "small",
     weights_key: str | None = None,
+    rename: state_dicts.Rename | None = None,
 ) -> Network:
     """Create a network with the weights of a file, frozen and in evaluation mode.
 
@@ -125,28 +127,24 @@ def restore(
         device: takes the network.
         stem: see `kdcore.networks.create`.
         weights_key: see `load`.
+        rename: see `load`.
 
     Raises:
         UserError: see `load`.
     """
     network = networks.create(name, num_classes, stem=stem)
-    load(path, network, weights_key=weights_key)
+    load(path, network, weights_key=weights_key, rename=rename)
     return network.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload]
 
 
-def _read(path: Path, weights_key: str | None) -> dict[str, Tensor]:
-    if path.suffix == ".safetensors":
-        if weights_key is not None:
-            raise UserError(f"{path}: a safetensors file holds weights alone, nothing under {weights_key!r}")
-        try:
-            return load_file(path)
-        except (SafetensorError, OSError, RuntimeError, TypeError, ValueError) as error:  # of shapes it is torch's
-            raise UserError(f"{path}: not a safetensors file, {_what_else(path, error)}") from error
-    content = _unwrap(path, _unpickle(path), weights_key)
-    weights = {key.removeprefix("module."): value for key, value in content.items()}
-    if len(weights) < len(content):
-        raise UserError(f"{path}: holds some weights twice, with and without the prefix 'module.'")
-    return weights
+def _read(path: Path) -> Any:
+    """Read all that a file holds."""
+    if path.suffix != ".safetensors":
+        return _unpickle(path)
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, RuntimeError, TypeError, ValueError) as error:  # of shapes it is torch's
+        raise UserError(f"{path}: not a safetensors file, {_what_else(path, error)}") from error
 
 
 def _unpickle(path: Path) -> Any:
@@ -200,25 +198,6 @@ def _what_else(path: Path, error: Exception) -> str:
         if "weights_only" in reason
         else f"or damaged ({reason[:LONGEST_REASON]}); get it anew"
     )
-
-
-def _unwrap(path: Path, content: Any, weights_key: str | None) -> dict[str, Tensor]:
-    """Return the state dict in what a file holds."""
-    held = ", ".join(map(_brief, list(content)[:3])) if isinstance(content, dict) else type(content).__name__
-    where = f"under {weights_key!r}" if weights_key else f"bare or under {' or '.join(map(repr, WRAPPERS))}"
-    if weights_key is not None:
-        content = content.get(weights_key) if isinstance(content, dict) else None
-    for wrapper in WRAPPERS if weights_key is None else ():
-        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
-            content = content[wrapper]
-    if not isinstance(content, dict) or not content or not all(_is_weight(*item) for item in content.items()):
-        raise UserError(f"{path}: holds no state dict of tensors, {where}, but {held or 'nothing'}")
-    return content
-
-
-def _brief(key: object) -> str:
-    """Return a key for a message; for one that is no text, its type alone, since it may be of any size."""
-    return shown(key) if isinstance(key, str) else type(key).__name__
 
 
 def _is_weight(key: object, value: object) -> bool:

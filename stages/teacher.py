@@ -28,7 +28,8 @@ def main(name: str) -> None:
         print(f"{error.reasons}\nteacher {name}: is trained here instead (otherwise: train)", file=sys.stderr)
         experiment.run(card_file, out)
         return record_tried(out, error.tried)
-    print(f"{name}: top-1 {top1:.2f}%, published {card['published_top1']:.2f}%", file=sys.stderr)
+    published = f", published {card['published_top1']:.2f}%" if "published_top1" in card else ""
+    print(f"{name}: top-1 {top1:.2f}%{published}", file=sys.stderr)
     return None
 
 

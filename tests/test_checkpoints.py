@@ -372,41 +372,6 @@ class TestNoFile:
             loaded(tmp_path / name)
 
 
-class TestKey:
-    def test_named(self, tmp_path, zipped):
-        others = {key: value + 1 for key, value in state_dict().items()}
-        content = {"model": others, "ema": state_dict()}
-        path = written(tmp_path / "a.pth", content, zipped=zipped)
-        assert same(loaded(path, weights_key="ema"))
-        assert not same(loaded(path))
-
-    @pytest.mark.parametrize(
-        "content",
-        [
-            {},
-            {"model": 3},
-            {"state_dict": {"a": torch.zeros(1)}},
-            {"model": {"state_dict": {"a": torch.zeros(1)}}},
-            [],
-            {"a": torch.zeros(1)},
-        ],
-    )
-    def test_must_be_there(self, tmp_path, zipped, content):
-        path = written(tmp_path / "a.pth", content, zipped=zipped)
-        with pytest.raises(UserError, match="holds no state dict of tensors, under 'model', but"):
-            loaded(path, weights_key="model")
-
-    def test_the_search_says_what_is_there(self, tmp_path, zipped):
-        path = written(tmp_path / "a.pth", {"ema": {}, "net": {}}, zipped=zipped)
-        with pytest.raises(UserError, match=r"bare or under 'model' or 'state_dict', but 'ema', 'net'$"):
-            loaded(path)
-
-    def test_not_of_safetensors(self, tmp_path):
-        checkpoints.save(networks.create("resnet8", 10), tmp_path / "a.safetensors")
-        with pytest.raises(UserError, match="holds weights alone, nothing under 'model'"):
-            loaded(tmp_path / "a.safetensors", weights_key="model")
-
-
 @pytest.mark.parametrize(("content", "message"), [
     (b"\n<!DOCTYPE html><html>", "but a web page: the download did not reach the file"),
     (b"\x1f\x8b" + bytes(100), "but an archive: name the file inside with 'member'"),

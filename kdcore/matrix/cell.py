@@ -23,11 +23,23 @@ class Cell:
     """SDD's M, which selects pyramid levels (see `kdcore.catalog.levels`); None for baselines."""
     stand: bool | None = None
     """Whether logits are standardised; None for baselines."""
+    named_network: str | None = None
+    """The network of a teacher that has a name of its own; None where the teacher's name is that of its network."""
 
     @property
     def teacher(self) -> str:
-        """The name of the teacher network."""
+        """The name of the teacher."""
         return self.pair.split("-")[0]
+
+    @property
+    def teacher_network(self) -> str:
+        """The network of the teacher."""
+        return self.named_network or self.teacher
+
+    @property
+    def networks(self) -> str:
+        """The networks of teacher and student, joined by "-", by which papers name a pair."""
+        return f"{self.teacher_network}-{self.student}"
 
     @property
     def student(self) -> str:

@@ -23,6 +23,7 @@ NUMBERLESS = {
     "kdcore.methods.contract": "declares what methods get by keyword, and computes nothing",
     "kdcore.networks.contract": "declares what networks return by keyword, and computes nothing",
     "kdcore.checkpoints": "reads weights, which DVC compares by their bytes",
+    "kdcore.state_dicts": "finds weights in what was read",
     "kdcore.matrix": "says what is computed; its values stand in the cards",
     "kdcore.fetch": "downloads files, which are compared by checksums",
     "kdcore.data.storage": "keeps arrays, which DVC compares by their bytes",

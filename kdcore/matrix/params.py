@@ -1,7 +1,7 @@
 """Read params.yaml into typed, validated objects. No other module reads that file."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
@@ -13,25 +13,10 @@ from kdcore import catalog
 from kdcore.catalog import levels
 from kdcore.matrix.cell import Cell
 from kdcore.matrix.data_section import KNOWN, OWN, Data
-from kdcore.matrix.section import Section, Text
+from kdcore.matrix.section import Mean, Section, Std, Text
 from kdcore.matrix.train_section import Train, TrainSettings
 from kdcore.system import yamlfile
 from kdcore.system.errors import UserError, check_address, named, shown, suggest
-
-
-def one_of(known: Callable[[], list[str]], what: str) -> AfterValidator:
-    """Make a validator that accepts only known names.
-
-    Args:
-        known: returns the names that are accepted.
-        what: what the names stand for, for messages.
-    """
-
-    def check(name: str) -> str:
-        catalog.check_known(name, known(), what)
-        return name
-
-    return AfterValidator(check)
 
 
 def of_kind(kind: str) -> AfterValidator:
@@ -44,8 +29,22 @@ def of_kind(kind: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _check_network(name: str) -> str:
+    catalog.check_known(name, list(catalog.networks()), "network")
+    return name
+
+
+def _check_teacher_name(name: str) -> str:
+    if not catalog.NAME.fullmatch(name) or len(name) > LONGEST_NAME:
+        raise ValueError(
+            f"{shown(name)} must be a network, or a name of your own: lower-case letters, digits and _, a letter "
+            f"first, at most {LONGEST_NAME} characters"
+        )
+    return name
+
+
 def _check_pair(pair: str) -> str:
-    catalog.check_pair(pair)
+    catalog.check_pair(pair, [pair.partition("-")[0]])  # its teacher is looked up in `Params`
     return pair
 
 
@@ -73,6 +72,7 @@ def _check_scales(scales: list[int | str]) -> list[int | str]:
 
 
 MOST_CELLS = 100_000
+LONGEST_NAME = 64
 MOST_PROBLEMS = 20
 """The most problems that one message lists."""
 Axis = AfterValidator(_check_axis)
@@ -88,9 +88,15 @@ def _check_no_slip(source: str) -> str:
     return source
 
 
+OF_CHECKPOINTS = ("sha256", "member", "published_top1", "weights_key", "rename", "mean", "std")
+"""The keys of a teacher that only a checkpoint has."""
+
+
 class Teacher(Section):
     """Where a teacher's weights come from, and how it is trained if it is trained here."""
 
+    network: Annotated[str, AfterValidator(_check_network)] | None = None
+    """The teacher's network; if absent, the teacher's name is that of its network."""
     source: Annotated[Text, AfterValidator(_check_no_slip)]
     """ "train": it is trained here. "published": it is one that data/teachers.yaml lists. Other values are the path or
     http(s) address of a checkpoint, or of an archive that holds it.
@@ -106,12 +112,24 @@ class Teacher(Section):
     train: TrainSettings | None = None
     """How the teacher is trained, for source train and otherwise: train. Section `train` has no effect on it."""
     published_top1: Percent | None = None
-    """The published top-1 accuracy, in percent; if absent, the one that data/teachers.yaml lists for the network."""
+    """The published top-1 accuracy, in percent; if absent, the one that data/teachers.yaml lists for the network. Where
+    that is not known either, a checkpoint is measured and taken with a warning.
+    """
+    weights_key: Text | None = None
+    """Names the state dict that is meant, where a checkpoint holds several: "ema", or "state_dict/student." """
+    rename: dict[Text, Text] | None = None
+    """The name of a part of the network in a checkpoint -> its name in our network, such as {linear: fc}."""
+    mean: Mean | None = None
+    """The mean that a checkpoint was trained with, if it is not that of the data set; needs `std` too."""
+    std: Std | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> "Teacher":
-        if self.source == "train" and (self.sha256 or self.member or self.published_top1 is not None):
-            raise ValueError("source train takes neither sha256, member nor published_top1; they are a checkpoint's")
+        given = [key for key in OF_CHECKPOINTS if getattr(self, key) is not None]
+        if self.source == "train" and given:
+            raise ValueError(f"source train takes no {', '.join(given)}: that is for checkpoints; remove it")
+        if (self.mean is None) != (self.std is None):
+            raise ValueError("mean and std belong together; give both, or none")
         if self.source != "published" and self.otherwise:
             raise ValueError(f"otherwise is for source published, not for {self.source}")
         if self.source == "published" and self.member:
@@ -152,7 +170,7 @@ class Params(Section):
     stand: Annotated[list[bool], Axis]
     baselines: Annotated[list[Annotated[str, of_kind("feature")]], Axis]
     seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Axis]
-    teachers: dict[Annotated[str, one_of(lambda: list(catalog.networks()), "network")], Teacher]
+    teachers: dict[Annotated[str, AfterValidator(_check_teacher_name)], Teacher]
     data: Data
     train: Train
     stand_recipe: Literal["paper", "matched"]
@@ -179,15 +197,46 @@ class Params(Section):
         return self
 
     @model_validator(mode="after")
+    def _teachers_have_networks(self) -> "Params":
+        known = list(catalog.networks())
+        for name, teacher in self.teachers.items():
+            if teacher.network is None and name not in known:
+                raise ValueError(
+                    f"teachers.{name}: unknown network {shown(name)}.{suggest(name, known)} A teacher with a name of "
+                    f"its own needs a network, for example {name}: {{network: resnet20, ...}}. "
+                    f"Networks: {', '.join(known)}"
+                )
+            if name in known and teacher.network not in (None, name):
+                raise ValueError(
+                    f"teachers.{name}.network: {teacher.network}: {name} is a network itself; give the teacher another "
+                    f"name, for example {teacher.network}_of_mine"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _teachers_listed(self) -> "Params":
         for pair in self.pairs:
             teacher = pair.split("-")[0]
             if teacher not in self.teachers:
+                known = [*self.teachers, *catalog.networks()]
+                example = f"{teacher}: {{source: published}}"
+                if teacher not in known:
+                    example = f"{teacher}: {{network: resnet20, source: published}}"
                 raise ValueError(
-                    f"pairs: {pair} needs the teacher {teacher}, which teachers does not list; "
-                    f"add for example 'teachers: {{{teacher}: {{source: published}}}}'"
+                    f"pairs: {pair} needs the teacher {teacher}, which teachers does not list."
+                    f"{suggest(teacher, known)} Name another, or add for example 'teachers: {{{example}}}'"
                 )
+        for number, exception in enumerate(self.train.exceptions):
+            for pair in exception.pairs or []:
+                try:
+                    catalog.check_pair(pair, self.teachers)
+                except ValueError as error:
+                    raise ValueError(f"train.exceptions[{number}].pairs: {error}") from error
         return self
+
+    def network_of(self, teacher: str) -> str:
+        """The network of a teacher."""
+        return self.teachers[teacher].network or teacher
 
     @model_validator(mode="after")
     def _exceptions_fit(self) -> "Params":
@@ -205,10 +254,11 @@ class Params(Section):
 
     def cells(self) -> Iterator[Cell]:
         """Yield every cell of the matrix in the order of the axes: first those of logit methods, then baselines."""
+        named = {pair: self.teachers[pair.split("-")[0]].network for pair in self.pairs}
         for pair, method, scale, stand, seed in product(self.pairs, self.methods, self.scales, self.stand, self.seeds):
-            yield Cell(pair, method, seed, scale, stand)
+            yield Cell(pair, method, seed, scale, stand, named[pair])
         for pair, baseline, seed in product(self.pairs, self.baselines, self.seeds):
-            yield Cell(pair, baseline, seed)
+            yield Cell(pair, baseline, seed, named_network=named[pair])
 
 
 def load(path: Path | str = "params.yaml", **changes: Any) -> Params:

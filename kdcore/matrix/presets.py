@@ -162,14 +162,14 @@ def of_cells(matrix: Params) -> Iterator[Training]:
     for cell in matrix.cells():
         settings = matrix.train.of(student=cell.student, method=cell.method, pair=cell.pair)
         views = max((len(entry.views) for entry in catalog.terms(cell.method)), default=1)
-        yield Training(settings, cell.student, None if cell.method == catalog.VANILLA else cell.teacher, views)
+        yield Training(settings, cell.student, None if cell.method == catalog.VANILLA else cell.teacher_network, views)
 
 
 def of_teachers(matrix: Params) -> Iterator[Training]:
     """Yield the training of every teacher that is, or may have to be, trained here."""
     for name, teacher in matrix.teachers.items():
         if teacher.train is not None:
-            yield Training(teacher.train, name, None, 1)
+            yield Training(teacher.train, matrix.network_of(name), None, 1)
 
 
 def hours(trainings: list[Training], data: Data) -> float | None:

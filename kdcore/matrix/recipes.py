@@ -91,12 +91,13 @@ def domains(method: str) -> Domains:
     return allowed
 
 
-def check_overrides(overrides: dict[str, Any], file: str = "params.yaml") -> None:
+def check_overrides(overrides: dict[str, Any], file: str = "params.yaml", teachers: Iterable[str] = ()) -> None:
     """Refuse overrides of unknown methods, pairs or parameters, and values that are not allowed, even for unused cells.
 
     Args:
         overrides: `methods_config` of params.yaml.
         file: the file that holds the overrides, for messages.
+        teachers: names of teachers that are no networks' names, which pairs may have.
 
     Raises:
         UserError: names the key and what is allowed.
@@ -107,7 +108,7 @@ def check_overrides(overrides: dict[str, Any], file: str = "params.yaml") -> Non
         _check_layer(method, layer, of_method)
         for pair, of_pair in _mapping(layer.get("pairs", {}), f"{of_method}.pairs").items():
             where = f"{of_method}.pairs.{named(pair)}"
-            _check_pair(pair, where)
+            _check_pair(pair, where, teachers)
             _check_layer(method, of_pair, where)
             if "pairs" in of_pair:
                 raise UserError(f"{where}.pairs: unknown parameter. A pair's values stand directly below it")
@@ -179,9 +180,9 @@ def _check_method(method: object, where: str) -> None:
         raise UserError(f"{where}: {error}") from error
 
 
-def _check_pair(pair: object, where: str) -> None:
+def _check_pair(pair: object, where: str, teachers: Iterable[str] = ()) -> None:
     try:
-        catalog.check_pair(pair)
+        catalog.check_pair(pair, teachers)
     except ValueError as error:
         raise UserError(f"{where}: {error}") from error
 
@@ -263,7 +264,7 @@ def _published_layers(
             yield layer, f"inherited from {section['inherits']}: {source.removeprefix('inherited from ')}"
     of_regions = kind == "default" and cell.scale is not None and catalog.PLUS not in name
     method = section.get("methods", {}).get(name, {})
-    of_pair = method.get("pairs", {}).get(cell.pair, {})
+    of_pair = method.get("pairs", {}).get(cell.networks, {})
     layers = (section.get("scales") if of_regions else None, method.get(kind), of_pair.get(kind))
     for layer in filter(None, layers):
         yield _flat(name, {key: layer[key] for key in layer if key != "source"}, ""), layer["source"]

@@ -24,5 +24,9 @@ Text = Annotated[str, Field(min_length=1), AfterValidator(_check_text)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
+Mean = Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=3, max_length=3)]
+"""The mean of each colour channel, for pixels from 0 to 1."""
+Std = Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=3, max_length=3)]
+"""The standard deviation of each colour channel, for pixels from 0 to 1."""
 MOST = 10**6
 Count = Annotated[int, Field(ge=1, le=MOST)]

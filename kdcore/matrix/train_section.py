@@ -45,7 +45,7 @@ class SpecialCase(Section):
         for method in self.methods or []:
             catalog.terms(method)
         for pair in self.pairs or []:
-            catalog.check_pair(pair)
+            catalog.check_pair(pair, [pair.partition("-")[0]])  # its teacher is looked up in `Params`
         return self
 
     def covers(self, *, student: str, method: str, pair: str) -> bool:

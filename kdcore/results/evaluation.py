@@ -47,7 +47,7 @@ def evaluate_pair(
     classes, image_size, stem = len(dataset.classes), dataset.image_size, dataset.stem
     labels = torch.from_numpy(dataset.test.labels).to(device)
     teacher_name, student_name = card["pair"].split("-")
-    teacher = checkpoints.restore(teacher_name, classes, teacher_weights, device, stem=stem)
+    teacher = checkpoints.restore(card.get("teacher", teacher_name), classes, teacher_weights, device, stem=stem)
     teacher_logits = _predicted(teacher, teacher_weights, dataset, device)
     cells, histories = [], []
     for identity in card["cells"]:

@@ -226,7 +226,10 @@ def _without_evaluation(card: Card, pair: str, teacher: Done) -> Evaluation:
     """Return what is known of a pair besides its cells."""
     manifest = storage.read_manifest(DATA / card["data"])
     with torch.device("meta"):  # costs depend on shapes alone
-        both = [networks.create(name, len(manifest.classes), stem=manifest.stem) for name in pair.split("-")]
+        both = [
+            networks.create(card.get("networks", {}).get(name, name), len(manifest.classes), stem=manifest.stem)
+            for name in pair.split("-")
+        ]
     teacher_cost, student_cost = (evaluation.cost(network, manifest.image_size) for network in both)
     return {
         "pair": pair,

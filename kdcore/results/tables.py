@@ -8,7 +8,7 @@ import pandas as pd
 
 from kdcore import catalog
 from kdcore.results import captions
-from kdcore.results.rows import Entry, Results, by_size, reasons
+from kdcore.results.rows import Card, Entry, Results, by_size, reasons
 from kdcore.system import csvfile
 from kdcore.system.files import write_json
 
@@ -53,7 +53,7 @@ def tables(results: Results) -> list[Table]:
     """Make a table of pairs from one network family, one of pairs from two, and, for several scales, the ablation."""
     kinds: dict[str, list[str]] = {}
     for pair in results.card["pairs"]:
-        kinds.setdefault(_kind(pair), []).append(pair)
+        kinds.setdefault(_kind(pair, results.card), []).append(pair)
     by_kind = [_pair_table(name, results, kinds[name]) for name in (IDENTICAL, DISTINCT) if name in kinds]
     return [*by_kind, *([_ablation(results)] if len(results.card["scales"]) > 1 else [])]
 
@@ -202,9 +202,9 @@ def _latex(text: pd.DataFrame, bold: pd.DataFrame, caption: str) -> str:
     )
 
 
-def _kind(pair: str) -> str:
-    known = catalog.networks()
-    teacher, student = (known[name].module for name in pair.split("-"))
+def _kind(pair: str, card: Card) -> str:
+    named, known = card.get("networks", {}), catalog.networks()
+    teacher, student = (known[named.get(name, name)].module for name in pair.split("-"))
     return IDENTICAL if teacher == student else DISTINCT
 
 

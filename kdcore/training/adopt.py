@@ -11,10 +11,11 @@ import torch
 from kdcore import checkpoints
 from kdcore.data.dataset import Dataset
 from kdcore.fetch import archives, download
+from kdcore.networks import input_affine
 from kdcore.networks.contract import Network
 from kdcore.system.errors import UserError
 from kdcore.system.files import file_sha256, json_text, replace_text
-from kdcore.training import inference, provenance, run_folder
+from kdcore.training import checked_teacher, inference, provenance, run_folder
 
 PUBLISHED = "published"
 KINDS = ("file", "address", "archive", "torchvision", "by_hand")
@@ -71,7 +72,8 @@ def adopt_teacher(
     """Make a published checkpoint a teacher: write its weights and its accuracy, measured here.
 
     Args:
-        card: card of stage teacher, with source, published_top1 and tolerance; and with sources, or sha256.
+        card: card of stage teacher, with source and tolerance; with sources, or sha256; and, where they are given, with
+            published_top1, weights_key, rename, and the mean and std that the network was trained with.
         dataset: holds the test images on which it is measured.
         out: the teacher's folder.
         device: where to measure.
@@ -81,13 +83,16 @@ def adopt_teacher(
         Top-1 accuracy in percent.
 
     Raises:
-        UserError: the file cannot be had, is another one, does not fit the network, or is far below its published
-            accuracy, which is no reason to try the next source. A NoSourceError where there were several to try.
+        UserError: the file cannot be had, is another one, does not fit the network, or is not as accurate as it should
+            be (see `checked_teacher`), which is no reason to try the next source. A NoSourceError where there were
+            several to try.
     """
     network, adopted, tried = _first(card, dataset, device, patience)
+    if "mean" in card:
+        input_affine.attach(network, mean=dataset.mean, std=dataset.std, own_mean=card["mean"], own_std=card["std"])
     labels = torch.from_numpy(dataset.test.labels).to(device)
     top1 = inference.top1(inference.predict(network, dataset.test, dataset, device), labels).item()
-    check_accuracy(card, adopted.source, top1)
+    checked_teacher.check(card, adopted.source, top1, network, dataset)
     measured = {"adopted": asdict(adopted), "tried": tried, "top1": round(top1, 4)}
     run_folder.write(out, network, [], {**card, **measured, **provenance.describe(device)})
     return top1
@@ -96,21 +101,6 @@ def adopt_teacher(
 def record_tried(out: Path, tried: list[dict[str, str]]) -> None:
     """Note in the folder of a teacher that was trained here which sources were tried before."""
     replace_text(out / run_folder.META, json_text({**run_folder.read_meta(out), "tried": tried}))
-
-
-def check_accuracy(card: dict[str, Any], source: str, measured: float) -> None:
-    """Stop when a checkpoint is far from what was published: other weights, data or preprocessing.
-
-    Raises:
-        UserError: `measured` (percent) is more than the card's tolerance below its published accuracy.
-    """
-    published, tolerance = card["published_top1"], card["tolerance"]
-    if measured < published - tolerance:
-        raise UserError(
-            f"teacher {card['name']}: {source} reaches {measured:.2f}% here, {published - measured:.2f} points "
-            f"below the published {published:.2f}% (allowed: {tolerance}); are weights, data set and class order "
-            f"those of the publication? If so, set teachers.{card['name']}.published_top1"
-        )
 
 
 def _first(
@@ -148,7 +138,8 @@ def _restored(
                 file,
                 device,
                 stem=dataset.stem,
-                weights_key=source.get("weights_key"),
+                weights_key=card.get("weights_key", source.get("weights_key")),
+                rename=card.get("rename"),
             )
         except UserError:
             if adopted.trusted_on_first_use:

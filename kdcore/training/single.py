@@ -12,7 +12,6 @@ from kdcore.data.dataset import Dataset
 from kdcore.data.storage import MANIFEST
 from kdcore.matrix import data_section, params
 from kdcore.matrix.cards import ROOT, Code, cell_card, resolve_recipes, stretched
-from kdcore.matrix.cell import Cell
 from kdcore.matrix.params import Params
 from kdcore.system import yamlfile
 from kdcore.system.errors import UserError
@@ -40,22 +39,31 @@ def card(
     """
     try:
         logit = catalog.kind(method) == "logit"
-        catalog.check_pair(pair)
+        named = _named_teachers(file)
+        catalog.check_pair(pair, named)
     except ValueError as error:
         raise UserError(str(error)) from error
     if not logit and (scale is not None or stand):
         raise UserError(f"{method} is no logit method and takes neither --scale nor --stand")
     scale = 1 if scale is None and logit else scale
     axes = {"methods": [method], "scales": [scale], "stand": [stand]} if logit else {"baselines": [method]}
-    teachers = {pair.partition("-")[0]: {"source": "published"}}  # required, but not used for the card
+    teacher = pair.partition("-")[0]
+    teachers = {**named, teacher: named.get(teacher, {"source": "published"})}  # of these only networks are used
     matrix = params.load(file, pairs=[pair], seeds=[seed], teachers=teachers, **axes)
-    cell = Cell(pair, method, seed, scale, stand) if logit else Cell(pair, method, seed)
+    (cell,) = [cell for cell in matrix.cells() if cell.method == method]
     recipe = resolve_recipes(matrix, yamlfile.read("data/recipes.yaml"), file)[cell]
     _check_data(matrix)
     made = cell_card(cell, recipe, matrix, Code(ROOT))
     if epochs is not None:
         made["train"] = stretched(made["train"], epochs, "--epochs")
     return made
+
+
+def _named_teachers(file: str) -> dict[str, Any]:
+    """Return the teachers of a params file that have names of their own."""
+    listed = yamlfile.read(file, bounded=True).get("teachers")
+    known = catalog.networks()
+    return {name: teacher for name, teacher in listed.items() if name not in known} if isinstance(listed, dict) else {}
 
 
 def dataset(name: str | None, file: str | None, *, source: str | None, image_size: int | None) -> Dataset:
@@ -123,11 +131,12 @@ def teacher_weights(made: dict[str, Any], given: str | None) -> Path | None:
         if given is not None:
             raise UserError(f"--teacher {given}: {made['method']} trains the student alone and takes no teacher")
         return None
-    path = Path(given) if given is not None else Path("teachers") / made["teacher"] / run_folder.WEIGHTS
+    name = made["pair"].partition("-")[0]
+    path = Path(given) if given is not None else Path("teachers") / name / run_folder.WEIGHTS
     if not os.path.isfile(path):
         raise UserError(
-            f"teacher {made['teacher']}: there is no {path}; name a checkpoint with --teacher, or list the teacher in "
-            f"params.yaml and run 'dvc repro teacher@{made['teacher']}'"
+            f"teacher {name}: there is no {path}; name a checkpoint with --teacher, or list the teacher in params.yaml "
+            f"and run 'dvc repro teacher@{name}'"
         )
     return path
 

@@ -307,12 +307,67 @@ class TestCheckpointTeachers:
         with pytest.raises(UserError, match=r"teachers\.resnet20\.sha256: .* has sha256 9a129038"):
             cards(teachers={"resnet20": source, "wrn_16_2": TRAINED}, data=CIFAR)
 
-    def test_accuracy_must_be_known(self, tmp_path):
+    def test_accuracy_may_be_unknown(self, tmp_path):
         (tmp_path / "resnet20.pth").write_bytes(b"weights")
         source = str(tmp_path / "resnet20.pth")
-        teachers = {"resnet20": {"source": source}, "wrn_16_2": TRAINED}
-        with pytest.raises(UserError, match=r"add teachers\.resnet20\.published_top1"):
-            cards(teachers=teachers)
+        card = cards(teachers={"resnet20": {"source": source}, "wrn_16_2": TRAINED})["teacher/resnet20"]
+        assert "published_top1" not in card
+        assert card["tolerance"] == TEACHERS["tolerance"]
+
+    def test_what_says_how_a_checkpoint_is_read(self, tmp_path):
+        (tmp_path / "resnet20.pth").write_bytes(b"weights")
+        plain = {"source": str(tmp_path / "resnet20.pth"), "published_top1": 90.0}
+        reading = {"weights_key": "ema", "rename": {"linear": "fc"}, "mean": [0.5] * 3, "std": [0.25] * 3}
+        before, after = (
+            cards(teachers={"resnet20": teacher, "wrn_16_2": TRAINED})["teacher/resnet20"]
+            for teacher in (plain, plain | reading)
+        )
+        assert after == {**before, **reading}
+
+
+class TestNamedTeachers:
+    """Several teachers of one network in one matrix."""
+
+    SMOOTH = {**TRAINED, "network": "resnet20"}  # noqa: RUF012
+    TEACHERS = {"resnet20": TRAINED, "resnet20_smooth": SMOOTH}  # noqa: RUF012
+    PAIRS = ["resnet20-resnet8", "resnet20_smooth-resnet8"]  # noqa: RUF012
+
+    @pytest.fixture
+    def made(self):
+        return cards(teachers=self.TEACHERS, pairs=self.PAIRS, data=CIFAR)
+
+    def test_the_teacher_is_trained_as_its_network(self, made):
+        plain, smooth = made["teacher/resnet20"], made["teacher/resnet20_smooth"]
+        assert smooth == {**plain, "name": "resnet20_smooth"}
+
+    def test_a_cell_differs_in_its_pair_alone(self, made):
+        plain, smooth = (made[f"train/{pair}-kd-1-False-0"] for pair in self.PAIRS)
+        assert smooth["teacher"] == plain["teacher"] == "resnet20"
+        assert smooth == {**plain, "pair": self.PAIRS[1], "name": f"{self.PAIRS[1]}-kd-1-False-0"}
+
+    def test_recipes_are_those_of_the_pair_of_networks(self):
+        pairs, teachers = ["resnet56-resnet20", "mine-resnet20"], {"resnet56": TRAINED}
+        teachers["mine"] = {**TRAINED, "network": "resnet56"}
+        made = cards(teachers=teachers, pairs=pairs, methods=["dkd"], data=CIFAR)
+        plain, mine = (made[f"train/{pair}-dkd-1-True-0"]["recipe"] for pair in pairs)
+        assert plain == mine
+        other = cards(teachers={"resnet110": TRAINED}, pairs=["resnet110-resnet20"], methods=["dkd"], data=CIFAR)
+        assert other["train/resnet110-resnet20-dkd-1-True-0"]["recipe"] != mine
+
+    def test_overrides_and_exceptions_name_the_pair_itself(self):
+        overrides = {"kd": {"pairs": {"resnet20_smooth-resnet8": {"temperature": 7}}}}
+        train = {**yamlfile.read("params.yaml")["train"], "exceptions": [{"pairs": self.PAIRS[1:], "lr": 0.5}]}
+        made = cards(teachers=self.TEACHERS, pairs=self.PAIRS, data=CIFAR, methods_config=overrides, train=train)
+        plain, smooth = (made[f"train/{pair}-kd-1-False-0"] for pair in self.PAIRS)
+        assert (smooth["recipe"]["temperature"], smooth["train"]["lr"]) == (7, 0.5)
+        assert plain["recipe"]["temperature"] != 7
+        assert plain["train"]["lr"] != 0.5
+
+    def test_evaluation_and_tables_know_the_network(self, made):
+        assert made[f"evaluate/{self.PAIRS[1]}"]["teacher"] == "resnet20"
+        assert "teacher" not in made[f"evaluate/{self.PAIRS[0]}"]
+        assert made["tables"]["networks"] == {"resnet20_smooth": "resnet20"}
+        assert "networks" not in cards(teachers={"resnet20": TRAINED}, pairs=self.PAIRS[:1])["tables"]
 
 
 def test_source_of_data_must_exist():

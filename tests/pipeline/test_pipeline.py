@@ -15,7 +15,7 @@ import pytest
 
 from kdcore.matrix import params
 from kdcore.system import yamlfile
-from tests.project import ROOT, SHORT, Project
+from tests.project import ROOT, SHORT, TRAINED, Project
 from tests.sweeps import SweepProject, stop
 
 pytestmark = pytest.mark.pipeline
@@ -177,6 +177,30 @@ def test_own_copy_of_a_published_teacher(project):
     project.set(teachers={"resnet14": {"source": "published", "otherwise": "train", "train": SHORT}})
     assert project.ran(project.sweep("--jobs", "2")) == {"plan", "teacher@resnet14", "pairs", "tables"}
     assert "resnet14 (trained here, 6 epochs, for no" in (project.folder / "tables/digits.md").read_text()
+
+
+@pytest.mark.slow
+def test_two_teachers_of_one_network(project):
+    """The second has a name and weights of its own; its pair's cells alone are trained, and evaluated with it."""
+    other = {"network": "resnet14", "source": "train", "train": {**SHORT, "lr": 0.01}}
+    before = {path.name for path in (project.folder / "runs/resnet14-resnet8").iterdir()}
+    pairs = ["resnet14-resnet8", "slow14-resnet8"]
+    project.set(teachers={"resnet14": TRAINED, "slow14": other}, pairs=pairs, methods=["kd"], scales=[1])
+    ran = project.ran(project.sweep("--jobs", "2"))
+    cells = {"train@slow14-resnet8-kd-1-False-0", "baseline@slow14-resnet8-vanilla-0"}
+    pairs_made = {"evaluate@resnet14-resnet8", "evaluate@slow14-resnet8"}
+    assert ran == {"plan", "teacher@slow14", "pairs", "tables", *cells, *pairs_made}
+    assert before == {path.name for path in (project.folder / "runs/resnet14-resnet8").iterdir()}
+    weights = {project.digest(f"pairs/{pair}.safetensors") for pair in pairs}
+    assert weights == {project.digest(f"teachers/{name}/weights.safetensors") for name in ("resnet14", "slow14")}
+    assert len(weights) == 2
+    plain, slow = (json.loads((project.folder / f"evaluations/{pair}/metrics.json").read_text()) for pair in pairs)
+    assert plain["teacher"]["nll"] != slow["teacher"]["nll"]
+    assert plain["teacher"]["parameters"] == slow["teacher"]["parameters"]
+    table = (project.folder / "tables/digits.md").read_text()
+    assert "slow14" in table
+    assert "identical structures" in table
+    assert project.ran(project.dvc("repro")) == set()
 
 
 @pytest.mark.slow

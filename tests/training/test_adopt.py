@@ -6,6 +6,7 @@ import json
 import os
 import tarfile
 import zipfile
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -21,7 +22,7 @@ from kdcore.results import captions
 from kdcore.system import yamlfile
 from kdcore.system.errors import UserError
 from kdcore.system.files import whole
-from kdcore.training import experiment, run_folder
+from kdcore.training import experiment, inference, loop, run_folder
 from kdcore.training.adopt import NoSourceError, _torchvision, adopt_teacher
 from tests.pipeline.test_stages import call
 from tests.project import ROOT
@@ -287,10 +288,9 @@ class TestCard:
         with pytest.raises(UserError, match="^presets/x.yaml: teachers.resnet8.source: .*" + message):
             cards.check_teachers(wanted, LISTED, "presets/x.yaml")
 
-    def test_accuracy_must_be_known(self, folder):
+    def test_accuracy_may_be_given(self, folder):
         source = {"address": "https://a.org/b.pth"}
-        with pytest.raises(UserError, match=r"add teachers\.resnet8\.published_top1"):
-            card(source, top1=None)
+        assert "published_top1" not in card(source, top1=None)
         assert card(source, top1=None, published_top1=12.5)["published_top1"] == 12.5
 
     def test_path_of_an_archive(self, folder):
@@ -566,3 +566,80 @@ class TestStage:
                 "error: params.yaml: teachers.resnet8.source: data/teachers.yaml lists no published resnet8"
             )
         assert not (folder / "made").exists()
+
+
+class TestAccuracy:
+    """A teacher that is not as accurate as it should be is refused, with the normalisation that it was trained with."""
+
+    OTHER = {"mean": [0.0] * 3, "std": [1 / 255] * 3}  # noqa: RUF012
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def trained(cls, tmp_path_factory):
+        """A checkpoint that was trained on pixels from 0 to 255, and its accuracy in percent on such images."""
+        folder = tmp_path_factory.mktemp("trained")
+        full = digits.fetch(source="embedded", image_size=16, train_per_class=20)
+        other = replace(full, mean=(0.0,) * 3, std=(1 / 255,) * 3)
+        settings = {**TRAIN, "epochs": 6, "batch_size": 16, "momentum": 0.9, "nesterov": False}
+        how = {"name": "a", "student": "resnet8", "method": "vanilla", "seed": 0, "recipe": {"ce_weight": 1.0}}
+        run = loop.prepare({**how, "train": settings}, other, None, device=CPU)
+        for _ in loop.steps(run, None, other):
+            pass
+        checkpoints.save(run.student, folder / "a.safetensors")
+        return folder / "a.safetensors", run.history[-1]["test_top1"]
+
+    @pytest.fixture
+    def teacher(self, trained, folder, dataset):
+        """Adopt it from the current folder; returns its accuracy and what is written."""
+        (folder / "a.safetensors").write_bytes(trained[0].read_bytes())
+
+        def teacher(**options):
+            made = card(source="a.safetensors", top1=None, **options)
+            return adopt_teacher(made, dataset, folder / "out", CPU), folder / "out" / run_folder.WEIGHTS
+
+        return teacher
+
+    def test_the_training_went_well(self, trained):
+        assert trained[1] > 40
+
+    def test_the_error_names_the_normalisation(self, teacher, trained):
+        message = (
+            r"points below the published .* normalised by mean \[0\.0, 0\.0, 0\.0\] and std \[0\.0039, .* it reaches "
+            r".*: set teachers\.resnet8\.mean and teachers\.resnet8\.std$"
+        )
+        with pytest.raises(UserError, match=message):
+            teacher(published_top1=trained[1])
+
+    def test_without_a_known_accuracy_too(self, teacher):
+        with pytest.raises(UserError, match=r"set teachers\.resnet8\.mean and teachers\.resnet8\.std"):
+            teacher()
+
+    def test_with_it_the_teacher_is_as_it_was(self, teacher, trained, dataset, capsys):
+        top1, written = teacher(**self.OTHER)
+        assert top1 == pytest.approx(trained[1], abs=0.5)
+        assert "how accurate it should be is not known" in capsys.readouterr().err
+        assert teacher(published_top1=trained[1], **self.OTHER)[0] == top1
+        assert capsys.readouterr().err == ""
+        restored = checkpoints.restore("resnet8", 10, written, CPU)
+        assert inference.top1(
+            inference.predict(restored, dataset.test, dataset, CPU), torch.from_numpy(dataset.test.labels)
+        ) == pytest.approx(top1)
+
+    def test_no_better_than_chance(self, folder, dataset):
+        (folder / "b.pth").write_bytes(CHECKPOINT)
+        with pytest.raises(UserError, match=r"is no better than chance\. Are weights, data set and class order"):
+            adopt_teacher(card(source="b.pth", top1=None), dataset, folder / "out", CPU)
+        assert adopt_teacher(card(source="b.pth", top1=0.0), dataset, folder / "out", CPU) < 20
+
+    def test_several_state_dicts_and_other_names(self, folder, dataset, capsys):
+        theirs = {key.replace("fc.", "linear."): value for key, value in weights().items()}
+        torch.save({"net": theirs, "ema": {key: 2 * value for key, value in theirs.items()}}, folder / "c.pth")
+        for options, message in (({}, "fit and differ"), ({"weights_key": "net"}, None)):
+            made = card(source="c.pth", top1=0.0, rename={"linear": "fc"}, **options)
+            if message:
+                with pytest.raises(UserError, match=r"'net' and 'ema'.*weights_key"):
+                    adopt_teacher(made, dataset, folder / "out", CPU)
+        adopt_teacher(made, dataset, folder / "out", CPU)
+        network = networks.create("resnet8", 10)
+        checkpoints.load(folder / "out" / run_folder.WEIGHTS, network)
+        assert torch.equal(network.fc.weight, weights()["fc.weight"])

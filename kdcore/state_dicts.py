@@ -1,0 +1,189 @@
+"""Find a network's weights in what a checkpoint holds, however they are wrapped.
+
+Published checkpoints nest the state dict under keys of their own ("model", "state_dict", "net", ...), beside an average
+of the weights or an optimiser, and prefix its keys ("module.", "_orig_mod.", "student.", ...). Here every nested
+dictionary and every prefix is tried, and what fits the network exactly is taken. If several different ones fit, the
+user chooses one by its name, such as "state_dict", "ema/model" or "state_dict/student.".
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kdcore.system.errors import UserError, named, shown
+
+COUNTER = "num_batches_tracked"
+BOOKKEEPING = (COUNTER, "n_averaged", "num_updates", "initted", "step", "decay", "total_ops", "total_params")
+"""Last parts of the names of single numbers beside weights: counters of norms and of averaged models, and the counts of
+operations that profilers leave in a network.
+"""
+DEEPEST, MOST = 6, 10_000
+"""How deep dictionaries are searched, and how many of them: hostile files nest without end."""
+Rename = Mapping[str, str]
+"""The name of a part of the network in the file -> its name in our network."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """The tensors below one prefix of one dictionary of a file, compared with a network."""
+
+    where: str
+    """The keys that lead to the dictionary, with "/" between them, and then the prefix; empty for the bare file."""
+    weights: dict[str, Tensor]
+    """The tensors that the network has by the same names, by the network's names."""
+    missing: list[str]
+    unknown: list[str]
+    misshapen: list[str]
+
+    @property
+    def fits(self) -> bool:
+        """Whether these are the weights of the network, and nothing else."""
+        return not (self.missing or self.unknown or self.misshapen)
+
+    @property
+    def name(self) -> str:
+        """What messages call it; the user can give it as weights_key unless it is the bare file."""
+        return repr(self.where) if self.where else "the bare file"
+
+    def is_below(self, key: str) -> bool:
+        """Whether a user who names this key means this candidate."""
+        return self.where in (key, f"{key}.") or self.where.startswith(f"{key}/")
+
+    def equals(self, other: "Candidate") -> bool:
+        """Whether both hold the same numbers."""
+        return all(torch.equal(value, other.weights[key]) for key, value in self.weights.items() if COUNTER not in key)
+
+
+def find(
+    content: object, expected: Mapping[str, Tensor], *, weights_key: str | None = None, rename: Rename | None = None
+) -> Candidate:
+    """Find the weights of a network in the content of a checkpoint.
+
+    Args:
+        content: what the file holds: nested dictionaries with tensors somewhere.
+        expected: the network's state dict.
+        weights_key: names the dictionary, or the dictionary and the prefix, that is meant; None searches all.
+        rename: parts of the network that have other names in the file.
+
+    Returns:
+        The candidate that fits, or else the one that comes nearest.
+
+    Raises:
+        UserError: there are no tensors under that key, several different candidates fit, or `rename` names what the
+            network does not have. The message does not name the file.
+    """
+    sought = _sought(expected, rename or {})
+    candidates = [one for where, tensors in _dictionaries(content) for one in _candidates(where, tensors, sought)]
+    if weights_key is not None:
+        candidates = [one for one in candidates if one.is_below(weights_key)]
+    if not candidates:
+        where = "anywhere" if weights_key is None else f"under {weights_key!r}"
+        raise UserError(f"holds no state dict of tensors, {where}, but {_held(content)}")
+    fitting: list[Candidate] = []
+    for one in candidates:
+        if one.fits and not any(one.equals(other) for other in fitting):
+            fitting.append(one)
+    if len(fitting) > 1:
+        names = " and ".join(one.name for one in fitting[:4])
+        raise UserError(f"holds several state dicts that fit and differ, {names}; choose one with weights_key")
+    return fitting[0] if fitting else max(candidates, key=lambda one: (len(one.weights), -len(one.unknown)))
+
+
+def _sought(expected: Mapping[str, Tensor], rename: Rename) -> dict[str, tuple[str, Tensor]]:
+    """Return, for each name that the file should have, the network's name and tensor."""
+    sought: dict[str, tuple[str, Tensor]] = {}
+    unused = dict(rename)
+    for ours in rename.values():
+        twins = [named(other) for other in rename if rename[other] == ours]
+        if len(twins) > 1:
+            raise UserError(f"rename: {' and '.join(twins)}: both stand for {named(ours)}; keep one of them")
+    for key, value in expected.items():
+        theirs = key
+        for in_file, ours in rename.items():
+            if f"{key}.".startswith(f"{ours}."):
+                theirs = in_file + key[len(ours) :]
+                unused.pop(in_file, None)
+        sought[theirs] = (key, value)
+    if unused:
+        in_file, ours = next(iter(unused.items()))
+        parts = ", ".join(dict.fromkeys(key.partition(".")[0] for key in expected))
+        raise UserError(f"rename: {named(in_file)}: {named(ours)}: the network has no {named(ours)}; it has {parts}")
+    if len(sought) < len(expected):
+        raise UserError(f"rename: {shown(dict(rename))} gives two parts of the network one name")
+    return sought
+
+
+def _dictionaries(content: object, where: str = "", depth: int = 0) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Yield the path and the tensors of every dictionary that holds any, outer ones first."""
+    waiting: list[tuple[str, object, int]] = [(where, content, depth)]
+    seen = 0
+    while waiting and seen < MOST:
+        where, content, depth = waiting.pop(0)
+        if not isinstance(content, dict):
+            continue
+        seen += 1
+        items = {key: value for key, value in content.items() if isinstance(key, str)}
+        tensors = {key: value for key, value in items.items() if isinstance(value, Tensor)}
+        if tensors:
+            yield where, tensors
+        if depth < DEEPEST:
+            inside = [(key, value) for key, value in items.items() if isinstance(value, dict)]
+            waiting += [(f"{where}/{key}" if where else key, value, depth + 1) for key, value in inside]
+
+
+def _candidates(
+    where: str, tensors: dict[str, Tensor], sought: Mapping[str, tuple[str, Tensor]]
+) -> Iterator[Candidate]:
+    """Compare the tensors below each prefix with the network; where no name matches, all tensors as they are."""
+    prefixes = Counter(prefix for key in tensors for prefix in _prefixes(key) if key[len(prefix) :] in sought)
+    complete = [prefix for prefix in prefixes if _lacks_nothing(prefix, tensors, sought)]
+    for prefix in [prefix for prefix, _ in prefixes.most_common(20)] or [""]:
+        deeper = tuple(other for other in complete if other != prefix and other.startswith(prefix))
+        below = {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
+        apart = {key for key in below if f"{prefix}{key}".startswith(deeper)}  # a candidate of their own
+        yield Candidate(
+            where=f"{where}/{prefix}" if where and prefix else where or prefix,
+            weights={sought[key][0]: value for key, value in below.items() if key in sought},
+            missing=sorted(key for key in sought if key not in below and not key.endswith(COUNTER)),
+            unknown=sorted(
+                key for key in below if key not in sought and key not in apart and not _is_bookkeeping(key, below[key])
+            ),
+            misshapen=[
+                f"{named(key)}: {shown(tuple(value.shape))} in the file, {tuple(sought[key][1].shape)} in the network"
+                for key, value in sorted(below.items(), key=lambda item: item[0])
+                if key in sought and value.shape != sought[key][1].shape
+            ],
+        )
+
+
+def _lacks_nothing(prefix: str, tensors: dict[str, Tensor], sought: Mapping[str, tuple[str, Tensor]]) -> bool:
+    """Whether all of the network's weights are there below a prefix, in their shapes."""
+    for key, (_, value) in sought.items():
+        found = tensors.get(f"{prefix}{key}")
+        if (found is None and not key.endswith(COUNTER)) or (found is not None and found.shape != value.shape):
+            return False
+    return True
+
+
+def _prefixes(key: str) -> Iterator[str]:
+    """Yield what may stand before a weight's name: "", and each beginning that ends with a dot."""
+    yield ""
+    for position, character in enumerate(key):
+        if character == ".":
+            yield key[: position + 1]
+
+
+def _is_bookkeeping(key: str, value: Tensor) -> bool:
+    return value.numel() <= 1 and key.rpartition(".")[2] in BOOKKEEPING
+
+
+def _held(content: Any) -> str:
+    """Say what a file holds; of keys that are no text only the type, since they may be of any size."""
+    if not isinstance(content, dict):
+        return type(content).__name__
+    keys = [shown(key) if isinstance(key, str) else type(key).__name__ for key in list(content)[:3]]
+    return ", ".join(keys) or "nothing"
