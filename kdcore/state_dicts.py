@@ -39,10 +39,18 @@ class Candidate:
     unknown: list[str]
     misshapen: list[str]
 
+    numbers: list[str]
+    """Those of the unknown tensors that hold a single number."""
+
     @property
     def fits(self) -> bool:
         """Whether these are the weights of the network, and nothing else."""
-        return not (self.missing or self.unknown or self.misshapen)
+        return not (self.missing or self.misshapen or self.unknown)
+
+    @property
+    def nearly_fits(self) -> bool:
+        """Whether these are the weights of the network, and at most single numbers that are not known."""
+        return not (self.missing or self.misshapen) and len(self.numbers) == len(self.unknown)
 
     @property
     def name(self) -> str:
@@ -84,10 +92,10 @@ def find(
         where = "anywhere" if weights_key is None else f"under {weights_key!r}"
         raise UserError(f"holds no state dict of tensors, {where}, but {_held(content)}")
     fitting: list[Candidate] = []
-    for one in candidates:
-        if one.fits and not any(one.equals(other) for other in fitting):
+    for one in sorted(candidates, key=lambda one: not one.fits):
+        if one.nearly_fits and not any(one.equals(other) for other in fitting):
             fitting.append(one)
-    if len(fitting) > 1:
+    if len(fitting) > 1:  # one with a number of its own may be the average of the weights, and the one that is meant
         names = " and ".join(one.name for one in fitting[:4])
         raise UserError(f"holds several state dicts that fit and differ, {names}; choose one with weights_key")
     return fitting[0] if fitting else max(candidates, key=lambda one: (len(one.weights), -len(one.unknown)))
@@ -145,13 +153,14 @@ def _candidates(
         deeper = tuple(other for other in complete if other != prefix and other.startswith(prefix))
         below = {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
         apart = {key for key in below if f"{prefix}{key}".startswith(deeper)}  # a candidate of their own
+        unknown = [key for key in sorted(below) if key not in sought and key not in apart]
+        unknown = [key for key in unknown if not _is_bookkeeping(key, below[key])]
         yield Candidate(
             where=f"{where}/{prefix}" if where and prefix else where or prefix,
             weights={sought[key][0]: value for key, value in below.items() if key in sought},
             missing=sorted(key for key in sought if key not in below and not key.endswith(COUNTER)),
-            unknown=sorted(
-                key for key in below if key not in sought and key not in apart and not _is_bookkeeping(key, below[key])
-            ),
+            unknown=unknown,
+            numbers=[key for key in unknown if below[key].numel() <= 1],
             misshapen=[
                 f"{named(key)}: {shown(tuple(value.shape))} in the file, {tuple(sought[key][1].shape)} in the network"
                 for key, value in sorted(below.items(), key=lambda item: item[0])
