@@ -21,8 +21,10 @@ BOOKKEEPING = (COUNTER, "n_averaged", "num_updates", "initted", "step", "decay",
 """Last parts of the names of single numbers beside weights: counters of norms and of averaged models, and the counts of
 operations that profilers leave in a network.
 """
-DEEPEST, MOST = 6, 10_000
-"""How deep dictionaries are searched, and how many of them: hostile files nest without end."""
+DEEPEST, MOST, LONGEST = 6, 10_000, 500
+"""How deep dictionaries are searched, how many of them, and the longest keys that are compared: hostile files have no
+bounds.
+"""
 Rename = Mapping[str, str]
 """The name of a part of the network in the file -> its name in our network."""
 
@@ -62,8 +64,9 @@ class Candidate:
         return self.where in (key, f"{key}.") or self.where.startswith(f"{key}/")
 
     def equals(self, other: "Candidate") -> bool:
-        """Whether both hold the same numbers."""
-        return all(torch.equal(value, other.weights[key]) for key, value in self.weights.items() if COUNTER not in key)
+        """Whether both hold the same numbers; sparse tensors, which are refused later, are never the same."""
+        pairs = [(value, other.weights[key]) for key, value in self.weights.items() if COUNTER not in key]
+        return all(a.layout == b.layout == torch.strided and torch.equal(a, b) for a, b in pairs)
 
 
 def find(
@@ -147,7 +150,8 @@ def _candidates(
     where: str, tensors: dict[str, Tensor], sought: Mapping[str, tuple[str, Tensor]]
 ) -> Iterator[Candidate]:
     """Compare the tensors below each prefix with the network; where no name matches, all tensors as they are."""
-    prefixes = Counter(prefix for key in tensors for prefix in _prefixes(key) if key[len(prefix) :] in sought)
+    short = [key for key in tensors if len(key) <= LONGEST]
+    prefixes = Counter(prefix for key in short for prefix in _prefixes(key) if key[len(prefix) :] in sought)
     complete = [prefix for prefix in prefixes if _lacks_nothing(prefix, tensors, sought)]
     for prefix in [prefix for prefix, _ in prefixes.most_common(20)] or [""]:
         deeper = tuple(other for other in complete if other != prefix and other.startswith(prefix))

@@ -191,6 +191,16 @@ def test_dictionaries_that_hold_themselves():
     assert not state_dicts.find(loop, OURS).fits
 
 
+def test_a_key_of_a_million_parts():
+    assert state_dicts.find({**OURS, "a." * 500_000: torch.ones(1)}, OURS).unknown
+
+
+def test_sparse_weights_are_refused(write):
+    sparse = {**OURS, "fc.weight": OURS["fc.weight"].to_sparse()}
+    assert "holds what are no weights, in ['fc.weight" in refusal(write({"model": sparse}))
+    assert "fit and differ" in refusal(write({"model": sparse, "ema": sparse}))
+
+
 def test_dictionaries_without_end():
     deep = {"a": torch.ones(1)}
     for _ in range(1000):
