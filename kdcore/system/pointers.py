@@ -22,7 +22,9 @@ def stands_for_another(head: bytes) -> str | None:
 
 
 def file_stands_for_another(file: Path) -> str | None:
-    """Say the same of a file on the disk; None also if it cannot be read, which its reader will say better."""
+    """Say the same of a file on the disk; None also if it is none or cannot be read, which its reader says better."""
+    if not file.is_file():  # a pipe might never end
+        return None
     try:
         with file.open("rb") as content:
             return stands_for_another(content.read(HEAD))
