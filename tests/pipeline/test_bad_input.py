@@ -380,7 +380,7 @@ VALUES = [
     ({"data": {"name": "a" * 65, "source": "folder:images", "image_size": 16}}, "String should have at most 64"),
     ({"data": {"name": "cifar100", "source": "nowhere"}}, "data.source: there is no nowhere. Allowed: download, or"),
     ({"data": {"name": "cifar100", "source": "~/cifar"}}, "data.source: there is no /"),
-    ({"data": {"name": "cifar100", "source": "~nobody/x"}}, "there is no ~nobody/x (no user of this machine has that"),
+    ({"data": {"name": "cifar100", "source": "~no-such-user/x"}}, "there is no ~no-such-user/x (no user"),
     ({"data": {"name": "cifar100", "source": "a\0b"}}, r"data.source: 'a\x00b' must be one line of text"),
     ({"data": {"name": "cifar100", "source": "x" * 5000}}, "data.source: there is no 'xxx"),
     ({"data": {"name": "cifar100", "source": "x\ny"}}, r"data.source: 'x\ny' must be one line of text"),

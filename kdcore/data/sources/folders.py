@@ -15,6 +15,7 @@ from PIL import Image
 
 from kdcore.data.dataset import Encoded, Split
 from kdcore.data.images import UnreadableError, check_image, read_image
+from kdcore.data.sources.pixels import BlankError
 from kdcore.data.sources.splits import composed, in_order
 from kdcore.system.errors import UserError, named
 from kdcore.system.pointers import file_stands_for_another, stands_for_another
@@ -230,6 +231,8 @@ def check_images(images: Images, name: Callable[[int], str] | None = None) -> No
 
 def _refusal(image: Path | bytes, where: str, error: UnreadableError) -> UserError:
     """Say why an image cannot be used, and what to do about it."""
+    if isinstance(error, BlankError):
+        return UserError(f"{where}: {error}")
     pointer = file_stands_for_another(image) if isinstance(image, Path) else stands_for_another(image)
     return UserError(f"{where}: {pointer or f'cannot be decoded ({error}); replace or remove it'}")
 

@@ -164,15 +164,14 @@ def _decoded(
     reader, of_test = (pixels.reader(white, background) for _ in range(2))
     splits = train.decode(side, reader), test.decode(side, of_test)
     pixels.report(reader.looks, where, white, background=background is not None)
-    counted = contents.repeated(*(map(np.ndarray.tobytes, split.images) for split in splits))
-    contents.check_repeated(counted, where)
+    contents.check_not_constant(splits[0].images, where, REMEDY)
+    contents.check_repeated(contents.repeated(*(map(np.ndarray.tobytes, split.images) for split in splits)), where)
     return splits
 
 
 def _statistics(train: Split, where: str, *, needed: bool) -> tuple[contents.Rgb, contents.Rgb]:
-    """Compute mean and deviation of the training images, and refuse those that carry nothing."""
+    """Compute mean and deviation of the training images, and refuse a deviation that is needed and almost 0."""
     mean, deviation, plain = contents.statistics(train.images)
-    contents.check_not_constant(train.images, where, REMEDY)
     if plain:
         print(f"{where}: {plain} of {len(train.images)} training images are of one colour each", file=sys.stderr)
     if needed:
