@@ -195,6 +195,24 @@ class TestApart:
         with pytest.raises(UserError, match=r"more\.jpg: is the training image .*dog_1\.jpg; 1 of 5 test images"):
             fetch_own(f"folder:{tmp_path}")
 
+    @pytest.mark.parametrize("read", [
+        lambda folder: imagenet.fetch(source=str(folder), subset=True), lambda folder: fetch_own(f"folder:{folder}")
+    ])  # fmt: skip
+    def test_one_image_in_two_classes(self, tmp_path, read):
+        for start, folder in enumerate(("train", "val")):
+            write_tree(tmp_path / folder, CLASSES, 2, start=10 * start)
+        (tmp_path / "train/dog/more").symlink_to(tmp_path / "train/cat")
+        with pytest.raises(
+            UserError, match=r"more/cat_0\.jpg: is the image .*/cat_0\.jpg of another class.*; 2 images"
+        ):
+            read(tmp_path)
+
+    def test_known_sets_too(self, tmp_path):
+        write_tree(tmp_path / "train", CLASSES, 2)
+        (tmp_path / "val").symlink_to("train")
+        with pytest.raises(UserError, match="4 of 4 test images are files of the training images"):
+            imagenet.fetch(source=str(tmp_path), subset=True)
+
     def test_copies(self, tmp_path, capsys):
         write_tree(tmp_path / "train", CLASSES, 3)
         write_tree(tmp_path / "test", CLASSES, 3, start=2)

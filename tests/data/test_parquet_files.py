@@ -1,8 +1,13 @@
 """Which parquet files a split consists of, and what they must have in common."""
 
+import errno
+import io
+from pathlib import Path
+
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+from PIL import Image
 
 from kdcore.data.sources import cifar100
 from kdcore.system.errors import UserError
@@ -110,6 +115,30 @@ class TestOneVersion:
         with pytest.raises(UserError, match=r"has train files in several folders, .*name the one above"):
             fetch_own(f"parquet:{tmp_path}")
 
+    @pytest.mark.parametrize(("train", "test"), [("a/train-0", "b/test-0"), ("train", "b/test"), ("a/train/0", "test")])
+    def test_two_sets(self, tmp_path, train, test):
+        write(tmp_path, train, test)
+        with pytest.raises(UserError, match=r"training files are in .*, test files in .*; name the folder that holds"):
+            fetch_own(f"parquet:{tmp_path}")
+
+    def test_deeper_files(self, tmp_path):
+        write(tmp_path, "train/0000", "train/more/0001", "test/0000")
+        with pytest.raises(UserError, match=r"train/more/0001\.parquet: lies further down than .*/train, which holds"):
+            fetch_own(f"parquet:{tmp_path}")
+
+    def test_a_folder_that_cannot_be_read(self, tmp_path, monkeypatch):
+        write(tmp_path, "train/0000", "test/0000")
+        iterdir = Path.iterdir
+
+        def look(path):
+            if path == tmp_path / "train":
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            return iterdir(path)
+
+        monkeypatch.setattr(Path, "iterdir", look)
+        with pytest.raises(UserError, match=r"train: cannot be read \(Permission denied\); see its permissions"):
+            fetch_own(f"parquet:{tmp_path}")
+
     def test_cifar_too(self, tmp_path):
         write(tmp_path, "train-00000-of-00002", "test-00000-of-00001")
         with pytest.raises(UserError, match=r"without train-00001-of-00002\.parquet"):
@@ -208,6 +237,29 @@ class TestContents:
         write_parquet(tmp_path / "test.parquet", ("cafe\u0301", "tee"), start=9)
         assert fetch_own(f"parquet:{tmp_path}").classes == ["caf\u00e9", "tee"]
 
+    def test_labels_that_differ_in_spaces(self, tmp_path):
+        for start, name in enumerate(("train", "test")):
+            write_parquet(tmp_path / f"{name}.parquet", ("cat", "cat ", "dog"), start=10 * start)
+        with pytest.raises(UserError, match="the labels 'cat', 'cat ' differ in spaces alone; write each class in one"):
+            fetch_own(f"parquet:{tmp_path}")
+
+    @pytest.mark.parametrize("label", ["", " "])
+    def test_empty_labels(self, tmp_path, label):
+        write_parquet(tmp_path / "train.parquet", ("cat", label, "dog"))
+        write(tmp_path, "test")
+        with pytest.raises(UserError, match=r"row 1 of train\.parquet and its parts has no image or no label"):
+            fetch_own(f"parquet:{tmp_path}")
+
+    def test_images_of_one_colour_in_a_known_set(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(cifar100, "COUNTS", {"train": 100, "test": 100})
+        buffer = io.BytesIO()
+        Image.new("RGB", (32, 32)).save(buffer, "PNG")
+        for split in cifar100.COUNTS:
+            columns = {"img": [buffer.getvalue()] * 100, "fine_label": range(100)}
+            write_parquet(tmp_path / f"{split}.parquet", columns=columns)
+        with pytest.raises(UserError, match=r"all 100 training images are of one colour, \(0, 0, 0\).*; get it anew"):
+            cifar100.fetch(source=str(tmp_path), train_per_class=None)
+
     @pytest.mark.parametrize("link", [True, False])
     @pytest.mark.parametrize("augmentation", [None, "random_resized_crop"])
     def test_the_same_file_twice(self, tmp_path, link, augmentation):
@@ -227,6 +279,14 @@ class TestContents:
         said = capsys.readouterr().err
         assert "1 of 2 test images are equal to training images\n" in said
         assert "2 of 4 training images are equal to earlier ones; are two versions of the data set" in said
+        assert "another class" not in said
+
+    def test_one_image_in_two_classes(self, tmp_path, capsys):
+        images = [encoded(0, number) for number in (1, 2, 1, 3)]
+        write_parquet(tmp_path / "train.parquet", columns={"image": images, "label": [0, 0, 1, 1]})
+        write(tmp_path, "test")
+        fetch_own(f"parquet:{tmp_path}")
+        assert "1 of 4 training images are equal to one of another class" in capsys.readouterr().err
 
     def test_a_pointer(self, tmp_path):
         write(tmp_path, "train")

@@ -1,5 +1,7 @@
 """Images that would carry nothing, or less than a user may think: 16-bit greys, transparency, one colour."""
 
+import io
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -36,7 +38,7 @@ def grey(largest, size=16):
 def drawing(number, colour=(0, 0, 0), below=(0, 0, 0)):
     """A shape in one colour, which only its transparency shows."""
     opacity = np.zeros((16, 16), np.uint8)
-    opacity[number % 8 : number % 8 + 6, 4:12] = 255
+    opacity[number % 8 : number % 8 + 6, 4 + number // 10 : 12 + number // 10] = 255
     image = np.where(opacity[..., None] > 0, colour, below).astype(np.uint8)
     return Image.fromarray(np.dstack([image, opacity]))
 
@@ -225,6 +227,30 @@ class TestStreams:
         write(tmp_path, grey(4095), 8)
         fetch_own(f"folder:{tmp_path}", test_share=0.5, augmentation="random_resized_crop")
         assert "of 6 images looked at: 6 of 6 16-bit training images use a small part" in capsys.readouterr().err
+
+
+def test_a_16_bit_grey_with_a_transparent_value(tmp_path):
+    """Pillow cannot convert it; its grey values are what counts."""
+    image = grey(65535)(0)
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", transparency=7)
+    read = pixels.reader(None, "white")
+    assert np.array_equal(np.asarray(read(buffer.getvalue()))[..., 0], np.asarray(image) >> 8)
+    assert read.looks == [pixels.Look(largest=65535)]
+
+
+def test_images_that_should_be_turned(tmp_path, capsys):
+    write_tree(tmp_path, CLASSES, 4)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for name in CLASSES:
+        picture(0, len(name) + ord(name[0])).save(tmp_path / name / "turned_1.jpg", exif=exif)
+        picture(1, len(name) + ord(name[0])).save(tmp_path / name / "turned_2.jpg", exif=exif)
+    dataset = fetch_own(f"folder:{tmp_path}", test_share=0.1)
+    said = capsys.readouterr().err
+    assert (
+        f"of {len(dataset.train.labels)} training images should be turned, as their EXIF says, which is ignored" in said
+    )
 
 
 def test_several_images_in_a_file(tmp_path, capsys):

@@ -11,6 +11,7 @@ import numpy as np
 from kdcore.data.dataset import Dataset, Split, first_of_each_class
 from kdcore.data.sources import parquet, shards
 from kdcore.data.sources.archive import Archive, opened
+from kdcore.data.sources.contents import check_not_constant
 from kdcore.system.errors import UserError
 
 COUNTS = {"train": 50_000, "test": 10_000}
@@ -54,6 +55,7 @@ def fetch(
                 f"classes; CIFAR-100 has {COUNTS[name]}, the same number in each of {CLASSES}"
             )
     train = splits["train"]
+    check_not_constant(train.images, f"data.source {source}", "get it anew")
     if train_per_class is not None:
         train = first_of_each_class(train, train_per_class)
     return Dataset("cifar100", classes, train, splits["test"], MEAN, STD, image_size=SIDE, flip=True, padding=4)
@@ -85,6 +87,7 @@ def _from_archive(folder: Path) -> tuple[dict[str, Split], list[str]]:
 
 def _from_parquet(folder: Path, columns: parquet.Columns) -> tuple[dict[str, Split], list[str]]:
     rows = {name: parquet.read(folder, (name,), columns=columns) for name in COUNTS}
+    parquet.check_together(folder, rows["train"], rows["test"])
     classes, labels = parquet.common_classes(*rows.values())
     names = folder / "classes.json"
     if names.is_file():

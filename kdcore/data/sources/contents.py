@@ -63,7 +63,7 @@ def check_not_constant(images: np.ndarray, where: str, remedy: str) -> None:
 
 
 def check_files_apart(train: Files, test: Files) -> None:
-    """Refuse test images that are training images, through links.
+    """Refuse test images that are training images, through links, and images that are in two classes.
 
     Raises:
         UserError: names one.
@@ -83,10 +83,18 @@ class _Real(dict[str, Path]):
     def __init__(self, files: Files) -> None:
         folders: dict[Path, Path] = {}
         for paths in files.values():
+            of_class: dict[str, Path] = {}
             for path in paths:
                 if path.parent not in folders:
                     folders[path.parent] = path.parent.resolve()
-                self[str(path.resolve() if path.is_symlink() else folders[path.parent] / path.name)] = path
+                of_class[str(path.resolve() if path.is_symlink() else folders[path.parent] / path.name)] = path
+            twice = sorted(self.keys() & of_class.keys())
+            if twice:
+                raise UserError(
+                    f"{of_class[twice[0]]}: is the image {self[twice[0]]} of another class, through a link; "
+                    f"{len(twice)} images are in both classes; remove the links"
+                )
+            self.update(of_class)
 
 
 class Repeated(NamedTuple):
@@ -98,13 +106,16 @@ class Repeated(NamedTuple):
     """Training images that are equal to an earlier one."""
     in_both: int
     """Test images that are equal to a training image."""
+    contradictory: int
+    """Training images that are equal to an earlier one of another class."""
 
 
-def repeated(train: Iterable[bytes], test: Iterable[bytes]) -> Repeated:
-    """Count equal images, each given by its pixels or by its file."""
+def repeated(train: Iterable[bytes], test: Iterable[bytes], labels: np.ndarray) -> Repeated:
+    """Count equal images, each given by its pixels or by its file; labels (N,) are those of the training images."""
     first, second = ([_digest(image) for image in images] for images in (train, test))
-    seen = set(first)
-    return Repeated(len(first), len(second), len(first) - len(seen), sum(image in seen for image in second))
+    seen: dict[bytes, int] = {}
+    other = sum(seen.setdefault(image, label) != label for image, label in zip(first, labels.tolist(), strict=True))
+    return Repeated(len(first), len(second), len(first) - len(seen), sum(image in seen for image in second), other)
 
 
 def check_repeated(found: Repeated, where: str) -> None:
@@ -120,6 +131,11 @@ def check_repeated(found: Repeated, where: str) -> None:
         )
     if found.in_both:
         print(f"{where}: {found.in_both} of {found.test} test images are equal to training images", file=sys.stderr)
+    if found.contradictory:
+        print(
+            f"{where}: {found.contradictory} of {found.train} training images are equal to one of another class",
+            file=sys.stderr,
+        )
     if 2 * found.in_train >= found.train > 0:
         print(
             f"{where}: {found.in_train} of {found.train} training images are equal to earlier ones; are two versions "

@@ -47,7 +47,7 @@ def visible_folders(folder: Path) -> list[Path]:
     try:
         visible = sorted((child for child in folder.iterdir() if not child.name.startswith(".")), key=in_order)
     except OSError as error:
-        _unreadable(error)
+        unreadable(error)
     for child in visible:
         check_link(child)
     return [child for child in visible if child.is_dir()]
@@ -125,7 +125,7 @@ def holds_images(folder: Path) -> bool:
     try:
         return any(_is_visible_image(path) for path in folder.iterdir())
     except OSError as error:
-        _unreadable(error)
+        unreadable(error)
 
 
 def _is_visible_image(path: Path) -> bool:
@@ -249,7 +249,7 @@ def _where(images: Images, position: int, name: Callable[[int], str] | None) -> 
 
 
 def _visible_files(folder: Path) -> Iterator[Path]:
-    for parent, inside, files in os.walk(folder, onerror=_unreadable, followlinks=True):
+    for parent, inside, files in os.walk(folder, onerror=unreadable, followlinks=True):
         inside[:] = [name for name in inside if not name.startswith(".")]
         for link in (Path(parent, name) for name in inside):
             if link.is_symlink() and link.resolve() in [Path(parent).resolve(), *Path(parent).resolve().parents]:
@@ -273,7 +273,12 @@ def check_link(path: Path) -> None:
         raise UserError(f"{path}: is a link to {path.readlink()}, which is missing; mend or remove it")
 
 
-def _unreadable(error: OSError) -> NoReturn:
+def unreadable(error: OSError) -> NoReturn:
+    """Refuse a folder that cannot be listed.
+
+    Raises:
+        UserError: names it and the system's reason.
+    """
     raise UserError(f"{error.filename}: cannot be read ({error.strerror}); see its permissions") from error
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from kdcore.data.dataset import Dataset, Encoded, Split
-from kdcore.data.sources import contents, imagenet, parquet, pixels, shards
+from kdcore.data.sources import contents, imagenet, parquet, pixels
 from kdcore.data.sources.divided import divided
 from kdcore.data.sources.folders import (
     Files,
@@ -138,7 +138,7 @@ def _in_folders(root: Path, test_share: float | None) -> tuple[list[str], tuple[
 def _in_parquet(root: Path, columns: parquet.Columns) -> tuple[list[str], tuple[Listed, Listed]]:
     """List the images of parquet files."""
     train, test = parquet.read(root, TRAIN, columns=columns), parquet.read(root, TEST, VALIDATION, columns=columns)
-    contents.say_left_out([file.name for file in shards.left_out(root, train.files, test.files)], f"data.source {root}")
+    parquet.check_together(root, train, test)
     classes, labels = parquet.common_classes(train, test)
     first, second = (
         Listed(rows.images, of_rows, rows.name, partial(rows.encoded, of_rows))
@@ -165,7 +165,8 @@ def _decoded(
     splits = train.decode(side, reader), test.decode(side, of_test)
     pixels.report(reader.looks, where, white, background=background is not None)
     contents.check_not_constant(splits[0].images, where, REMEDY)
-    contents.check_repeated(contents.repeated(*(map(np.ndarray.tobytes, split.images) for split in splits)), where)
+    of_train, of_test_images = (map(np.ndarray.tobytes, split.images) for split in splits)
+    contents.check_repeated(contents.repeated(of_train, of_test_images, train.labels), where)
     return splits
 
 
@@ -195,7 +196,7 @@ def _streamed(train: Listed, test: Listed, where: str) -> tuple[Encoded, Encoded
     pixels.report(reader.looks, sample, None, background=False)
     contents.check_not_constant(looked_at, sample, REMEDY)
     if name:  # the contents of parquet files are in memory
-        contents.check_repeated(contents.repeated(_files(train), _files(test)), where)
+        contents.check_repeated(contents.repeated(_files(train), _files(test), train.labels), where)
     return splits
 
 

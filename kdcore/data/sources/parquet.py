@@ -16,6 +16,7 @@ import pyarrow.parquet
 
 from kdcore.data.dataset import Encoded, Split
 from kdcore.data.sources import shards
+from kdcore.data.sources.contents import say_left_out
 from kdcore.data.sources.folders import check_images, decode_images
 from kdcore.data.sources.splits import composed
 from kdcore.system.errors import UserError, named, shown, suggest
@@ -124,6 +125,17 @@ def read(folder: Path, *splits: Sequence[str], columns: Columns = ANY) -> Rows:
     )
 
 
+def check_together(folder: Path, train: Rows, test: Rows) -> None:
+    """Refuse splits that may be of different data sets, and say on stderr which files are of neither.
+
+    Raises:
+        UserError: they are in different folders.
+    """
+    shards.check_together(folder, train.files, test.files)
+    others = shards.left_out(folder, train.files, test.files)
+    say_left_out([file.name for file in others], f"data.source {folder}")
+
+
 def common_classes(*splits: Rows) -> tuple[list[str], list[np.ndarray]]:
     """Return the names of the classes, and each split's labels as positions in them.
 
@@ -153,6 +165,13 @@ def common_classes(*splits: Rows) -> tuple[list[str], list[np.ndarray]]:
                 "write files with different names of the classes, or with none"
             )
         return names, [np.array(rows.labels, dtype=np.int64) for rows in splits]
+    stripped = Counter(label.strip() for label in known)
+    twice = [label for label in known if stripped[label.strip()] > 1]
+    if twice:
+        raise UserError(
+            f"{first.files[0].parent}: the labels {', '.join(map(shown, twice[:5]))} differ in spaces alone; write "
+            "each class in one way"
+        )
     position = {label: i for i, label in enumerate(known)}
     return known, [np.array([position[label] for label in rows.labels], dtype=np.int64) for rows in splits]
 
@@ -207,7 +226,7 @@ def _check_alike(values: dict[Path, Any], what: str, remedy: str) -> None:
 def _rows(files: list[Path], labels: list[Any], columns: Columns, root: Path) -> Rows:
     chunks = [chunk for file in files for chunk in _images(file, str(columns.image), root)]
     images = pa.chunked_array(chunks, pa.large_binary())
-    missing = next((i for i, label in enumerate(labels) if label is None), None)
+    missing = next((i for i, label in enumerate(labels) if label is None or not str(label).strip()), None)
     if images.null_count:
         first = images.is_null().index(True).as_py()
         missing = first if missing is None else min(first, missing)

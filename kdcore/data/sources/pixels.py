@@ -9,14 +9,26 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 
 from kdcore.data.images import FORMATS, UnreadableError, read_image
 from kdcore.system.errors import UserError
 
 SMALL = 1 << 14
 """Largest 16-bit value of an image that uses a small part of the range, a quarter of it."""
+UPRIGHT = 1
+"""The orientation in EXIF of an image that need not be turned."""
 COLOURS = {"white": (255, 255, 255), "black": (0, 0, 0)}
+
+
+REMARKS = {
+    "is_transparent": "are partly transparent; transparency is dropped, and the colours below it show; data.background "
+    "puts them on a colour instead",
+    "has_frames": "hold several images, of which the first counts",
+    "is_turned": "should be turned, as their EXIF says, which is ignored, as torchvision's loader does; turn them "
+    "upright first if you want them so",
+}
+"""Field of `Look` -> what to say of such images."""
 
 
 class BlankError(UnreadableError):
@@ -30,8 +42,11 @@ class Look:
     largest: int | None = None
     """The largest value of a 16-bit image; None with 8 bits."""
     is_transparent: bool = False
+    """Whether a pixel is not opaque."""
     has_frames: bool = False
     """Whether more than one image is in the file, of which the first counts."""
+    is_turned: bool = False
+    """Whether EXIF says that the image should be turned or mirrored."""
 
 
 @dataclass
@@ -52,16 +67,15 @@ class Reader:
                 which is dropped, or where the range of 16-bit colours should be changed.
         """
         decoded = read_image(image)
+        largest, transparent = None, False
         with Image.open(image if isinstance(image, Path) else BytesIO(image), formats=FORMATS) as picture:
-            deep, clear = _is_16bit(picture), picture.has_transparency_data
-            frames = bool(getattr(picture, "is_animated", False)) and picture.format != "MPO"  # phones' photographs
-            largest = None
-            if deep:
+            if _is_16bit(picture):
                 largest, decoded = self._scaled(picture, decoded)
-            transparent = False
-            if clear:
+            if picture.has_transparency_data and not picture.mode.startswith("I"):
                 transparent, decoded = self._on_background(picture.convert("RGBA"), decoded)
-        self.looks.append(Look(largest, transparent, frames))
+            frames = bool(getattr(picture, "is_animated", False)) and picture.format != "MPO"  # phones' photographs
+            turned = picture.getexif().get(ExifTags.Base.Orientation, UPRIGHT) != UPRIGHT
+        self.looks.append(Look(largest, transparent, frames, turned))
         return decoded
 
     def _scaled(self, picture: Image.Image, decoded: Image.Image) -> tuple[int, Image.Image]:
@@ -128,32 +142,31 @@ def report(looks: list[Look], where: str, white: int | None, *, background: bool
     Raises:
         UserError: a value for white was chosen, but no image has 16 bits.
     """
-    deep = [look.largest for look in looks if look.largest is not None]
-    small = [largest for largest in deep if largest < SMALL]
-    transparent = sum(look.is_transparent for look in looks)
-    frames = sum(look.has_frames for look in looks)
-    said = []
-    if white is not None:
-        if not deep:
-            raise UserError(f"{where}: data.scale_16bit is set, but no training image has 16 bits; remove it")
-        above = sum(largest > white for largest in deep)
-        if above:
-            said.append(f"{above} of {len(deep)} 16-bit training images have values above {white}, which become white")
-    elif 2 * len(small) >= len(deep) > 0:
-        said.append(
-            f"{len(small)} of {len(deep)} 16-bit training images use a small part of their range, values up to "
-            f"{max(small)} of 65535, so they become dark, 0 to {max(small) >> 8} of 255; set data.scale_16bit: "
-            "largest, or the value that is white, such as 4095"
-        )
-    if transparent and not background:
-        said.append(
-            f"{transparent} of {len(looks)} training images are partly transparent; transparency is dropped, and the "
-            "colours below it show; data.background puts them on a colour instead"
-        )
-    if frames:
-        said.append(f"{frames} of {len(looks)} training images hold several images, of which the first counts")
-    for line in said:
+    lines = _of_16_bits([look.largest for look in looks if look.largest is not None], where, white)
+    for name, text in REMARKS.items():
+        count = sum(getattr(look, name) for look in looks)
+        if count and not (background and name == "is_transparent"):
+            lines.append(f"{count} of {len(looks)} training images {text}")
+    for line in lines:
         print(f"{where}: {line}", file=sys.stderr)
+
+
+def _of_16_bits(largest_values: list[int], where: str, white: int | None) -> list[str]:
+    """Say how the values of 16-bit images fit the value that is white."""
+    count, small = len(largest_values), [value for value in largest_values if value < SMALL]
+    if white is not None:
+        if not count:
+            raise UserError(f"{where}: data.scale_16bit is set, but no training image has 16 bits; remove it")
+        above = sum(value > white for value in largest_values)
+        which = f"{above} of {count} 16-bit training images"
+        return [f"{which} have values above {white}, which become white"] if above else []
+    if not small or 2 * len(small) < count:
+        return []
+    return [
+        f"{len(small)} of {count} 16-bit training images use a small part of their range, values up to {max(small)} of "
+        f"65535, so they become dark, 0 to {max(small) >> 8} of 255; set data.scale_16bit: largest, or the value that "
+        "is white, such as 4095"
+    ]
 
 
 def _is_16bit(picture: Image.Image) -> bool:

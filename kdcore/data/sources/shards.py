@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kdcore.data.sources.folders import check_link, visible_folders
+from kdcore.data.sources.folders import check_link, unreadable, visible_folders
 from kdcore.data.sources.splits import ALL, in_order, role
 from kdcore.system.errors import UserError
 
@@ -50,9 +50,18 @@ class Place:
         """List the parquet files in the folder, without hidden ones.
 
         Raises:
-            UserError: a link leads nowhere, so that a part would be left out.
+            UserError: a part would be left out, for a link leads nowhere, or it lies in a folder further down.
         """
-        listed = [path for path in self.folder.iterdir() if path.name.endswith(SUFFIX) and path.name[0] != "."]
+        try:
+            listed = [path for path in self.folder.iterdir() if path.name.endswith(SUFFIX) and path.name[0] != "."]
+        except OSError as error:
+            unreadable(error)
+        deeper = [path for path in self.folder.glob(f"[!.]*/**/[!.]*{SUFFIX}") if self.split is not None]
+        if deeper:
+            raise UserError(
+                f"{deeper[0]}: lies further down than {self.folder}, which holds the files of {self.split}; move it "
+                "there, or away"
+            )
         for path in listed:
             check_link(path)
         return sorted((path for path in listed if path.is_file()), key=in_order)
@@ -108,6 +117,21 @@ def alike(root: Path, names: Sequence[str]) -> list[str]:
     """Name the files that begin like those of a split, and are not of it, for messages."""
     files = [file.name for place in places(root) if place.split is None for file in place.files()]
     return [name for name in files if role(name).startswith(tuple(names)) and role(_divided(name)[0]) not in ALL]
+
+
+def check_together(root: Path, train: Sequence[Path], test: Sequence[Path]) -> None:
+    """Refuse training and test files in different folders, which may be of different data sets.
+
+    Raises:
+        UserError: names both folders.
+    """
+    split_folders = {place.folder for place in places(root) if place.split is not None}
+    one, two = (f.parent.parent if f.parent in split_folders else f.parent for f in (train[0], test[0]))
+    if one != two:
+        raise UserError(
+            f"data.source {root}: training files are in {one}, test files in {two}; name the folder that holds both, "
+            "or move them together"
+        )
 
 
 def left_out(root: Path, *splits: Sequence[Path]) -> list[Path]:
