@@ -257,6 +257,9 @@ class TestNormalisation:
         given = {"mean": list(self.MEAN), "std": list(self.STD)}
         dataset = fetch_own(f"folder:{tmp_path}", test_share=0.5, augmentation=augmentation, **given)
         assert (dataset.mean, dataset.std) == (self.MEAN, self.STD)
+        (tmp_path / "stored").mkdir()
+        storage.save(dataset, tmp_path / "stored")
+        assert storage.load(tmp_path / "stored").mean == self.MEAN
 
     def test_of_a_known_set(self, tmp_path):
         for start, folder in enumerate(("train", "val")):

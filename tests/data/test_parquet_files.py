@@ -9,7 +9,7 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
-from kdcore.data.sources import cifar100
+from kdcore.data.sources import cifar100, parquet
 from kdcore.system.errors import UserError
 from tests.data.own_sets import fetch_own, write_parquet
 from tests.pictures import encoded
@@ -20,7 +20,7 @@ LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b
 def write(folder, *names):
     """Files of 2 images each, no image twice."""
     for number, name in enumerate(names):
-        write_parquet(folder / f"{name}.parquet", start=10 * number)
+        write_parquet(folder / (name if name.endswith("PARQUET") else f"{name}.parquet"), start=10 * number)
 
 
 def count(folder, **changes):
@@ -56,7 +56,7 @@ class TestWhole:
         ["train-00000-of-00002-a1b2", "train-00001-of-00002-a1b2"], ["train.0", "train.1"], ["train-1", "train-2"],
         ["train/0000", "train/0001"], ["train/part-00000-x.snappy", "train/part-00001-x.snappy"],
         ["train.parquet/part.0", "train.parquet/part.1"], ["train/train-00000-of-00002", "train/train-00001-of-00002"],
-        ["Train-0", "Train-1"], ["training-0", "training-1"],
+        ["Train-0", "Train-1"], ["training-0", "training-1"], ["train-0", "train-1.PARQUET"],
     ])  # fmt: skip
     def test_all_are_there(self, tmp_path, names, capsys):
         write(tmp_path, *names, "test")
@@ -76,6 +76,13 @@ class TestWhole:
     def test_a_part_twice(self, tmp_path):
         write(tmp_path, "train-0-of-2", "train-00-of-2", "train-1-of-2", "test")
         with pytest.raises(UserError, match=r"train-0-of-2\.parquet.*are the same part"):
+            fetch_own(f"parquet:{tmp_path}")
+
+    @pytest.mark.parametrize("name", ["train-1.parquet.part", "train-1.parquet.crdownload", "train/x.parquet.gz"])
+    def test_an_unfinished_download(self, tmp_path, name):
+        write(tmp_path, "train/0" if "/" in name else "train-0", "test")
+        (tmp_path / name).write_bytes(b"PAR1")
+        with pytest.raises(UserError, match=rf"{name}: is an unfinished download, or packed; finish or unpack it"):
             fetch_own(f"parquet:{tmp_path}")
 
     def test_a_link_that_leads_nowhere(self, tmp_path):
@@ -383,11 +390,17 @@ class TestPaths:
     @pytest.mark.parametrize(("path", "message"), [
         ("gone.jpg", "has no bytes of an image but its path, 'gone.jpg', and there is no such file below"),
         ("../images/0.jpg", "has no bytes of an image but its path, '../images/0.jpg', which is not below"),
+        ("x" * 5000, "and there is no such file below"),
         ("/etc/passwd", "has no bytes of an image but its path, '/etc/passwd', which is not below"),
     ])  # fmt: skip
     def test_elsewhere(self, folder, path, message):
         self.write(folder / "data", "train", [{"path": path}, {"path": "images/1.jpg"}])
         with pytest.raises(UserError, match=message):
+            fetch_own(f"parquet:{folder}")
+
+    def test_too_many_for_memory(self, folder, monkeypatch):
+        monkeypatch.setattr(parquet, "LARGEST", 3000)
+        with pytest.raises(UserError, match=r"train\.parquet: stands for more than 3,000 bytes of images, too many"):
             fetch_own(f"parquet:{folder}")
 
     def test_without_any_bytes(self, folder):

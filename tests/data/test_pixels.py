@@ -210,6 +210,13 @@ class TestOneColour:
         assert contents.statistics(np.zeros((2, 4, 4, 3), np.uint8))[1] == (0, 0, 0)
 
 
+def test_the_test_images_too(tmp_path):
+    write_tree(tmp_path / "train", CLASSES, 2)
+    write(tmp_path / "test", grey(200))
+    with pytest.raises(UserError, match=r"all 8 test images are of one colour, \(0, 0, 0\)"):
+        fetch_own(f"folder:{tmp_path}")
+
+
 class TestStreams:
     """Images that are decoded as they are needed: some of each class are looked at beforehand."""
 
@@ -237,6 +244,15 @@ def test_a_16_bit_grey_with_a_transparent_value(tmp_path):
     read = pixels.reader(None, "white")
     assert np.array_equal(np.asarray(read(buffer.getvalue()))[..., 0], np.asarray(image) >> 8)
     assert read.looks == [pixels.Look(largest=65535)]
+
+
+def test_exif_that_is_damaged(tmp_path):
+    """The image is sound all the same."""
+    buffer = io.BytesIO()
+    picture(0, 0).save(buffer, "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
+    read = pixels.reader(None, None)
+    assert read(buffer.getvalue()).size == (48, 40)
+    assert read.looks == [pixels.Look()]
 
 
 def test_images_that_should_be_turned(tmp_path, capsys):

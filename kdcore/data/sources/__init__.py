@@ -29,8 +29,13 @@ def fetch(section: dict[str, Any]) -> Dataset:
     options["source"] = data_section.on_this_machine(section["source"])
     dataset: Dataset = importlib.import_module(f"kdcore.data.sources.{kind}").fetch(**options)
     if "mean" in section:
-        dataset = replace(dataset, mean=tuple(section["mean"]), std=tuple(section["std"]))
+        dataset = replace(dataset, mean=_three(section["mean"]), std=_three(section["std"]))
     return dataset
+
+
+def _three(values: list[float]) -> tuple[float, float, float]:
+    red, green, blue = map(float, values)
+    return red, green, blue
 
 
 def fetch_once(section: dict[str, Any]) -> Dataset:

@@ -49,15 +49,15 @@ def check_deviation(std: Rgb, where: str) -> None:
         )
 
 
-def check_not_constant(images: np.ndarray, where: str, remedy: str) -> None:
-    """Refuse training images (N, P, P, 3) that are all of one and the same colour.
+def check_not_constant(images: np.ndarray, where: str, remedy: str, which: str = "training") -> None:
+    """Refuse images (N, P, P, 3) of a split that are all of one and the same colour.
 
     Raises:
         UserError: they carry nothing; says what to do.
     """
     if len(images) and all(not (image != images[0, 0, 0]).any() for image in images):
         raise UserError(
-            f"{where}: all {len(images)} training images are of one colour, {tuple(images[0, 0, 0].tolist())}, so they "
+            f"{where}: all {len(images)} {which} images are of one colour, {tuple(images[0, 0, 0].tolist())}, so they "
             f"carry nothing; {remedy}"
         )
 

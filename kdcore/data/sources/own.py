@@ -164,7 +164,8 @@ def _decoded(
     reader, of_test = (pixels.reader(white, background) for _ in range(2))
     splits = train.decode(side, reader), test.decode(side, of_test)
     pixels.report(reader.looks, where, white, background=background is not None)
-    contents.check_not_constant(splits[0].images, where, REMEDY)
+    for split, which in zip(splits, ("training", "test"), strict=True):
+        contents.check_not_constant(split.images, where, REMEDY, which)
     of_train, of_test_images = (map(np.ndarray.tobytes, split.images) for split in splits)
     contents.check_repeated(contents.repeated(of_train, of_test_images, train.labels), where)
     return splits

@@ -1,6 +1,7 @@
 """Read parquet files of encoded images and labels, in the layout of the common hubs."""
 
 import json
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -17,7 +18,7 @@ import pyarrow.parquet
 from kdcore.data.dataset import Encoded, Split
 from kdcore.data.sources import shards
 from kdcore.data.sources.contents import say_left_out
-from kdcore.data.sources.folders import check_images, decode_images
+from kdcore.data.sources.folders import LARGEST, check_images, decode_images
 from kdcore.data.sources.splits import composed
 from kdcore.system.errors import UserError, named, shown, suggest
 from kdcore.system.pointers import file_stands_for_another
@@ -239,7 +240,7 @@ def _rows(files: list[Path], labels: list[Any], columns: Columns, root: Path) ->
 
 def _images(file: Path, column: str, root: Path) -> Iterator[pa.Array]:
     """Read the column of images in the file's parts: one array could not hold more than 2 GiB."""
-    most, received = max(FREE, LARGEST_RATIO * file.stat().st_size), 0
+    most, received, total = max(FREE, LARGEST_RATIO * file.stat().st_size), 0, 0
     with _opened(file) as content:
         for group in range(content.num_row_groups):  # all at once, the reader would keep them all, still compressed
             for batch in content.iter_batches(BATCH_ROWS, row_groups=[group], columns=[column]):
@@ -250,7 +251,14 @@ def _images(file: Path, column: str, root: Path) -> Iterator[pa.Array]:
                         f"{file}: stands for more than {most:,} bytes of images, though it has "
                         f"{file.stat().st_size:,}; get it anew, or write it without images that are the same"
                     )
-                yield array.cast(pa.large_binary()) if paths is None else _with_files(array, paths, file, root)
+                found = array.cast(pa.large_binary()) if paths is None else _with_files(array, paths, file, root)
+                total += found.nbytes
+                if total > LARGEST:
+                    raise UserError(
+                        f"{file}: stands for more than {LARGEST:,} bytes of images, too many to keep in memory; put "
+                        "them into folders, one per class, and name those with folder:"
+                    )
+                yield found
 
 
 def _parts(column: pa.Array) -> tuple[pa.Array, pa.Array | None]:
@@ -277,14 +285,18 @@ def _with_files(images: pa.Array, paths: pa.Array, file: Path, root: Path) -> pa
 def _content(path: str, file: Path, root: Path) -> bytes:
     """Read the file that a path in a parquet file names."""
     inside = not Path(path).is_absolute() and ".." not in Path(path).parts
-    found = next((place / path for place in (file.parent, root) if inside and (place / path).is_file()), None)
+    there = [place / path for place in (file.parent, root) if inside]
+    found = next(filter(os.path.isfile, there), None)  # Path.is_file() raises errors for names that are too long
     if found is None:
         raise UserError(
             f"{file}: has no bytes of an image but its path, {shown(path)}, "
             f"{'and there is no such file' if inside else 'which is not'} below {file.parent} or {root}; put the "
             "images there, or write the file with the images' bytes"
         )
-    return found.read_bytes()
+    try:
+        return found.read_bytes()
+    except OSError as error:
+        raise UserError(f"{found}: cannot be read ({error.strerror}); see its permissions") from error
 
 
 def _labels(file: Path, column: str | None) -> list[Any]:

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from kdcore.data.images import FORMATS, UnreadableError, read_image
-from kdcore.system.errors import UserError
+from kdcore.system.errors import UserError, shown
 
 SMALL = 1 << 14
 """Largest 16-bit value of an image that uses a small part of the range, a quarter of it."""
@@ -67,16 +67,24 @@ class Reader:
                 which is dropped, or where the range of 16-bit colours should be changed.
         """
         decoded = read_image(image)
-        largest, transparent = None, False
-        with Image.open(image if isinstance(image, Path) else BytesIO(image), formats=FORMATS) as picture:
-            if _is_16bit(picture):
-                largest, decoded = self._scaled(picture, decoded)
-            if picture.has_transparency_data and not picture.mode.startswith("I"):
-                transparent, decoded = self._on_background(picture.convert("RGBA"), decoded)
-            frames = bool(getattr(picture, "is_animated", False)) and picture.format != "MPO"  # phones' photographs
-            turned = picture.getexif().get(ExifTags.Base.Orientation, UPRIGHT) != UPRIGHT
-        self.looks.append(Look(largest, transparent, frames, turned))
+        try:
+            with Image.open(image if isinstance(image, Path) else BytesIO(image), formats=FORMATS) as picture:
+                look, decoded = self._look(picture, decoded)
+        except (UnreadableError, MemoryError):
+            raise
+        except Exception as error:  # as in `read_image`, depends on what the file holds
+            raise UnreadableError(f"{type(error).__name__}: {shown(str(error))}") from error
+        self.looks.append(look)
         return decoded
+
+    def _look(self, picture: Image.Image, decoded: Image.Image) -> tuple[Look, Image.Image]:
+        largest, transparent = None, False
+        if _is_16bit(picture):
+            largest, decoded = self._scaled(picture, decoded)
+        if picture.has_transparency_data and not picture.mode.startswith("I"):
+            transparent, decoded = self._on_background(picture.convert("RGBA"), decoded)
+        frames = bool(getattr(picture, "is_animated", False)) and picture.format != "MPO"  # phones' photographs
+        return Look(largest, transparent, frames, _is_turned(picture)), decoded
 
     def _scaled(self, picture: Image.Image, decoded: Image.Image) -> tuple[int, Image.Image]:
         if not picture.mode.startswith("I"):  # Pillow reads 16-bit colours with 8 bits
@@ -167,6 +175,14 @@ def _of_16_bits(largest_values: list[int], where: str, white: int | None) -> lis
         f"65535, so they become dark, 0 to {max(small) >> 8} of 255; set data.scale_16bit: largest, or the value that "
         "is white, such as 4095"
     ]
+
+
+def _is_turned(picture: Image.Image) -> bool:
+    """Whether EXIF says that an image should be turned; not where its EXIF is damaged, which nobody needs."""
+    try:
+        return bool(picture.getexif().get(ExifTags.Base.Orientation, UPRIGHT) != UPRIGHT)
+    except Exception:  # what Pillow raises depends on the damage
+        return False
 
 
 def _is_16bit(picture: Image.Image) -> bool:

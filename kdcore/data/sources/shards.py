@@ -15,6 +15,8 @@ NUMBERED_OF = re.compile(r"(?P<before>.*?)(?P<number>\d+)-of-(?P<count>\d+)(?P<a
 NUMBERED = re.compile(
     r"(?P<before>(?:[-._]?(?:part|shard|chunk|batch|file|data))?[-._]?)(?P<number>\d+)(?P<after>.*)", re.IGNORECASE
 )
+UNFINISHED = (".part", ".partial", ".crdownload", ".download", ".incomplete", ".tmp", ".gz", ".zst", ".zip")
+"""What programs add to the name of a file that is not whole yet, or packed."""
 MOST = 5
 """Most files that a message names."""
 
@@ -53,9 +55,13 @@ class Place:
             UserError: a part would be left out, for a link leads nowhere, or it lies in a folder further down.
         """
         try:
-            listed = [path for path in self.folder.iterdir() if path.name.endswith(SUFFIX) and path.name[0] != "."]
+            visible = [path for path in self.folder.iterdir() if not path.name.startswith(".")]
         except OSError as error:
             unreadable(error)
+        for path in visible:
+            if path.name.lower().endswith(tuple(f"{SUFFIX}{ending}" for ending in UNFINISHED)):
+                raise UserError(f"{path}: is an unfinished download, or packed; finish or unpack it, or move it away")
+        listed = [path for path in visible if path.suffix.lower() == SUFFIX]
         deeper = [path for path in self.folder.glob(f"[!.]*/**/[!.]*{SUFFIX}") if self.split is not None]
         if deeper:
             raise UserError(
@@ -69,9 +75,9 @@ class Place:
     def parts(self, names: Sequence[str]) -> list[Part]:
         """List the files of the split that has one of these names."""
         if self.split is not None:
-            stems = [(file, "", file.name.removesuffix(SUFFIX)) for file in self.files()]
+            stems = [(file, "", file.stem) for file in self.files()]
             return [_part(*stem) for stem in stems if self.split in names]
-        divided = [(file, *_divided(file.name)) for file in self.files()]
+        divided = [(file, *_divided(file)) for file in self.files()]
         return [_part(file, split, rest) for file, split, rest in divided if role(split) in names]
 
 
@@ -115,8 +121,9 @@ def places(root: Path) -> list[Place]:
 
 def alike(root: Path, names: Sequence[str]) -> list[str]:
     """Name the files that begin like those of a split, and are not of it, for messages."""
-    files = [file.name for place in places(root) if place.split is None for file in place.files()]
-    return [name for name in files if role(name).startswith(tuple(names)) and role(_divided(name)[0]) not in ALL]
+    files = [file for place in places(root) if place.split is None for file in place.files()]
+    near = [file for file in files if role(file.name).startswith(tuple(names))]
+    return [file.name for file in near if role(_divided(file)[0]) not in ALL]
 
 
 def check_together(root: Path, train: Sequence[Path], test: Sequence[Path]) -> None:
@@ -151,12 +158,11 @@ def _place(folder: Path) -> Place:
     return Place(folder, name if name in ALL else None)
 
 
-def _divided(file_name: str) -> tuple[str, str]:
+def _divided(file: Path) -> tuple[str, str]:
     """Divide a file's name into the split, which ends at - or ., and the rest without .parquet."""
-    stem = file_name.removesuffix(SUFFIX)
-    end = re.search("[-.]", stem)
-    split = stem[: end.start()] if end else stem
-    return split, stem[len(split) :]
+    end = re.search("[-.]", file.stem)
+    split = file.stem[: end.start()] if end else file.stem
+    return split, file.stem[len(split) :]
 
 
 def _part(file: Path, split: str, rest: str) -> Part:
