@@ -2,12 +2,22 @@
 
 import os
 from pathlib import Path
+from types import UnionType
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import (
+    BeforeValidator,
+    Discriminator,
+    Field,
+    SerializerFunctionWrapHandler,
+    Tag,
+    model_serializer,
+    model_validator,
+)
 
 from kdcore.matrix.section import Fraction, Section, Text
 from kdcore.system.errors import UserError, named, shown
+from kdcore.system.files import expanded
 
 IMAGE_FOLDER, PARQUET = "folder:", "parquet:"
 Stem = Literal["small", "large"]
@@ -16,7 +26,86 @@ pixels with stride 2, for larger images.
 """
 
 
-class Digits(Section):
+def _is_number(value: Any, kind: type | UnionType) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _per_channel(values: Any, *, positive: bool) -> Any:
+    numbers = isinstance(values, list) and len(values) == 3 and all(_is_number(value, int | float) for value in values)
+    if not numbers or not all(0 <= value <= 1 and (value or not positive) for value in values):
+        allowed = "three numbers above 0 and up to 1" if positive else "three numbers from 0 to 1"
+        example = "[0.229, 0.224, 0.225]" if positive else "[0.485, 0.456, 0.406]"
+        raise ValueError(
+            f"{shown(values)}: must be {allowed}, for red, green and blue of images from 0 to 1, for example {example}"
+        )
+    return values
+
+
+def _mean(values: Any) -> Any:
+    return values if values is None else _per_channel(values, positive=False)
+
+
+def _std(values: Any) -> Any:
+    return values if values is None else _per_channel(values, positive=True)
+
+
+def _white(value: Any) -> Any:
+    if value not in (None, "largest") and not (_is_number(value, int) and 1 <= value <= 65535):
+        raise ValueError(
+            f"{shown(value)}: must be the 16-bit value that becomes white, a whole number from 1 to 65535 such as "
+            "4095, or largest: the largest of the training images"
+        )
+    return value
+
+
+def _colour(value: Any) -> Any:
+    numbers = isinstance(value, list) and all(_is_number(part, int) and 0 <= part <= 255 for part in value)
+    if value not in (None, "white", "black") and not (numbers and len(value) == 3):
+        raise ValueError(
+            f"{shown(value)}: must be white, black, or the red, green and blue of a colour from 0 to 255, for example "
+            "[128, 128, 128]"
+        )
+    return value
+
+
+class Source(Section):
+    """What the sections of all data sets have in common."""
+
+    mean: Annotated[list[float] | None, BeforeValidator(_mean)] = None
+    """Mean of each channel (red, green, blue) by which images are normalised, of values from 0 to 1; if absent, the
+    published one, or that of the training images.
+    """
+    std: Annotated[list[float] | None, BeforeValidator(_std)] = None
+    """Standard deviation of each channel, for the same."""
+
+    @model_validator(mode="after")
+    def _both(self) -> "Source":
+        if (self.mean is None) != (self.std is None):
+            given, other = ("mean", "std") if self.std is None else ("std", "mean")
+            raise ValueError(f"{given} is set, but not {other}; set both, three numbers each, or none")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _only_what_is_set(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out optional keys that are not set, but for `ALWAYS`: cards are as they were before these keys."""
+        values: dict[str, Any] = handler(self)
+        return {key: value for key, value in values.items() if value is not None or key in ALWAYS}
+
+
+ALWAYS = ("augmentation", "stem", "test_share", "train_per_class")
+"""Optional keys that cards always had."""
+
+
+class Parquet(Source):
+    """A data set that may be read from parquet files."""
+
+    image_column: Text | None = None
+    """The column of parquet files that holds the images; if absent, the only one that can."""
+    label_column: Text | None = None
+    """The column of parquet files that holds the classes; if absent, the only one with a usual name."""
+
+
+class Digits(Source):
     """Scikit-learn's handwritten digits, which need no download."""
 
     name: Literal["digits"]
@@ -26,7 +115,7 @@ class Digits(Section):
     """How many training images of each class are used; with few of them, networks differ in accuracy."""
 
 
-class Cifar100(Section):
+class Cifar100(Parquet):
     """CIFAR-100: 32 x 32 pixels, 100 classes."""
 
     name: Literal["cifar100"]
@@ -36,7 +125,7 @@ class Cifar100(Section):
     """How many training images of each class are used; all 500 if absent."""
 
 
-class TinyImagenet(Section):
+class TinyImagenet(Source):
     """Tiny-ImageNet: 64 x 64 pixels, 200 classes."""
 
     name: Literal["tiny_imagenet"]
@@ -46,7 +135,7 @@ class TinyImagenet(Section):
     """Whether to take the classes and images that are there; if not, an incomplete data set is refused."""
 
 
-class Cub200(Section):
+class Cub200(Source):
     """CUB-200-2011: birds, 224 x 224 pixels, 200 classes."""
 
     name: Literal["cub200"]
@@ -56,7 +145,7 @@ class Cub200(Section):
     """Whether to take the classes and images that are there; if not, an incomplete data set is refused."""
 
 
-class Imagenet(Section):
+class Imagenet(Source):
     """ImageNet (ILSVRC 2012): 224 x 224 pixels, 1000 classes. Its licence asks users to get their own copy."""
 
     name: Literal["imagenet"]
@@ -66,7 +155,7 @@ class Imagenet(Section):
     """Whether to take the classes and images that are there; if not, an incomplete data set is refused."""
 
 
-class Own(Section):
+class Own(Parquet):
     """A data set of the user's own."""
 
     name: Annotated[str, Field(pattern="^[a-z][a-z0-9_]*$", max_length=64)]
@@ -87,6 +176,12 @@ class Own(Section):
     """The first layer of the networks; if absent, small up to 64 pixels, else large."""
     test_share: Fraction | None = None
     """The share of each class that is kept for the test, if the images are not split already."""
+    scale_16bit: Annotated[int | Literal["largest"] | None, BeforeValidator(_white)] = None
+    """Which value of 16-bit greys becomes white: a number, or the largest value of the training images; if absent,
+    65535.
+    """
+    background: Annotated[list[int] | Literal["white", "black"] | None, BeforeValidator(_colour)] = None
+    """The colour that lies under transparent images; if absent, transparency is dropped."""
 
     @model_validator(mode="before")
     @classmethod
@@ -100,6 +195,19 @@ class Own(Section):
                 f"source {IMAGE_FOLDER}<path> or {PARQUET}<path>, not {shown(source)}"
             )
         return values
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Own":
+        for key in ("image_column", "label_column"):
+            if getattr(self, key) is not None and self.source.startswith(IMAGE_FOLDER):
+                raise ValueError(f"{key} is for source {PARQUET}<path>; folders of images have no columns")
+        for key in ("scale_16bit", "background"):
+            if getattr(self, key) is not None and self.augmentation == "random_resized_crop":
+                raise ValueError(
+                    f"{key} is for images that are decoded once, not for augmentation random_resized_crop; set "
+                    "augmentation: resize_crop, or convert the images"
+                )
+        return self
 
 
 KNOWN = {
@@ -131,7 +239,14 @@ def path(source: str) -> Path | None:
     """Return the path that a source names on this machine; None if it names none."""
     if source in ("embedded", "download"):
         return None
-    return Path(source.removeprefix(IMAGE_FOLDER).removeprefix(PARQUET))
+    return expanded(source.removeprefix(IMAGE_FOLDER).removeprefix(PARQUET))
+
+
+def on_this_machine(source: str) -> str:
+    """Write out the home folder in the path that a source names, if it names one that begins with ~."""
+    there = path(source)
+    prefix = next((prefix for prefix in (IMAGE_FOLDER, PARQUET) if source.startswith(prefix)), "")
+    return source if there is None or not source.startswith(f"{prefix}~") else f"{prefix}{there}"
 
 
 def check_there(section: dict[str, Any], where: str) -> None:
@@ -146,7 +261,7 @@ def check_there(section: dict[str, Any], where: str) -> None:
     """
     there = path(section["source"])
     if there is not None and not os.path.exists(there):  # Path.exists() raises errors for names that are too long
-        hint = " (~ is not expanded)" if str(there).startswith("~") else ""
+        hint = " (no user of this machine has that name)" if str(there).startswith("~") else ""
         allowed = SOURCES[module(section["name"])]
         raise UserError(f"{where}: data.source: there is no {named(str(there))}{hint}. Allowed: {allowed}")
 

@@ -156,6 +156,11 @@ def file_digests(path: Path, *kinds: str) -> dict[str, str]:
     return {kind: digest.hexdigest() for kind, digest in found.items()}
 
 
+def expanded(path: str | Path) -> Path:
+    """Write out the home folder in a path that begins with ~ or ~user; of an unknown user, the path stays as it is."""
+    return Path(os.path.expanduser(path))
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Read the mapping that a JSON file holds.
 

@@ -164,7 +164,7 @@ def _check_data(matrix: Params) -> None:
         raise UserError(f"data set {matrix.data.name} is not here yet; run 'dvc repro data'")
     found = storage.load(folder)
     per_class = wanted.get("train_per_class")
-    if wanted.get("image_size") not in (None, found.image_size) or (
-        per_class is not None and per_class * len(found.classes) != len(found.train.labels)
-    ):
+    other_pixels = any(list(getattr(found, key)) != wanted[key] for key in ("mean", "std") if key in wanted)
+    other_count = per_class is not None and per_class * len(found.classes) != len(found.train.labels)
+    if other_pixels or other_count or wanted.get("image_size") not in (None, found.image_size):
         raise UserError(f"{folder}: is not as section data of the params file has it; run 'dvc repro data'")

@@ -355,8 +355,8 @@ class TestOwnFolder:
 
     @pytest.mark.parametrize("splits", [("Train", "Test"), ("TRAIN", "Val"), ("train", "VALID")])
     def test_splits_in_capitals(self, tmp_path, splits):
-        for folder in splits:
-            write_tree(tmp_path / folder, ["cat", "dog"], 2)
+        for start, folder in enumerate(splits):
+            write_tree(tmp_path / folder, ["cat", "dog"], 2, start=10 * start)
         assert fetch_own(f"folder:{tmp_path}").classes == ["cat", "dog"]
         with pytest.raises(UserError, match=rf"is split already, into {splits[0]} and {splits[1]}"):
             fetch_own(f"folder:{tmp_path}", test_share=0.5)
@@ -568,7 +568,10 @@ class TestPicture:
 
 class TestOwnParquet:
     def write(self, folder, name="train-00000-of-00001", labels=(0, 1, 0, 1), image=None, metadata=None):
-        pictures = image or [{"bytes": encoded(int(str(label)[-1]), i), "path": "x"} for i, label in enumerate(labels)]
+        start = 0 if "train" in f"{folder.name}/{name}" else 100  # no image is in both splits
+        pictures = image or [
+            {"bytes": encoded(int(str(label)[-1]), start + i), "path": "x"} for i, label in enumerate(labels)
+        ]
         table = pa.table({"image": pictures, "label": list(labels)})
         if metadata:
             table = table.replace_schema_metadata({"huggingface": metadata})
@@ -587,7 +590,7 @@ class TestOwnParquet:
     def test_plain_bytes_and_text_labels(self, tmp_path):
         content = [encoded(0, 0), encoded(1, 1)]
         self.write(tmp_path, labels=("a1", "a0"), image=content)
-        self.write(tmp_path, "test-0", labels=("a0", "a1"), image=content)
+        self.write(tmp_path, "test-0", labels=("a0", "a1"))
         dataset = fetch_own(f"parquet:{tmp_path}")
         assert dataset.classes == ["a0", "a1"]
         assert dataset.train.labels.tolist() == [1, 0]
@@ -659,7 +662,7 @@ class TestOwnParquet:
 
     def test_no_test_files(self, tmp_path):
         self.write(tmp_path)
-        with pytest.raises(UserError, match=r"has no test\*\.parquet or val\*\.parquet or validation"):
+        with pytest.raises(UserError, match=r"has no test-\*\.parquet or val-\*\.parquet, neither there"):
             fetch_own(f"parquet:{tmp_path}")
 
     @pytest.mark.parametrize(("train", "test"), [

@@ -163,7 +163,9 @@ class TestCifar100:
         from PIL import Image
 
         buffer = io.BytesIO()
-        Image.new("RGB", (side, side), (10, 20, 30)).save(buffer, "PNG")
+        image = Image.new("RGB", (side, side), (10, 20, 30))
+        image.putpixel((side - 1, side - 1), (0, 0, 0))
+        image.save(buffer, "PNG")
         picture = {"bytes": content or buffer.getvalue(), "path": "a.png"}
         for name, count in (("train", train), ("test", test)):
             table = pa.table({"img": [picture] * (100 * count), "fine_label": list(range(100)) * count})
@@ -210,7 +212,7 @@ class TestCifar100:
         sums = {}
         for name, count in (("train", 5), ("test", 1)):
             labels = list(range(100)) * count
-            content = {"data": np.full((len(labels), 3072), 7, np.uint8), "fine_labels": labels}
+            content = {"data": np.tile(np.arange(3072, dtype=np.uint8), (len(labels), 1)), "fine_labels": labels}
             (folder / name).write_bytes(pickle.dumps(content))
         (folder / "meta").write_bytes(pickle.dumps({"fine_label_names": [f"class{i}" for i in range(100)]}))
         for path in folder.iterdir():

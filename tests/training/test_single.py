@@ -67,7 +67,7 @@ class TestEvaluateCheckpoint:
     def test_command_on_a_folder_of_images(self, project):
         """Decoded once, kept for the next time."""
         write_tree(project / "pets" / "train", ["cat", "dog"], 2)
-        write_tree(project / "pets" / "test", ["cat", "dog"], 2)
+        write_tree(project / "pets" / "test", ["cat", "dog"], 2, start=10)
         checkpoints.save(networks.create("resnet8", 2), project / "weights.safetensors")
         options = ["--network", "resnet8", "--checkpoint", "weights.safetensors", "--dataset", "pets",
                    "--source", "folder:pets", "--image-size", "16"]  # fmt: skip
@@ -79,13 +79,13 @@ class TestEvaluateCheckpoint:
     def test_changed_sources_are_read_again(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         write_tree(tmp_path / "pets" / "train", ["cat", "dog"], 2)
-        write_tree(tmp_path / "pets" / "test", ["cat", "dog"], 2)
+        write_tree(tmp_path / "pets" / "test", ["cat", "dog"], 2, start=10)
         options = {"source": "folder:pets", "image_size": 16}
         first = single.dataset("pets", None, **options)
         stored = (tmp_path / "scratch/data/pets/manifest.json").stat().st_mtime_ns
         single.dataset("pets", None, **options)
         assert (tmp_path / "scratch/data/pets/manifest.json").stat().st_mtime_ns == stored
-        write_tree(tmp_path / "pets" / "test", ["cat", "dog"], 3)
+        write_tree(tmp_path / "pets" / "test", ["cat", "dog"], 3, start=10)
         assert len(single.dataset("pets", None, **options).test.labels) == len(first.test.labels) + 2
 
     @pytest.mark.slow

@@ -3,6 +3,7 @@
 import hashlib
 import importlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,18 @@ def fetch(section: dict[str, Any]) -> Dataset:
         UserError: the source does not hold it; the message says what was expected.
     """
     kind = data_section.module(section["name"])
-    options = section if kind == data_section.OWN else {key: value for key, value in section.items() if key != "name"}
-    return importlib.import_module(f"kdcore.data.sources.{kind}").fetch(**options)
+    left_out = ("mean",) if kind == data_section.OWN else ("name", "mean", "std")
+    options = {key: value for key, value in section.items() if key not in left_out}
+    options["source"] = data_section.on_this_machine(section["source"])
+    dataset: Dataset = importlib.import_module(f"kdcore.data.sources.{kind}").fetch(**options)
+    if "mean" in section:
+        dataset = replace(dataset, mean=_three(section["mean"]), std=_three(section["std"]))
+    return dataset
+
+
+def _three(values: list[float]) -> tuple[float, float, float]:
+    red, green, blue = map(float, values)
+    return red, green, blue
 
 
 def fetch_once(section: dict[str, Any]) -> Dataset:

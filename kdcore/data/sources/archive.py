@@ -9,6 +9,7 @@ from pathlib import Path
 from kdcore.fetch import archives, download
 from kdcore.system.errors import UserError
 from kdcore.system.files import file_sha256
+from kdcore.system.pointers import file_stands_for_another
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ def opened(source: str, archive: Archive) -> Iterator[Path]:
         sha256 = file_sha256(path)
     except OSError as error:
         raise UserError(f"data.source {source}: cannot be read ({error.strerror})") from error
+    if sha256 != archive.sha256 and (pointer := file_stands_for_another(path)):
+        raise UserError(f"data.source {source}: {pointer}")
     if sha256 != archive.sha256:
         raise UserError(
             f"data.source {source}: has sha256 {sha256}, the published archive {archive.sha256}; get it anew, or set "

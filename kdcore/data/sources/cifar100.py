@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from kdcore.data.dataset import Dataset, Split, first_of_each_class
-from kdcore.data.sources import parquet
+from kdcore.data.sources import parquet, shards
 from kdcore.data.sources.archive import Archive, opened
+from kdcore.data.sources.contents import check_not_constant
 from kdcore.system.errors import UserError
 
 COUNTS = {"train": 50_000, "test": 10_000}
@@ -26,18 +27,26 @@ STD = (0.2675, 0.2565, 0.2761)
 """Mean and standard deviation in all published distillation code, from mdistiller:mdistiller/dataset/cifar100.py."""
 
 
-def fetch(*, source: str, train_per_class: int | None) -> Dataset:
+def fetch(
+    *,
+    source: str,
+    train_per_class: int | None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+) -> Dataset:
     """Read CIFAR-100 with its fine labels.
 
     Args:
         source: "download"; the path of the archive, or of the folder extracted from it; or of a folder of parquet
-            files (see `parquet.LAYOUTS`), with or without the names of the classes in `classes.json`.
+            files (see `shards.find`), with or without the names of the classes in `classes.json`.
         train_per_class: the first so many training images of each class; None for all 500.
+        image_column: the column of parquet files that holds the images; None finds it.
+        label_column: the column of parquet files that holds the fine labels; None finds it.
 
     Raises:
         UserError: the source holds no CIFAR-100, or not all of it.
     """
-    splits, classes = _read(source)
+    splits, classes = _read(source, parquet.Columns(image_column, label_column))
     for name, split in splits.items():
         counts = np.bincount(split.labels, minlength=CLASSES)
         if len(split.labels) != COUNTS[name] or len(set(counts)) != 1:
@@ -46,14 +55,17 @@ def fetch(*, source: str, train_per_class: int | None) -> Dataset:
                 f"classes; CIFAR-100 has {COUNTS[name]}, the same number in each of {CLASSES}"
             )
     train = splits["train"]
+    check_not_constant(train.images, f"data.source {source}", "get it anew")
     if train_per_class is not None:
         train = first_of_each_class(train, train_per_class)
     return Dataset("cifar100", classes, train, splits["test"], MEAN, STD, image_size=SIDE, flip=True, padding=4)
 
 
-def _read(source: str) -> tuple[dict[str, Split], list[str]]:
-    if source != "download" and any(parquet.find(Path(source), name) for name in COUNTS):
-        return _from_parquet(Path(source))
+def _read(source: str, columns: parquet.Columns) -> tuple[dict[str, Split], list[str]]:
+    if source != "download" and any(shards.find(Path(source), (name,)) for name in COUNTS):
+        return _from_parquet(Path(source), columns)
+    if columns != parquet.ANY:
+        raise UserError(f"data.source {source}: is not of parquet files; remove data.image_column and label_column")
     with opened(source, ARCHIVE) as folder:
         return _from_archive(folder)
 
@@ -73,8 +85,9 @@ def _from_archive(folder: Path) -> tuple[dict[str, Split], list[str]]:
     return splits, classes
 
 
-def _from_parquet(folder: Path) -> tuple[dict[str, Split], list[str]]:
-    rows = {name: parquet.read(folder, (name,)) for name in COUNTS}
+def _from_parquet(folder: Path, columns: parquet.Columns) -> tuple[dict[str, Split], list[str]]:
+    rows = {name: parquet.read(folder, (name,), columns=columns) for name in COUNTS}
+    parquet.check_together(folder, rows["train"], rows["test"])
     classes, labels = parquet.common_classes(*rows.values())
     names = folder / "classes.json"
     if names.is_file():

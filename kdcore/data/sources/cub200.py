@@ -10,6 +10,7 @@ import numpy as np
 
 from kdcore.data.dataset import Dataset, Split
 from kdcore.data.sources.archive import Archive, opened
+from kdcore.data.sources.contents import check_not_constant
 from kdcore.data.sources.folders import check_number, decode_images, entries
 from kdcore.data.sources.imagenet import MEAN, STD
 from kdcore.system.errors import UserError
@@ -42,6 +43,7 @@ def fetch(*, source: str, subset: bool) -> Dataset:
             f"data.source {source}: holds {counts} images of {len(classes)} classes, CUB-200-2011 {COUNTS} of "
             f"{CLASSES}; get it whole, or set data.subset: true to take what is there"
         )
+    check_not_constant(splits["train"].images, f"data.source {source}", "get it anew")
     return Dataset(
         name="cub200",
         classes=classes,

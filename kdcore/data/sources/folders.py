@@ -5,6 +5,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Container, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import combinations
 from pathlib import Path
 from typing import NoReturn, Protocol
 
@@ -14,7 +15,10 @@ from PIL import Image
 
 from kdcore.data.dataset import Encoded, Split
 from kdcore.data.images import UnreadableError, check_image, read_image
-from kdcore.system.errors import UserError
+from kdcore.data.sources.pixels import BlankError
+from kdcore.data.sources.splits import composed, in_order
+from kdcore.system.errors import UserError, named
+from kdcore.system.pointers import file_stands_for_another, stands_for_another
 
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 LARGEST = 16 * 2**30
@@ -35,17 +39,17 @@ class Images(Protocol):
 
 
 def visible_folders(folder: Path) -> list[Path]:
-    """List the folders in a folder in alphabetical order, without hidden ones.
+    """List the folders in a folder in alphabetical order, however accents are written, without hidden ones.
 
     Raises:
         UserError: a link leads nowhere.
     """
     try:
-        visible = sorted(child for child in folder.iterdir() if not child.name.startswith("."))
+        visible = sorted((child for child in folder.iterdir() if not child.name.startswith(".")), key=in_order)
     except OSError as error:
-        _unreadable(error)
+        unreadable(error)
     for child in visible:
-        _check_link(child)
+        check_link(child)
     return [child for child in visible if child.is_dir()]
 
 
@@ -61,17 +65,26 @@ def classes_below(folder: Path, *, beside: Container[str] = ()) -> Files:
     """
     classes: Files = {}
     left_out: Counter[str] = Counter()
-    for child in visible_folders(folder):
+    children = visible_folders(folder)
+    if not children:
+        raise UserError(f"{folder}: holds no folders; expected one folder of images per class")
+    check_no_splits(children, folder)
+    for child in children:
         if not child.name.isprintable():
             raise UserError(f"{folder}: {child.name!r} names a class, and cannot be printed; rename that folder")
+        name = composed(child.name)
+        if name in classes:
+            raise UserError(
+                f"{folder}: two folders are called {name}, with accents written in two ways (NFC and NFD); merge them"
+            )
         paths = list(_visible_files(child))
-        classes[child.name] = sorted(path for path in paths if path.suffix.lower() in SUFFIXES)
+        classes[name] = sorted((path for path in paths if path.suffix.lower() in SUFFIXES), key=in_order)
+        if not classes[name]:
+            raise UserError(f"{child}: holds no images ({', '.join(sorted(SUFFIXES))})")
         left_out.update(path.suffix for path in paths if path.suffix.lower() not in SUFFIXES)
-    if not classes:
-        raise UserError(f"{folder}: holds no folders; expected one folder of images per class")
-    empty = [name for name, files in classes.items() if not files]
-    if empty:
-        raise UserError(f"{folder / empty[0]}: holds no images ({', '.join(sorted(SUFFIXES))})")
+    strays = sum(1 for path in folder.iterdir() if _is_visible_image(path))
+    if strays:
+        print(f"{folder}: {strays} images left out, for they lie in no class's folder", file=sys.stderr)
     others = {suffix: count for suffix, count in sorted(left_out.items()) if suffix.lower() not in beside}
     if others:
         which = ", ".join(f"{count} {suffix or 'without a suffix'}" for suffix, count in others.items())
@@ -80,6 +93,43 @@ def classes_below(folder: Path, *, beside: Container[str] = ()) -> Files:
             file=sys.stderr,
         )
     return classes
+
+
+def check_no_splits(folders: list[Path], root: Path) -> None:
+    """Refuse folders that look like the parts of a split, or like folds, and not like classes: they hold no images
+    themselves, but folders of the same names.
+
+    Raises:
+        UserError: names them and what they hold.
+    """
+    inside = {folder: _names_inside(folder) for folder in folders}
+    for one, two in combinations([folder for folder, names in inside.items() if names], 2):
+        shared, either = inside[one] & inside[two], inside[one] | inside[two]
+        if len(shared) > 1 or (len(either) > 1 and shared and either in (inside[one], inside[two])):
+            alike = [folder.name for folder, names in inside.items() if names & shared]
+            raise UserError(
+                f"{root}: {', '.join(map(named, alike[:5]))}{' ...' if len(alike) > 5 else ''} hold no images "
+                f"themselves but folders of the same names ({', '.join(map(named, sorted(shared)[:5]))}), so they look "
+                "like parts of a split and not like classes. Name two of them train and test; or name one as "
+                "data.source; or, if they are classes, put their images into them, without folders between"
+            )
+
+
+def _names_inside(folder: Path) -> set[str]:
+    """Return the names of the folders in a folder that holds no images itself; none if it does."""
+    return set() if holds_images(folder) else {composed(child.name) for child in visible_folders(folder)}
+
+
+def holds_images(folder: Path) -> bool:
+    """Whether images lie directly in a folder."""
+    try:
+        return any(_is_visible_image(path) for path in folder.iterdir())
+    except OSError as error:
+        unreadable(error)
+
+
+def _is_visible_image(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and not path.is_dir()
 
 
 def check_number(classes: Collection[object], where: str) -> None:
@@ -108,17 +158,22 @@ def check_same_classes(train: Iterable[str], test: Iterable[str], where: Path) -
 def index_images(files: Files, root: Path) -> Encoded:
     """Make a split that names image files below `root`, which are decoded whenever they are seen."""
     paths = [str(path.relative_to(root)) for paths_of_class in files.values() for path in paths_of_class]
-    return Encoded(pa.table({"path": paths, "label": _labels(files)}), root)
+    return Encoded(pa.table({"path": paths, "label": labels_of(files)}), root)
 
 
 def read_images(files: Files, side: int, *, resize: bool = True) -> Split:
     """Make a split of images that are decoded now; `decode_images` explains arguments and errors."""
     paths = [path for paths_of_class in files.values() for path in paths_of_class]
-    return Split(decode_images(paths, side, resize=resize), _labels(files))
+    return Split(decode_images(paths, side, resize=resize), labels_of(files))
 
 
 def decode_images(
-    images: Images, side: int, name: Callable[[int], str] | None = None, *, resize: bool = True
+    images: Images,
+    side: int,
+    name: Callable[[int], str] | None = None,
+    *,
+    resize: bool = True,
+    read: Callable[[Path | bytes], Image.Image] = read_image,
 ) -> np.ndarray:
     """Decode encoded images.
 
@@ -127,6 +182,7 @@ def decode_images(
         side: P, in pixels.
         name: names the image at a position, for messages; None names its file.
         resize: resize images of another size with a bilinear filter, instead of refusing them.
+        read: decodes one image, in RGB.
 
     Returns:
         (N, P, P, 3) uint8.
@@ -144,16 +200,16 @@ def decode_images(
     def fill(position: int) -> None:
         where = _where(images, position, name)
         try:
-            image = read_image(images[position])
+            image = read(images[position])
         except UnreadableError as error:
-            raise UserError(f"{where}: cannot be decoded ({error}); replace or remove it") from error
+            raise _refusal(images[position], where, error) from error
         if image.size != (side, side):
             if not resize:
                 raise UserError(f"{where}: is of {image.size} pixels, not {(side, side)}")
             image = image.resize((side, side), Image.Resampling.BILINEAR)
         decoded[position] = np.asarray(image)
 
-    _each(fill, len(images))
+    each(fill, len(images))
     return decoded
 
 
@@ -168,13 +224,21 @@ def check_images(images: Images, name: Callable[[int], str] | None = None) -> No
         try:
             check_image(images[position])
         except UnreadableError as error:
-            where = _where(images, position, name)
-            raise UserError(f"{where}: cannot be decoded ({error}); replace or remove it") from error
+            raise _refusal(images[position], _where(images, position, name), error) from error
 
-    _each(look, len(images))
+    each(look, len(images))
 
 
-def _each(do: Callable[[int], None], count: int) -> None:
+def _refusal(image: Path | bytes, where: str, error: UnreadableError) -> UserError:
+    """Say why an image cannot be used, and what to do about it."""
+    if isinstance(error, BlankError):
+        return UserError(f"{where}: {error}")
+    pointer = file_stands_for_another(image) if isinstance(image, Path) else stands_for_another(image)
+    return UserError(f"{where}: {pointer or f'cannot be decoded ({error}); replace or remove it'}")
+
+
+def each(do: Callable[[int], None], count: int) -> None:
+    """Call a function with every position, in several threads."""
     with ThreadPoolExecutor() as pool:
         for _ in pool.map(do, range(count)):
             pass
@@ -185,7 +249,7 @@ def _where(images: Images, position: int, name: Callable[[int], str] | None) -> 
 
 
 def _visible_files(folder: Path) -> Iterator[Path]:
-    for parent, inside, files in os.walk(folder, onerror=_unreadable, followlinks=True):
+    for parent, inside, files in os.walk(folder, onerror=unreadable, followlinks=True):
         inside[:] = [name for name in inside if not name.startswith(".")]
         for link in (Path(parent, name) for name in inside):
             if link.is_symlink() and link.resolve() in [Path(parent).resolve(), *Path(parent).resolve().parents]:
@@ -193,22 +257,33 @@ def _visible_files(folder: Path) -> Iterator[Path]:
         for name in files:
             if not name.startswith("."):
                 path = Path(parent, name)
-                _check_link(path)
+                check_link(path)
                 if not path.is_file():
                     raise UserError(f"{path}: is a pipe or a device; remove it")
                 yield path
 
 
-def _check_link(path: Path) -> None:
+def check_link(path: Path) -> None:
+    """Refuse a link that leads nowhere.
+
+    Raises:
+        UserError: names the link and where it leads.
+    """
     if path.is_symlink() and not path.exists():
         raise UserError(f"{path}: is a link to {path.readlink()}, which is missing; mend or remove it")
 
 
-def _unreadable(error: OSError) -> NoReturn:
+def unreadable(error: OSError) -> NoReturn:
+    """Refuse a folder that cannot be listed.
+
+    Raises:
+        UserError: names it and the system's reason.
+    """
     raise UserError(f"{error.filename}: cannot be read ({error.strerror}); see its permissions") from error
 
 
-def _labels(files: Files) -> np.ndarray:
+def labels_of(files: Files) -> np.ndarray:
+    """Return the class (N,) int64 of every image, counted in the order of the classes."""
     return np.repeat(np.arange(len(files)), [len(paths) for paths in files.values()])
 
 

@@ -7,6 +7,7 @@ where <class> is a WordNet number such as n01440764. Images are decoded as they 
 from pathlib import Path
 
 from kdcore.data.dataset import Dataset
+from kdcore.data.sources.contents import check_files_apart
 from kdcore.data.sources.folders import Files, check_number, check_same_classes, classes_below, index_images
 from kdcore.system.errors import UserError
 
@@ -40,6 +41,7 @@ def fetch(*, source: str, subset: bool) -> Dataset:
     train, val = splits.values()
     check_same_classes(train, val, root)
     check_number(train, f"data.source {source}")
+    check_files_apart(train, val)
     if not subset:
         _check_whole(splits, root)
     return Dataset(

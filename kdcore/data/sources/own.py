@@ -8,29 +8,57 @@
 - random_resized_crop, used for ImageNet: a random part, resized. Decoded when seen.
 """
 
-import math
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from kdcore.data.dataset import Dataset, Encoded, Split
-from kdcore.data.sources import imagenet, parquet
+from kdcore.data.sources import contents, imagenet, parquet, pixels
+from kdcore.data.sources.divided import divided
 from kdcore.data.sources.folders import (
     Files,
+    Images,
     check_images,
     check_number,
-    check_same_classes,
-    classes_below,
+    decode_images,
     index_images,
-    read_images,
-    visible_folders,
+    labels_of,
 )
+from kdcore.data.sources.splits import TEST, TRAIN, VALIDATION
 from kdcore.matrix.data_section import IMAGE_FOLDER
 from kdcore.system.errors import UserError
 
 SMALL = 64
 """Largest image size that gets CIFAR's augmentation and stem if params.yaml names none."""
-TESTS = ("test", "val", "validation", "valid")
+SAMPLE = 3
+"""How many training images of each class are decoded beforehand, where all others are decoded as they are needed."""
+SAMPLE_SIDE = 64
+REMEDY = (
+    "if the files hold 16-bit greys with small values, set data.scale_16bit; if they are drawings on transparency, set "
+    "data.background; else look at the files"
+)
+"""What to do about training images that carry nothing."""
+
+
+@dataclass(frozen=True)
+class Listed:
+    """The images of a split, not yet decoded, and their classes."""
+
+    images: Images
+    labels: np.ndarray
+    """(N,) int64."""
+    name: Callable[[int], str] | None
+    """Names the image at a position, for messages; None names its file."""
+    encoded: Callable[[], Encoded]
+    """Make a split that is decoded later."""
+
+    def decode(self, side: int, reader: pixels.Reader) -> Split:
+        """Make a split that is decoded now; `decode_images` explains arguments and errors."""
+        return Split(decode_images(self.images, side, self.name, read=reader), self.labels)
 
 
 def fetch(
@@ -42,6 +70,11 @@ def fetch(
     flip: bool,
     stem: str | None,
     test_share: float | None,
+    std: list[float] | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    scale_16bit: int | str | None = None,
+    background: list[int] | str | None = None,
 ) -> Dataset:
     """Read a data set of the user's own; `kdcore.matrix.data_section.Own` explains the arguments.
 
@@ -52,21 +85,32 @@ def fetch(
     """
     augmentation = augmentation or ("pad_crop" if image_size <= SMALL else "resize_crop")
     side = {"pad_crop": image_size, "resize_crop": round(image_size * 8 / 7), "random_resized_crop": None}[augmentation]
-    read = _from_folders if source.startswith(IMAGE_FOLDER) else _from_parquet
     root = Path(source.partition(":")[2])
+    where = f"data.source {source}"
     if not root.is_dir():
-        raise UserError(
-            f"data.source {source}: {root} {'is not a folder' if root.exists() else 'does not exist'}; name a folder"
-        )
-    classes, train, test = read(root, side, test_share)
-    mean, std = _statistics(train) if isinstance(train, Split) else (imagenet.MEAN, imagenet.STD)
+        raise UserError(f"{where}: {root} {'is not a folder' if root.exists() else 'does not exist'}; name a folder")
+    if source.startswith(IMAGE_FOLDER):
+        classes, listed = _in_folders(root, test_share)
+    elif test_share is not None:
+        raise UserError("data.test_share: is for folders of images; parquet files are split by their names")
+    else:
+        classes, listed = _in_parquet(root, parquet.Columns(image_column, label_column))
+    check_number(classes, f"data.source {root}")
+    train: Split | Encoded
+    test: Split | Encoded
+    mean, deviation = imagenet.MEAN, imagenet.STD
+    if side is None:
+        train, test = _streamed(*listed, where)
+    else:
+        train, test = _decoded(listed, side, where, scale_16bit, background)
+        mean, deviation = _statistics(train, where, needed=std is None)
     return Dataset(
         name=name,
         classes=classes,
         train=train,
         test=test,
         mean=mean,
-        std=std,
+        std=deviation,
         image_size=image_size,
         flip=flip,
         padding=image_size // 8 if augmentation == "pad_crop" else 0,
@@ -74,97 +118,97 @@ def fetch(
     )
 
 
-def _from_folders(
-    root: Path, side: int | None, test_share: float | None
-) -> tuple[list[str], Split | Encoded, Split | Encoded]:
-    train, test = _split(root, test_share)
-    check_number(train, f"data.source {root}")
-    if side is None:
-        for files in (train, test):
-            check_images([path for paths in files.values() for path in paths])
-        return list(train), index_images(train, root), index_images(test, root)
-    return list(train), read_images(train, side), read_images(test, side)
+def _in_folders(root: Path, test_share: float | None) -> tuple[list[str], tuple[Listed, Listed]]:
+    """List the images of folders, a folder per class."""
+    train, test = divided(root, test_share)
+    contents.check_files_apart(train, test)
+
+    def listed(files: Files) -> Listed:
+        paths = [path for paths_of_class in files.values() for path in paths_of_class]
+
+        def encoded() -> Encoded:
+            check_images(paths)
+            return index_images(files, root)
+
+        return Listed(paths, labels_of(files), None, encoded)
+
+    return list(train), (listed(train), listed(test))
 
 
-def _split(root: Path, test_share: float | None) -> tuple[Files, Files]:
-    """List the images of training and test, as the user split them or divided here."""
-    folders = visible_folders(root)
-    train = _named(root, folders, "train")
-    test = next((folder for name in TESTS if (folder := _named(root, folders, name))), None)
-    if train and test:
-        if test_share is not None:
-            raise UserError(f"data.test_share: {root} is split already, into {train.name} and {test.name}; remove it")
-        train_files, test_files = classes_below(train), classes_below(test)
-        check_same_classes(train_files, test_files, root)
-        return train_files, test_files
-    if test_share is None:
-        raise UserError(
-            f"data.source: {root} has no folders train and {' or '.join(TESTS)}; add them, or set data.test_share, "
-            "for example 0.2, to keep that share of each class for the test"
-        )
-    if folders and all(folder.name.lower() in TESTS for folder in folders):
-        raise UserError(
-            f"data.source: {root} holds {', '.join(folder.name for folder in folders)}, but no folder train; add it "
-            "and remove data.test_share, or name the folder that holds the classes"
-        )
-    if train and folders == [train]:
-        return _divide(classes_below(train), test_share, train)
-    if train and visible_folders(train):
-        raise UserError(
-            f"data.source: {root} holds {train.name}, with folders of its own, beside "
-            f"{', '.join(folder.name for folder in folders if folder != train)}; is it a split or a class? Name the "
-            "folder that holds the classes, or move the others away"
-        )
-    return _divide(classes_below(root), test_share, root)
-
-
-def _named(root: Path, folders: list[Path], name: str) -> Path | None:
-    """Return the folder of a split, in capitals or not, or None."""
-    same = [folder for folder in folders if folder.name.lower() == name]
-    if len(same) > 1:
-        raise UserError(f"data.source: {root} holds {' and '.join(folder.name for folder in same)}; keep one of them")
-    return same[0] if same else None
-
-
-def _from_parquet(
-    root: Path, side: int | None, test_share: float | None
-) -> tuple[list[str], Split | Encoded, Split | Encoded]:
-    if test_share is not None:
-        raise UserError("data.test_share: is for folders of images; parquet files are split by their names")
-    train = parquet.read(root, ("train",))
-    test = parquet.read(root, TESTS)
+def _in_parquet(root: Path, columns: parquet.Columns) -> tuple[list[str], tuple[Listed, Listed]]:
+    """List the images of parquet files."""
+    train, test = parquet.read(root, TRAIN, columns=columns), parquet.read(root, TEST, VALIDATION, columns=columns)
+    parquet.check_together(root, train, test)
     classes, labels = parquet.common_classes(train, test)
-    check_number(classes, f"data.source {root}")
-    if side is None:
-        return classes, train.encoded(labels[0]), test.encoded(labels[1])
-    return classes, train.decode(labels[0], side), test.decode(labels[1], side)
+    first, second = (
+        Listed(rows.images, of_rows, rows.name, partial(rows.encoded, of_rows))
+        for rows, of_rows in zip((train, test), labels, strict=True)
+    )
+    return classes, (first, second)
 
 
-def _divide(files: Files, share: float, root: Path) -> tuple[Files, Files]:
-    """Draw a share of every class for the test; the draw is the same each time."""
-    train: Files = {}
-    test: Files = {}
-    for label, (name, paths) in enumerate(files.items()):
-        kept = math.ceil(share * len(paths))
-        if kept == len(paths):
-            raise UserError(
-                f"{root / name}: of {len(paths)} images {kept} would be kept for the test, none left; lower "
-                "data.test_share, or add images"
-            )
-        chosen = set(np.random.Generator(np.random.PCG64([0, label])).permutation(len(paths))[:kept].tolist())
-        train[name] = [path for i, path in enumerate(paths) if i not in chosen]
-        test[name] = [path for i, path in enumerate(paths) if i in chosen]
-    return train, test
+def _decoded(
+    listed: tuple[Listed, Listed],
+    side: int,
+    where: str,
+    scale_16bit: int | str | None,
+    background: list[int] | str | None,
+) -> tuple[Split, Split]:
+    """Decode all images now, with the same choices for training and test."""
+    train, test = listed
+    white = scale_16bit if isinstance(scale_16bit, int) else None
+    if scale_16bit == "largest":
+        before = pixels.reader(None, background)
+        decode_images(train.images, 1, train.name, read=before)
+        white = pixels.largest(before.looks, where)
+    reader, of_test = (pixels.reader(white, background) for _ in range(2))
+    splits = train.decode(side, reader), test.decode(side, of_test)
+    pixels.report(reader.looks, where, white, background=background is not None)
+    for split, which in zip(splits, ("training", "test"), strict=True):
+        contents.check_not_constant(split.images, where, REMEDY, which)
+    of_train, of_test_images = (map(np.ndarray.tobytes, split.images) for split in splits)
+    contents.check_repeated(contents.repeated(of_train, of_test_images, train.labels), where)
+    return splits
 
 
-def _statistics(split: Split) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    """Compute mean and standard deviation of each channel image by image, without a second copy of all images."""
-    sums, squares = np.zeros(3), np.zeros(3)
-    for image in split.images:
-        pixels = image.reshape(-1, 3) / 255
-        sums += pixels.mean(axis=0)
-        squares += (pixels**2).mean(axis=0)
-    mean = sums / len(split.images)
-    std = np.sqrt(squares / len(split.images) - mean**2).clip(min=1e-3)
-    (a, b, c), (d, e, f) = (np.round(values, 4).tolist() for values in (mean, std))
-    return (a, b, c), (d, e, f)
+def _statistics(train: Split, where: str, *, needed: bool) -> tuple[contents.Rgb, contents.Rgb]:
+    """Compute mean and deviation of the training images, and refuse a deviation that is needed and almost 0."""
+    mean, deviation, plain = contents.statistics(train.images)
+    if plain:
+        print(f"{where}: {plain} of {len(train.images)} training images are of one colour each", file=sys.stderr)
+    if needed:
+        contents.check_deviation(deviation, where)
+    return mean, deviation
+
+
+def _streamed(train: Listed, test: Listed, where: str) -> tuple[Encoded, Encoded]:
+    """Check images that are decoded as they are needed: the beginnings of all, and a few of each class as a whole."""
+    splits = train.encoded(), test.encoded()
+    chosen = [position for label in np.unique(train.labels) for position in _some(train.labels == label)]
+    reader = pixels.Reader()
+    name = train.name
+    looked_at = decode_images(
+        [train.images[position] for position in chosen],
+        SAMPLE_SIDE,
+        (lambda position: name(chosen[position])) if name else None,
+        read=reader,
+    )
+    sample = f"{where}, of {len(chosen)} images looked at"
+    pixels.report(reader.looks, sample, None, background=False)
+    contents.check_not_constant(looked_at, sample, REMEDY)
+    if name:  # the contents of parquet files are in memory
+        contents.check_repeated(contents.repeated(_files(train), _files(test), train.labels), where)
+    return splits
+
+
+def _files(listed: Listed) -> Iterator[bytes]:
+    """Yield the content of every image of parquet files."""
+    for position in range(len(listed.images)):
+        yield bytes(listed.images[position])
+
+
+def _some(members: np.ndarray) -> list[int]:
+    """Choose up to `SAMPLE` positions, spread over those that are marked."""
+    positions = np.flatnonzero(members)
+    spread = np.unique(np.linspace(0, len(positions) - 1, SAMPLE).astype(int))
+    return [int(position) for position in positions[spread]]

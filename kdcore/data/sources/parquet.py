@@ -1,6 +1,8 @@
 """Read parquet files of encoded images and labels, in the layout of the common hubs."""
 
 import json
+import os
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,23 +16,37 @@ import pyarrow.compute
 import pyarrow.parquet
 
 from kdcore.data.dataset import Encoded, Split
-from kdcore.data.sources.folders import check_images, decode_images
-from kdcore.system.errors import UserError, named
+from kdcore.data.sources import shards
+from kdcore.data.sources.contents import say_left_out
+from kdcore.data.sources.folders import LARGEST, check_images, decode_images
+from kdcore.data.sources.splits import composed
+from kdcore.system.errors import UserError, named, shown, suggest
+from kdcore.system.pointers import file_stands_for_another
 
 LABELS = ("label", "labels", "fine_label", "class")
-"""Names of the column that holds the class; the first one that is there counts."""
+"""Usual names of the column that holds the class."""
 
-
-LAYOUTS = ("{}*.parquet", "data/{}*.parquet", "{}/*.parquet", "*/{}/*.parquet")
-"""Patterns of a split's files; the first one that matches counts."""
 UNLABELLED = -1
 """The label that the hubs give to test images whose classes are secret."""
+OTHER_NAMES = "numbers would mean other classes; write all files with the same names"
+"""What to do about files that name other classes."""
 BATCH_ROWS = 256
 MOST_COLUMNS = 20
 """Most columns that a message names."""
 LARGEST_RATIO, FREE = 100, 2**30
 """Images may be so many times as large as their file, or so many bytes: encoded images hardly shrink, so a file that
 stands for more repeats an image many times."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns hold the images and the classes; None where it is to be found out."""
+
+    image: str | None = None
+    label: str | None = None
+
+
+ANY = Columns()
 
 
 @dataclass(frozen=True)
@@ -58,7 +74,9 @@ class Rows:
     images: Contents
     labels: list[int] | list[str]
     names: list[str] | None
-    """Names of the classes, if labels are numbers and the file holds the names."""
+    """Names of the classes, if labels are numbers and the files hold the names."""
+    label: str
+    """The column of the labels."""
 
     def name(self, position: int) -> str:
         """Name an image, for messages."""
@@ -74,51 +92,49 @@ class Rows:
         return Encoded(pa.table({"image": self.images.chunks, "label": labels}))
 
 
-def find(folder: Path, split: str) -> list[Path]:
-    """List the files of a split in the first of `LAYOUTS` that has any.
-
-    Raises:
-        UserError: they are in several folders.
-    """
-    for layout in LAYOUTS:
-        files = sorted(file for file in folder.glob(layout.format(split)) if file.is_file())
-        parents = sorted({file.parent for file in files})
-        if len(parents) > 1:
-            raise UserError(
-                f"data.source {folder}: has {split} files in several folders, {', '.join(map(str, parents))}; name the "
-                "one above the folder that you want"
-            )
-        if files:
-            return files
-    return []
-
-
-def read(folder: Path, splits: Sequence[str]) -> Rows:
+def read(folder: Path, *splits: Sequence[str], columns: Columns = ANY) -> Rows:
     """Read the rows of the first of these splits that a folder holds with labels.
 
     Args:
-        folder: which has a split's files in one of `LAYOUTS`.
-        splits: beginnings of the names of files, or names of folders.
+        folder: where `shards.find` looks for files.
+        splits: the names that each split may have.
+        columns: which columns to read.
 
     Raises:
-        UserError: no such files, or files without one column of images and one of labels.
+        UserError: no such files, not all of a split, or files without one column of images and one of labels.
     """
     unlabelled = []
-    for split in splits:
-        files = find(folder, split)
+    for names in splits:
+        files = shards.find(folder, names)
         if not files:
             continue
-        labels = [label for file in files for label in _labels(file)]
+        found = _check_columns(files, columns)
+        labels = [label for file in files for label in _labels(file, found.label)]
         if labels and all(label == UNLABELLED for label in labels):
             unlabelled.append(str(files[0]))
             continue
-        return _rows(files, labels)
-    wanted = " or ".join(f"{split}*.parquet" for split in splits)
+        return _rows(files, labels, found, folder)
+    wanted = " or ".join(f"{names[0]}-*.parquet" for names in splits)
     if unlabelled:
         raise UserError(
             f"{unlabelled[0]}: has no labels ({UNLABELLED} everywhere); of {wanted} one with labels is needed"
         )
-    raise UserError(f"data.source {folder}: has no {wanted}, neither there nor below data/, <split>/ or */<split>/")
+    near = [name for names in splits for name in shards.alike(folder, names)]
+    hint = f". {', '.join(near[:5])}: the name of a split ends at - or .; rename what belongs to it" if near else ""
+    raise UserError(
+        f"data.source {folder}: has no {wanted}, neither there nor in a folder there, nor a folder {splits[0][0]}{hint}"
+    )
+
+
+def check_together(folder: Path, train: Rows, test: Rows) -> None:
+    """Refuse splits that may be of different data sets, and say on stderr which files are of neither.
+
+    Raises:
+        UserError: they are in different folders.
+    """
+    shards.check_together(folder, train.files, test.files)
+    others = shards.left_out(folder, train.files, test.files)
+    say_left_out([file.name for file in others], f"data.source {folder}")
 
 
 def common_classes(*splits: Rows) -> tuple[list[str], list[np.ndarray]]:
@@ -128,6 +144,9 @@ def common_classes(*splits: Rows) -> tuple[list[str], list[np.ndarray]]:
         UserError: splits have other classes, labels that no class has, or one name for two classes.
     """
     first = splits[0]
+    _check_alike({rows.files[0]: rows.label for rows in splits}, "takes labels from column", "set data.label_column")
+    named_ones = {rows.files[0]: rows.names for rows in splits if rows.names is not None}
+    _check_alike(named_ones, "names the classes", OTHER_NAMES)
     label_sets = [set(rows.labels) for rows in splits]
     if any(labels != label_sets[0] for labels in label_sets):
         alone = sorted(str(label) for label in set.union(*label_sets) - set.intersection(*label_sets))
@@ -136,9 +155,10 @@ def common_classes(*splits: Rows) -> tuple[list[str], list[np.ndarray]]:
         )
     known: list[Any] = sorted(label_sets[0])
     if all(isinstance(label, int) for label in known):
-        names = first.names or [str(label) for label in range(len(known))]
+        given = next(iter(named_ones.values()), None)
+        names = given or [str(label) for label in range(len(known))]
         if known != list(range(len(names))):
-            raise UserError(f"{first.files[0]}: {_misfit(known, first.names)}")
+            raise UserError(f"{first.files[0]}: {_misfit(known, given)}")
         twice = [name for name, count in Counter(names).items() if count > 1]
         if twice:
             raise UserError(
@@ -146,6 +166,13 @@ def common_classes(*splits: Rows) -> tuple[list[str], list[np.ndarray]]:
                 "write files with different names of the classes, or with none"
             )
         return names, [np.array(rows.labels, dtype=np.int64) for rows in splits]
+    stripped = Counter(label.strip() for label in known)
+    twice = [label for label in known if stripped[label.strip()] > 1]
+    if twice:
+        raise UserError(
+            f"{first.files[0].parent}: the labels {', '.join(map(shown, twice[:5]))} differ in spaces alone; write "
+            "each class in one way"
+        )
     position = {label: i for i, label in enumerate(known)}
     return known, [np.array([position[label] for label in rows.labels], dtype=np.int64) for rows in splits]
 
@@ -164,58 +191,132 @@ def _misfit(known: list[int], names: list[str] | None) -> str:
     )
 
 
-def _rows(files: list[Path], labels: list[Any]) -> Rows:
-    chunks = [chunk for file in files for chunk in _images(file)]
+def _check_columns(files: list[Path], wanted: Columns) -> Columns:
+    """Return the columns that all files of a split have, with labels of one kind."""
+    found, kinds = {}, {}
+    for file in files:
+        with _opened(file) as content:
+            schema, count = content.schema_arrow, content.metadata.num_rows
+        columns = _columns(file, schema, wanted)
+        found[file] = columns
+        if count:
+            kinds[file] = "text" if _is_text(schema.field(columns.label).type) else "numbers"
+    empty = [file for file in files if file not in kinds]
+    if not kinds:
+        raise UserError(f"{empty[0]}: holds no rows{' and nor do its other parts' * (len(empty) > 1)}; get it anew")
+    for file in empty:
+        print(f"{file}: holds no rows", file=sys.stderr)
+    _check_alike(
+        {file: columns.image for file, columns in found.items()}, "has images in column", "set data.image_column"
+    )
+    _check_alike(
+        {file: columns.label for file, columns in found.items()}, "has labels in column", "set data.label_column"
+    )
+    _check_alike(kinds, "has labels that are", "write all files alike")
+    return found[files[0]]
+
+
+def _check_alike(values: dict[Path, Any], what: str, remedy: str) -> None:
+    """Refuse files that differ in a value."""
+    for file, value in values.items():
+        first, expected = next(iter(values.items()))
+        if value != expected:
+            raise UserError(f"{file}: {what} {shown(value)}, but {first}: {shown(expected)}; {remedy}")
+
+
+def _rows(files: list[Path], labels: list[Any], columns: Columns, root: Path) -> Rows:
+    chunks = [chunk for file in files for chunk in _images(file, str(columns.image), root)]
     images = pa.chunked_array(chunks, pa.large_binary())
-    missing = next((i for i, label in enumerate(labels) if label is None), None)
+    missing = next((i for i, label in enumerate(labels) if label is None or not str(label).strip()), None)
     if images.null_count:
         first = images.is_null().index(True).as_py()
         missing = first if missing is None else min(first, missing)
     if missing is not None:
         raise UserError(f"{files[0].parent}: row {missing} of {files[0].name} and its parts has no image or no label")
-    names = next(filter(None, map(_names, files)), None)
-    return Rows(files, Contents(images), labels, names)
+    names = {file: found for file in files if (found := _names(file, str(columns.label))) is not None}
+    _check_alike(names, "names the classes", OTHER_NAMES)
+    return Rows(files, Contents(images), labels, next(iter(names.values()), None), str(columns.label))
 
 
-def _images(file: Path) -> Iterator[pa.Array]:
+def _images(file: Path, column: str, root: Path) -> Iterator[pa.Array]:
     """Read the column of images in the file's parts: one array could not hold more than 2 GiB."""
-    most, received = max(FREE, LARGEST_RATIO * file.stat().st_size), 0
+    most, received, total = max(FREE, LARGEST_RATIO * file.stat().st_size), 0, 0
     with _opened(file) as content:
-        column, _ = _columns(file, content.schema_arrow)
         for group in range(content.num_row_groups):  # all at once, the reader would keep them all, still compressed
             for batch in content.iter_batches(BATCH_ROWS, row_groups=[group], columns=[column]):
-                array = batch.column(0)
-                if pa.types.is_struct(array.type):
-                    array = pa.compute.struct_field(array, "bytes")
+                array, paths = _parts(batch.column(0))
                 received += array.nbytes
                 if received > most:
                     raise UserError(
                         f"{file}: stands for more than {most:,} bytes of images, though it has "
                         f"{file.stat().st_size:,}; get it anew, or write it without images that are the same"
                     )
-                yield array.cast(pa.large_binary())
+                found = array.cast(pa.large_binary()) if paths is None else _with_files(array, paths, file, root)
+                total += found.nbytes
+                if total > LARGEST:
+                    raise UserError(
+                        f"{file}: stands for more than {LARGEST:,} bytes of images, too many to keep in memory; put "
+                        "them into folders, one per class, and name those with folder:"
+                    )
+                yield found
 
 
-def _labels(file: Path) -> list[Any]:
+def _parts(column: pa.Array) -> tuple[pa.Array, pa.Array | None]:
+    """Return the bytes of images, and the paths of those without bytes; None if there are none."""
+    if _is_text(column.type):
+        return pa.nulls(len(column)), column
+    if not pa.types.is_struct(column.type):
+        return column, None
+    found, fields = pa.compute.struct_field(column, "bytes"), [field.name for field in column.type]
+    if not found.null_count or "path" not in fields or not _is_text(column.type.field("path").type):
+        return found, None
+    return found, pa.compute.struct_field(column, "path")
+
+
+def _with_files(images: pa.Array, paths: pa.Array, file: Path, root: Path) -> pa.Array:
+    """Read the files that stand for images without bytes, which lie beside the parquet file or below the source."""
+    contents = [
+        _content(path, file, root) if image is None and path else image
+        for image, path in zip(images.to_pylist(), paths.to_pylist(), strict=True)
+    ]
+    return pa.array(contents, pa.large_binary())
+
+
+def _content(path: str, file: Path, root: Path) -> bytes:
+    """Read the file that a path in a parquet file names."""
+    inside = not Path(path).is_absolute() and ".." not in Path(path).parts
+    there = [place / path for place in (file.parent, root) if inside]
+    found = next(filter(os.path.isfile, there), None)  # Path.is_file() raises errors for names that are too long
+    if found is None:
+        raise UserError(
+            f"{file}: has no bytes of an image but its path, {shown(path)}, "
+            f"{'and there is no such file' if inside else 'which is not'} below {file.parent} or {root}; put the "
+            "images there, or write the file with the images' bytes"
+        )
+    try:
+        return found.read_bytes()
+    except OSError as error:
+        raise UserError(f"{found}: cannot be read ({error.strerror}); see its permissions") from error
+
+
+def _labels(file: Path, column: str | None) -> list[Any]:
     with _opened(file) as content:
-        _, column = _columns(file, content.schema_arrow)
         labels: list[Any] = content.read(columns=[column]).column(0).to_pylist()
-    return labels
+    return [composed(label) if isinstance(label, str) else label for label in labels]
 
 
-def _names(file: Path) -> list[str] | None:
+def _names(file: Path, column: str) -> list[str] | None:
     """Return the names of the classes in the hubs' metadata; None if there are none, or in another form."""
     with _opened(file) as content:
         schema = content.schema_arrow
-    _, label = _columns(file, schema)
     try:
         names: Any = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
     except (ValueError, RecursionError):
         return None
-    for key in ("info", "features", label, "names"):
+    for key in ("info", "features", column, "names"):
         names = names.get(key) if isinstance(names, dict) else None
     is_names = isinstance(names, list) and all(isinstance(name, str) for name in names)
-    return names if is_names else None
+    return [composed(name) for name in names] if is_names else None
 
 
 @contextmanager
@@ -224,38 +325,58 @@ def _opened(file: Path) -> Iterator[pyarrow.parquet.ParquetFile]:
         with pyarrow.parquet.ParquetFile(file) as content:
             yield content
     except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{file}: is not a whole parquet file ({error}); get it anew") from error
+        pointer = file_stands_for_another(file)
+        raise UserError(f"{file}: {pointer or f'is not a whole parquet file ({error}); get it anew'}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{file}: holds text that is not UTF-8 ({error}); write labels and names in UTF-8") from error
 
 
-def _columns(file: Path, schema: pa.Schema) -> tuple[str, str]:
-    images = [field.name for field in schema if _is_image(field.type)]
-    labels = [name for name in LABELS if name in schema.names]
+def _columns(file: Path, schema: pa.Schema, wanted: Columns) -> Columns:
+    """Find the columns of images and labels."""
+    images = [wanted.image] if wanted.image else [field.name for field in schema if _is_image(field.type)]
+    labels = [wanted.label] if wanted.label else [name for name in LABELS if name in schema.names]
+    listed = [named(name) for name in schema.names[:MOST_COLUMNS]] + ["..."][: len(schema.names) > MOST_COLUMNS]
+    has = f"{file}: has the columns {', '.join(listed)}"
+    for key, name in (("image_column", wanted.image), ("label_column", wanted.label)):
+        if name is not None and schema.names.count(name) != 1:
+            raise UserError(
+                f"{has}; data.{key} names {shown(name)}, and must name one of them.{suggest(name, schema.names)}"
+            )
     if len(images) != 1 or not labels or any(schema.names.count(name) > 1 for name in (images[0], labels[0])):
-        names = [named(name) for name in schema.names[:MOST_COLUMNS]] + ["..."][: len(schema.names) > MOST_COLUMNS]
         raise UserError(
-            f"{file}: has the columns {', '.join(names)}; expected one of images (binary, or a struct with "
-            f"bytes) and one of labels ({', '.join(LABELS)})"
+            f"{has}; expected one of images (binary, or a struct with bytes) and one of labels ({', '.join(LABELS)}). "
+            "Set data.image_column and data.label_column to name them"
         )
-    kind = schema.field(labels[0]).type
-    if not _is_label(kind):
-        raise UserError(f"{file}: column {labels[0]} is of type {kind}; a label is a whole number or text")
-    return images[0], labels[0]
+    if len(labels) > 1:
+        raise UserError(f"{has}; labels may be in {' or '.join(labels)}: set data.label_column to one of them")
+    kinds = {key: schema.field(name).type for key, name in (("image", images[0]), ("label", labels[0]))}
+    if not _is_image(kinds["image"]) and not _is_text(kinds["image"]):
+        raise UserError(
+            f"{file}: column {images[0]} is of type {kinds['image']}; images are binary, structs with bytes, or paths"
+        )
+    if not _is_label(kinds["label"]):
+        raise UserError(f"{file}: column {labels[0]} is of type {kinds['label']}; a label is a whole number or text")
+    return Columns(images[0], labels[0])
 
 
 def _is_image(kind: pa.DataType) -> bool:
     if pa.types.is_struct(kind):
-        return any(
-            field.name == "bytes" and not pa.types.is_struct(field.type) and _is_image(field.type) for field in kind
-        )
+        return any(field.name == "bytes" and _is_bytes(field.type) for field in kind)
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
 
 
+def _is_bytes(kind: pa.DataType) -> bool:
+    """Whether a field may hold an image's bytes; one in which all are missing has no type."""
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_null(kind)
+
+
 def _is_label(kind: pa.DataType) -> bool:
-    if pa.types.is_dictionary(kind):
-        return _is_label(kind.value_type)
-    return any(
-        is_of(kind)
-        for is_of in (pa.types.is_integer, pa.types.is_boolean, pa.types.is_string, pa.types.is_large_string)
-    )
+    return _is_text(kind) or any(is_of(_value_type(kind)) for is_of in (pa.types.is_integer, pa.types.is_boolean))
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return any(is_of(_value_type(kind)) for is_of in (pa.types.is_string, pa.types.is_large_string))
+
+
+def _value_type(kind: pa.DataType) -> pa.DataType:
+    return kind.value_type if pa.types.is_dictionary(kind) else kind

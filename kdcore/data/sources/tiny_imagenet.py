@@ -9,6 +9,7 @@ from pathlib import Path
 
 from kdcore.data.dataset import Dataset
 from kdcore.data.sources.archive import Archive, opened
+from kdcore.data.sources.contents import check_files_apart, check_not_constant
 from kdcore.data.sources.folders import Files, check_number, check_same_classes, classes_below, entries, read_images
 from kdcore.system.errors import UserError
 
@@ -42,16 +43,19 @@ def fetch(*, source: str, subset: bool) -> Dataset:
         train, val = splits.values()
         check_same_classes(train, val, root)
         check_number(train, f"data.source {source}")
+        check_files_apart(train, val)
         counts = {name: sum(map(len, files.values())) for name, files in splits.items()}
         if not subset and (len(train), counts) != (CLASSES, COUNTS):
             raise UserError(
                 f"data.source {source}: holds {counts} images of {len(train)} classes, Tiny-ImageNet {COUNTS} of "
                 f"{CLASSES}; get it whole, or set data.subset: true to take what is there"
             )
+        train_split = read_images(train, SIDE, resize=False)
+        check_not_constant(train_split.images, f"data.source {source}", "get it anew")
         return Dataset(
             name="tiny_imagenet",
             classes=list(train),
-            train=read_images(train, SIDE, resize=False),
+            train=train_split,
             test=read_images(val, SIDE, resize=False),
             mean=MEAN,
             std=STD,

@@ -1,0 +1,124 @@
+"""Divide folders of images into training and test: as the user did, or by a share of each class."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from kdcore.data.sources.contents import say_left_out
+from kdcore.data.sources.folders import (
+    Files,
+    check_no_splits,
+    check_same_classes,
+    classes_below,
+    holds_images,
+    visible_folders,
+)
+from kdcore.data.sources.splits import TEST, TRAIN, VALIDATION, role
+from kdcore.system.errors import UserError
+
+WANTED = f"train and {TEST[0]} or {VALIDATION[0]} (docs/extending.md has other names for them)"
+
+
+def divided(root: Path, test_share: float | None) -> tuple[Files, Files]:
+    """List the images of training and test.
+
+    Args:
+        root: holds a folder for each split, with a folder per class; or a folder per class.
+        test_share: the share of each class that is kept for the test, in the second case; None in the first.
+
+    Raises:
+        UserError: neither is there, or it is unclear which.
+    """
+    folders = visible_folders(root)
+    train, test = _named(root, folders, TRAIN), _named(root, folders, TEST) or _named(root, folders, VALIDATION)
+    if train and test:
+        if test_share is not None:
+            raise UserError(f"data.test_share: {root} is split already, into {train.name} and {test.name}; remove it")
+        train_files, test_files = classes_below(_innermost(train)), classes_below(_innermost(test))
+        check_same_classes(train_files, test_files, root)
+        say_left_out([folder.name for folder in folders if folder not in (train, test)], f"data.source {root}")
+        return train_files, test_files
+    if test_share is None:
+        raise UserError(f"data.source: {root} has no folders {WANTED}{_what_instead(root, folders)}")
+    _check_classes(root, folders, train)
+    if train and folders == [train]:
+        return _divide(classes_below(_innermost(train)), test_share, train)
+    return _divide(classes_below(root), test_share, root)
+
+
+def _named(root: Path, folders: list[Path], names: Sequence[str]) -> Path | None:
+    """Return the folder of a split, in capitals or not, or None."""
+    same = [folder for folder in folders if role(folder.name) in names]
+    if len(same) > 1:
+        raise UserError(f"data.source: {root} holds {' and '.join(folder.name for folder in same)}; keep one of them")
+    return same[0] if same else None
+
+
+def _innermost(folder: Path) -> Path:
+    """Return the folder that holds the classes, where archives have it twice: seg_train/seg_train/<class>."""
+    while (inside := visible_folders(folder)) and len(inside) == 1 and role(inside[0].name) == role(folder.name):
+        folder = inside[0]
+    return folder
+
+
+def _what_instead(root: Path, folders: list[Path]) -> str:
+    """Say what to do where there are no folders of splits, and no share for the test either."""
+    deeper = [folder for folder in folders if _is_split(folder)]
+    if deeper:
+        return f", but {' and '.join(str(folder) for folder in deeper[:5])} has; name that in data.source"
+    try:
+        check_no_splits(folders, root)
+    except UserError as error:
+        return f"; {str(error).removeprefix(f'{root}: ')}"
+    return "; add them, or set data.test_share, for example 0.2, to keep that share of each class for the test"
+
+
+def _is_split(folder: Path) -> bool:
+    roles = {role(inner.name) for inner in visible_folders(folder)}
+    return not roles.isdisjoint(TRAIN) and not roles.isdisjoint((*TEST, *VALIDATION))
+
+
+def _check_classes(root: Path, folders: list[Path], train: Path | None) -> None:
+    """Refuse folders that are to be classes, and look like splits, or like what holds the classes."""
+    if folders and all(role(folder.name) in (*TEST, *VALIDATION) for folder in folders):
+        raise UserError(
+            f"data.source: {root} holds {', '.join(folder.name for folder in folders)}, but no folder train; add it "
+            "and remove data.test_share, or name the folder that holds the classes"
+        )
+    if folders == [train]:
+        return
+    for folder in folders:
+        if _is_split(folder) and len(folders) == 1:
+            raise UserError(
+                f"data.test_share: {folder} is split already; name it in data.source, and remove test_share"
+            )
+        if role(folder.name) in (*TRAIN, *TEST, *VALIDATION) and not holds_images(folder) and visible_folders(folder):
+            raise UserError(
+                f"data.source: {root} holds {folder.name}, with folders of its own, beside "
+                f"{', '.join(other.name for other in folders if other != folder)}; is it a split or a class? Name the "
+                "folder that holds the classes, or move the others away"
+            )
+    if len(folders) == 1 and not holds_images(folders[0]) and len(visible_folders(folders[0])) > 1:
+        raise UserError(
+            f"data.source: {root} holds one folder, {folders[0].name}, with folders and no images; name that one in "
+            "data.source"
+        )
+
+
+def _divide(files: Files, share: float, root: Path) -> tuple[Files, Files]:
+    """Draw a share of every class for the test; the draw is the same each time."""
+    train: Files = {}
+    test: Files = {}
+    for label, (name, paths) in enumerate(files.items()):
+        kept = math.ceil(share * len(paths))
+        if kept == len(paths):
+            raise UserError(
+                f"{root / name}: of {len(paths)} images {kept} would be kept for the test, none left; lower "
+                "data.test_share, or add images"
+            )
+        chosen = set(np.random.Generator(np.random.PCG64([0, label])).permutation(len(paths))[:kept].tolist())
+        train[name] = [path for i, path in enumerate(paths) if i not in chosen]
+        test[name] = [path for i, path in enumerate(paths) if i in chosen]
+    return train, test

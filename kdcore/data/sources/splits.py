@@ -1,0 +1,27 @@
+"""The names by which the parts of a data set are known: what is trained on, and what is tested on."""
+
+import unicodedata
+from pathlib import Path
+
+TRAIN = ("train", "training", "train_set", "training_set", "seg_train")
+TEST = ("test", "testing", "test_set", "testing_set", "seg_test", "eval", "evaluation")
+VALIDATION = ("val", "valid", "validation", "val_set", "validation_set", "dev")
+"""Names of folders and beginnings of the names of files, in capitals or not, also with - or a space for _. Validation
+images are the test where there are no test images.
+"""
+ALL = (*TRAIN, *TEST, *VALIDATION)
+
+
+def role(name: str) -> str:
+    """Return the name of a folder or a file as the lists above have it."""
+    return name.lower().replace("-", "_").replace(" ", "_")
+
+
+def composed(text: str) -> str:
+    """Write accents as one character with their letter (NFC), for systems differ in how they write the same name."""
+    return unicodedata.normalize("NFC", text)
+
+
+def in_order(path: Path) -> Path:
+    """Return what paths are sorted by, so that their order does not depend on how accents are written."""
+    return Path(composed(str(path)))

@@ -1,0 +1,289 @@
+"""Folders of images: which are splits, and which are classes."""
+
+import os
+
+import pytest
+from PIL import Image
+
+from kdcore.data import sources, storage
+from kdcore.data.dataset import Encoded
+from kdcore.data.sources import imagenet, splits
+from kdcore.matrix import params
+from kdcore.system.errors import UserError
+from tests.data.own_sets import fetch_own
+from tests.data.test_parquet_files import LFS
+from tests.pictures import encoded, write_tree
+
+CLASSES = ["cat", "dog"]
+NFC, NFD = "caf\u00e9", "cafe\u0301"
+
+
+class TestSplits:
+    @pytest.mark.parametrize(("train", "test"), [
+        ("training", "testing"), ("Training", "Test"), ("training_set", "test_set"), ("train-set", "val-set"),
+        ("seg_train", "seg_test"), ("seg_train/seg_train", "seg_test/seg_test"), ("train", "eval"), ("train", "dev"),
+        ("train", "evaluation"), ("Training Set", "Test Set"), ("train/train", "test"), ("train", "validation_set"),
+    ])  # fmt: skip
+    def test_common_names(self, tmp_path, train, test, capsys):
+        write_tree(tmp_path / train, CLASSES, 3)
+        write_tree(tmp_path / test, CLASSES, 2, start=10)
+        dataset = fetch_own(f"folder:{tmp_path}")
+        assert (dataset.classes, len(dataset.train.labels), len(dataset.test.labels)) == (CLASSES, 6, 4)
+        assert capsys.readouterr().err == ""
+        with pytest.raises(UserError, match="is split already, into"):
+            fetch_own(f"folder:{tmp_path}", test_share=0.2)
+
+    def test_no_name_means_two_splits(self):
+        assert len(set(splits.ALL)) == len(splits.ALL)
+        assert [splits.role(name) for name in splits.ALL] == list(splits.ALL)
+
+    @pytest.mark.parametrize("other", ["val", "extra", "unlabelled"])
+    def test_others_are_said(self, tmp_path, other, capsys):
+        for start, folder in enumerate(("train", "test", other)):
+            write_tree(tmp_path / folder, CLASSES, 2, start=10 * start)
+        fetch_own(f"folder:{tmp_path}")
+        assert capsys.readouterr().err == (
+            f"data.source {tmp_path}: left out, for they are of no split that is used: '{other}'\n"
+        )
+
+    def test_two_of_a_kind(self, tmp_path):
+        for start, folder in enumerate(("train", "val", "valid")):
+            write_tree(tmp_path / folder, CLASSES, 2, start=10 * start)
+        with pytest.raises(UserError, match="holds val and valid; keep one of them"):
+            fetch_own(f"folder:{tmp_path}")
+
+
+class TestSplitsAsClasses:
+    @pytest.mark.parametrize("names", [
+        ["fold1", "fold2"], ["fold1", "fold2", "fold3"], ["part_a", "part_b"], ["imgs_test", "imgs_train"],
+        ["mine_testing", "mine_training"],
+    ])  # fmt: skip
+    @pytest.mark.parametrize("test_share", [0.5, None])
+    def test_share_the_names_of_their_folders(self, tmp_path, names, test_share):
+        for start, folder in enumerate(names):
+            write_tree(tmp_path / folder, CLASSES, 2, start=10 * start)
+        with pytest.raises(UserError, match=rf"{', '.join(names)} hold no images themselves but folders of the same "
+                                            r"names \(cat, dog\)") as error:  # fmt: skip
+            fetch_own(f"folder:{tmp_path}", test_share=test_share)
+        assert "set data.test_share" not in str(error.value)
+
+    def test_one_has_fewer(self, tmp_path):
+        write_tree(tmp_path / "fold1", CLASSES, 2)
+        write_tree(tmp_path / "fold2", CLASSES[:1], 2)
+        with pytest.raises(UserError, match=r"fold1, fold2 hold no images .* same names \(cat\)"):
+            fetch_own(f"folder:{tmp_path}", test_share=0.5)
+
+    def test_beside_classes(self, tmp_path):
+        write_tree(tmp_path, ["bird"], 2)
+        for folder in ("fold1", "fold2"):
+            write_tree(tmp_path / folder, CLASSES, 2)
+        with pytest.raises(UserError, match="fold1, fold2 hold no images themselves"):
+            fetch_own(f"folder:{tmp_path}", test_share=0.5)
+
+    def test_accents_do_not_hide_it(self, tmp_path):
+        write_tree(tmp_path / "fold1", [NFC, "tee"], 2)
+        write_tree(tmp_path / "fold2", [NFD, "tee"], 2)
+        with pytest.raises(UserError, match=rf"\({NFC}, tee\)"):
+            fetch_own(f"folder:{tmp_path}", test_share=0.5)
+
+    def test_inside_splits(self, tmp_path):
+        for start, folder in enumerate(("train/a", "train/b", "test/a", "test/b")):
+            write_tree(tmp_path / folder, CLASSES, 2, start=10 * start)
+        with pytest.raises(UserError, match=r"train: a, b hold no images themselves"):
+            fetch_own(f"folder:{tmp_path}")
+
+    def test_inside_a_known_set(self, tmp_path):
+        for start, folder in enumerate(("train/a", "train/b", "val/a", "val/b")):
+            write_tree(tmp_path / folder, CLASSES, 2, start=10 * start)
+        with pytest.raises(UserError, match=r"train: a, b hold no images themselves"):
+            imagenet.fetch(source=str(tmp_path), subset=True)
+
+    def test_classes_that_are_split(self, tmp_path):
+        for number, folder in enumerate(CLASSES):
+            write_tree(tmp_path / folder, ["train", "test"], 2, start=10 * number)
+        with pytest.raises(UserError, match="cat, dog hold no images themselves"):
+            fetch_own(f"folder:{tmp_path}", test_share=0.5)
+
+    @pytest.mark.parametrize(("cat", "dog"), [
+        (["persian", "siamese"], ["poodle"]), (["persian", "other"], ["poodle", "other"]), (["images"], ["images"]),
+        (["a", "b"], []),
+    ])  # fmt: skip
+    def test_classes_may_have_folders(self, tmp_path, cat, dog):
+        for start, (name, inside) in enumerate((("cat", cat), ("dog", dog))):
+            write_tree(tmp_path / name, inside, 2, start=10 * start)
+            if not inside:
+                write_tree(tmp_path, [name], 2, start=20)
+        assert fetch_own(f"folder:{tmp_path}", test_share=0.5).classes == CLASSES
+
+    def test_images_beside_folders_of_the_same_names(self, tmp_path):
+        for start, name in enumerate(CLASSES):
+            write_tree(tmp_path, [name], 2, start=10 * start)
+            write_tree(tmp_path / name, ["2019", "2020"], 2, start=10 * start + 5)
+        assert len(fetch_own(f"folder:{tmp_path}", test_share=0.5).train.labels) == 6
+
+    @pytest.mark.parametrize(("names", "message"), [
+        (["test", "animals"], "holds test, with folders of its own, beside animals; is it a split or a class"),
+        (["training", "extra"], "holds training, with folders of its own, beside extra; is it a split or a class"),
+        (["images"], "holds one folder, images, with folders and no images; name that one"),
+    ])  # fmt: skip
+    def test_what_holds_the_classes(self, tmp_path, names, message):
+        for number, folder in enumerate(names):
+            write_tree(tmp_path / folder, [f"{name}{number}" for name in CLASSES], 2, start=10 * number)
+        with pytest.raises(UserError, match=message):
+            fetch_own(f"folder:{tmp_path}", test_share=0.5)
+
+    @pytest.mark.parametrize(("test_share", "message"), [
+        (None, "has no folders train and test or val .*, but .*/images has; name that in data.source"),
+        (0.5, r"images is split already; name it in data\.source, and remove test_share"),
+    ])  # fmt: skip
+    def test_splits_further_down(self, tmp_path, test_share, message):
+        for start, folder in enumerate(("images/train", "images/test")):
+            write_tree(tmp_path / folder, CLASSES, 2, start=10 * start)
+        with pytest.raises(UserError, match=message):
+            fetch_own(f"folder:{tmp_path}", test_share=test_share)
+
+    def test_images_of_no_class_are_said(self, tmp_path, capsys):
+        write_tree(tmp_path, CLASSES, 2)
+        for number in range(3):
+            (tmp_path / f"{number}.jpg").write_bytes(encoded(5, number))
+        fetch_own(f"folder:{tmp_path}", test_share=0.5)
+        assert capsys.readouterr().err == f"{tmp_path}: 3 images left out, for they lie in no class's folder\n"
+
+
+class TestAccents:
+    def test_one_class_in_two_forms(self, tmp_path):
+        write_tree(tmp_path / "train", [NFC, "tee"], 2)
+        write_tree(tmp_path / "test", [NFD, "tee"], 2, start=10)
+        assert fetch_own(f"folder:{tmp_path}").classes == [NFC, "tee"]
+
+    def test_the_order_of_classes_and_files(self, tmp_path):
+        """Decomposed, é sorts before f; composed, behind z."""
+        paths = []
+        for form in (NFC, NFD):
+            folder = tmp_path / f"form {len(form)}"
+            write_tree(folder, [form, "cafz", "cafe"], 4)
+            for number, name in enumerate((f"{form}.jpg", "cafz.jpg")):
+                (folder / "cafe" / name).write_bytes(encoded(0, 50 + number))
+            dataset = fetch_own(f"folder:{folder}", test_share=0.2, augmentation="random_resized_crop")
+            assert dataset.classes == ["cafe", "cafz", NFC]
+            paths.append([splits.composed(path) for path in dataset.train.table["path"].to_pylist()])
+        assert paths[0] == paths[1]
+        assert paths[0].index("cafe/cafz.jpg") < paths[0].index(f"cafe/{NFC}.jpg")
+
+    def test_two_folders(self, tmp_path):
+        write_tree(tmp_path, [NFC, NFD], 2)
+        if len(os.listdir(tmp_path)) == 1:
+            pytest.skip("this file system knows one form only")
+        with pytest.raises(UserError, match=f"two folders are called {NFC}, with accents written in two ways"):
+            fetch_own(f"folder:{tmp_path}", test_share=0.5)
+
+
+class TestApart:
+    """Training and test."""
+
+    @pytest.mark.parametrize("augmentation", [None, "random_resized_crop"])
+    def test_a_link_to_the_same_folder(self, tmp_path, augmentation):
+        write_tree(tmp_path / "train", CLASSES, 2)
+        (tmp_path / "test").symlink_to("train")
+        with pytest.raises(UserError, match=r"cat_0\.jpg: is the training image .*4 of 4 test images are files of the"):
+            fetch_own(f"folder:{tmp_path}", augmentation=augmentation)
+
+    def test_one_link(self, tmp_path):
+        write_tree(tmp_path / "train", CLASSES, 2)
+        write_tree(tmp_path / "test", CLASSES, 2, start=10)
+        (tmp_path / "test/dog/more.jpg").symlink_to(tmp_path / "train/dog/dog_1.jpg")
+        with pytest.raises(UserError, match=r"more\.jpg: is the training image .*dog_1\.jpg; 1 of 5 test images"):
+            fetch_own(f"folder:{tmp_path}")
+
+    @pytest.mark.parametrize("read", [
+        lambda folder: imagenet.fetch(source=str(folder), subset=True), lambda folder: fetch_own(f"folder:{folder}")
+    ])  # fmt: skip
+    def test_one_image_in_two_classes(self, tmp_path, read):
+        for start, folder in enumerate(("train", "val")):
+            write_tree(tmp_path / folder, CLASSES, 2, start=10 * start)
+        (tmp_path / "train/dog/more").symlink_to(tmp_path / "train/cat")
+        with pytest.raises(
+            UserError, match=r"more/cat_0\.jpg: is the image .*/cat_0\.jpg of another class.*; 2 images"
+        ):
+            read(tmp_path)
+
+    def test_known_sets_too(self, tmp_path):
+        write_tree(tmp_path / "train", CLASSES, 2)
+        (tmp_path / "val").symlink_to("train")
+        with pytest.raises(UserError, match="4 of 4 test images are files of the training images"):
+            imagenet.fetch(source=str(tmp_path), subset=True)
+
+    def test_copies(self, tmp_path, capsys):
+        write_tree(tmp_path / "train", CLASSES, 3)
+        write_tree(tmp_path / "test", CLASSES, 3, start=2)
+        fetch_own(f"folder:{tmp_path}")
+        assert capsys.readouterr().err == (
+            f"data.source folder:{tmp_path}: 2 of 6 test images are equal to training images\n"
+        )
+        write_tree(tmp_path / "copied/train", CLASSES, 3)
+        write_tree(tmp_path / "copied/test", CLASSES, 2, start=1)
+        with pytest.raises(UserError, match="all 4 test images are training images too"):
+            fetch_own(f"folder:{tmp_path}/copied")
+
+
+def test_an_image_that_is_a_pointer(tmp_path):
+    write_tree(tmp_path, CLASSES, 2)
+    (tmp_path / "cat/cat_0.jpg").write_bytes(LFS)
+    for augmentation in (None, "random_resized_crop"):
+        with pytest.raises(
+            UserError, match=r"cat_0\.jpg: is a Git LFS pointer, not the file itself; run 'git lfs pull'"
+        ):
+            fetch_own(f"folder:{tmp_path}", test_share=0.5, augmentation=augmentation)
+
+
+@pytest.mark.parametrize("augmentation", [None, "random_resized_crop"])
+def test_a_path_in_the_home_folder(tmp_path, monkeypatch, augmentation):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_tree(tmp_path / "pets", CLASSES, 4)
+    dataset = fetch_own("folder:~/pets", test_share=0.5, augmentation=augmentation)
+    if isinstance(dataset.train, Encoded):
+        assert dataset.train.root == tmp_path / "pets"
+    (tmp_path / "stored").mkdir()
+    storage.save(dataset, tmp_path / "stored")
+    assert len(storage.load(tmp_path / "stored").train.labels) == 4
+
+
+class TestNormalisation:
+    MEAN, STD = (0.5, 0.25, 1.0), (0.5, 0.125, 1.0)
+
+    @pytest.mark.parametrize("augmentation", [None, "random_resized_crop"])
+    def test_of_ones_own(self, tmp_path, augmentation):
+        write_tree(tmp_path, CLASSES, 4)
+        given = {"mean": list(self.MEAN), "std": list(self.STD)}
+        dataset = fetch_own(f"folder:{tmp_path}", test_share=0.5, augmentation=augmentation, **given)
+        assert (dataset.mean, dataset.std) == (self.MEAN, self.STD)
+        (tmp_path / "stored").mkdir()
+        storage.save(dataset, tmp_path / "stored")
+        assert storage.load(tmp_path / "stored").mean == self.MEAN
+
+    def test_of_a_known_set(self, tmp_path):
+        for start, folder in enumerate(("train", "val")):
+            write_tree(tmp_path / folder, CLASSES, 2, start=10 * start)
+        section = {"name": "imagenet", "subset": True}
+        plain = sources.fetch(params.data_section(source=str(tmp_path), **section))
+        assert plain.mean == imagenet.MEAN
+        given = params.data_section(source=str(tmp_path), mean=[0.5] * 3, std=[0.5] * 3, **section)
+        assert (sources.fetch(given).mean, sources.fetch(given).std) == ((0.5,) * 3, (0.5,) * 3)
+
+    def test_embedded(self):
+        digits = {"name": "digits", "source": "embedded", "image_size": 16, "train_per_class": 2}
+        given = sources.fetch(params.data_section(**digits, mean=[0, 0.5, 1], std=[0.5, 1, 0.25]))
+        assert (given.mean, given.std) == ((0, 0.5, 1), (0.5, 1, 0.25))
+
+
+def test_a_channel_that_is_always_the_same(tmp_path):
+    """It has no deviation; a data set may be so, and its user says by what to divide."""
+    write_tree(tmp_path, CLASSES, 4)
+    for path in tmp_path.rglob("*.jpg"):
+        with Image.open(path) as image:
+            red, green, _ = image.split()
+        Image.merge("RGB", (red, green, Image.new("L", image.size, 7))).save(path.with_suffix(".png"))
+        path.unlink()
+    with pytest.raises(UserError, match=r"blue hardly differ over the training images .* set data\.mean and data\.std"):
+        fetch_own(f"folder:{tmp_path}", test_share=0.5)
+    assert fetch_own(f"folder:{tmp_path}", test_share=0.5, mean=[0.5] * 3, std=[0.5] * 3).std == (0.5, 0.5, 0.5)

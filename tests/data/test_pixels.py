@@ -1,0 +1,280 @@
+"""Images that would carry nothing, or less than a user may think: 16-bit greys, transparency, one colour."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from kdcore.data.sources import contents, pixels
+from kdcore.system.errors import UserError
+from tests.data.own_sets import fetch_own
+from tests.data.test_published_sets import saved
+from tests.pictures import picture, write_tree
+
+CLASSES = ["cat", "dog"]
+
+
+def write(folder, make, count=4):
+    """A folder per class of PNG files; `make` gives each image from its number."""
+    for label, name in enumerate(CLASSES):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for number in range(count):
+            make(10 * label + number).save(folder / name / f"{number}.png")
+    return f"folder:{folder}"
+
+
+def grey(largest, size=16):
+    """A 16-bit grey image with values up to exactly this one."""
+
+    def make(number):
+        values = np.random.default_rng(number).integers(0, largest, (size, size)).astype(np.uint16)
+        values[number % size, 0] = largest
+        return Image.fromarray(values)
+
+    return make
+
+
+def drawing(number, colour=(0, 0, 0), below=(0, 0, 0)):
+    """A shape in one colour, which only its transparency shows."""
+    opacity = np.zeros((16, 16), np.uint8)
+    opacity[number % 8 : number % 8 + 6, 4 + number // 10 : 12 + number // 10] = 255
+    image = np.where(opacity[..., None] > 0, colour, below).astype(np.uint8)
+    return Image.fromarray(np.dstack([image, opacity]))
+
+
+class TestSixteenBits:
+    def test_small_values_become_black(self, tmp_path):
+        source = write(tmp_path, grey(200))
+        with pytest.raises(UserError, match=r"all 4 training images are of one colour, \(0, 0, 0\).*data\.scale_16bit"):
+            fetch_own(source, test_share=0.5)
+
+    def test_a_small_part_of_the_range_is_said(self, tmp_path, capsys):
+        source = write(tmp_path, grey(4095))
+        assert fetch_own(source, test_share=0.5).train.images.max() == 15
+        assert capsys.readouterr().err == (
+            f"data.source {source}: 4 of 4 16-bit training images use a small part of their range, values up to 4095 "
+            "of 65535, so they become dark, 0 to 15 of 255; set data.scale_16bit: largest, or the value that is white, "
+            "such as 4095\n"
+        )
+
+    def test_the_whole_range_says_nothing(self, tmp_path, capsys):
+        fetch_own(write(tmp_path, grey(65535)), test_share=0.5)
+        assert capsys.readouterr().err == ""
+
+    @pytest.mark.parametrize("white", ["largest", 4095])
+    def test_scaled(self, tmp_path, white, capsys):
+        write(tmp_path / "train", grey(4095))
+        write(tmp_path / "test", lambda number: grey(4095)(50 + number))
+        dataset = fetch_own(f"folder:{tmp_path}", scale_16bit=white)
+        values = np.asarray(grey(4095)(0)).astype(float)
+        assert np.array_equal(dataset.train.images[0, ..., 1], np.rint(values * 255 / 4095))
+        assert dataset.train.images.max() == 255
+        assert capsys.readouterr().err == ""
+
+    def test_largest_is_that_of_the_training_for_the_test_too(self, tmp_path):
+        write(tmp_path / "train", grey(1000))
+        write(tmp_path / "test", lambda number: grey(2000)(50 + number))
+        dataset = fetch_own(f"folder:{tmp_path}", scale_16bit="largest")
+        values = np.asarray(grey(2000)(50)).astype(float)
+        assert np.array_equal(dataset.test.images[0, ..., 0], np.rint(values * 255 / 1000).clip(max=255))
+        other = fetch_own(f"folder:{tmp_path}", scale_16bit=1000)
+        assert np.array_equal(dataset.test.images, other.test.images)
+
+    def test_values_above_white_are_said(self, tmp_path, capsys):
+        source = write(tmp_path, grey(4095))
+        fetch_own(source, test_share=0.5, scale_16bit=1000)
+        assert "4 of 4 16-bit training images have values above 1000, which become white" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("white", ["largest", 4095])
+    def test_no_16_bits(self, tmp_path, white):
+        write_tree(tmp_path, CLASSES, 4)
+        with pytest.raises(UserError, match=r"data\.scale_16bit is set, but no training image has 16 bits"):
+            fetch_own(f"folder:{tmp_path}", test_share=0.5, scale_16bit=white)
+
+    def test_8_bits_are_left_alone(self, tmp_path):
+        write(tmp_path, lambda number: grey(4095)(number) if number % 2 else picture(0, number, (16, 16)))
+        dataset = fetch_own(f"folder:{tmp_path}", test_share=0.5, scale_16bit=4095)
+        plain = {np.asarray(picture(0, number, (16, 16))).tobytes() for number in range(0, 20, 2)}
+        assert sum(image.tobytes() in plain for image in dataset.train.images) > 0
+
+    def test_colours(self, tmp_path, monkeypatch, capsys):
+        """Pillow reads them with 8 bits."""
+        import struct
+        import zlib
+
+        def chunk(kind, content):
+            return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+        write_tree(tmp_path, CLASSES, 0)
+        for label, name in enumerate(CLASSES):
+            for number in range(4):
+                values = np.random.default_rng([label, number]).integers(0, 4096, (16, 16, 3)).astype(">u2")
+                rows = b"".join(b"\0" + row.tobytes() for row in values)
+                content = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 16, 16, 16, 2, 0, 0, 0))
+                content += chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+                (tmp_path / name / f"{number}.png").write_bytes(content)
+        fetch_own(f"folder:{tmp_path}", test_share=0.5)
+        assert "4 of 4 16-bit training images use a small part of their range" in capsys.readouterr().err
+        with pytest.raises(UserError, match=r"has 16-bit colours, which data\.scale_16bit cannot scale; convert"):
+            fetch_own(f"folder:{tmp_path}", test_share=0.5, scale_16bit=4095)
+
+
+class TestTransparency:
+    def test_a_drawing_that_only_it_shows(self, tmp_path):
+        source = write(tmp_path, drawing)
+        with pytest.raises(
+            UserError, match=r"\.png: is of one colour without its transparency, .* set data\.background"
+        ):
+            fetch_own(source, test_share=0.5)
+
+    def test_one_among_others(self, tmp_path):
+        write_tree(tmp_path, CLASSES, 4)
+        drawing(0).save(tmp_path / "cat" / "drawn.png")
+        with pytest.raises(UserError, match=r"drawn\.png: is of one colour without its transparency"):
+            fetch_own(f"folder:{tmp_path}", test_share=0.5)
+
+    @pytest.mark.parametrize("kind", ["LA", "P"])
+    def test_in_other_modes(self, tmp_path, kind):
+        def make(number):
+            if kind == "LA":
+                return drawing(number).convert("LA")
+            image = Image.new("P", (16, 16), 0)
+            image.putpalette([0, 0, 0, 0, 0, 0])
+            image.paste(1, (number % 8, 2, number % 8 + 6, 9))
+            image.info["transparency"] = 0
+            return image
+
+        source = write(tmp_path, make)
+        with pytest.raises(UserError, match="is of one colour without its transparency"):
+            fetch_own(source, test_share=0.5)
+
+    @pytest.mark.parametrize(("background", "colour"), [
+        ("white", (255, 255, 255)), ("black", (0, 0, 0)), ([9, 8, 7], (9, 8, 7)),
+    ])  # fmt: skip
+    def test_on_a_background(self, tmp_path, background, colour, capsys):
+        source = write(tmp_path, lambda number: drawing(number, colour=(200, 100, 50)))
+        dataset = fetch_own(source, test_share=0.5, background=background)
+        for image in (*dataset.train.images, *dataset.test.images):
+            assert image[15, 15].tolist() == list(colour)
+            assert image[7, 8].tolist() == [200, 100, 50] or image[3, 8].tolist() == [200, 100, 50]
+        assert capsys.readouterr().err == ""
+
+    def test_black_on_black_carries_nothing(self, tmp_path):
+        source = write(tmp_path, drawing)
+        with pytest.raises(UserError, match=r"all 4 training images are of one colour, \(0, 0, 0\)"):
+            fetch_own(source, test_share=0.5, background="black")
+
+    def test_half_transparent(self, tmp_path):
+        image = Image.new("RGBA", (16, 16), (100, 0, 0, 51))
+        shown = pixels.reader(None, "white")(saved(image, "PNG"))
+        assert shown.getpixel((0, 0)) == (224, 204, 204)  # a fifth of the colour, four fifths of white
+        assert pixels.reader(None, None)(saved(image, "PNG")).getpixel((0, 0)) == (100, 0, 0)
+
+    def test_what_lies_below_shows_and_is_said(self, tmp_path, capsys):
+        source = write(tmp_path, lambda number: drawing(number, below=(255, 255, 255)))
+        fetch_own(source, test_share=0.5)
+        assert "4 of 4 training images are partly transparent; transparency is dropped" in capsys.readouterr().err
+
+    def test_opaque_ones_say_nothing(self, tmp_path, capsys):
+        fetch_own(write(tmp_path, lambda number: picture(0, number, (16, 16)).convert("RGBA")), test_share=0.5)
+        assert capsys.readouterr().err == ""
+
+
+class TestOneColour:
+    @pytest.mark.parametrize("augmentation", [None, "random_resized_crop"])
+    def test_all_images(self, tmp_path, augmentation):
+        source = write(tmp_path, lambda number: Image.new("RGB", (16, 16), (7, 7, 7)))
+        with pytest.raises(UserError, match=r"all \d training images are of one colour, \(7, 7, 7\)"):
+            fetch_own(source, test_share=0.5, augmentation=augmentation)
+
+    def test_nearly(self, tmp_path):
+        def make(number):
+            image = Image.new("RGB", (64, 64), (7, 7, 7))
+            image.putpixel((number, number), (8, 8, 8))
+            return image
+
+        with pytest.raises(UserError, match="red and green and blue hardly differ over the training images"):
+            fetch_own(write(tmp_path, make), test_share=0.5, image_size=64)
+
+    def test_each_one_is_said(self, tmp_path, capsys):
+        write(tmp_path, lambda number: Image.new("RGB", (16, 16), (number, 2 * number, 3 * number)))
+        fetch_own(f"folder:{tmp_path}", test_share=0.5)
+        assert "4 of 4 training images are of one colour each" in capsys.readouterr().err
+
+    def test_a_deviation_is_what_it_is(self):
+        images = np.zeros((2, 4, 4, 3), np.uint8)
+        images[1] = 255
+        mean, std, plain = contents.statistics(images)
+        assert (mean, std, plain) == ((0.5,) * 3, (0.5,) * 3, 2)
+        assert contents.statistics(np.zeros((2, 4, 4, 3), np.uint8))[1] == (0, 0, 0)
+
+
+def test_the_test_images_too(tmp_path):
+    write_tree(tmp_path / "train", CLASSES, 2)
+    write(tmp_path / "test", grey(200))
+    with pytest.raises(UserError, match=r"all 8 test images are of one colour, \(0, 0, 0\)"):
+        fetch_own(f"folder:{tmp_path}")
+
+
+class TestStreams:
+    """Images that are decoded as they are needed: some of each class are looked at beforehand."""
+
+    @pytest.mark.parametrize(("make", "message"), [
+        (grey(200), r"of 6 images looked at: all 6 training images are of one colour, \(0, 0, 0\)"),
+        (drawing, r"is of one colour without its transparency"),
+    ])  # fmt: skip
+    def test_what_carries_nothing(self, tmp_path, make, message):
+        write(tmp_path / "train", make, 8)
+        write(tmp_path / "test", lambda number: picture(0, number))
+        with pytest.raises(UserError, match=message):
+            fetch_own(f"folder:{tmp_path}", augmentation="random_resized_crop")
+
+    def test_what_is_said(self, tmp_path, capsys):
+        write(tmp_path, grey(4095), 8)
+        fetch_own(f"folder:{tmp_path}", test_share=0.5, augmentation="random_resized_crop")
+        assert "of 6 images looked at: 6 of 6 16-bit training images use a small part" in capsys.readouterr().err
+
+
+def test_a_16_bit_grey_with_a_transparent_value(tmp_path):
+    """Pillow cannot convert it; its grey values are what counts."""
+    image = grey(65535)(0)
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", transparency=7)
+    read = pixels.reader(None, "white")
+    assert np.array_equal(np.asarray(read(buffer.getvalue()))[..., 0], np.asarray(image) >> 8)
+    assert read.looks == [pixels.Look(largest=65535)]
+
+
+def test_exif_that_is_damaged(tmp_path):
+    """The image is sound all the same."""
+    buffer = io.BytesIO()
+    picture(0, 0).save(buffer, "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
+    read = pixels.reader(None, None)
+    assert read(buffer.getvalue()).size == (48, 40)
+    assert read.looks == [pixels.Look()]
+
+
+def test_images_that_should_be_turned(tmp_path, capsys):
+    write_tree(tmp_path, CLASSES, 4)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for name in CLASSES:
+        picture(0, len(name) + ord(name[0])).save(tmp_path / name / "turned_1.jpg", exif=exif)
+        picture(1, len(name) + ord(name[0])).save(tmp_path / name / "turned_2.jpg", exif=exif)
+    dataset = fetch_own(f"folder:{tmp_path}", test_share=0.1)
+    said = capsys.readouterr().err
+    assert (
+        f"of {len(dataset.train.labels)} training images should be turned, as their EXIF says, which is ignored" in said
+    )
+
+
+def test_several_images_in_a_file(tmp_path, capsys):
+    write_tree(tmp_path, CLASSES, 4)
+    frames = [picture(0, number) for number in (50, 51)]
+    for name in CLASSES:
+        for number in range(4):
+            frames = [picture(0, 10 * number + i + 100 * len(name)) for i in range(2)]
+            frames[0].save(tmp_path / name / f"{name}_{number}.tif", save_all=True, append_images=frames[1:])
+    fetch_own(f"folder:{tmp_path}", test_share=0.5)
+    assert "of 8 training images hold several images, of which the first counts" in capsys.readouterr().err
