@@ -22,6 +22,7 @@ from kdcore.matrix.listed_teachers import COPIES, FILE, SUFFIXES, KnownTeachers,
 from kdcore.matrix.params import Params, Teacher
 from kdcore.matrix.section import MOST
 from kdcore.matrix.train_section import TrainSettings
+from kdcore.system import workspace
 from kdcore.system.errors import UserError, shown, suggest
 from kdcore.system.files import file_sha256
 
@@ -258,7 +259,7 @@ def _checkpoint_sha256(name: str, teacher: Teacher) -> str:
     if "://" in teacher.source and teacher.sha256:
         return teacher.sha256
     try:
-        found = file_sha256(Path(teacher.source))
+        found = file_sha256(workspace.find(Path(teacher.source)))
     except OSError as error:
         raise UserError(
             f"params.yaml: teachers.{name}.source: {shown(teacher.source)} cannot be read ({error.strerror}). "

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from kdcore.matrix.section import Fraction, Section, Text
+from kdcore.system import workspace
 from kdcore.system.errors import UserError, named, shown
 
 IMAGE_FOLDER, PARQUET = "folder:", "parquet:"
@@ -134,6 +135,16 @@ def path(source: str) -> Path | None:
     return Path(source.removeprefix(IMAGE_FOLDER).removeprefix(PARQUET))
 
 
+def located(source: str) -> str:
+    """Return a source with the path where its files are: in an experiment's temporary folder or in its workspace."""
+    there = path(source)
+    found = None if there is None else workspace.find(there)
+    if found == there:
+        return source
+    prefix = next((kind for kind in (IMAGE_FOLDER, PARQUET) if source.startswith(kind)), "")
+    return f"{prefix}{found}"
+
+
 def check_there(section: dict[str, Any], where: str) -> None:
     """Refuse a source whose path does not exist on this machine.
 
@@ -145,7 +156,9 @@ def check_there(section: dict[str, Any], where: str) -> None:
         UserError: names the path and what is allowed.
     """
     there = path(section["source"])
-    if there is not None and not os.path.exists(there):  # Path.exists() raises errors for names that are too long
+    if there is not None and not os.path.exists(
+        workspace.find(there)
+    ):  # Path.exists() raises errors for names that are too long
         hint = " (~ is not expanded)" if str(there).startswith("~") else ""
         allowed = SOURCES[module(section["name"])]
         raise UserError(f"{where}: data.source: there is no {named(str(there))}{hint}. Allowed: {allowed}")

@@ -15,7 +15,7 @@ from kdcore.matrix.cell import Cell
 from kdcore.matrix.data_section import KNOWN, OWN, Data
 from kdcore.matrix.section import Section, Text
 from kdcore.matrix.train_section import Train, TrainSettings
-from kdcore.system import yamlfile
+from kdcore.system import workspace, yamlfile
 from kdcore.system.errors import UserError, check_address, named, shown, suggest
 
 
@@ -83,7 +83,7 @@ Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 def _check_no_slip(source: str) -> str:
     known = ("train", "published")
     hint = suggest(source, known)
-    if hint and source not in known and not Path(source).exists():
+    if hint and source not in known and not workspace.find(Path(source)).exists():
         raise ValueError(f"{shown(source)}: there is no such file.{hint}")
     return source
 

@@ -3,11 +3,12 @@
 import hashlib
 import importlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from kdcore.data import storage
-from kdcore.data.dataset import Dataset
+from kdcore.data.dataset import Dataset, Encoded, Split
 from kdcore.matrix import data_section
 from kdcore.matrix.fingerprint import fingerprint
 from kdcore.system.files import whole
@@ -23,8 +24,19 @@ def fetch(section: dict[str, Any]) -> Dataset:
         UserError: the source does not hold it; the message says what was expected.
     """
     kind = data_section.module(section["name"])
-    options = section if kind == data_section.OWN else {key: value for key, value in section.items() if key != "name"}
-    return importlib.import_module(f"kdcore.data.sources.{kind}").fetch(**options)
+    options = {**section, "source": data_section.located(section["source"])}
+    if kind != data_section.OWN:
+        del options["name"]
+    dataset: Dataset = importlib.import_module(f"kdcore.data.sources.{kind}").fetch(**options)
+    if options["source"] == section["source"]:
+        return dataset
+    root = data_section.path(section["source"])
+    return replace(dataset, train=_named(dataset.train, root), test=_named(dataset.test, root))
+
+
+def _named(split: Split | Encoded, root: Path | None) -> Split | Encoded:
+    """Name the folder of a split as the section does, wherever it was found, so that what is stored is the same."""
+    return replace(split, root=root) if isinstance(split, Encoded) and split.root else split
 
 
 def fetch_once(section: dict[str, Any]) -> Dataset:
