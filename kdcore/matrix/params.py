@@ -1,5 +1,6 @@
 """Read params.yaml into typed, validated objects. No other module reads that file."""
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from kdcore.matrix.data_section import KNOWN, OWN, Data
 from kdcore.matrix.section import Section, Text
 from kdcore.matrix.train_section import Train, TrainSettings
 from kdcore.system import workspace, yamlfile
-from kdcore.system.errors import UserError, check_address, named, shown, suggest
+from kdcore.system.errors import SHOWN, UserError, check_address, named, shown, suggest
 
 
 def one_of(known: Callable[[], list[str]], what: str) -> AfterValidator:
@@ -255,6 +256,17 @@ def explained(where: str) -> Iterator[None]:
         raise UserError("\n".join([*problems[:MOST_PROBLEMS], *rest])) from error
 
 
+def _as_list(key: str, given: Any) -> str:
+    """Say how a list is written: with this value, and behind -S too, where it is one line of text."""
+    text = json.dumps(given) if isinstance(given, bool) else str(given)
+    if not isinstance(given, bool | int | float | str) or len(text) > SHOWN or not text.isprintable() or not text:
+        return " ([a, b, ...])"
+    is_set_by_s = key.partition(".")[0] in Params.model_fields and "[" not in key
+    behind_s = f" (-S '{key}=[{text}]')" if is_set_by_s else ""
+    name = key.rpartition(".")[2]
+    return f"; write {name}{': ' if name else ''}[{text}]{behind_s}"
+
+
 def _describe(problem: Any) -> str:
     key = ""
     for part in problem["loc"]:
@@ -268,6 +280,8 @@ def _describe(problem: Any) -> str:
         message = "is missing; give it a value"
     elif problem["type"] in ("dict_type", "model_type"):
         message = f"{shown(problem['input'])}: must be keys and values (key: value)"
+    elif problem["type"] == "list_type":
+        message = f"{shown(problem['input'])}: must be a list{_as_list(key, problem['input'])}"
     elif problem["type"] != "value_error":
         message = f"{shown(problem['input'])}: {message}"
     return f"{key}: {message}" if key else message

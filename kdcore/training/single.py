@@ -11,9 +11,10 @@ from kdcore.data import sources, storage
 from kdcore.data.dataset import Dataset
 from kdcore.data.storage import MANIFEST
 from kdcore.matrix import data_section, params
-from kdcore.matrix.cards import ROOT, Code, cell_card, resolve_recipes, stretched
+from kdcore.matrix.cards import ROOT, Code, cell_card, resolve_recipes
 from kdcore.matrix.cell import Cell
 from kdcore.matrix.params import Params
+from kdcore.matrix.train_section import stretched
 from kdcore.system import yamlfile
 from kdcore.system.errors import UserError
 from kdcore.training import device, run_folder
@@ -52,10 +53,9 @@ def card(
     cell = Cell(pair, method, seed, scale, stand) if logit else Cell(pair, method, seed)
     recipe = resolve_recipes(matrix, yamlfile.read("data/recipes.yaml"), file)[cell]
     _check_data(matrix)
-    made = cell_card(cell, recipe, matrix, Code(ROOT))
-    if epochs is not None:
-        made["train"] = stretched(made["train"], epochs, "--epochs")
-    return made
+    train = matrix.train.of(student=cell.student, method=cell.method, pair=cell.pair)
+    train = train if epochs is None else stretched(train, epochs, "--epochs")
+    return cell_card(cell, recipe, matrix, Code(ROOT), train=train)
 
 
 def dataset(name: str | None, file: str | None, *, source: str | None, image_size: int | None) -> Dataset:

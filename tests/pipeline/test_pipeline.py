@@ -200,7 +200,10 @@ def test_experiment_in_a_temporary_folder_has_the_teacher_of_the_workspace(proje
     taught = json.loads((project.folder / "tables/metrics.json").read_text())["teachers"]["resnet14"]
     assert taught["origin"] == "checkpoints/digits/resnet14.safetensors"
     assert taught["sha256"] == hashlib.sha256(copy.read_bytes()).hexdigest()[:12]
-    assert project.ran(project.dvc("repro")) <= {"plan", "evaluate@resnet14-resnet8"}  # its folder holds other cells too
+    assert project.ran(project.dvc("repro")) <= {
+        "plan",
+        "evaluate@resnet14-resnet8",
+    }  # its folder holds other cells too
 
 
 @pytest.mark.slow
