@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import signal
 import subprocess
@@ -238,6 +239,17 @@ def test_bad_params_stop_before_any_work(project):
     assert project.ran(output) == {"plan"}
 
 
+def test_what_a_failed_experiment_leaves_in_params_is_said(project):
+    left = (
+        "params.yaml still differs from the commit in train.lr; where -S changed it, 'git checkout params.yaml' takes"
+    )
+    assert left in project.dvc("exp", "run", "-S", "train.lr=-1", code=255)
+    assert "train.lr: -1" in (said := project.dvc("repro", code=255))
+    assert left not in said
+    project.run("git", "checkout", "-q", "params.yaml")
+    assert project.dvc("status").strip() == "Data and pipelines are up to date."
+
+
 def test_killed_cell_goes_on_and_ends_with_the_same_bits(project):
     name = "resnet14-resnet8-kd-2-False-0"
     run = f"runs/resnet14-resnet8/{name}"
@@ -250,8 +262,9 @@ def test_killed_cell_goes_on_and_ends_with_the_same_bits(project):
     process.kill()
     assert process.wait() == -9, "the cell ended before it could be killed"
     assert not (project.folder / run).exists()
-    project.run(sys.executable, "-m", "stages.train", "train", name)
+    output = project.run(sys.executable, "-m", "stages.train", "train", name)
     assert [project.digest(f"{run}/{file}") for file in FILES] == expected
+    assert len(re.findall(rf"^{name}: resumes at epoch [2-6] of 6$", output, re.MULTILINE)) == 1
     assert kept(project) == [TIMINGS]
     latest = json.loads((project.folder / TIMINGS).read_text().splitlines()[-1])
     assert latest["name"] == name

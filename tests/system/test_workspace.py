@@ -1,5 +1,6 @@
 """Experiments in temporary folders find the inputs that git ignores, and store what they would in the workspace."""
 
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -150,3 +151,53 @@ def test_downloads_are_kept_in_the_workspace(root, enter):
     before = download.cached("https://a.org/b.tar")
     enter()
     assert download.cached("https://a.org/b.tar") == root / before
+
+
+class TestWhatIsLeft:
+    """Of a failed experiment, in params.yaml."""
+
+    @pytest.fixture
+    def committed(self, root, monkeypatch):
+        """A params.yaml that is committed, and a way to change it and ask."""
+        before = {"seeds": [0], "train": {"lr": 0.1, "epochs": 3}, "methods_config": {}}
+        yamlfile.write(root / "params.yaml", before)
+        (root / ".gitignore").write_text("/.dvc\n")
+        who = ("-c", "user.name=test", "-c", "user.email=test@localhost")
+        for command in (["add", "-A"], [*who, "commit", "-qm", "test"]):
+            subprocess.run(["git", *command], check=True)
+        monkeypatch.setenv("DVC_EXP_BASELINE_REV", "HEAD")
+
+        def left(**changes):
+            yamlfile.write(root / "params.yaml", {**before, **changes})
+            return workspace.left_in_params()
+
+        return left
+
+    def test_keys_that_differ(self, committed):
+        assert committed() == ""
+        assert committed(seeds=[1], train={"lr": 0.2, "epochs": 3}) == (
+            "params.yaml still differs from the commit in seeds, train.lr; where -S changed it, 'git checkout "
+            "params.yaml' takes that back, and all edits of yours that are not committed"
+        )
+        assert "in methods_config, methods_config.kd.temperature;" in committed(
+            methods_config={"kd": {"temperature": 2}}
+        )
+        assert "a0, a1, a2, a3, a4 and 3 more;" in committed(**{f"a{i}": None for i in range(8)})
+
+    def test_only_in_an_experiment_in_the_workspace(self, committed, root, enter, monkeypatch):
+        assert committed(seeds=[1])
+        monkeypatch.setenv("DVC_EXP_BASELINE_REV", "0" * 40)
+        assert committed(seeds=[1]) == ""
+        monkeypatch.delenv("DVC_EXP_BASELINE_REV")
+        assert committed(seeds=[1]) == ""
+        monkeypatch.setenv("DVC_EXP_BASELINE_REV", "HEAD")
+        shutil.copy(root / "params.yaml", enter())
+        assert workspace.left_in_params() == ""
+
+    def test_a_file_that_cannot_be_read(self, committed, root):
+        committed(seeds=[1])
+        for content in ("", "seeds: [", "- 1"):
+            (root / "params.yaml").write_text(content)
+            assert workspace.left_in_params() == ""
+        (root / "params.yaml").unlink()
+        assert workspace.left_in_params() == ""
