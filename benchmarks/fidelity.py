@@ -30,8 +30,9 @@ from kdcore import checkpoints
 from kdcore.data import sources
 from kdcore.data.dataset import Dataset, Split, first_of_each_class
 from kdcore.matrix import params
-from kdcore.matrix.cards import make_cards, stretched
+from kdcore.matrix.cards import make_cards
 from kdcore.matrix.params import Params
+from kdcore.matrix.train_section import TrainSettings, stretched
 from kdcore.networks.contract import Network
 from kdcore.system import yamlfile
 from kdcore.training import device, loop, teacher_outputs
@@ -70,6 +71,12 @@ def teacher_of(card: Card, dataset: Dataset, where: torch.device) -> Network:
     return checkpoints.restore(card["student"], len(dataset.classes), Path(card["source"]), where)
 
 
+def shorter(card: Card, epochs: int) -> Card:
+    """The card of a cell, with another number of epochs."""
+    settings = stretched(TrainSettings.model_validate(card["train"]), epochs, "EPOCHS")
+    return {**card, "train": {**card["train"], **settings.model_dump(include={"epochs", "milestones"})}}
+
+
 def top1(card: Card, path: str, dataset: Dataset, teacher: Network, where: torch.device) -> float:
     """Accuracy in percent after the last epoch of a cell."""
     card = {**card, "train": {**card["train"], "precision": PATHS[path]}}
@@ -101,7 +108,7 @@ def main(
     cells = [cards[f"{cell.stage}/{cell.name}"] for cell in matrix.cells() if cell.method == "kd"]
     dataset = sources.fetch_once(matrix.data.model_dump())
     if source != "embedded":
-        cells = [{**card, "train": stretched(card["train"], int(epochs), "EPOCHS")} for card in cells]
+        cells = [shorter(card, int(epochs)) for card in cells]
         dataset = replace(dataset, test=first_of_each_class(cast(Split, dataset.test), TEST_PER_CLASS))
     teacher = teacher_of(cards[f"teacher/{cells[0]['teacher']}"], dataset, where)
     found: dict[str, list[float]] = {path: [] for path in PATHS}

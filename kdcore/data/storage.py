@@ -8,7 +8,7 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kdcore.data.dataset import Dataset, Encoded, Split
-from kdcore.system import validated
+from kdcore.system import validated, workspace
 from kdcore.system.errors import UserError
 from kdcore.system.files import file_sha256, read_json, write_json
 
@@ -145,7 +145,7 @@ def _write(split: Split | Encoded, folder: Path, name: str) -> list[Path]:
 def _open(folder: Path, name: str, encoded: dict[str, str | None]) -> Split | Encoded:
     if name in encoded:
         root = encoded[name]
-        return Encoded.open(folder / f"{name}.arrow", Path(root) if root else None)
+        return Encoded.open(folder / f"{name}.arrow", workspace.find(Path(root)) if root else None)
     return Split(*(np.load(folder / f"{name}_{part}.npy", mmap_mode="c") for part in ("images", "labels")))
 
 

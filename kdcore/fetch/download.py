@@ -24,6 +24,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt
 from urllib3.exceptions import HTTPError
 
+from kdcore.system import workspace
 from kdcore.system.errors import UserError, check_address, named, shown
 from kdcore.system.files import alone, file_sha256
 
@@ -108,9 +109,10 @@ def fetch(urls: Sequence[str], path: Path, *, checksum: str | None = None, patie
 
 
 def cached(url: str) -> Path:
-    """Return the path below scratch/ at which the download of an address is kept for later runs."""
+    """Return the path below scratch/, of the workspace, at which the download of an address is kept for later runs."""
     name = re.sub(r"[^\w.-]", "_", Path(unquote(urlsplit(url).path)).name)[-LONGEST_NAME:]
-    return FOLDER / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{name or 'file'}"
+    folder = (workspace.origin() or Path()) / FOLDER
+    return folder / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{name or 'file'}"
 
 
 def forget(path: Path) -> None:

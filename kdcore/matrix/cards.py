@@ -8,6 +8,7 @@ the card of the tables, which print them.
 
 import os
 from dataclasses import asdict
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any, cast
@@ -20,8 +21,8 @@ from kdcore.matrix.code import Card, Code
 from kdcore.matrix.fingerprint import ROOT
 from kdcore.matrix.listed_teachers import COPIES, FILE, SUFFIXES, KnownTeachers, Published, own_copy
 from kdcore.matrix.params import Params, Teacher
-from kdcore.matrix.section import MOST
-from kdcore.matrix.train_section import TrainSettings
+from kdcore.matrix.train_section import TrainSettings, as_epochs
+from kdcore.system import workspace
 from kdcore.system.errors import UserError, shown, suggest
 from kdcore.system.files import file_sha256
 
@@ -150,6 +151,27 @@ def check_teachers(params: Params, known_teachers: dict[str, Any], file: str) ->
             _listed(name, params.network_of(name), params.data.name, known, file)
 
 
+def check_here(params: Params, known_teachers: dict[str, Any], root: Path = ROOT) -> list[str]:
+    """List all that keeps this machine from planning the data set and the teachers: a folder or checkpoint that is not
+    there, or another one than params.yaml says. The message of each names its key.
+
+    Args:
+        params: the matrix.
+        known_teachers: content of data/teachers.yaml.
+        root: the folder that holds the sources of kdcore.
+    """
+    known, code = KnownTeachers.of(known_teachers), Code(root)
+    makers = [partial(_data_card, params, code)]
+    makers += [partial(_teacher_card, name, teacher, params, known, code) for name, teacher in params.teachers.items()]
+    problems = []
+    for make in makers:
+        try:
+            make()
+        except UserError as error:
+            problems.append(str(error))
+    return problems
+
+
 def check_sources(params: Params, file: str = "params.yaml") -> None:
     """Refuse sources that overlap with an output, because DVC deletes outputs before their stages run.
 
@@ -265,7 +287,7 @@ def _checkpoint_sha256(name: str, teacher: Teacher) -> str:
     if "://" in teacher.source and teacher.sha256:
         return teacher.sha256
     try:
-        found = file_sha256(Path(teacher.source))
+        found = file_sha256(workspace.find(Path(teacher.source)))
     except OSError as error:
         raise UserError(
             f"params.yaml: teachers.{name}.source: {shown(teacher.source)} cannot be read ({error.strerror}). "
@@ -278,15 +300,26 @@ def _checkpoint_sha256(name: str, teacher: Teacher) -> str:
     return found
 
 
-def cell_card(cell: Cell, recipe: recipes.Recipe, params: Params, code: Code) -> Card:
-    """Make the card of a cell: everything that determines its result except its data set and its teacher's weights."""
+def cell_card(
+    cell: Cell, recipe: recipes.Recipe, params: Params, code: Code, *, train: TrainSettings | None = None
+) -> Card:
+    """Make the card of a cell: everything that determines its result except its data set and its teacher's weights.
+
+    Args:
+        cell: one of the matrix, or another one.
+        recipe: its hyper-parameters.
+        params: the matrix.
+        code: the fingerprints of the code.
+        train: how it is trained; None takes what the matrix says.
+    """
     teacher = None if cell.method == catalog.VANILLA else cell.teacher_network
+    train = train or params.train.of(student=cell.student, method=cell.method, pair=cell.pair)
     return {
         **_identity(cell),
         **({"teacher": teacher} if teacher else {}),
         "data": params.data.name,
         "recipe": {key: value.value for key, value in recipe.items()},
-        "train": _cell_settings(cell, params),
+        "train": _cell_settings(cell, train),
         "code": code.training(cell.student, teacher, cell.method),
     }
 
@@ -343,9 +376,8 @@ def _identity(cell: Cell) -> Card:
     return identity
 
 
-def _cell_settings(cell: Cell, params: Params) -> Card:
+def _cell_settings(cell: Cell, train: TrainSettings) -> Card:
     """Return the training settings that take effect in a cell."""
-    train = params.train.of(student=cell.student, method=cell.method, pair=cell.pair)
     has_regions = cell.scale is not None and max(levels(cell.scale)) > 1
     small_maps = {"small_maps": train.small_maps} if train.small_maps and has_regions else {}
     return _settings(train, cell.method) | small_maps
@@ -358,6 +390,8 @@ def _settings(train: TrainSettings, method: str) -> Card:
     if train.optimizer == "sgd" or method == catalog.VANILLA:
         settings["optimizer"] = "sgd"
         del settings["dot_delta"]
+    if "milestones" in settings:
+        settings["milestones"] = as_epochs(train.milestones, train.epochs)
     if train.grad_clip_norm is None:
         del settings["grad_clip_norm"]
     return settings
@@ -366,26 +400,3 @@ def _settings(train: TrainSettings, method: str) -> Card:
 def _threads(train: TrainSettings) -> Card:
     """Return the number of CPU threads as a part of a card; empty when `threads` is auto."""
     return {} if train.threads == "auto" else {"threads": train.threads}
-
-
-def stretched(settings: Card, epochs: int, where: str) -> Card:
-    """Return training settings for another number of epochs, with milestones moved in proportion.
-
-    Args:
-        settings: the part `train` of a card.
-        epochs: the new number of epochs.
-        where: names the option that gives the number, for messages.
-
-    Raises:
-        UserError: the number is out of range, or leaves no room for the milestones.
-    """
-    if not 1 <= epochs <= MOST:
-        raise UserError(f"{where}: {shown(epochs)} must be from 1 to {MOST:,}")
-    if "milestones" not in settings:
-        return {**settings, "epochs": epochs}
-    milestones = [round(milestone * epochs / settings["epochs"]) for milestone in settings["milestones"]]
-    if milestones != sorted(set(milestones)) or not 0 < milestones[0] <= milestones[-1] < epochs:
-        raise UserError(
-            f"{where}: {epochs} leaves no room for train.milestones, which become {milestones}; give it more"
-        )
-    return {**settings, "milestones": milestones, "epochs": epochs}

@@ -16,6 +16,7 @@ from pydantic import (
 )
 
 from kdcore.matrix.section import Fraction, Section, Text
+from kdcore.system import workspace
 from kdcore.system.errors import UserError, named, shown
 from kdcore.system.files import expanded
 
@@ -242,11 +243,15 @@ def path(source: str) -> Path | None:
     return expanded(source.removeprefix(IMAGE_FOLDER).removeprefix(PARQUET))
 
 
-def on_this_machine(source: str) -> str:
-    """Write out the home folder in the path that a source names, if it names one that begins with ~."""
+def located(source: str) -> str:
+    """Return a source with the path where its files are on this machine: ~ written out, and, in an experiment's
+    temporary folder, in the workspace that it came from.
+    """
     there = path(source)
-    prefix = next((prefix for prefix in (IMAGE_FOLDER, PARQUET) if source.startswith(prefix)), "")
-    return source if there is None or not source.startswith(f"{prefix}~") else f"{prefix}{there}"
+    if there is None:
+        return source
+    prefix = next((kind for kind in (IMAGE_FOLDER, PARQUET) if source.startswith(kind)), "")
+    return f"{prefix}{workspace.find(there)}"
 
 
 def check_there(section: dict[str, Any], where: str) -> None:
@@ -260,7 +265,7 @@ def check_there(section: dict[str, Any], where: str) -> None:
         UserError: names the path and what is allowed.
     """
     there = path(section["source"])
-    if there is not None and not os.path.exists(there):  # Path.exists() raises errors for names that are too long
+    if there is not None and not os.path.exists(workspace.find(there)):  # Path.exists() raises errors for long names
         hint = " (no user of this machine has that name)" if str(there).startswith("~") else ""
         allowed = SOURCES[module(section["name"])]
         raise UserError(f"{where}: data.source: there is no {named(str(there))}{hint}. Allowed: {allowed}")

@@ -7,6 +7,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from kdcore.matrix.params import Percent
 from kdcore.matrix.section import Positive, Section
+from kdcore.system import workspace
 from kdcore.system.errors import UserError, check_address, named, shown
 
 FILE = "data/teachers.yaml"
@@ -89,11 +90,13 @@ class KnownTeachers(Section):
 def own_copy(dataset: str, network: str) -> Path | None:
     """Find the user's own copy of a checkpoint, which lies in checkpoints/<data set>/; None if there is none.
 
+    The path is relative to the project; an experiment's temporary folder has the copies of its workspace.
+
     Raises:
         UserError: there are two copies, one per suffix.
     """
     copies = [COPIES / dataset / f"{network}{suffix}" for suffix in SUFFIXES]
-    found = [path for path in copies if path.is_file()]
+    found = [path for path in copies if workspace.find(path).is_file()]
     if len(found) > 1:
         raise UserError(f"{' and '.join(map(str, found))}: are both there; keep the one that is meant")
     return found[0] if found else None

@@ -1,5 +1,6 @@
 """Read params.yaml into typed, validated objects. No other module reads that file."""
 
+import json
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,8 +16,8 @@ from kdcore.matrix.cell import Cell
 from kdcore.matrix.data_section import KNOWN, OWN, Data
 from kdcore.matrix.section import Mean, Section, Std, Text
 from kdcore.matrix.train_section import Train, TrainSettings
-from kdcore.system import yamlfile
-from kdcore.system.errors import UserError, check_address, named, shown, suggest
+from kdcore.system import workspace, yamlfile
+from kdcore.system.errors import SHOWN, UserError, check_address, named, shown, suggest
 
 
 def of_kind(kind: str) -> AfterValidator:
@@ -83,7 +84,7 @@ Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 def _check_no_slip(source: str) -> str:
     known = ("train", "published")
     hint = suggest(source, known)
-    if hint and source not in known and not Path(source).exists():
+    if hint and source not in known and not workspace.find(Path(source)).exists():
         raise ValueError(f"{shown(source)}: there is no such file.{hint}")
     return source
 
@@ -305,6 +306,17 @@ def explained(where: str) -> Iterator[None]:
         raise UserError("\n".join([*problems[:MOST_PROBLEMS], *rest])) from error
 
 
+def _as_list(key: str, given: Any) -> str:
+    """Say how a list is written: with this value, and behind -S too, where it is one line of text."""
+    text = json.dumps(given) if isinstance(given, bool) else str(given)
+    if not isinstance(given, bool | int | float | str) or len(text) > SHOWN or not text.isprintable() or not text:
+        return " ([a, b, ...])"
+    is_set_by_s = key.partition(".")[0] in Params.model_fields and "[" not in key
+    behind_s = f" (-S '{key}=[{text}]')" if is_set_by_s else ""
+    name = key.rpartition(".")[2]
+    return f"; write {name}{': ' if name else ''}[{text}]{behind_s}"
+
+
 def _describe(problem: Any) -> str:
     key = ""
     for part in problem["loc"]:
@@ -318,6 +330,8 @@ def _describe(problem: Any) -> str:
         message = "is missing; give it a value"
     elif problem["type"] in ("dict_type", "model_type"):
         message = f"{shown(problem['input'])}: must be keys and values (key: value)"
+    elif problem["type"] == "list_type":
+        message = f"{shown(problem['input'])}: must be a list{_as_list(key, problem['input'])}"
     elif problem["type"] != "value_error":
         message = f"{shown(problem['input'])}: {message}"
     return f"{key}: {message}" if key else message

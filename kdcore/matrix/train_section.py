@@ -1,12 +1,14 @@
 """Section `train` of params.yaml: how every network is trained, and the exceptions that papers make."""
 
+from decimal import ROUND_HALF_UP, Decimal
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from typing_extensions import Self
 
 from kdcore import catalog
-from kdcore.matrix.section import Count, Fraction, NonNegative, Positive, Section
+from kdcore.matrix.section import MOST, Count, Fraction, NonNegative, Positive, Section
+from kdcore.system.errors import UserError, shown
 
 SELECTORS = ("students", "methods", "pairs")
 MOST_THREADS = 1024
@@ -16,6 +18,29 @@ def _check_threads(given: Any) -> Any:
     if given != "auto" and not (type(given) is int and 1 <= given <= MOST_THREADS):
         raise ValueError(f"{given!r} must be auto, or a number of CPU threads from 1 to {MOST_THREADS}")
     return given
+
+
+def _check_milestone(given: Any) -> Any:
+    is_epoch = type(given) is int and 1 <= given <= MOST
+    if not is_epoch and not (type(given) is float and 0 < given < 1):
+        raise ValueError(
+            f"{shown(given)} must be an epoch from 1 to {MOST:,}, or a share of the epochs above 0 and below 1"
+        )
+    return given
+
+
+Milestones = list[Annotated[int | float, BeforeValidator(_check_milestone)]]
+
+
+def as_epochs(milestones: Milestones, epochs: int) -> list[int]:
+    """Return milestones as whole epochs. A share becomes the nearest epoch; halfway between two, the later one.
+
+    Args:
+        milestones: all epochs, or all shares of `epochs`.
+        epochs: how many epochs are trained.
+    """
+    exact = [Decimal(str(milestone)) * (epochs if isinstance(milestone, float) else 1) for milestone in milestones]
+    return [int(epoch.to_integral_value(ROUND_HALF_UP)) for epoch in exact]
 
 
 class SpecialCase(Section):
@@ -28,7 +53,7 @@ class SpecialCase(Section):
     batch_size: Annotated[int, Field(ge=2, le=10**6)] | None = None
     lr: Positive | None = None
     weight_decay: NonNegative | None = None
-    milestones: list[Count] | None = None
+    milestones: Milestones | None = None
     grad_clip_norm: Positive | None = None
     small_maps: Literal["repeat"] | None = None
 
@@ -75,8 +100,10 @@ class TrainSettings(Section):
     """Whether a step looks ahead along the momentum (Sutskever et al., ICML 2013)."""
     weight_decay: NonNegative = 0.0005
     schedule: Literal["step", "cosine"] = "step"
-    milestones: list[Count] = Field(default_factory=list)
-    """Step schedule: epochs, counted from 1, after which the rate is multiplied by `lr_decay`."""
+    milestones: Milestones = Field(default_factory=list)
+    """Step schedule: epochs, counted from 1, after which the rate is multiplied by `lr_decay`; all as whole epochs, or
+    all as shares of `epochs` (see `as_epochs`).
+    """
     lr_decay: Annotated[float, Field(gt=0, le=1)] | None = None
     grad_clip_norm: Positive | None = None
     """Longest gradient of all parameters together; longer ones are scaled down to it. Absent: none is."""
@@ -101,12 +128,20 @@ class TrainSettings(Section):
         if self.schedule == "step":
             if not self.milestones or self.lr_decay is None:
                 raise ValueError("schedule step needs milestones and lr_decay")
-            if self.milestones != sorted(set(self.milestones)) or self.milestones[-1] >= self.epochs:
-                raise ValueError(
-                    f"milestones {self.milestones} must rise and stay below epochs ({self.epochs}); "
-                    "change them together, or use schedule cosine"
-                )
+            self._check_milestones()
         return self
+
+    def _check_milestones(self) -> None:
+        if len({type(milestone) for milestone in self.milestones}) > 1:
+            raise ValueError(f"milestones {shown(self.milestones)} must be all epochs, or all shares of the epochs")
+        found = as_epochs(self.milestones, self.epochs)
+        if found == sorted(set(found)) and found[0] > 0 and found[-1] < self.epochs:
+            return
+        become = f" become epochs {shown(found)}, which" if found != self.milestones else ""
+        raise ValueError(
+            f"milestones {shown(self.milestones)}{become} must rise and stay below epochs ({self.epochs}); "
+            "change them together, write them as shares of the epochs ([0.625, 0.75, 0.875]), or use schedule cosine"
+        )
 
     def _check_dot(self) -> None:
         if self.dot_delta is None:
@@ -119,6 +154,32 @@ class TrainSettings(Section):
             raise ValueError(
                 f"optimizer dot needs momentum ± dot_delta ({self.momentum} ± {self.dot_delta}) within 0 and 1"
             )
+
+
+def stretched(settings: TrainSettings, epochs: int, where: str) -> TrainSettings:
+    """Return training settings for another number of epochs, with milestones at the same shares of it.
+
+    Args:
+        settings: those of the old number.
+        epochs: the new number of epochs.
+        where: names the option that gives the number, for messages.
+
+    Raises:
+        UserError: the number is out of range, or leaves no room for the milestones.
+    """
+    if not 1 <= epochs <= MOST:
+        raise UserError(f"{where}: {shown(epochs)} must be from 1 to {MOST:,}")
+    milestones = settings.milestones
+    if settings.schedule == "step" and isinstance(milestones[0], int):
+        moved = [Decimal(milestone) * epochs / settings.epochs for milestone in milestones]
+        milestones = [int(epoch.to_integral_value(ROUND_HALF_UP)) for epoch in moved]
+    try:
+        return TrainSettings.model_validate({**settings.model_dump(), "epochs": epochs, "milestones": milestones})
+    except ValidationError as error:
+        become = shown(as_epochs(milestones, epochs))
+        raise UserError(
+            f"{where}: {epochs} leaves no room for train.milestones, which become {become}; give it more"
+        ) from error
 
 
 class Train(TrainSettings):

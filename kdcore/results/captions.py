@@ -29,11 +29,18 @@ def with_teachers(card: Card, metas: dict[str, dict[str, Any]]) -> Card:
         metas: the meta.json of each teacher that is there.
 
     Returns:
-        The card with the `origins` of the teachers, and under `accepted` the reasons why changes of code were
-        accepted without training a teacher again.
+        The card with the `origins` of the teachers; under `accepted` the reasons why changes of code were accepted
+        without training a teacher again; and under `checkpoints` the file and sha256 of each adopted teacher.
     """
     accepted = {name: reasons(meta) for name, meta in metas.items()}
-    return {**card, "teachers": origins(card, metas), "accepted": accepted}
+    checkpoints = {name: _checkpoint(meta["adopted"]) for name, meta in metas.items() if meta.get("adopted")}
+    return {**card, "teachers": origins(card, metas), "accepted": accepted, "checkpoints": checkpoints}
+
+
+def _checkpoint(adopted: dict[str, Any]) -> dict[str, str]:
+    """Say which file a teacher's weights were taken from: path or address, with the member of an archive."""
+    member = f": {adopted['member']}" if adopted.get("member") else ""
+    return {"origin": f"{adopted['source']}{member}", "sha256": adopted["sha256"]}
 
 
 def origins(card: Card, metas: dict[str, dict[str, Any]]) -> dict[str, str]:

@@ -12,6 +12,7 @@ from kdcore.results.rows import Card, Entry, Results, by_size, reasons
 from kdcore.system import csvfile
 from kdcore.system.files import write_json
 
+SHA256_DIGITS = 12
 MISSING = "missing"
 NOTHING = "–"
 """Where the matrix declares nothing, or nothing was published."""
@@ -122,16 +123,19 @@ def cells(results: Results) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def metrics(results: Results) -> dict[str, dict[str, dict[str, float | None]]]:
+def metrics(results: Results) -> dict[str, dict[str, dict[str, float | str | None]]]:
     """Return means over seeds per pair and method, under keys that two revisions share whatever their matrices.
 
     `plain` is the row with M=[1] and without standardisation; baselines have no other. `headline` is the row with the
     highest scale of the matrix, standardised if the matrix has stand. Percent, rounded to hundredths; None where the
     matrix has no such row, or a seed of it is missing.
+
+    Under `teachers` is each teacher's accuracy, with where its weights came from: the path or address of a checkpoint
+    with the first digits of its sha256, or that it was trained here.
     """
     highest = max(results.card["scales"], key=by_size)
     headline = (highest, True in results.card["stand"])
-    means: dict[str, dict[str, dict[str, float | None]]] = {}
+    means: dict[str, dict[str, dict[str, float | str | None]]] = {"teachers": _teachers(results)}
     for entry in results.entries:
         if entry.row.method is None:
             continue
@@ -144,6 +148,19 @@ def metrics(results: Results) -> dict[str, dict[str, dict[str, float | None]]]:
         if (entry.row.scale, entry.row.stand) == headline:
             values["headline"] = hundredths
     return means
+
+
+def _teachers(results: Results) -> dict[str, dict[str, float | str | None]]:
+    checkpoints = results.card.get("checkpoints", {})
+    found: dict[str, dict[str, float | str | None]] = {}
+    for evaluation in results.evaluations:
+        name = evaluation["pair"].partition("-")[0]
+        top1, adopted = round(evaluation["teacher"]["top1"], 2), checkpoints.get(name)
+        if adopted is None:
+            found[name] = {"top1": top1, "origin": results.card["teachers"][name]}
+        else:
+            found[name] = {"top1": top1, "origin": adopted["origin"], "sha256": adopted["sha256"][:SHA256_DIGITS]}
+    return found
 
 
 def markdown(all_tables: list[Table], caption: str, remarks: list[str]) -> str:

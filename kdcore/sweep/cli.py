@@ -122,9 +122,12 @@ def sweep(options: Options) -> int:
             )
             current.run()
         screen.say(summary(current))
-    if current.stopped is not None:
-        return 128 + current.stopped
-    return int(current.schedule.count(*GOOD) < len(current.schedule.steps))
+        code = int(current.schedule.count(*GOOD) < len(current.schedule.steps))
+        if options.changes and code:
+            screen.say(
+                f"{PARAMS} still holds what -S changed; 'git checkout {PARAMS}' takes that back, and other edits"
+            )
+    return code if current.stopped is None else 128 + current.stopped
 
 
 def show_forecast(options: Options) -> int:

@@ -98,7 +98,12 @@ class Lookup:
         return bool(self.run_cache._create_stage({"cmd": self.pipeline.command(step), "outs": outs}).outs_cached())
 
     def made_from(self, step: str, inputs: Sums) -> Sums | None:
-        """Return what a stage made of these dependencies before; None where the run cache has no such run."""
+        """Return what a stage made of these dependencies before; None where the run cache has no such run.
+
+        DVC keeps no stage there whose outputs persist, and what it has from the time before is not brought back.
+        """
+        if any(out.persist for out in self.pipeline.stages[step].outs):
+            return None
         content = {
             "cmd": self.pipeline.command(step),
             "deps": [{"path": path, "hash": MD5, MD5: inputs[path]} for path in sorted(inputs)],

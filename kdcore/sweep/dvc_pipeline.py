@@ -288,4 +288,15 @@ def override(params: Path, overrides: Sequence[str]) -> None:
     try:
         apply_overrides(params, list(overrides))
     except DvcException as error:
-        raise UserError(f"-S {' -S '.join(overrides)}: {reasons(error)}") from error
+        raise UserError(f"-S {' -S '.join(overrides)}: {_grid(overrides) or reasons(error)}") from error
+
+
+def _grid(overrides: Sequence[str]) -> str:
+    """Explain values with commas and without brackets, which Hydra takes for a grid; empty where there are none."""
+    for override in overrides:
+        key, _, values = override.partition("=")
+        if "," in values and not values.startswith(("[", "{", "(", "'", '"')):
+            return (
+                f"values without brackets are one experiment each, for 'dvc exp run --queue'; write '{key}=[{values}]'"
+            )
+    return ""

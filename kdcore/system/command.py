@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from kdcore.system import signals
+from kdcore.system import signals, workspace
 from kdcore.system.errors import FULL_DISK, OUT_OF_MEMORY, RunError, UserError, is_full, is_out_of_memory, shown
 
 UNREAD = 141
@@ -44,9 +44,18 @@ def run(main: Callable[..., None]) -> None:
         sys.stdout.flush()
     except KeyboardInterrupt as interruption:
         print(getattr(interruption, "message", INTERRUPTED), file=sys.stderr)
+        _say_what_is_left()
         sys.exit(128 + (interruption.args[0] if interruption.args else signal.SIGINT))
     except Exception as error:
-        sys.exit(_explain(error, main))
+        code = _explain(error, main)
+        if code != UNREAD:
+            _say_what_is_left()
+        sys.exit(code)
+
+
+def _say_what_is_left() -> None:
+    if left := workspace.left_in_params():
+        print(left, file=sys.stderr)
 
 
 def _explain(error: Exception, main: Callable[..., None]) -> int:

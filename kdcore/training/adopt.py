@@ -13,6 +13,7 @@ from kdcore.data.dataset import Dataset
 from kdcore.fetch import archives, download
 from kdcore.networks import input_affine
 from kdcore.networks.contract import Network
+from kdcore.system import workspace
 from kdcore.system.errors import UserError
 from kdcore.system.files import file_sha256, json_text, replace_text
 from kdcore.training import checked_teacher, inference, provenance, run_folder
@@ -186,7 +187,7 @@ def _file(place: str, sha256: str | None, patience: download.Patience) -> tuple[
     if "://" in place:
         path = download.cached(place)
         return path, download.fetch([place], path, checksum=sha256 and f"sha256:{sha256}", patience=patience)
-    path = Path(place)
+    path = workspace.find(Path(place))
     if not path.is_file():
         raise UserError(f"{place}: no such file; run 'dvc repro -f plan'")
     file_sha = file_sha256(path)

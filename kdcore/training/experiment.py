@@ -63,6 +63,8 @@ def run(card_file: Path, out: Path, *, teacher_weights: Path | None = None, besi
             others = {} if world.size > 1 else _others(student, inputs, beside, stack)
             progress.follow(student.history, student.sums.images)
             together = [student, *others]
+            if world.leads:
+                _say_resumed(together)
             if others and inputs.teacher is not None:
                 training = lockstep.side_by_side(together, inputs.teacher, inputs.dataset)
             else:
@@ -148,6 +150,17 @@ def _others(first: loop.Run, inputs: _Inputs, beside: Sequence[Path], stack: Exi
         except Exception as error:  # whatever it is, it is not the first cell's
             print(f"{card['name']}: is trained by itself ({error})", file=sys.stderr)
     return others
+
+
+def _say_resumed(runs: Sequence[loop.Run]) -> None:
+    """Say on stderr which runs go on where an earlier process left them."""
+    for run in runs:
+        epochs = run.settings.epochs
+        if run.epoch > epochs:
+            print(f"{run.name}: all of its {epochs} epochs are trained; its results are written", file=sys.stderr)
+        elif run.history or run.sums.steps:
+            after = f", after step {run.sums.steps}" if run.sums.steps else ""
+            print(f"{run.name}: resumes at epoch {run.epoch} of {epochs}{after}", file=sys.stderr)
 
 
 def save_epoch(saved: Mapping[loop.Run, ResumeState]) -> None:

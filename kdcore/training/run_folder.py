@@ -39,11 +39,19 @@ class _Trained(Provenance):
     train: _Training
 
 
+class _Adopted(Stored):
+    """The checkpoint that became a teacher."""
+
+    source: str
+    member: str | None = None
+    sha256: str
+
+
 class _Teacher(Stored):
     """The keys that the result tables read from the meta.json of a teacher."""
 
     source: str
-    adopted: Any = None
+    adopted: _Adopted | None = None
     accepted: list[Acceptance] = Field(default_factory=list)
     train: _Training | None = None
 

@@ -11,8 +11,9 @@ from kdcore.data import sources, storage
 from kdcore.data.dataset import Dataset
 from kdcore.data.storage import MANIFEST
 from kdcore.matrix import data_section, params
-from kdcore.matrix.cards import ROOT, Code, cell_card, resolve_recipes, stretched
+from kdcore.matrix.cards import ROOT, Code, cell_card, resolve_recipes
 from kdcore.matrix.params import Params
+from kdcore.matrix.train_section import stretched
 from kdcore.system import yamlfile
 from kdcore.system.errors import UserError
 from kdcore.training import device, run_folder
@@ -53,10 +54,9 @@ def card(
     (cell,) = [cell for cell in matrix.cells() if cell.method == method]
     recipe = resolve_recipes(matrix, yamlfile.read("data/recipes.yaml"), file)[cell]
     _check_data(matrix)
-    made = cell_card(cell, recipe, matrix, Code(ROOT))
-    if epochs is not None:
-        made["train"] = stretched(made["train"], epochs, "--epochs")
-    return made
+    train = matrix.train.of(student=cell.student, method=cell.method, pair=cell.pair)
+    train = train if epochs is None else stretched(train, epochs, "--epochs")
+    return cell_card(cell, recipe, matrix, Code(ROOT), train=train)
 
 
 def _named_teachers(file: str) -> dict[str, Any]:

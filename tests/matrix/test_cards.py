@@ -74,7 +74,9 @@ def test_sources_of_a_cells_values():
 
 
 def test_plan_does_not_import_torch(python):
-    python("import sys; from stages import plan; plan.check('params.yaml'); assert 'torch' not in sys.modules")
+    python(
+        "import sys; from stages import plan; plan.main('--check', 'params.yaml'); assert 'torch' not in sys.modules"
+    )
 
 
 DISTILLED = {name for name in all_runs() if "vanilla" not in name and not name.startswith("teacher/")}
@@ -246,6 +248,32 @@ class TestParams:
     def test_what_the_schedule_does_not_use(self):
         train = {**yamlfile.read(ROOT / "params.yaml")["train"], "schedule": "cosine"}
         assert changed(cards(train=train), cards(train={**train, "milestones": [1]})) == set()
+
+    def test_milestones_as_shares_of_the_epochs(self):
+        """The same epochs, so nothing is trained again; with other epochs they move along, halves upwards."""
+        train = yamlfile.read(ROOT / "params.yaml")["train"]
+        teachers = {name: {"source": "train", "train": {**SHORT, "schedule": "step", "lr_decay": 0.1, "epochs": 240}}
+                    for name in ("resnet20", "wrn_16_2")}  # fmt: skip
+
+        def made(milestones, *, of_teachers, epochs=18, exceptions=()):
+            settings = {**train, "epochs": epochs, "milestones": milestones, "exceptions": list(exceptions)}
+            for teacher in teachers.values():
+                teacher["train"]["milestones"] = of_teachers
+            return cards(train=settings, teachers=teachers)
+
+        whole = made([11, 14, 16], of_teachers=[150, 180, 210])
+        assert changed(whole, made([11 / 18, 0.77, 0.89], of_teachers=[0.625, 0.75, 0.875])) == set()
+        long = [{"methods": ["dkd"], "epochs": 60}, {"methods": ["kd"], "milestones": [0.5]}]
+        other = made([0.625, 0.75, 0.875], of_teachers=[0.7], epochs=40, exceptions=long)
+        of = {name: other[f"baseline/resnet20-resnet8-{name}-0"]["train"] for name in ("vanilla",)}
+        of |= {name: other[f"train/resnet20-resnet8-{name}-1-False-0"]["train"] for name in ("kd", "dkd")}
+        of["teacher"] = other["teacher/resnet20"]["train"]
+        assert {name: settings["milestones"] for name, settings in of.items()} == {
+            "vanilla": [25, 30, 35],
+            "kd": [20],
+            "dkd": [38, 45, 53],
+            "teacher": [168],
+        }
 
     def test_corrected_source_of_a_recipe_retrains_nothing(self):
         recipes = yamlfile.read(ROOT / "data/recipes.yaml")

@@ -94,7 +94,7 @@ BAD = [
     ({"methods": ["vanilla+kd"]}, "methods[0]: unknown method in 'vanilla+kd': 'vanilla'"),
     ({"methods": ["kd;rm"]}, "methods[0]: unknown method 'kd;rm'"),
     ({"methods": ["kd", "kd"]}, "methods: names kd more than once"),
-    ({"methods": "kd"}, "methods: 'kd': Input should be a valid list"),
+    ({"methods": "kd"}, "methods: 'kd': must be a list; write methods: [kd] (-S 'methods=[kd]')"),
     ({"baselines": ["kd"]}, "baselines[0]: 'kd' is a logit method; name it in methods"),
     ({"baselines": ["crd+kd"]}, "baselines[0]: 'crd+kd' is a logit method; name it in methods"),
     ({"baselines": ["vanila"]}, "baselines[0]: unknown method 'vanila'. Did you mean vanilla?"),

@@ -270,7 +270,7 @@ PUBLISHED = [
     (missing("data/published.yaml"), ": cannot be read (No such file or directory)"),
     (written("digits: []", "data/published.yaml"), ": sources: is missing; give it a value"),
     (written("sources: []\n", "data/published.yaml"), ": sources: []: must be keys and values (key: value)"),
-    (written("sources: {}\ndigits: abc\n", "data/published.yaml"), ": digits: 'abc': Input should be a valid list"),
+    (written("sources: {}\ndigits: abc\n", "data/published.yaml"), ": digits: 'abc': must be a list; write [abc]"),
     (written("sources: {}\ncifar100: [1]\n", "data/published.yaml"), ": cifar100: [0]: 1: must be keys and values"),
     (figures(FIGURE, sources="s: {title: T, file: F}"), ": sources.s.protocol: is missing; give it a value"),
     (figures(FIGURE, sources="s: {file: F, protocol: P}"), ": sources.s.title: is missing; give it a value"),
@@ -282,7 +282,7 @@ PUBLISHED = [
     (figure("70.0", "100.5"), ": digits: [0].top1: 100.5: Input should be less than or equal to 100"),
     (figure("70.0", "-1.0"), ": digits: [0].top1: -1.0: Input should be greater than or equal to 0"),
     (figure("method: kd", "method: kd, level: [1]"), ": digits: [0].level: unknown key; remove it or correct its name"),
-    (figure("method: kd", "method: kd, levels: 1"), ": digits: [0].levels: 1: Input should be a valid list"),
+    (figure("method: kd", "method: kd, levels: 1"), ": digits: [0].levels: 1: must be a list; write levels: [1]"),
     (figure("method: kd", "method: kd, optimizer: adam"), ": digits: [0].optimizer: 'adam': Input should be 'sgd' or"),
     (figure("source: s", "source: t"), ": digits: [0].source: 't' is not among the sources (s); add it there"),
     (figures(FIGURE, FIGURE.replace("70.0", "71.0")), ": digits: [0] and [1] are of one experiment (a, b, kd); keep"),
@@ -303,6 +303,15 @@ VALUES = [
     ({"train__weight_decay": -0.1}, "train.weight_decay: -0.1: Input should be greater than or equal to 0"),
     ({"train__momentum": float("nan")}, "train.momentum: nan: Input should be a finite number"),
     ({"train__milestones": [HUGE]}, "train.milestones[0]: 1000"),
+    *[({"train__milestones": [milestone]}, f"train.milestones[0]: {milestone!r} must be an epoch from 1 to 1,000,000, "
+                                           "or a share of the epochs above 0 and below 1")
+      for milestone in (0, -1, 1.0, 1.5, -0.5, 0.0, True, "9", None, float("nan"), float("inf"))],
+    ({"train__milestones": [0.5, 14]}, "train: milestones [0.5, 14] must be all epochs, or all shares of the epochs"),
+    ({"train__milestones": [0.01, 0.5]}, "milestones [0.01, 0.5] become epochs [0, 9], which must rise and stay"),
+    ({"train__milestones": [0.5, 0.52]}, "milestones [0.5, 0.52] become epochs [9, 9], which must rise and stay"),
+    ({"train__milestones": [0.5, 0.99]}, "[9, 18], which must rise and stay below epochs (18); change them together"),
+    ({"train__exceptions": [{"methods": ["kd"], "milestones": [0.5, 3]}]},
+     "train.exceptions: of kd for resnet20-resnet8: milestones [0.5, 3] must be all epochs, or all shares"),
     ({"train__lr_decay": 0}, "train.lr_decay: 0: Input should be greater than 0"),
     ({"train__grad_clip_norm": float("inf")}, "train.grad_clip_norm: inf: Input should be a finite number"),
     ({"train__nesterov": "yes"}, "train.nesterov: 'yes': Input should be a valid boolean"),
@@ -312,9 +321,21 @@ VALUES = [
     ({"seeds": [HUGE]}, "seeds[0]: 1000"),
     ({"seeds": [2**31]}, "seeds[0]: 2147483648: Input should be less than 2147483648"),
     ({"seeds": [True]}, "seeds[0]: True"),
-    ({"seeds": {"from": 0, "to": 3}}, "seeds: {'from': 0, 'to': 3}: Input should be a valid list"),
+    ({"seeds": {"from": 0, "to": 3}}, "seeds: {'from': 0, 'to': 3}: must be a list ([a, b, ...])"),
     ({"stand": []}, "stand: is empty; an axis of the matrix needs at least one value"),
-    ({"baselines": "vanilla"}, "baselines: 'vanilla': Input should be a valid list"),
+    *[({key: value}, f"{key.replace('__', '.')}: {value!r}: must be a list; write {key.rpartition('_')[2]}: [{text}] "
+                     f"(-S '{key.replace('__', '.')}=[{text}]')")
+      for key, value, text in (
+        ("seeds", 5, "5"), ("methods", "kd", "kd"), ("methods", "kd, dkd", "kd, dkd"), ("scales", 4, "4"),
+        ("pairs", PAIR, PAIR), ("stand", True, "true"), ("baselines", "at", "at"), ("train__milestones", 0.5, "0.5"))],
+    ({"seeds": None}, "seeds: None: must be a list ([a, b, ...])"),
+    ({"seeds": ""}, "seeds: '': must be a list ([a, b, ...])"),
+    ({"methods": "x" * 100}, "must be a list ([a, b, ...])"),
+    ({"methods": "a\nb"}, "must be a list ([a, b, ...])"),
+    ({"train__exceptions": [{"students": "resnet8", "lr": 0.1}]},
+     "train.exceptions[0].students: 'resnet8': must be a list; write students: [resnet8]\n"),
+    ({"teachers__resnet20": {**TRAINED, "train": {**SHORT, "milestones": 3}}},
+     "teachers.resnet20.train.milestones: 3: must be a list; write milestones: [3] (-S 'teachers.resnet20.train.mil"),
     ({"scales": ["2"]}, "scales[0]: '2' is no scale. Allowed: 1 for M=[1]"),
     ({"scales": [HUGE]}, "scales[0]: 1000"),
     ({"scales": [float("nan")]}, "scales[0]: nan is no scale"),
@@ -827,13 +848,41 @@ def test_published_figures(project, refused, change, arguments, message):
     assert message in said
 
 
+@pytest.mark.parametrize("arguments", [(), ("--check", "params.yaml")])
 @pytest.mark.parametrize(("values", "message"), named([*VALUES, *BAD]))
-def test_values_of_params(project, refused, values, message):
+def test_values_of_params(project, refused, values, arguments, message):
+    """A check finds all that the plan refuses, so that `make repro` says it before DVC does."""
     given(**{key.replace(".", "__"): value for key, value in values.items()})(project)
-    said = refused("plan")
+    said = refused("plan", *arguments)
     assert said.startswith("error: params.yaml")
     assert message in said
     assert len(said) < 20_000
+
+
+def test_a_check_lists_all_that_is_not_here(project, refused, capsys):
+    """Of the project's own file; of another one it is said, for it may be meant for another machine."""
+    given(
+        data={"name": "mine", "source": "folder:nowhere", "image_size": 16},
+        teachers={
+            "resnet20": {"source": "a.pth", "published_top1": 50.0},
+            "wrn_16_2": {"source": "params.yaml", "published_top1": 50.0, "sha256": "0" * 64},
+        },
+    )(project)
+    shutil.copy(project / "params.yaml", project / "other.yaml")
+    starts = [
+        "data.source: there is no nowhere. Allowed: folder:<path> or",
+        "teachers.resnet20.source: 'a.pth' cannot be read (",
+        "teachers.wrn_16_2.sha256: params.yaml has sha256 ",
+    ]
+    for file in ("params.yaml", "./params.yaml", str(project / "params.yaml")):
+        said = refused("plan", "--check", "other.yaml", file).removeprefix("error: ").splitlines()
+        for line, start in zip(said, starts, strict=True):
+            assert line.startswith(f"params.yaml: {start}")
+    importlib.import_module("stages.plan").main("--check", "other.yaml")
+    cells, *remarks = capsys.readouterr().out.splitlines()
+    assert cells == "other.yaml: 20 cells"
+    for line, start in zip(remarks, starts, strict=True):
+        assert line.startswith(f"- would not run here: {start}")
 
 
 @pytest.mark.parametrize(("section", "change", "message"), named(SOURCES))

@@ -206,7 +206,7 @@ class TestCollect:
     def test_published_teacher(self, project):
         card = {**card_of("resnet14"), "source": "published"}
         yamlfile.write(CARDS / "teacher/resnet14.yaml", card)
-        finish("resnet14", adopted={"source": "x"}, top1=93.21)
+        finish("resnet14", adopted={"source": "x.pth", "sha256": "0" * 64}, top1=93.21)
         (partial.TEACHERS / "resnet14" / run_folder.HISTORY).unlink()
         assert partial.collect().results.evaluations[0]["teacher"]["top1"] == 93.21
 

@@ -117,11 +117,36 @@ def test_numbers(published):
 
 def test_metrics_do_not_depend_on_the_matrix():
     full = tables.metrics(results())
+    del full["teachers"]
     assert full == {"resnet56-resnet20": {"vanilla": {"plain": 69.5}, "at": {"plain": 70.5},
                                          "kd": {"plain": 70.5, "headline": 73.5}}}  # fmt: skip
     assert tables.metrics(results(scales=[2], stand=[False]))["resnet56-resnet20"]["kd"] == {
         "plain": None,
         "headline": 72.0,
+    }
+
+
+def test_metrics_say_which_teacher_taught():
+    """Its accuracy, and its checkpoint; of one that was trained here, or whose record is not there, what was asked."""
+    top1 = round(EVALUATION["teacher"]["top1"], 2)
+    asked = {"top1": top1, "origin": "published checkpoint"}
+    assert tables.metrics(results())["teachers"] == {"resnet56": asked}
+    adopted = {"source": "checkpoints/cifar100/resnet56.pth", "member": None, "sha256": "0123456789abcdef" * 4}
+    for member, origin in ((None, ""), ("a/b.pth", ": a/b.pth")):
+        metas = {"resnet56": {"source": "published", "adopted": {**adopted, "member": member}}}
+        found = results()
+        found.card.update(captions.with_teachers(CARD, metas))
+        assert tables.metrics(found)["teachers"]["resnet56"] == {
+            "top1": top1,
+            "origin": f"checkpoints/cifar100/resnet56.pth{origin}",
+            "sha256": "0123456789ab",
+        }
+    trained = {"resnet56": {"source": "published", "train": {"epochs": 3}}}
+    found = results()
+    found.card.update(captions.with_teachers(CARD, trained))
+    assert tables.metrics(found)["teachers"]["resnet56"] == {
+        "top1": top1,
+        "origin": "trained here, 3 epochs, for no published checkpoint could be had",
     }
 
 

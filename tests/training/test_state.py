@@ -14,10 +14,10 @@ from kdcore.data.dataset import Split
 from kdcore.data.sources import digits
 from kdcore.system.errors import UserError
 from kdcore.system.signals import Interrupted, Interruption
-from kdcore.training import loop
+from kdcore.training import experiment, loop
 from kdcore.training.live import TrainingProgress
 from kdcore.training.loop import Callbacks
-from kdcore.training.state import HEADER, SIZE_VARIABLE, STATES, ResumeState
+from kdcore.training.state import HEADER, SIZE_VARIABLE, STATES, ResumeState, restore
 from tests.train import CPU, as_card, card, carry_on, changed, training_settings
 
 PAIR = "wrn_16_1-resnet8"
@@ -279,6 +279,23 @@ def test_told_to_stop(dataset, state, cell, stop_at, where):
     run, taken = carry_out(dataset, cell, state)
     assert same(run, expected)
     assert taken == 2 * STEPS - int(stop_at)
+
+
+@pytest.mark.parametrize(("stop_at", "said"), [
+    (4, "resumes at epoch 2 of 2, after step 1"),
+    (3.5, "resumes at epoch 2 of 2"),
+    (1, "resumes at epoch 1 of 2, after step 1"),
+    (6.5, "all of its 2 epochs are trained; its results are written"),
+])  # fmt: skip
+def test_a_run_that_goes_on_says_where(dataset, state, capsys, stop_at, said):
+    with pytest.raises(Interrupted):
+        carry_out(dataset, KD, state, stop_at=stop_at)
+    run = loop.prepare(KD, dataset, loop.create("wrn_16_1", 10, 7, CPU), device=CPU)
+    experiment._say_resumed([run])
+    assert capsys.readouterr().err == ""
+    restore(run, state.load())
+    experiment._say_resumed([run])
+    assert capsys.readouterr().err == f"{KD['name']}: {said}\n"
 
 
 def test_dropout_goes_on_with_its_draws(dataset, state):

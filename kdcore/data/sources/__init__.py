@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kdcore.data import storage
-from kdcore.data.dataset import Dataset
+from kdcore.data.dataset import Dataset, Encoded, Split
 from kdcore.matrix import data_section
 from kdcore.matrix.fingerprint import fingerprint
 from kdcore.system.files import whole
@@ -26,16 +26,24 @@ def fetch(section: dict[str, Any]) -> Dataset:
     kind = data_section.module(section["name"])
     left_out = ("mean",) if kind == data_section.OWN else ("name", "mean", "std")
     options = {key: value for key, value in section.items() if key not in left_out}
-    options["source"] = data_section.on_this_machine(section["source"])
+    options["source"] = data_section.located(section["source"])
     dataset: Dataset = importlib.import_module(f"kdcore.data.sources.{kind}").fetch(**options)
     if "mean" in section:
         dataset = replace(dataset, mean=_three(section["mean"]), std=_three(section["std"]))
-    return dataset
+    if options["source"] == section["source"]:
+        return dataset
+    root = data_section.path(section["source"])
+    return replace(dataset, train=_named(dataset.train, root), test=_named(dataset.test, root))
 
 
 def _three(values: list[float]) -> tuple[float, float, float]:
     red, green, blue = map(float, values)
     return red, green, blue
+
+
+def _named(split: Split | Encoded, root: Path | None) -> Split | Encoded:
+    """Name the folder of a split as the section does, wherever it was found, so that what is stored is the same."""
+    return replace(split, root=root) if isinstance(split, Encoded) and split.root else split
 
 
 def fetch_once(section: dict[str, Any]) -> Dataset:
