@@ -16,6 +16,7 @@ from kdcore.networks import input_affine
 from kdcore.networks.contract import Network
 from kdcore.state_dicts import COUNTER
 from kdcore.system.errors import UserError, named
+from kdcore.system.pointers import stands_for_another
 
 LARGEST_RATIO = 10
 """Most times that a zip file may grow when it is unpacked: weights hardly shrink."""
@@ -187,6 +188,9 @@ def _what_else(path: Path, error: Exception) -> str:
     """Say what a file seems to be instead. Torch's advice to run the code in it is left out."""
     with path.open("rb") as file:
         start = file.read(512)
+    pointer = stands_for_another(start)
+    if pointer is not None:
+        return f"for it {pointer}"
     if start.lstrip()[:1] == b"<" and b"\0" not in start:
         return "but a web page: the download did not reach the file"
     if start[257:262] == b"ustar" or start[:2] == b"\x1f\x8b":

@@ -376,6 +376,7 @@ class TestNoFile:
     (b"\n<!DOCTYPE html><html>", "but a web page: the download did not reach the file"),
     (b"\x1f\x8b" + bytes(100), "but an archive: name the file inside with 'member'"),
     (bytes(257) + b"ustar" + bytes(300), "but an archive: name the file inside with 'member'"),
+    (b"version https://git-lfs.github.com/spec/v1\noid sha256:", "for it is a Git LFS pointer, .*; run 'git lfs pull'"),
     (b"weights", "or damaged"),
 ])  # fmt: skip
 def test_other_files_are_called_what_they_are(tmp_path, content, message):

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from kdcore import catalog
 from kdcore.catalog import levels
@@ -19,19 +19,17 @@ from kdcore.matrix import data_section, recipes
 from kdcore.matrix.cell import Cell
 from kdcore.matrix.code import Card, Code
 from kdcore.matrix.fingerprint import ROOT
-from kdcore.matrix.listed_teachers import COPIES, FILE, SUFFIXES, KnownTeachers, Published, own_copy
-from kdcore.matrix.params import Params, Teacher
-from kdcore.matrix.train_section import TrainSettings, as_epochs
-from kdcore.system import workspace
+from kdcore.matrix.listed_teachers import KnownTeachers
+from kdcore.matrix.params import Params
+from kdcore.matrix.teacher_cards import teacher_card
+from kdcore.matrix.train_card import settings_card, threads_card
+from kdcore.matrix.train_section import TrainSettings
 from kdcore.system.errors import UserError, shown, suggest
-from kdcore.system.files import file_sha256
+from kdcore.system.files import expanded
 
 CARDS = Path("cards")
 OUTPUTS = ("cards", "teachers", "pairs", "runs", "evaluations", "tables")
 """Folders that stages write, in addition to the data set's."""
-TEACHER_SEED = 0
-READING = ("weights_key", "rename", "mean", "std")
-"""The keys of a teacher that say how its checkpoint is read."""
 
 
 def card_path(name: str, kind: str = "") -> Path:
@@ -78,7 +76,7 @@ def make_cards(
     code = Code(root)
     cards: dict[str, Card] = {"data": _data_card(params, code)}
     for name, teacher in params.teachers.items():
-        cards[f"teacher/{name}"] = _teacher_card(name, teacher, params, known, code)
+        cards[f"teacher/{name}"] = teacher_card(name, teacher, params, known, code)
     cards["pairs"] = {"pairs": params.pairs}
     for cell in cells:
         cards[f"{cell.stage}/{cell.name}"] = cell_card(cell, resolved[cell], params, code)
@@ -89,7 +87,7 @@ def make_cards(
             **_named_network(params, pair.split("-")[0]),
             "data": params.data.name,
             "cells": [_identity(cell) for cell in cells if cell.pair == pair],
-            **_threads(params.train),
+            **threads_card(params.train),
             "code": {"evaluation": code.of("kdcore.results.evaluation")},
         }
     cards["tables"] = _tables_card(params, cells, resolved, code)
@@ -134,23 +132,6 @@ def resolve_recipes(params: Params, published: dict[str, Any], file: str = "para
     }
 
 
-def check_teachers(params: Params, known_teachers: dict[str, Any], file: str) -> None:
-    """Refuse published teachers that data/teachers.yaml does not list, even if there is a checkpoint on this machine.
-
-    Args:
-        params: the matrix.
-        known_teachers: content of data/teachers.yaml.
-        file: the file that the matrix was read from, for messages.
-
-    Raises:
-        UserError: names the teacher, and which teachers are listed.
-    """
-    known = KnownTeachers.of(known_teachers)
-    for name, teacher in params.teachers.items():
-        if teacher.source == "published":
-            _listed(name, params.network_of(name), params.data.name, known, file)
-
-
 def check_here(params: Params, known_teachers: dict[str, Any], root: Path = ROOT) -> list[str]:
     """List all that keeps this machine from planning the data set and the teachers: a folder or checkpoint that is not
     there, or another one than params.yaml says. The message of each names its key.
@@ -162,7 +143,7 @@ def check_here(params: Params, known_teachers: dict[str, Any], root: Path = ROOT
     """
     known, code = KnownTeachers.of(known_teachers), Code(root)
     makers = [partial(_data_card, params, code)]
-    makers += [partial(_teacher_card, name, teacher, params, known, code) for name, teacher in params.teachers.items()]
+    makers += [partial(teacher_card, name, teacher, params, known, code) for name, teacher in params.teachers.items()]
     problems = []
     for make in makers:
         try:
@@ -186,7 +167,7 @@ def check_sources(params: Params, file: str = "params.yaml") -> None:
     sources = {"data.source": images} if images is not None else {}
     for name, teacher in params.teachers.items():
         if teacher.source not in ("train", "published") and "://" not in teacher.source:
-            sources[f"teachers.{name}.source"] = Path(teacher.source)
+            sources[f"teachers.{name}.source"] = expanded(teacher.source)
     for (key, path), output in product(sources.items(), (*OUTPUTS, f"data/{params.data.name}")):
         source, made = (Path(os.path.realpath(found)) for found in (path, output))  # resolve() fails if links loop
         if source == made or source in made.parents or made in source.parents:
@@ -206,98 +187,6 @@ def _named_network(params: Params, teacher: str) -> Card:
     """Return the network of a teacher that has a name of its own, as a part of a card; else nothing."""
     network = params.network_of(teacher)
     return {} if network == teacher else {"teacher": network}
-
-
-def _teacher_card(name: str, teacher: Teacher, params: Params, known: KnownTeachers, code: Code) -> Card:
-    network, dataset = params.network_of(name), params.data.name
-    card: Card = {"name": name, "student": network, "data": dataset, "source": teacher.source}
-    if teacher.source == "train":
-        return {**card, **_teacher_training(teacher), "code": code.training(network)}
-    card |= _threads(params.train)
-    card |= {key: value for key in READING if (value := getattr(teacher, key)) is not None}
-    code_used = {"student": code.network(network)}
-    if teacher.source == "published":
-        of_network = _listed(name, network, dataset, known, "params.yaml")
-        card |= _published_accuracy(teacher, of_network, known)
-        card |= {"sources": _published_sources(name, network, teacher, dataset, of_network)}
-    else:
-        listed = known.find(dataset, network) if name == network else None  # another name is another training
-        card |= {"sha256": _checkpoint_sha256(name, teacher), **_published_accuracy(teacher, listed, known)}
-        card |= {"member": teacher.member} if teacher.member else {}
-    if teacher.otherwise == "train":
-        card |= {"otherwise": "train", **_teacher_training(teacher)}
-        code_used = code.training(network)
-    return {**card, "code": code_used}
-
-
-def _teacher_training(teacher: Teacher) -> Card:
-    """Return how a teacher is trained here: only with settings of its own, which no student shares."""
-    return {
-        "method": catalog.VANILLA,
-        "seed": TEACHER_SEED,
-        "recipe": {"ce_weight": 1.0},
-        "train": _settings(cast(TrainSettings, teacher.train), catalog.VANILLA),
-    }
-
-
-def _published_accuracy(teacher: Teacher, listed: Published | None, known: KnownTeachers) -> Card:
-    """Return the accuracy that a checkpoint should reach, where it is known."""
-    published = teacher.published_top1
-    if published is None and listed is not None:
-        published = listed.published_top1
-    return {"tolerance": known.tolerance, **({} if published is None else {"published_top1": published})}
-
-
-def _listed(name: str, network: str, dataset: str, known: KnownTeachers, file: str) -> Published:
-    listed = known.find(dataset, network)
-    if listed is None:
-        there = known.teachers.get(dataset)
-        what = (
-            f"of {dataset} it lists {', '.join(there)}" if there else f"it lists those of {', '.join(known.teachers)}"
-        )
-        raise UserError(
-            f"{file}: teachers.{name}.source: {FILE} lists no published {network} of {dataset}; {what}. Set source: "
-            "train, or the path or address of a checkpoint"
-        )
-    return listed
-
-
-def _published_sources(name: str, network: str, teacher: Teacher, dataset: str, listed: Published) -> list[Card]:
-    """List where a published teacher is taken from: only the user's own copy if there is one, else all listed."""
-    own = own_copy(dataset, network)
-    if own is not None:
-        file = own.as_posix()
-        return [{"file": file, "sha256": _checkpoint_sha256(name, teacher.model_copy(update={"source": file}))}]
-    pinned = {"sha256": teacher.sha256} if teacher.sha256 else {}
-    sources = [source.model_dump(exclude_none=True) | pinned for source in listed.sources]
-    if not teacher.otherwise and all("by_hand" in source for source in sources):
-        hints = "; ".join(source["by_hand"] for source in sources) or "no download is listed"
-        raise UserError(
-            f"params.yaml: teachers.{name}.source: no client can download a published {network} of {dataset} "
-            f"({hints}). Put a copy at {COPIES / dataset / network}{SUFFIXES[1]}, or set source: train, or add "
-            "otherwise: train"
-        )
-    return sources
-
-
-def _checkpoint_sha256(name: str, teacher: Teacher) -> str:
-    """Return the SHA-256 of a checkpoint: the declared one if the source is an address, else that of the file as it is
-    now, which must match a declared one.
-    """
-    if "://" in teacher.source and teacher.sha256:
-        return teacher.sha256
-    try:
-        found = file_sha256(workspace.find(Path(teacher.source)))
-    except OSError as error:
-        raise UserError(
-            f"params.yaml: teachers.{name}.source: {shown(teacher.source)} cannot be read ({error.strerror}). "
-            "Allowed: train, published, the path of a checkpoint or archive, or an http(s) address"
-        ) from error
-    if teacher.sha256 not in (None, found):
-        raise UserError(
-            f"params.yaml: teachers.{name}.sha256: {teacher.source} has sha256 {found}; correct one of both"
-        )
-    return found
 
 
 def cell_card(
@@ -380,23 +269,4 @@ def _cell_settings(cell: Cell, train: TrainSettings) -> Card:
     """Return the training settings that take effect in a cell."""
     has_regions = cell.scale is not None and max(levels(cell.scale)) > 1
     small_maps = {"small_maps": train.small_maps} if train.small_maps and has_regions else {}
-    return _settings(train, cell.method) | small_maps
-
-
-def _settings(train: TrainSettings, method: str) -> Card:
-    """Return only the settings that take effect. Without distillation, optimizer dot is the same as sgd."""
-    unused = {"milestones", "lr_decay"} if train.schedule == "cosine" else set()
-    settings = train.model_dump(exclude={*unused, "threads", "small_maps"}) | _threads(train)
-    if train.optimizer == "sgd" or method == catalog.VANILLA:
-        settings["optimizer"] = "sgd"
-        del settings["dot_delta"]
-    if "milestones" in settings:
-        settings["milestones"] = as_epochs(train.milestones, train.epochs)
-    if train.grad_clip_norm is None:
-        del settings["grad_clip_norm"]
-    return settings
-
-
-def _threads(train: TrainSettings) -> Card:
-    """Return the number of CPU threads as a part of a card; empty when `threads` is auto."""
-    return {} if train.threads == "auto" else {"threads": train.threads}
+    return settings_card(train, cell.method) | small_maps

@@ -4,7 +4,8 @@ import os
 from typing import Any
 
 from kdcore.matrix import params
-from kdcore.matrix.cards import check_here, check_sources, check_teachers, resolve_recipes
+from kdcore.matrix.cards import check_here, check_sources, resolve_recipes
+from kdcore.matrix.teacher_cards import check_teachers
 from kdcore.system.errors import UserError
 
 OWN = "params.yaml"

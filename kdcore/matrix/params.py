@@ -84,7 +84,7 @@ Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 def _check_no_slip(source: str) -> str:
     known = ("train", "published")
     hint = suggest(source, known)
-    if hint and source not in known and not workspace.find(Path(source)).exists():
+    if hint and source not in known and not workspace.find(source).exists():
         raise ValueError(f"{shown(source)}: there is no such file.{hint}")
     return source
 

@@ -12,9 +12,10 @@ from rich.table import Table
 
 from kdcore import catalog
 from kdcore.matrix import params
-from kdcore.matrix.cards import check_teachers, resolve_recipes
+from kdcore.matrix.cards import resolve_recipes
 from kdcore.matrix.data_section import Data
 from kdcore.matrix.params import Params
+from kdcore.matrix.teacher_cards import check_teachers
 from kdcore.matrix.train_section import TrainSettings
 from kdcore.system.errors import UserError, suggest
 from kdcore.system.files import replace_text
@@ -95,8 +96,8 @@ def load(name: str, recipes: dict[str, Any], teachers: dict[str, Any]) -> Params
         teachers: content of data/teachers.yaml.
 
     Raises:
-        UserError: there is no preset of this name; or `params.load`, `cards.check_teachers` or `cards.resolve_recipes`
-            raises it.
+        UserError: there is no preset of this name; or `params.load`, `teacher_cards.check_teachers` or
+            `cards.resolve_recipes` raises it.
     """
     if name not in names():
         raise UserError(

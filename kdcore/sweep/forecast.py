@@ -14,9 +14,10 @@ from rich.filesize import decimal
 from rich.table import Table
 
 from kdcore.catalog import VANILLA
-from kdcore.matrix.cards import TEACHER_SEED, make_cards
+from kdcore.matrix.cards import make_cards
 from kdcore.matrix.cell import Cell
 from kdcore.matrix.params import Params
+from kdcore.matrix.teacher_cards import SEED
 from kdcore.sweep.display import duration
 from kdcore.sweep.dry_run import MD5, Judge, Lookup, Outlook
 from kdcore.sweep.dvc_pipeline import Pipeline
@@ -184,7 +185,7 @@ def _teacher(step: str, params: Params, estimates: Estimates) -> Training | None
     stage, _, name = step.partition("@")
     if stage != "teacher" or params.teachers[name].source != "train":
         return None
-    alone = Cell(f"{name}-{name}", VANILLA, TEACHER_SEED)
+    alone = Cell(f"{name}-{name}", VANILLA, SEED)
     settings = params.teachers[name].train
     return Training(estimates.seconds(alone, settings.epochs if settings else 0), estimates.bytes(alone))
 

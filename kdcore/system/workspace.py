@@ -10,6 +10,7 @@ from typing import Any
 
 from kdcore.system import yamlfile
 from kdcore.system.errors import UserError, named
+from kdcore.system.files import expanded
 from kdcore.system.git import git
 
 EXPERIMENTS = (".dvc", "tmp", "exps")
@@ -32,18 +33,19 @@ def origin() -> Path | None:
     return None
 
 
-def find(path: Path) -> Path:
-    """Find an input that a person names by a path relative to the project.
+def find(path: str | Path) -> Path:
+    """Find an input that a person names by a path: relative to the project, absolute, or beginning with ~.
 
     In an experiment's temporary folder, what is not there is taken from the workspace; and so is a folder of which git
     tracks a part alone, because the temporary folder has only that part.
 
     Args:
-        path: the path, which may be absolute.
+        path: the path.
 
     Returns:
-        The path where the input is; the given one where it is in neither.
+        The path where the input is, ~ written out; the given one where it is in neither.
     """
+    path = expanded(path)
     workspace = origin()
     if workspace is None or path.is_absolute():
         return path

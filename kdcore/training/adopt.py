@@ -187,7 +187,7 @@ def _file(place: str, sha256: str | None, patience: download.Patience) -> tuple[
     if "://" in place:
         path = download.cached(place)
         return path, download.fetch([place], path, checksum=sha256 and f"sha256:{sha256}", patience=patience)
-    path = workspace.find(Path(place))
+    path = workspace.find(place)
     if not path.is_file():
         raise UserError(f"{place}: no such file; run 'dvc repro -f plan'")
     file_sha = file_sha256(path)

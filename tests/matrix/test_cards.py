@@ -329,6 +329,15 @@ class TestCheckpointTeachers:
         with pytest.raises(UserError, match=r"teachers\.resnet20\.source: 'nowhere\.pth' cannot be read"):
             cards(teachers=teachers, data=CIFAR)
 
+    def test_home(self, tmp_path, monkeypatch):
+        """The card keeps what the user wrote, for on another machine home is elsewhere."""
+        monkeypatch.setenv("HOME", str(tmp_path))
+        (tmp_path / "resnet20.pth").write_bytes(b"weights")
+        teachers = {"resnet20": {"source": "~/resnet20.pth"}, "wrn_16_2": TRAINED}
+        card = cards(teachers=teachers)["teacher/resnet20"]
+        assert card["source"] == "~/resnet20.pth"
+        assert card["sha256"].startswith("9a129038")
+
     def test_checksum_must_be_of_the_file(self, tmp_path):
         (tmp_path / "resnet20.pth").write_bytes(b"weights")
         source = {"source": str(tmp_path / "resnet20.pth"), "sha256": "0" * 64}

@@ -91,7 +91,7 @@ def test_home(monkeypatch, section, there):
     monkeypatch.setenv("HOME", "/home/ada")
     source = params.data_section(**section)["source"]
     assert source == section["source"]
-    assert data_section.on_this_machine(source) == there
+    assert data_section.located(source) == there
     if "/" in there:
         assert data_section.path(source) == Path(there.partition(":")[2] or there)
 

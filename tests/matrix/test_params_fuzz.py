@@ -10,7 +10,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kdcore.matrix import cards, params
+from kdcore.matrix import cards, params, teacher_cards
 from kdcore.matrix.data_section import Cifar100, Own
 from kdcore.matrix.train_section import SpecialCase, Train
 from kdcore.system import yamlfile
@@ -65,7 +65,7 @@ def check(tmp_path, monkeypatch):
         file.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8"))
         try:
             matrix = params.load(file)
-            cards.check_teachers(matrix, TEACHERS, str(file))
+            teacher_cards.check_teachers(matrix, TEACHERS, str(file))
             made = cards.make_cards(matrix, published_recipes=RECIPES, known_teachers=TEACHERS)
         except UserError as error:
             said = str(error)

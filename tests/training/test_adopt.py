@@ -16,7 +16,7 @@ from kdcore import checkpoints, networks
 from kdcore.data import storage
 from kdcore.data.sources import digits
 from kdcore.fetch import download
-from kdcore.matrix import cards, data_section, params
+from kdcore.matrix import cards, data_section, params, teacher_cards
 from kdcore.matrix.listed_teachers import KnownTeachers
 from kdcore.results import captions
 from kdcore.system import yamlfile
@@ -286,7 +286,7 @@ class TestCard:
         with pytest.raises(UserError, match=message):
             cards.make_cards(wanted, published_recipes=yamlfile.read(ROOT / "data/recipes.yaml"), known_teachers=LISTED)
         with pytest.raises(UserError, match="^presets/x.yaml: teachers.resnet8.source: .*" + message):
-            cards.check_teachers(wanted, LISTED, "presets/x.yaml")
+            teacher_cards.check_teachers(wanted, LISTED, "presets/x.yaml")
 
     def test_accuracy_may_be_given(self, folder):
         source = {"address": "https://a.org/b.pth"}
@@ -309,6 +309,11 @@ class TestAdoption:
             "trusted_on_first_use": False,
         }  # fmt: skip
         assert not (folder / "scratch").exists()
+
+    def test_home(self, adopt, folder, monkeypatch):
+        monkeypatch.setenv("HOME", str(folder))
+        (folder / "a.pth").write_bytes(CHECKPOINT)
+        assert adopt(card(source="~/a.pth"))["adopted"]["source"] == "~/a.pth"
 
     def test_path_that_was_replaced(self, adopt, folder):
         (folder / "a.pth").write_bytes(CHECKPOINT)
