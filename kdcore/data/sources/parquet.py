@@ -17,36 +17,23 @@ import pyarrow.parquet
 
 from kdcore.data.dataset import Encoded, Split
 from kdcore.data.sources import shards
+from kdcore.data.sources.columns import ANY, Columns, find_columns, is_text
 from kdcore.data.sources.contents import say_left_out
 from kdcore.data.sources.folders import LARGEST, check_images, decode_images
 from kdcore.data.sources.splits import composed
-from kdcore.system.errors import UserError, named, shown, suggest
+from kdcore.system.errors import UserError, named, shown
 from kdcore.system.pointers import file_stands_for_another
-
-LABELS = ("label", "labels", "fine_label", "class")
-"""Usual names of the column that holds the class."""
 
 UNLABELLED = -1
 """The label that the hubs give to test images whose classes are secret."""
 OTHER_NAMES = "numbers would mean other classes; write all files with the same names"
 """What to do about files that name other classes."""
+MISSING = ("nan", "none", "null", "n/a", "<na>")
+"""What programs write for a label that is missing, in small letters."""
 BATCH_ROWS = 256
-MOST_COLUMNS = 20
-"""Most columns that a message names."""
 LARGEST_RATIO, FREE = 100, 2**30
 """Images may be so many times as large as their file, or so many bytes: encoded images hardly shrink, so a file that
 stands for more repeats an image many times."""
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Which columns hold the images and the classes; None where it is to be found out."""
-
-    image: str | None = None
-    label: str | None = None
-
-
-ANY = Columns()
 
 
 @dataclass(frozen=True)
@@ -173,6 +160,12 @@ def common_classes(*splits: Rows) -> tuple[list[str], list[np.ndarray]]:
             f"{first.files[0].parent}: the labels {', '.join(map(shown, twice[:5]))} differ in spaces alone; write "
             "each class in one way"
         )
+    unknown = [label for label in known if label.strip().lower() in MISSING]
+    if unknown:
+        print(
+            f"{first.files[0].parent}: {', '.join(map(shown, unknown))} became a class; is the label missing there?",
+            file=sys.stderr,
+        )
     position = {label: i for i, label in enumerate(known)}
     return known, [np.array([position[label] for label in rows.labels], dtype=np.int64) for rows in splits]
 
@@ -197,10 +190,10 @@ def _check_columns(files: list[Path], wanted: Columns) -> Columns:
     for file in files:
         with _opened(file) as content:
             schema, count = content.schema_arrow, content.metadata.num_rows
-        columns = _columns(file, schema, wanted)
+        columns = find_columns(file, schema, wanted)
         found[file] = columns
         if count:
-            kinds[file] = "text" if _is_text(schema.field(columns.label).type) else "numbers"
+            kinds[file] = "text" if is_text(schema.field(columns.label).type) else "numbers"
     empty = [file for file in files if file not in kinds]
     if not kinds:
         raise UserError(f"{empty[0]}: holds no rows{' and nor do its other parts' * (len(empty) > 1)}; get it anew")
@@ -263,12 +256,12 @@ def _images(file: Path, column: str, root: Path) -> Iterator[pa.Array]:
 
 def _parts(column: pa.Array) -> tuple[pa.Array, pa.Array | None]:
     """Return the bytes of images, and the paths of those without bytes; None if there are none."""
-    if _is_text(column.type):
+    if is_text(column.type):
         return pa.nulls(len(column)), column
     if not pa.types.is_struct(column.type):
         return column, None
     found, fields = pa.compute.struct_field(column, "bytes"), [field.name for field in column.type]
-    if not found.null_count or "path" not in fields or not _is_text(column.type.field("path").type):
+    if not found.null_count or "path" not in fields or not is_text(column.type.field("path").type):
         return found, None
     return found, pa.compute.struct_field(column, "path")
 
@@ -329,54 +322,3 @@ def _opened(file: Path) -> Iterator[pyarrow.parquet.ParquetFile]:
         raise UserError(f"{file}: {pointer or f'is not a whole parquet file ({error}); get it anew'}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{file}: holds text that is not UTF-8 ({error}); write labels and names in UTF-8") from error
-
-
-def _columns(file: Path, schema: pa.Schema, wanted: Columns) -> Columns:
-    """Find the columns of images and labels."""
-    images = [wanted.image] if wanted.image else [field.name for field in schema if _is_image(field.type)]
-    labels = [wanted.label] if wanted.label else [name for name in LABELS if name in schema.names]
-    listed = [named(name) for name in schema.names[:MOST_COLUMNS]] + ["..."][: len(schema.names) > MOST_COLUMNS]
-    has = f"{file}: has the columns {', '.join(listed)}"
-    for key, name in (("image_column", wanted.image), ("label_column", wanted.label)):
-        if name is not None and schema.names.count(name) != 1:
-            raise UserError(
-                f"{has}; data.{key} names {shown(name)}, and must name one of them.{suggest(name, schema.names)}"
-            )
-    if len(images) != 1 or not labels or any(schema.names.count(name) > 1 for name in (images[0], labels[0])):
-        raise UserError(
-            f"{has}; expected one of images (binary, or a struct with bytes) and one of labels ({', '.join(LABELS)}). "
-            "Set data.image_column and data.label_column to name them"
-        )
-    if len(labels) > 1:
-        raise UserError(f"{has}; labels may be in {' or '.join(labels)}: set data.label_column to one of them")
-    kinds = {key: schema.field(name).type for key, name in (("image", images[0]), ("label", labels[0]))}
-    if not _is_image(kinds["image"]) and not _is_text(kinds["image"]):
-        raise UserError(
-            f"{file}: column {images[0]} is of type {kinds['image']}; images are binary, structs with bytes, or paths"
-        )
-    if not _is_label(kinds["label"]):
-        raise UserError(f"{file}: column {labels[0]} is of type {kinds['label']}; a label is a whole number or text")
-    return Columns(images[0], labels[0])
-
-
-def _is_image(kind: pa.DataType) -> bool:
-    if pa.types.is_struct(kind):
-        return any(field.name == "bytes" and _is_bytes(field.type) for field in kind)
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
-
-
-def _is_bytes(kind: pa.DataType) -> bool:
-    """Whether a field may hold an image's bytes; one in which all are missing has no type."""
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_null(kind)
-
-
-def _is_label(kind: pa.DataType) -> bool:
-    return _is_text(kind) or any(is_of(_value_type(kind)) for is_of in (pa.types.is_integer, pa.types.is_boolean))
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return any(is_of(_value_type(kind)) for is_of in (pa.types.is_string, pa.types.is_large_string))
-
-
-def _value_type(kind: pa.DataType) -> pa.DataType:
-    return kind.value_type if pa.types.is_dictionary(kind) else kind
