@@ -91,7 +91,7 @@ def _check_classes(root: Path, folders: list[Path], train: Path | None) -> None:
     if folders == [train]:
         return
     for folder in folders:
-        if _is_split(folder) and len(folders) == 1:
+        if len(folders) == 1 and _is_split(folder):
             raise UserError(
                 f"data.test_share: {folder} is split already; name it in data.source, and remove test_share"
             )

@@ -57,7 +57,8 @@ class Contents:
 class Rows:
     """Images and labels of one split."""
 
-    files: list[Path]
+    files: dict[Path, int]
+    """File -> how many rows it has."""
     images: Contents
     labels: list[int] | list[str]
     names: list[str] | None
@@ -67,7 +68,7 @@ class Rows:
 
     def name(self, position: int) -> str:
         """Name an image, for messages."""
-        return f"{self.files[0].parent}: image {position} of {', '.join(file.name for file in self.files)}"
+        return _place("image", position, self.files)
 
     def decode(self, labels: np.ndarray, side: int, *, resize: bool = True) -> Split:
         """Decode the images into a split in memory; `folders.decode_images` explains arguments and errors."""
@@ -96,11 +97,12 @@ def read(folder: Path, *splits: Sequence[str], columns: Columns = ANY) -> Rows:
         if not files:
             continue
         found = _check_columns(files, columns)
-        labels = [label for file in files for label in _labels(file, found.label)]
+        of_file = {file: _labels(file, found.label) for file in files}
+        labels = [label for of_one in of_file.values() for label in of_one]
         if labels and all(label == UNLABELLED for label in labels):
             unlabelled.append(str(files[0]))
             continue
-        return _rows(files, labels, found, folder)
+        return _rows({file: len(of_one) for file, of_one in of_file.items()}, labels, found, folder)
     wanted = " or ".join(f"{names[0]}-*.parquet" for names in splits)
     if unlabelled:
         raise UserError(
@@ -119,9 +121,19 @@ def check_together(folder: Path, train: Rows, test: Rows) -> None:
     Raises:
         UserError: they are in different folders.
     """
-    shards.check_together(folder, train.files, test.files)
-    others = shards.left_out(folder, train.files, test.files)
+    one, two = list(train.files), list(test.files)
+    shards.check_together(folder, one, two)
+    others = shards.left_out(folder, one, two)
     say_left_out([file.name for file in others], f"data.source {folder}")
+
+
+def _place(what: str, position: int, files: dict[Path, int]) -> str:
+    """Name a row among those of several files: its file, and its place in that file."""
+    for file, count in files.items():
+        if position < count:
+            return f"{file.parent}: {what} {position} of {file.name}"
+        position -= count
+    raise IndexError(position)
 
 
 def common_classes(*splits: Rows) -> tuple[list[str], list[np.ndarray]]:
@@ -130,26 +142,28 @@ def common_classes(*splits: Rows) -> tuple[list[str], list[np.ndarray]]:
     Raises:
         UserError: splits have other classes, labels that no class has, or one name for two classes.
     """
-    first = splits[0]
-    _check_alike({rows.files[0]: rows.label for rows in splits}, "takes labels from column", "set data.label_column")
-    named_ones = {rows.files[0]: rows.names for rows in splits if rows.names is not None}
+    first = next(iter(splits[0].files))
+    _check_alike(
+        {next(iter(rows.files)): rows.label for rows in splits}, "takes labels from column", "set data.label_column"
+    )
+    named_ones = {next(iter(rows.files)): rows.names for rows in splits if rows.names is not None}
     _check_alike(named_ones, "names the classes", OTHER_NAMES)
     label_sets = [set(rows.labels) for rows in splits]
     if any(labels != label_sets[0] for labels in label_sets):
         alone = sorted(str(label) for label in set.union(*label_sets) - set.intersection(*label_sets))
         raise UserError(
-            f"{first.files[0].parent}: classes must be the same in training and test; in one of them alone: {alone[:5]}"
+            f"{first.parent}: classes must be the same in training and test; in one of them alone: {alone[:5]}"
         )
     known: list[Any] = sorted(label_sets[0])
     if all(isinstance(label, int) for label in known):
         given = next(iter(named_ones.values()), None)
         names = given or [str(label) for label in range(len(known))]
         if known != list(range(len(names))):
-            raise UserError(f"{first.files[0]}: {_misfit(known, given)}")
+            raise UserError(f"{first}: {_misfit(known, given)}")
         twice = [name for name, count in Counter(names).items() if count > 1]
         if twice:
             raise UserError(
-                f"{first.files[0]}: names several classes {', '.join(map(named, twice[:5]))}; "
+                f"{first}: names several classes {', '.join(map(named, twice[:5]))}; "
                 "write files with different names of the classes, or with none"
             )
         return names, [np.array(rows.labels, dtype=np.int64) for rows in splits]
@@ -157,13 +171,13 @@ def common_classes(*splits: Rows) -> tuple[list[str], list[np.ndarray]]:
     twice = [label for label in known if stripped[label.strip()] > 1]
     if twice:
         raise UserError(
-            f"{first.files[0].parent}: the labels {', '.join(map(shown, twice[:5]))} differ in spaces alone; write "
+            f"{first.parent}: the labels {', '.join(map(shown, twice[:5]))} differ in spaces alone; write "
             "each class in one way"
         )
     unknown = [label for label in known if label.strip().lower() in MISSING]
     if unknown:
         print(
-            f"{first.files[0].parent}: {', '.join(map(shown, unknown))} became a class; is the label missing there?",
+            f"{first.parent}: {', '.join(map(shown, unknown))} became a class; is the label missing there?",
             file=sys.stderr,
         )
     position = {label: i for i, label in enumerate(known)}
@@ -194,11 +208,11 @@ def _check_columns(files: list[Path], wanted: Columns) -> Columns:
         found[file] = columns
         if count:
             kinds[file] = "text" if is_text(schema.field(columns.label).type) else "numbers"
-    empty = [file for file in files if file not in kinds]
     if not kinds:
-        raise UserError(f"{empty[0]}: holds no rows{' and nor do its other parts' * (len(empty) > 1)}; get it anew")
-    for file in empty:
-        print(f"{file}: holds no rows", file=sys.stderr)
+        raise UserError(f"{files[0]}: holds no rows{', nor do its other parts' * (len(files) > 1)}; get it anew")
+    for file in files:
+        if file not in kinds:
+            print(f"{file}: holds no rows", file=sys.stderr)
     _check_alike(
         {file: columns.image for file, columns in found.items()}, "has images in column", "set data.image_column"
     )
@@ -217,7 +231,7 @@ def _check_alike(values: dict[Path, Any], what: str, remedy: str) -> None:
             raise UserError(f"{file}: {what} {shown(value)}, but {first}: {shown(expected)}; {remedy}")
 
 
-def _rows(files: list[Path], labels: list[Any], columns: Columns, root: Path) -> Rows:
+def _rows(files: dict[Path, int], labels: list[Any], columns: Columns, root: Path) -> Rows:
     chunks = [chunk for file in files for chunk in _images(file, str(columns.image), root)]
     images = pa.chunked_array(chunks, pa.large_binary())
     missing = next((i for i, label in enumerate(labels) if label is None or not str(label).strip()), None)
@@ -225,7 +239,7 @@ def _rows(files: list[Path], labels: list[Any], columns: Columns, root: Path) ->
         first = images.is_null().index(True).as_py()
         missing = first if missing is None else min(first, missing)
     if missing is not None:
-        raise UserError(f"{files[0].parent}: row {missing} of {files[0].name} and its parts has no image or no label")
+        raise UserError(f"{_place('row', missing, files)} has no image or no label; write the file without it")
     names = {file: found for file in files if (found := _names(file, str(columns.label))) is not None}
     _check_alike(names, "names the classes", OTHER_NAMES)
     return Rows(files, Contents(images), labels, next(iter(names.values()), None), str(columns.label))
@@ -245,7 +259,7 @@ def _images(file: Path, column: str, root: Path) -> Iterator[pa.Array]:
                         f"{file.stat().st_size:,}; get it anew, or write it without images that are the same"
                     )
                 found = array.cast(pa.large_binary()) if paths is None else _with_files(array, paths, file, root)
-                total += found.nbytes
+                total += 0 if paths is None else found.nbytes
                 if total > LARGEST:
                     raise UserError(
                         f"{file}: stands for more than {LARGEST:,} bytes of images, too many to keep in memory; put "
