@@ -80,6 +80,15 @@ class TestSplitsAsClasses:
         with pytest.raises(UserError, match="fold1, fold2 hold no images themselves"):
             fetch_own(f"folder:{tmp_path}", test_share=0.5)
 
+    @pytest.mark.parametrize("inside", ["", "train"])
+    def test_another_set_beside_classes(self, tmp_path, inside):
+        write_tree(tmp_path / inside, CLASSES, 2)
+        write_tree(tmp_path / inside / "masks", CLASSES, 2, start=10)
+        if inside:
+            write_tree(tmp_path / "test", [*CLASSES, "masks"], 2, start=20)
+        with pytest.raises(UserError, match=r"masks: holds no images itself but folders that are called like those"):
+            fetch_own(f"folder:{tmp_path}", test_share=None if inside else 0.5)
+
     def test_accents_do_not_hide_it(self, tmp_path):
         write_tree(tmp_path / "fold1", [NFC, "tee"], 2)
         write_tree(tmp_path / "fold2", [NFD, "tee"], 2)
@@ -131,6 +140,12 @@ class TestSplitsAsClasses:
             write_tree(tmp_path / folder, [f"{name}{number}" for name in CLASSES], 2, start=10 * number)
         with pytest.raises(UserError, match=message):
             fetch_own(f"folder:{tmp_path}", test_share=0.5)
+
+    def test_several_further_down(self, tmp_path):
+        for start, folder in enumerate(("a/train", "a/test", "b/train", "b/test")):
+            write_tree(tmp_path / folder, CLASSES, 2, start=10 * start)
+        with pytest.raises(UserError, match=r"but .*/a and .*/b have; name one of them in data.source"):
+            fetch_own(f"folder:{tmp_path}")
 
     @pytest.mark.parametrize(("test_share", "message"), [
         (None, "has no folders train and test or val .*, but .*/images has; name that in data.source"),

@@ -232,6 +232,15 @@ class TestContents:
         write_parquet(tmp_path / "test.parquet", start=9, names=["cat", "dog"])
         assert fetch_own(f"parquet:{tmp_path}").classes == ["cat", "dog"]
 
+    def test_a_broken_image_is_named_by_its_file(self, tmp_path):
+        write(tmp_path, "train-0", "test")
+        write_parquet(tmp_path / "train-1.parquet", columns={"image": [encoded(0, 0), b"no image"], "label": [0, 1]})
+        table = pyarrow.parquet.read_table(tmp_path / "train-0.parquet")
+        images = [image["bytes"] for image in table["image"].to_pylist()]
+        write_parquet(tmp_path / "train-0.parquet", columns={"image": images, "label": [0, 1]})
+        with pytest.raises(UserError, match=r"image 1 of train-1\.parquet: cannot be decoded"):
+            fetch_own(f"parquet:{tmp_path}")
+
     def test_a_part_without_rows(self, tmp_path, capsys):
         write(tmp_path, "train-0", "test")
         with pyarrow.parquet.ParquetFile(tmp_path / "train-0.parquet") as file:
@@ -250,11 +259,18 @@ class TestContents:
         with pytest.raises(UserError, match="the labels 'cat', 'cat ' differ in spaces alone; write each class in one"):
             fetch_own(f"parquet:{tmp_path}")
 
+    @pytest.mark.parametrize("label", ["nan", "None"])
+    def test_classes_that_look_like_missing_labels(self, tmp_path, label, capsys):
+        for start, name in enumerate(("train", "test")):
+            write_parquet(tmp_path / f"{name}.parquet", ("cat", label, "dog"), start=10 * start)
+        fetch_own(f"parquet:{tmp_path}")
+        assert f"'{label}' became a class; is the label missing there?" in capsys.readouterr().err
+
     @pytest.mark.parametrize("label", ["", " "])
     def test_empty_labels(self, tmp_path, label):
         write_parquet(tmp_path / "train.parquet", ("cat", label, "dog"))
         write(tmp_path, "test")
-        with pytest.raises(UserError, match=r"row 1 of train\.parquet and its parts has no image or no label"):
+        with pytest.raises(UserError, match=r"row 1 of train\.parquet has no image or no label; write"):
             fetch_own(f"parquet:{tmp_path}")
 
     def test_images_of_one_colour_in_a_known_set(self, tmp_path, monkeypatch):

@@ -246,10 +246,12 @@ def test_a_16_bit_grey_with_a_transparent_value(tmp_path):
     assert read.looks == [pixels.Look(largest=65535)]
 
 
-def test_exif_that_is_damaged(tmp_path):
+@pytest.mark.parametrize("exif", [b"II*\0\xff\xff\xff\xff", b"garbage", b"", b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03"])
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+def test_exif_that_is_damaged(exif):
     """The image is sound all the same."""
     buffer = io.BytesIO()
-    picture(0, 0).save(buffer, "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
+    picture(0, 0).save(buffer, "JPEG", exif=b"Exif\0\0" + exif)
     read = pixels.reader(None, None)
     assert read(buffer.getvalue()).size == (48, 40)
     assert read.looks == [pixels.Look()]

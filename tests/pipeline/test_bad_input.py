@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+from PIL import Image
 
 from kdcore import checkpoints, networks
 from kdcore.data import storage
@@ -38,6 +39,7 @@ LAUGHS = "a0: &a0 [x,x,x,x,x,x,x,x,x]\n" + "".join(
     f"a{i}: &a{i} [{','.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12)
 )
 MERGES = "a0: &a0 {k: 1}\n" + "".join(f"a{i}: &a{i} {{<<: [{','.join([f'*a{i - 1}'] * 9)}]}}\n" for i in range(1, 12))
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 123456\n"
 PAGE = b"<!DOCTYPE html>\n<html><body>404 Not Found</body></html>"
 
 
@@ -481,6 +483,39 @@ def parquet(labels, *, size=(32, 32), names=None, column="img", label="fine_labe
     return change
 
 
+def numbered(*names):
+    """Parquet files of these names, all with the same images."""
+
+    def change(folder):
+        parquet([0, 1])(folder)
+        (folder / "files/test-0.parquet").unlink()
+        content = (folder / "files/train-0.parquet").read_bytes()
+        (folder / "files/train-0.parquet").unlink()
+        for name in names:
+            (folder / f"files/{name}.parquet").write_bytes(content)
+
+    return change
+
+
+def folds(folder):
+    for start, name in enumerate(("fold1", "fold2")):
+        write_tree(folder / "images" / name, ("cat", "dog"), 2, start=10 * start)
+
+
+def drawn(path):
+    """Black, of which only the transparency shows anything."""
+    image = Image.new("RGBA", (20, 20), (0, 0, 0, 0))
+    image.paste((0, 0, 0, 255), (5, 5, 15, 15))
+    image.save(path)
+
+
+def one_colour(folder):
+    images(folder)
+    for path in (folder / "images").rglob("*.jpg"):
+        Image.new("RGB", (20, 20), (7, 7, 7)).save(path.with_suffix(".png"))
+        path.unlink()
+
+
 CIFAR = {"name": "cifar100", "source": "files"}
 TINY_IMAGENET = {"name": "tiny_imagenet", "source": "tiny-imagenet-200", "subset": True}
 
@@ -521,6 +556,20 @@ SOURCES = [
     (own("parquet:files"), parquet([-3, 1]), "labels must be 0 to 1, each in use; found [-3, 1] to 1"),
     (own("parquet:files"), parquet([0, 1], label="kind"), "train-0.parquet: has the columns img, kind; expected one"),
     (own("parquet:files"), written(PAGE, "files/train-0.parquet"), "train-0.parquet: is not a whole parquet file ("),
+    (own("parquet:files"), numbered("train-00000-of-00002", "test-0"), "without train-00001-of-00002.parquet; get"),
+    (own("parquet:files"), numbered("train", "train-0", "test-0"), "files: holds train-0.parquet, train.parquet,"),
+    (own("parquet:files"), numbered("train_extra", "test-0"), "train_extra.parquet: the name of a split ends"),
+    (own("parquet:files"), written(LFS, "files/train-0.parquet"), "train-0.parquet: is a Git LFS pointer, not"),
+    (own("parquet:files", label_column="kind"), parquet([0, 1]), "data.label_column names 'kind', and must"),
+    (own("folder:images"), spoiled("train/cat/cat_0.jpg", holding(LFS)), "cat_0.jpg: is a Git LFS pointer, not the"),
+    (own("folder:images", test_share=0.5), folds, "images: fold1, fold2 hold no images themselves but folders of the"),
+    (own("folder:images"), folds, "images has no folders train and test or val (docs/extending.md has other names for"),
+    (own("folder:images"), spoiled("train/cat/x.png", drawn), "train/cat/x.png: is of one colour without its"),
+    (own("folder:images"), one_colour, "all 4 training images are of one colour, (7, 7, 7), so they carry nothing; if"),
+    (own("folder:images", scale_16bit=4095), images, "data.scale_16bit is set, but no training image has 16 bits;"),
+    (own("folder:images"), images, "all 4 test images are training images too, so their accuracy would say nothing"),
+    (CIFAR, numbered("train-00000-of-00002"), "files: holds 1 of 2 parts, without train-00001-of-00002.parquet; get"),
+    (CIFAR, written(LFS, "files"), "data.source files: is a Git LFS pointer, not the file itself; run 'git lfs pull'"),
     (CIFAR, nothing, "data.source files: there is no such archive or folder"),
     (CIFAR, parquet(range(100), size=(8, 8)), "image 0 of train-0.parquet: is of (8, 8) pixels, not (32, 32)"),
     (CIFAR, parquet(range(100)), "the train split has 100 images in 100 classes; CIFAR-100 has 50000, the same"),

@@ -11,6 +11,7 @@ import numpy as np
 from kdcore.data.dataset import Dataset, Split, first_of_each_class
 from kdcore.data.sources import parquet, shards
 from kdcore.data.sources.archive import Archive, opened
+from kdcore.data.sources.columns import ANY, Columns
 from kdcore.data.sources.contents import check_not_constant
 from kdcore.system.errors import UserError
 
@@ -46,7 +47,7 @@ def fetch(
     Raises:
         UserError: the source holds no CIFAR-100, or not all of it.
     """
-    splits, classes = _read(source, parquet.Columns(image_column, label_column))
+    splits, classes = _read(source, Columns(image_column, label_column))
     for name, split in splits.items():
         counts = np.bincount(split.labels, minlength=CLASSES)
         if len(split.labels) != COUNTS[name] or len(set(counts)) != 1:
@@ -61,10 +62,10 @@ def fetch(
     return Dataset("cifar100", classes, train, splits["test"], MEAN, STD, image_size=SIDE, flip=True, padding=4)
 
 
-def _read(source: str, columns: parquet.Columns) -> tuple[dict[str, Split], list[str]]:
+def _read(source: str, columns: Columns) -> tuple[dict[str, Split], list[str]]:
     if source != "download" and any(shards.find(Path(source), (name,)) for name in COUNTS):
         return _from_parquet(Path(source), columns)
-    if columns != parquet.ANY:
+    if columns != ANY:
         raise UserError(f"data.source {source}: is not of parquet files; remove data.image_column and label_column")
     with opened(source, ARCHIVE) as folder:
         return _from_archive(folder)
@@ -85,7 +86,7 @@ def _from_archive(folder: Path) -> tuple[dict[str, Split], list[str]]:
     return splits, classes
 
 
-def _from_parquet(folder: Path, columns: parquet.Columns) -> tuple[dict[str, Split], list[str]]:
+def _from_parquet(folder: Path, columns: Columns) -> tuple[dict[str, Split], list[str]]:
     rows = {name: parquet.read(folder, (name,), columns=columns) for name in COUNTS}
     parquet.check_together(folder, rows["train"], rows["test"])
     classes, labels = parquet.common_classes(*rows.values())

@@ -67,7 +67,8 @@ def _what_instead(root: Path, folders: list[Path]) -> str:
     """Say what to do where there are no folders of splits, and no share for the test either."""
     deeper = [folder for folder in folders if _is_split(folder)]
     if deeper:
-        return f", but {' and '.join(str(folder) for folder in deeper[:5])} has; name that in data.source"
+        which = "has; name that" if len(deeper) == 1 else "have; name one of them"
+        return f", but {' and '.join(str(folder) for folder in deeper[:5])} {which} in data.source"
     try:
         check_no_splits(folders, root)
     except UserError as error:
@@ -90,7 +91,7 @@ def _check_classes(root: Path, folders: list[Path], train: Path | None) -> None:
     if folders == [train]:
         return
     for folder in folders:
-        if _is_split(folder) and len(folders) == 1:
+        if len(folders) == 1 and _is_split(folder):
             raise UserError(
                 f"data.test_share: {folder} is split already; name it in data.source, and remove test_share"
             )

@@ -97,12 +97,20 @@ def classes_below(folder: Path, *, beside: Container[str] = ()) -> Files:
 
 def check_no_splits(folders: list[Path], root: Path) -> None:
     """Refuse folders that look like the parts of a split, or like folds, and not like classes: they hold no images
-    themselves, but folders of the same names.
+    themselves, but folders of the same names, or of the names of the folders beside them.
 
     Raises:
         UserError: names them and what they hold.
     """
     inside = {folder: _names_inside(folder) for folder in folders}
+    for folder, names in inside.items():
+        beside = names & {composed(other.name) for other in folders if other != folder}
+        if len(beside) > 1:
+            raise UserError(
+                f"{folder}: holds no images itself but folders that are called like those beside it "
+                f"({', '.join(map(named, sorted(beside)[:5]))}), so it looks like another data set and not like a "
+                "class; move it away"
+            )
     for one, two in combinations([folder for folder, names in inside.items() if names], 2):
         shared, either = inside[one] & inside[two], inside[one] | inside[two]
         if len(shared) > 1 or (len(either) > 1 and shared and either in (inside[one], inside[two])):

@@ -18,6 +18,7 @@ import numpy as np
 
 from kdcore.data.dataset import Dataset, Encoded, Split
 from kdcore.data.sources import contents, imagenet, parquet, pixels
+from kdcore.data.sources.columns import Columns
 from kdcore.data.sources.divided import divided
 from kdcore.data.sources.folders import (
     Files,
@@ -94,7 +95,7 @@ def fetch(
     elif test_share is not None:
         raise UserError("data.test_share: is for folders of images; parquet files are split by their names")
     else:
-        classes, listed = _in_parquet(root, parquet.Columns(image_column, label_column))
+        classes, listed = _in_parquet(root, Columns(image_column, label_column))
     check_number(classes, f"data.source {root}")
     train: Split | Encoded
     test: Split | Encoded
@@ -135,7 +136,7 @@ def _in_folders(root: Path, test_share: float | None) -> tuple[list[str], tuple[
     return list(train), (listed(train), listed(test))
 
 
-def _in_parquet(root: Path, columns: parquet.Columns) -> tuple[list[str], tuple[Listed, Listed]]:
+def _in_parquet(root: Path, columns: Columns) -> tuple[list[str], tuple[Listed, Listed]]:
     """List the images of parquet files."""
     train, test = parquet.read(root, TRAIN, columns=columns), parquet.read(root, TEST, VALIDATION, columns=columns)
     parquet.check_together(root, train, test)

@@ -17,36 +17,23 @@ import pyarrow.parquet
 
 from kdcore.data.dataset import Encoded, Split
 from kdcore.data.sources import shards
+from kdcore.data.sources.columns import ANY, Columns, find_columns, is_text
 from kdcore.data.sources.contents import say_left_out
 from kdcore.data.sources.folders import LARGEST, check_images, decode_images
 from kdcore.data.sources.splits import composed
-from kdcore.system.errors import UserError, named, shown, suggest
+from kdcore.system.errors import UserError, named, shown
 from kdcore.system.pointers import file_stands_for_another
-
-LABELS = ("label", "labels", "fine_label", "class")
-"""Usual names of the column that holds the class."""
 
 UNLABELLED = -1
 """The label that the hubs give to test images whose classes are secret."""
 OTHER_NAMES = "numbers would mean other classes; write all files with the same names"
 """What to do about files that name other classes."""
+MISSING = ("nan", "none", "null", "n/a", "<na>")
+"""What programs write for a label that is missing, in small letters."""
 BATCH_ROWS = 256
-MOST_COLUMNS = 20
-"""Most columns that a message names."""
 LARGEST_RATIO, FREE = 100, 2**30
 """Images may be so many times as large as their file, or so many bytes: encoded images hardly shrink, so a file that
 stands for more repeats an image many times."""
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Which columns hold the images and the classes; None where it is to be found out."""
-
-    image: str | None = None
-    label: str | None = None
-
-
-ANY = Columns()
 
 
 @dataclass(frozen=True)
@@ -70,7 +57,8 @@ class Contents:
 class Rows:
     """Images and labels of one split."""
 
-    files: list[Path]
+    files: dict[Path, int]
+    """File -> how many rows it has."""
     images: Contents
     labels: list[int] | list[str]
     names: list[str] | None
@@ -80,7 +68,7 @@ class Rows:
 
     def name(self, position: int) -> str:
         """Name an image, for messages."""
-        return f"{self.files[0].parent}: image {position} of {', '.join(file.name for file in self.files)}"
+        return _place("image", position, self.files)
 
     def decode(self, labels: np.ndarray, side: int, *, resize: bool = True) -> Split:
         """Decode the images into a split in memory; `folders.decode_images` explains arguments and errors."""
@@ -109,11 +97,12 @@ def read(folder: Path, *splits: Sequence[str], columns: Columns = ANY) -> Rows:
         if not files:
             continue
         found = _check_columns(files, columns)
-        labels = [label for file in files for label in _labels(file, found.label)]
+        of_file = {file: _labels(file, found.label) for file in files}
+        labels = [label for of_one in of_file.values() for label in of_one]
         if labels and all(label == UNLABELLED for label in labels):
             unlabelled.append(str(files[0]))
             continue
-        return _rows(files, labels, found, folder)
+        return _rows({file: len(of_one) for file, of_one in of_file.items()}, labels, found, folder)
     wanted = " or ".join(f"{names[0]}-*.parquet" for names in splits)
     if unlabelled:
         raise UserError(
@@ -132,9 +121,19 @@ def check_together(folder: Path, train: Rows, test: Rows) -> None:
     Raises:
         UserError: they are in different folders.
     """
-    shards.check_together(folder, train.files, test.files)
-    others = shards.left_out(folder, train.files, test.files)
+    one, two = list(train.files), list(test.files)
+    shards.check_together(folder, one, two)
+    others = shards.left_out(folder, one, two)
     say_left_out([file.name for file in others], f"data.source {folder}")
+
+
+def _place(what: str, position: int, files: dict[Path, int]) -> str:
+    """Name a row among those of several files: its file, and its place in that file."""
+    for file, count in files.items():
+        if position < count:
+            return f"{file.parent}: {what} {position} of {file.name}"
+        position -= count
+    raise IndexError(position)
 
 
 def common_classes(*splits: Rows) -> tuple[list[str], list[np.ndarray]]:
@@ -143,26 +142,28 @@ def common_classes(*splits: Rows) -> tuple[list[str], list[np.ndarray]]:
     Raises:
         UserError: splits have other classes, labels that no class has, or one name for two classes.
     """
-    first = splits[0]
-    _check_alike({rows.files[0]: rows.label for rows in splits}, "takes labels from column", "set data.label_column")
-    named_ones = {rows.files[0]: rows.names for rows in splits if rows.names is not None}
+    first = next(iter(splits[0].files))
+    _check_alike(
+        {next(iter(rows.files)): rows.label for rows in splits}, "takes labels from column", "set data.label_column"
+    )
+    named_ones = {next(iter(rows.files)): rows.names for rows in splits if rows.names is not None}
     _check_alike(named_ones, "names the classes", OTHER_NAMES)
     label_sets = [set(rows.labels) for rows in splits]
     if any(labels != label_sets[0] for labels in label_sets):
         alone = sorted(str(label) for label in set.union(*label_sets) - set.intersection(*label_sets))
         raise UserError(
-            f"{first.files[0].parent}: classes must be the same in training and test; in one of them alone: {alone[:5]}"
+            f"{first.parent}: classes must be the same in training and test; in one of them alone: {alone[:5]}"
         )
     known: list[Any] = sorted(label_sets[0])
     if all(isinstance(label, int) for label in known):
         given = next(iter(named_ones.values()), None)
         names = given or [str(label) for label in range(len(known))]
         if known != list(range(len(names))):
-            raise UserError(f"{first.files[0]}: {_misfit(known, given)}")
+            raise UserError(f"{first}: {_misfit(known, given)}")
         twice = [name for name, count in Counter(names).items() if count > 1]
         if twice:
             raise UserError(
-                f"{first.files[0]}: names several classes {', '.join(map(named, twice[:5]))}; "
+                f"{first}: names several classes {', '.join(map(named, twice[:5]))}; "
                 "write files with different names of the classes, or with none"
             )
         return names, [np.array(rows.labels, dtype=np.int64) for rows in splits]
@@ -170,8 +171,14 @@ def common_classes(*splits: Rows) -> tuple[list[str], list[np.ndarray]]:
     twice = [label for label in known if stripped[label.strip()] > 1]
     if twice:
         raise UserError(
-            f"{first.files[0].parent}: the labels {', '.join(map(shown, twice[:5]))} differ in spaces alone; write "
+            f"{first.parent}: the labels {', '.join(map(shown, twice[:5]))} differ in spaces alone; write "
             "each class in one way"
+        )
+    unknown = [label for label in known if label.strip().lower() in MISSING]
+    if unknown:
+        print(
+            f"{first.parent}: {', '.join(map(shown, unknown))} became a class; is the label missing there?",
+            file=sys.stderr,
         )
     position = {label: i for i, label in enumerate(known)}
     return known, [np.array([position[label] for label in rows.labels], dtype=np.int64) for rows in splits]
@@ -197,15 +204,15 @@ def _check_columns(files: list[Path], wanted: Columns) -> Columns:
     for file in files:
         with _opened(file) as content:
             schema, count = content.schema_arrow, content.metadata.num_rows
-        columns = _columns(file, schema, wanted)
+        columns = find_columns(file, schema, wanted)
         found[file] = columns
         if count:
-            kinds[file] = "text" if _is_text(schema.field(columns.label).type) else "numbers"
-    empty = [file for file in files if file not in kinds]
+            kinds[file] = "text" if is_text(schema.field(columns.label).type) else "numbers"
     if not kinds:
-        raise UserError(f"{empty[0]}: holds no rows{' and nor do its other parts' * (len(empty) > 1)}; get it anew")
-    for file in empty:
-        print(f"{file}: holds no rows", file=sys.stderr)
+        raise UserError(f"{files[0]}: holds no rows{', nor do its other parts' * (len(files) > 1)}; get it anew")
+    for file in files:
+        if file not in kinds:
+            print(f"{file}: holds no rows", file=sys.stderr)
     _check_alike(
         {file: columns.image for file, columns in found.items()}, "has images in column", "set data.image_column"
     )
@@ -224,7 +231,7 @@ def _check_alike(values: dict[Path, Any], what: str, remedy: str) -> None:
             raise UserError(f"{file}: {what} {shown(value)}, but {first}: {shown(expected)}; {remedy}")
 
 
-def _rows(files: list[Path], labels: list[Any], columns: Columns, root: Path) -> Rows:
+def _rows(files: dict[Path, int], labels: list[Any], columns: Columns, root: Path) -> Rows:
     chunks = [chunk for file in files for chunk in _images(file, str(columns.image), root)]
     images = pa.chunked_array(chunks, pa.large_binary())
     missing = next((i for i, label in enumerate(labels) if label is None or not str(label).strip()), None)
@@ -232,7 +239,7 @@ def _rows(files: list[Path], labels: list[Any], columns: Columns, root: Path) ->
         first = images.is_null().index(True).as_py()
         missing = first if missing is None else min(first, missing)
     if missing is not None:
-        raise UserError(f"{files[0].parent}: row {missing} of {files[0].name} and its parts has no image or no label")
+        raise UserError(f"{_place('row', missing, files)} has no image or no label; write the file without it")
     names = {file: found for file in files if (found := _names(file, str(columns.label))) is not None}
     _check_alike(names, "names the classes", OTHER_NAMES)
     return Rows(files, Contents(images), labels, next(iter(names.values()), None), str(columns.label))
@@ -252,7 +259,7 @@ def _images(file: Path, column: str, root: Path) -> Iterator[pa.Array]:
                         f"{file.stat().st_size:,}; get it anew, or write it without images that are the same"
                     )
                 found = array.cast(pa.large_binary()) if paths is None else _with_files(array, paths, file, root)
-                total += found.nbytes
+                total += 0 if paths is None else found.nbytes
                 if total > LARGEST:
                     raise UserError(
                         f"{file}: stands for more than {LARGEST:,} bytes of images, too many to keep in memory; put "
@@ -263,12 +270,12 @@ def _images(file: Path, column: str, root: Path) -> Iterator[pa.Array]:
 
 def _parts(column: pa.Array) -> tuple[pa.Array, pa.Array | None]:
     """Return the bytes of images, and the paths of those without bytes; None if there are none."""
-    if _is_text(column.type):
+    if is_text(column.type):
         return pa.nulls(len(column)), column
     if not pa.types.is_struct(column.type):
         return column, None
     found, fields = pa.compute.struct_field(column, "bytes"), [field.name for field in column.type]
-    if not found.null_count or "path" not in fields or not _is_text(column.type.field("path").type):
+    if not found.null_count or "path" not in fields or not is_text(column.type.field("path").type):
         return found, None
     return found, pa.compute.struct_field(column, "path")
 
@@ -329,54 +336,3 @@ def _opened(file: Path) -> Iterator[pyarrow.parquet.ParquetFile]:
         raise UserError(f"{file}: {pointer or f'is not a whole parquet file ({error}); get it anew'}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{file}: holds text that is not UTF-8 ({error}); write labels and names in UTF-8") from error
-
-
-def _columns(file: Path, schema: pa.Schema, wanted: Columns) -> Columns:
-    """Find the columns of images and labels."""
-    images = [wanted.image] if wanted.image else [field.name for field in schema if _is_image(field.type)]
-    labels = [wanted.label] if wanted.label else [name for name in LABELS if name in schema.names]
-    listed = [named(name) for name in schema.names[:MOST_COLUMNS]] + ["..."][: len(schema.names) > MOST_COLUMNS]
-    has = f"{file}: has the columns {', '.join(listed)}"
-    for key, name in (("image_column", wanted.image), ("label_column", wanted.label)):
-        if name is not None and schema.names.count(name) != 1:
-            raise UserError(
-                f"{has}; data.{key} names {shown(name)}, and must name one of them.{suggest(name, schema.names)}"
-            )
-    if len(images) != 1 or not labels or any(schema.names.count(name) > 1 for name in (images[0], labels[0])):
-        raise UserError(
-            f"{has}; expected one of images (binary, or a struct with bytes) and one of labels ({', '.join(LABELS)}). "
-            "Set data.image_column and data.label_column to name them"
-        )
-    if len(labels) > 1:
-        raise UserError(f"{has}; labels may be in {' or '.join(labels)}: set data.label_column to one of them")
-    kinds = {key: schema.field(name).type for key, name in (("image", images[0]), ("label", labels[0]))}
-    if not _is_image(kinds["image"]) and not _is_text(kinds["image"]):
-        raise UserError(
-            f"{file}: column {images[0]} is of type {kinds['image']}; images are binary, structs with bytes, or paths"
-        )
-    if not _is_label(kinds["label"]):
-        raise UserError(f"{file}: column {labels[0]} is of type {kinds['label']}; a label is a whole number or text")
-    return Columns(images[0], labels[0])
-
-
-def _is_image(kind: pa.DataType) -> bool:
-    if pa.types.is_struct(kind):
-        return any(field.name == "bytes" and _is_bytes(field.type) for field in kind)
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
-
-
-def _is_bytes(kind: pa.DataType) -> bool:
-    """Whether a field may hold an image's bytes; one in which all are missing has no type."""
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_null(kind)
-
-
-def _is_label(kind: pa.DataType) -> bool:
-    return _is_text(kind) or any(is_of(_value_type(kind)) for is_of in (pa.types.is_integer, pa.types.is_boolean))
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return any(is_of(_value_type(kind)) for is_of in (pa.types.is_string, pa.types.is_large_string))
-
-
-def _value_type(kind: pa.DataType) -> pa.DataType:
-    return kind.value_type if pa.types.is_dictionary(kind) else kind

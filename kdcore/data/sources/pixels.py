@@ -4,6 +4,7 @@
 """
 
 import sys
+import warnings
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -21,6 +22,7 @@ UPRIGHT = 1
 COLOURS = {"white": (255, 255, 255), "black": (0, 0, 0)}
 
 
+warnings.filterwarnings("ignore", message="Corrupt EXIF data")  # says nothing of the image itself
 REMARKS = {
     "is_transparent": "are partly transparent; transparency is dropped, and the colours below it show; data.background "
     "puts them on a colour instead",

@@ -1,12 +1,13 @@
 """Find the parquet files that a split consists of, and refuse a part of them and two versions of one split."""
 
+import os
 import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kdcore.data.sources.folders import check_link, unreadable, visible_folders
+from kdcore.data.sources.folders import check_link, unreadable
 from kdcore.data.sources.splits import ALL, in_order, role
 from kdcore.system.errors import UserError
 
@@ -114,8 +115,8 @@ def places(root: Path) -> list[Place]:
     """List the folders in which files of a split may lie: this one, those in it, and folders of splits in those."""
     if not root.is_dir():
         return []
-    below = [_place(folder) for folder in visible_folders(root)]
-    deeper = [_place(inner) for place in below if place.split is None for inner in visible_folders(place.folder)]
+    below = [_place(folder) for folder in _folders(root)]
+    deeper = [_place(inner) for place in below if place.split is None for inner in _folders(place.folder)]
     return [Place(root), *below, *(place for place in deeper if place.split is not None)]
 
 
@@ -151,6 +152,15 @@ def left_out(root: Path, *splits: Sequence[Path]) -> list[Path]:
     above = {place.folder.parent for place in found if place.split is not None and place.folder in near}
     beside = [place for place in found if place.folder in near or (place.split and place.folder.parent in near | above)]
     return [file for place in beside for file in place.files() if file not in used]
+
+
+def _folders(folder: Path) -> list[Path]:
+    """List the folders in a folder, without hidden ones; beside parquet files there may be millions of images."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(Path(entry) for entry in entries if entry.name[0] != "." and entry.is_dir())
+    except OSError as error:
+        unreadable(error)
 
 
 def _place(folder: Path) -> Place:

@@ -1,0 +1,85 @@
+"""Find the columns of a parquet file that hold images and classes."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+
+from kdcore.system.errors import UserError, named, shown, suggest
+
+LABELS = ("label", "labels", "fine_label", "class")
+"""Usual names of the column that holds the class."""
+MOST_COLUMNS = 20
+"""Most columns that a message names."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns hold the images and the classes; None where it is to be found out."""
+
+    image: str | None = None
+    label: str | None = None
+
+
+ANY = Columns()
+
+
+def find_columns(file: Path, schema: pa.Schema, wanted: Columns) -> Columns:
+    """Find the columns of images and labels.
+
+    Args:
+        file: the file, for messages.
+        schema: its columns.
+        wanted: the names of the columns, as far as the user gives them.
+
+    Raises:
+        UserError: there is no such column, or more than one, or one of another type.
+    """
+    images = [wanted.image] if wanted.image else [field.name for field in schema if _is_image(field.type)]
+    labels = [wanted.label] if wanted.label else [name for name in LABELS if name in schema.names]
+    listed = [named(name) for name in schema.names[:MOST_COLUMNS]] + ["..."][: len(schema.names) > MOST_COLUMNS]
+    has = f"{file}: has the columns {', '.join(listed)}"
+    for key, name in (("image_column", wanted.image), ("label_column", wanted.label)):
+        if name is not None and schema.names.count(name) != 1:
+            raise UserError(
+                f"{has}; data.{key} names {shown(name)}, and must name one of them.{suggest(name, schema.names)}"
+            )
+    if len(images) != 1 or not labels or any(schema.names.count(name) > 1 for name in (images[0], labels[0])):
+        raise UserError(
+            f"{has}; expected one of images (binary, or a struct with bytes) and one of labels ({', '.join(LABELS)}). "
+            "Set data.image_column and data.label_column to name them"
+        )
+    if len(labels) > 1:
+        raise UserError(f"{has}; labels may be in {' or '.join(labels)}: set data.label_column to one of them")
+    kinds = {key: schema.field(name).type for key, name in (("image", images[0]), ("label", labels[0]))}
+    if not _is_image(kinds["image"]) and not is_text(kinds["image"]):
+        raise UserError(
+            f"{file}: column {images[0]} is of type {kinds['image']}; images are binary, structs with bytes, or paths"
+        )
+    if not _is_label(kinds["label"]):
+        raise UserError(f"{file}: column {labels[0]} is of type {kinds['label']}; a label is a whole number or text")
+    return Columns(images[0], labels[0])
+
+
+def _is_image(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind):
+        return any(field.name == "bytes" and _is_bytes(field.type) for field in kind)
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    """Whether a field may hold an image's bytes; one in which all are missing has no type."""
+    return _is_image(kind) or pa.types.is_null(kind)
+
+
+def _is_label(kind: pa.DataType) -> bool:
+    return is_text(kind) or any(is_of(_value_type(kind)) for is_of in (pa.types.is_integer, pa.types.is_boolean))
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Whether the values of a column are text."""
+    return any(is_of(_value_type(kind)) for is_of in (pa.types.is_string, pa.types.is_large_string))
+
+
+def _value_type(kind: pa.DataType) -> pa.DataType:
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
