@@ -58,7 +58,7 @@ def cifar100(seeds: list[int], source: str, checkpoint: str, pair: str) -> Param
 
 
 def _matrix(file: str, pair: str, seeds: list[int], teachers: dict[str, Any], **changes: Any) -> Params:
-    axes = {"pairs": [pair], "methods": ["kd"], "scales": [2], "stand": [False], "seeds": seeds}
+    axes: dict[str, Any] = {"pairs": [pair], "methods": ["kd"], "scales": [2], "stand": [False], "seeds": seeds}
     return params.load(file, teachers=teachers, **axes, **changes)
 
 

@@ -2,10 +2,11 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError, model_validator
@@ -72,6 +73,10 @@ def _check_scales(scales: list[int | str]) -> list[int | str]:
     return scales
 
 
+TAGS = ("int", "str", OWN, *KNOWN)
+"""What pydantic puts into the path of a problem beside keys: the member of a union that it tried."""
+DATA_OPTIONS = MappingProxyType({"name": "--dataset", "source": "--source", "image_size": "--image-size"})
+"""Key of section data -> its option, for commands that measure."""
 MOST_CELLS = 100_000
 LONGEST_NAME = 64
 MOST_PROBLEMS = 20
@@ -262,18 +267,21 @@ class Params(Section):
             yield Cell(pair, baseline, seed, named_network=named[pair])
 
 
-def load(path: Path | str = "params.yaml", **changes: Any) -> Params:
+def load(
+    path: Path | str = "params.yaml", *, options: Mapping[str, str] = MappingProxyType({}), **changes: Any
+) -> Params:
     """Read and validate a params file.
 
     Args:
         path: path of the file.
+        options: section -> the command line's option that it comes from, for messages.
         changes: sections that replace those of the file.
 
     Raises:
         UserError: lists the problems, each with its key, its value and what is allowed.
     """
     content = {**yamlfile.read(path, bounded=True), **changes}
-    with explained(f"{path} with other {', '.join(changes)}" if changes else str(path)):
+    with explained(f"{path} with other {', '.join(changes)}" if changes else str(path), options):
         return Params.model_validate(content)
 
 
@@ -283,16 +291,17 @@ def data_section(**values: Any) -> dict[str, Any]:
     Raises:
         UserError: lists the problems, as `load` does.
     """
-    with explained("--dataset, --source"):
+    with explained("--dataset, --source", DATA_OPTIONS):
         return TypeAdapter(Data).validate_python(values).model_dump()
 
 
 @contextmanager
-def explained(where: str) -> Iterator[None]:
+def explained(where: str, options: Mapping[str, str] = MappingProxyType({})) -> Iterator[None]:
     """Turn pydantic's validation error inside the block into a `UserError` in our own words.
 
     Args:
         where: the file or the options that hold the values, for messages.
+        options: key -> the command line's option that it comes from, which messages name instead.
 
     Raises:
         UserError: lists up to `MOST_PROBLEMS` problems, and how many more there are.
@@ -300,10 +309,22 @@ def explained(where: str) -> Iterator[None]:
     try:
         yield
     except ValidationError as error:
-        problems = list(dict.fromkeys(f"{where}: {_describe(problem)}" for problem in error.errors()))
+        problems = list(dict.fromkeys(_located(problem, where, options) for problem in error.errors()))
         more = len(problems) - MOST_PROBLEMS
         rest = [f"and {more:,} more"] if more > 0 else []
         raise UserError("\n".join([*problems[:MOST_PROBLEMS], *rest])) from error
+
+
+def _located(problem: Any, where: str, options: Mapping[str, str]) -> str:
+    """Describe a problem, and where it is: in a file, or in an option of the command line."""
+    first = str(next((part for part in problem["loc"] if part not in TAGS), ""))
+    if first not in options:
+        no_option = "; there is no option for it: name a params file that has it with --params"
+        is_missing = problem["type"] == "missing" and options is DATA_OPTIONS
+        return f"{where}: {first}: is missing{no_option}" if is_missing else f"{where}: {_describe(problem)}"
+    if problem["type"] == "extra_forbidden":
+        return f"{options[first]} {shown(problem['input'])}: this data set takes none; leave it out"
+    return f"{options[first]}: {_describe({**problem, 'loc': ()})}"
 
 
 def _as_list(key: str, given: Any) -> str:
@@ -320,7 +341,7 @@ def _as_list(key: str, given: Any) -> str:
 def _describe(problem: Any) -> str:
     key = ""
     for part in problem["loc"]:
-        if part not in ("int", "str", OWN, *KNOWN):
+        if part not in TAGS:
             key += f"[{part}]" if isinstance(part, int) else f".{named(part)}" if key else named(part)
     key = key.removesuffix(".[key]")
     message = problem["msg"].removeprefix("Value error, ")

@@ -3,6 +3,7 @@ data set and the teacher of one measurement.
 """
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from kdcore.system.errors import UserError
 from kdcore.training import device, run_folder
 
 DATA, FOLDER = Path("data"), Path("scratch/cells")
+OPTIONS = {"pairs": "--pair", "seeds": "--seed", "methods": "--method", "baselines": "--method", "scales": "--scale"}
+"""Section of params.yaml -> the option that one cell has instead."""
 
 
 def card(
@@ -50,7 +53,7 @@ def card(
     axes = {"methods": [method], "scales": [scale], "stand": [stand]} if logit else {"baselines": [method]}
     teacher = pair.partition("-")[0]
     teachers = {**named, teacher: named.get(teacher, {"source": "published"})}  # of these only networks are used
-    matrix = params.load(file, pairs=[pair], seeds=[seed], teachers=teachers, **axes)
+    matrix = params.load(file, options=OPTIONS, pairs=[pair], seeds=[seed], teachers=teachers, **axes)
     (cell,) = [cell for cell in matrix.cells() if cell.method == method]
     recipe = resolve_recipes(matrix, yamlfile.read("data/recipes.yaml"), file)[cell]
     _check_data(matrix)
@@ -78,8 +81,16 @@ def dataset(name: str | None, file: str | None, *, source: str | None, image_siz
     Raises:
         UserError: the arguments contradict each other, or the data set cannot be read.
     """
-    if (file is not None and source is not None) or (source is None and image_size is not None):
-        raise UserError("--source and --image-size say how --dataset is to be read anew; leave them out, or give both")
+    given = {"--source": source, "--image-size": image_size}
+    unused = [option for option, value in given.items() if value is not None]
+    if file is not None and unused:
+        them = "it" if len(unused) == 1 else "them"
+        raise UserError(f"{' and '.join(unused)}: --params {file} has its own; leave {them} out")
+    if source is None and unused:
+        raise UserError(
+            "--image-size: is for a data set that is read anew, from --source, which is missing; add it, or leave "
+            "--image-size out"
+        )
     size = {} if image_size is None else {"image_size": image_size}
     if file is not None:
         section, where = params.load(file).data.model_dump(), file
@@ -91,7 +102,12 @@ def dataset(name: str | None, file: str | None, *, source: str | None, image_siz
             raise UserError(f"{folder}: no data set is stored here; run 'dvc repro data', or add --source or --params")
         return storage.load(folder)
     data_section.check_there(section, where)
-    return sources.fetch_once(section)
+    try:
+        return sources.fetch_once(section)
+    except UserError as error:
+        if file is None and re.search(r"\bdata\.(?!source\b)", str(error)):
+            raise UserError(f"{error}; here, in a params file that --params names") from error
+        raise
 
 
 def check_writable(path: Path | None) -> None:

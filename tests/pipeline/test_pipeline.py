@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from dvc_render.vega import VegaRenderer
 
 from kdcore.matrix import params
 from kdcore.system import yamlfile
@@ -112,6 +113,25 @@ def test_metrics_and_plots_are_shown(project):
     project.dvc("plots", "show", "-o", "plots")
     page = (project.folder / "plots/index.html").read_text()
     assert "KD + SDD [1,2]" in page
+
+
+def test_plots_without_a_network(project):
+    """With the project's template the page loads Vega from .dvc/vega, where docs/day-by-day.md puts DVC's versions."""
+    told = (project.folder / "docs/day-by-day.md").read_text()
+    wanted = re.findall(r'src="https://cdn\.jsdelivr\.net/npm/([\w-]+)@([\d.]+)"', VegaRenderer.SCRIPTS)
+    assert re.search(r"for name in (.*); do", told)[1].split() == [f"{name}@{version}" for name, version in wanted]
+    (command,) = re.findall(r"^dvc config .*$", told, re.MULTILINE)
+    project.run(*command.split())
+    project.dvc("plots", "show")
+    page = (project.folder / "dvc_plots/index.html").read_text()
+    assert "KD + SDD [1,2]" in page
+    assert not re.search("{scripts}|{plot_divs}|{refresh_tag}|src=.https?:", page)
+    scripts = re.findall(r'<script [^>]*src="([^"]*)"', page)
+    places = [os.path.normpath(project.folder / "dvc_plots" / script) for script in scripts]
+    assert places == [str(project.folder / f".dvc/vega/{name}.js") for name, _ in wanted]
+    (project.folder / ".dvc/vega").mkdir()
+    (project.folder / ".dvc/vega/vega.js").touch()
+    assert ".dvc/vega" not in project.run("git", "status", "--porcelain", "--untracked-files=all")
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """The report: what stands on the page, and how it behaves in a browser."""
 
+import math
 import re
 import shutil
 from dataclasses import replace
@@ -8,6 +9,7 @@ from itertools import pairwise
 
 import pytest
 
+from kdcore.results import dvc_plots
 from kdcore.results.report import charts
 from kdcore.results.report import page as report
 from kdcore.results.report.svg import linear, powers, whole
@@ -237,6 +239,24 @@ def test_nothing_is_fetched(text, page):
     assert not re.search(r"url\(|@import|fetch\(|XMLHttpRequest|import\(", text)
     ids = {found["id"] for found in page.attributes if "id" in found}
     assert {link[1:] for link in links if link.startswith("#")} <= ids
+
+
+def test_it_shows_all_that_dvc_plots_show():
+    """So that nobody needs a network: accuracies with deviations, curves and calibration of every pair and row."""
+    made = made_up.matrix(pairs=PAIRS[:2])
+    for entry in dvc_plots.top1(made).itertuples():
+        shown = line(made, entry.pair, entry.row)
+        deviation = "–" if math.isnan(entry.deviation) else f"{entry.deviation:.2f}"
+        assert (shown["Top-1"].text, shown["Deviation"].text) == (f"{entry.top1:.2f}", deviation)
+    for frame, figures, quantity in (
+        (dvc_plots.curves(made), charts.curves(made), "Test accuracy"),
+        (dvc_plots.reliability(made), charts.reliability(made), "Accuracy"),
+    ):
+        drawn = {(figure.title, drawn.label) for figure in figures for group in figure.groups for chart in group.charts
+                 if chart.y.title.startswith(quantity) for drawn in chart.lines}  # fmt: skip
+        wanted = set(zip(frame["pair"], frame["row"], strict=True))
+        assert wanted
+        assert drawn == wanted
 
 
 def test_headings_are_in_order_and_ids_are_unique(page):

@@ -26,12 +26,14 @@ from kdcore.training import experiment, inference, loop, run_folder
 from kdcore.training.adopt import NoSourceError, _torchvision, adopt_teacher
 from tests.pipeline.test_stages import call
 from tests.project import ROOT
+from tests.reference import FOLDER, needs_reference
 from tests.server import serving
 
 CPU = torch.device("cpu")
 CODE = cache(cards.Code)
 """Fingerprints of the code, which stays as it is."""
 LISTED = yamlfile.read(ROOT / "data/teachers.yaml")
+MODELS = "https://download.pytorch.org/models"
 QUICK = download.Patience(attempts=2, first_wait=0.01, longest_wait=0.01, silence=10)
 MEMBER = "cifar_teachers/resnet8_vanilla/ckpt_epoch_240.pth"
 TRAIN = {"epochs": 2, "batch_size": 8, "lr": 0.05, "weight_decay": 0.0, "schedule": "cosine", "precision": "float32"}
@@ -163,14 +165,41 @@ class TestListing:
             assert first.weights_key == second.weights_key == "model"
             assert first.sha256 == second.sha256
         assert known.find("cifar100", "vgg13").published_top1 == 74.64
-        assert [known.find("cifar100", f"wrn_{size}").published_top1 for size in ("16_4", "28_2", "28_4")] == [
-            77.51, 75.45, 78.60,
-        ]  # fmt: skip
+        for size, published_top1 in (("16_4", 77.51), ("28_2", 75.45), ("28_4", 78.60)):
+            listed = known.find("cifar100", f"wrn_{size}")
+            (source,) = listed.sources
+            assert listed.published_top1 == published_top1
+            assert source.by_hand.endswith("/sunshangquan/logit-standardization-KD/releases/tag/extra_teacher_weights")
+            assert source.weights_key == "model"
         for name in ("imagenet_resnet34", "imagenet_resnet50"):
             assert known.find("imagenet", name).sources[0].torchvision.endswith("_Weights.IMAGENET1K_V1")
         assert all("pan.baidu.com" in known.find("cub200", name).sources[0].by_hand for name in ("vgg13", "resnet50"))
         assert known.find("tiny_imagenet", "resnet18").published_top1 is None
         assert known.find("digits", "resnet8") is None
+
+    @needs_reference
+    @pytest.mark.parametrize("file", ["teachers.yaml", "teachers2.yaml"])
+    def test_nothing_contradicts_the_reference(self, file):
+        """Accuracies, addresses, members of archives and keys of weights, of every network that the zoo has. Where the
+        reference has other weights of a network, whose accuracy nobody said, they are not listed.
+        """
+        reference, known = yamlfile.read(FOLDER / file), KnownTeachers.of(LISTED)
+        for dataset, networks_of in reference["teachers"].items():
+            for name, facts in networks_of.items():
+                network = name if dataset != "imagenet" or name.startswith("imagenet_") else f"imagenet_{name}"
+                if network not in networks.names() or facts.get("published_top1", 0) is None:
+                    continue
+                listed = known.find(dataset, network)
+                top1 = facts.get("top1") or {"": facts.get("published_top1")}
+                assert listed.published_top1 in top1.values()
+                text = json.dumps(listed.model_dump())
+                wanted = [*facts.get("urls", ()), *facts.get("archive_member", {}).values()]
+                wanted += [source[kind] for source in facts.get("sources", ()) for kind in ("address", "torchvision")
+                           if kind in source]  # fmt: skip
+                for place in wanted:
+                    assert place in text
+                keys = {source["weights_key"] for source in facts.get("sources", [facts]) if source.get("weights_key")}
+                assert keys >= {source.weights_key for source in listed.sources if source.weights_key}
 
     def test_addresses_that_carry_a_checksum_declare_it(self):
         for source in KnownTeachers.of(LISTED).teachers["imagenet"]["imagenet_resnet34"].sources[1:]:
@@ -179,7 +208,7 @@ class TestListing:
     def test_torchvision_knows_the_weights(self):
         for listed in KnownTeachers.of(LISTED).teachers["imagenet"].values():
             address, digits = _torchvision(listed.sources[0].torchvision)
-            assert address.startswith("https://download.pytorch.org/models/resnet")
+            assert address.startswith((f"{MODELS}/resnet", f"{MODELS}/mobilenet_v2-"))
             assert address.endswith(f"-{digits}.pth")
             assert len(digits) == 8
 
