@@ -15,7 +15,7 @@ from kdcore.matrix import side_by_side
 from kdcore.matrix.cards import CARDS
 from kdcore.matrix.cell import STAGES, TRAININGS
 from kdcore.sweep import journal as journals
-from kdcore.sweep.display import Screen
+from kdcore.sweep.display import Screen, Waiting
 from kdcore.sweep.dvc_pipeline import Pipeline, Verdict
 from kdcore.sweep.journal import Journal
 from kdcore.sweep.processes import GRACE, Ending, Job, Outcome
@@ -86,8 +86,9 @@ class Sweep:
         """The monotonic time at which a stopped sweep no longer waits for running stages."""
         self.trouble = ""
         """Why no stage is started any more; empty as long as all is well."""
-        self.is_waiting = False
-        """Whether no worker is connected."""
+        self.waiting = Waiting(self.say)
+        self.is_ending_all = False
+        """Whether running stages are to end too: after a signal, or where no worker will come any more."""
         self.kinds: dict[str, str | None] = {}
         self.leaders: dict[str, str] = {}
         """Stage -> the running stage whose process trains it side by side with its own."""
@@ -103,6 +104,7 @@ class Sweep:
         with self._listening():
             try:
                 while not self.schedule.is_finished:
+                    self._look_for_workers()
                     self._hand_out()
                     if self.schedule.count(State.RUNNING, State.WAITING):
                         for delivery in self.crew.finished(TICK):
@@ -128,6 +130,20 @@ class Sweep:
         """The stages that failed."""
         return [step for step in self.schedule.steps.values() if step.state is State.FAILED]
 
+    def _look_for_workers(self) -> None:
+        """Say so where there is none for what should run, and end where none will come any more."""
+        if "crew" not in self.__dict__ or self.stopped is not None or self.is_ending_all:
+            return
+        room = self.crew.capacity()
+        wanted = [*self.schedule.ready(), *self._running()]
+        self.waiting.note(not room and not all(map(is_here, wanted)), self.crew.reasons)
+        if trouble := self.crew.trouble:
+            self.trouble, self.is_ending_all = trouble, True
+            self.say(trouble)
+
+    def _running(self) -> list[str]:
+        return [step.name for step in self.schedule.steps.values() if step.state is State.RUNNING]
+
     def _hand_out(self) -> None:
         """Start as many stages as there are free slots."""
         if self.stopped is not None or self.trouble:
@@ -147,21 +163,19 @@ class Sweep:
         if "crew" not in self.__dict__:
             return False
         room = self.crew.capacity()
-        if not room and not self.is_waiting:
-            self.say("\n".join(["waiting for workers", *self.crew.troubles]))
-        self.is_waiting = not room
         return busy >= (room if self.most is None else min(self.most, room))
 
     def _wind_up(self) -> None:
-        """Start nothing any more. After a signal, running stages save their states; else they go on to their end."""
+        """Start nothing any more. Running stages go on to their end, or save their states where all is to end."""
         for step in self.schedule.steps.values():
             if step.state is State.WAITING:
                 step.state = State.STOPPED
-        running = [step.name for step in self.schedule.steps.values() if step.state is State.RUNNING]
-        if self.stopped is None or not running:
+        running = self._running()
+        if not (self.stopped or self.is_ending_all) or not running:
             return
         if not self.crew.stopping.is_set():
-            self.say(f"stopping: {shortened(running)} may save their states (once more ends them at once)")
+            hint = " (once more ends them at once)" if self.stopped else ""
+            self.say(f"stopping: {shortened(running)} may save their states{hint}")
             self.crew.stop()
             self.patience = time.monotonic() + GRACE + PATIENCE
         elif time.monotonic() > self.patience:
@@ -249,7 +263,7 @@ class Sweep:
                 self.pipeline.finish(step.name)
                 self.schedule.settle(step.name, State.DONE)
                 self.say(f"{step.name}: done in {outcome.seconds:.1f} s")
-        elif outcome.ending is Ending.STOPPED and self.stopped is not None:
+        elif outcome.ending is Ending.STOPPED and (self.stopped or self.is_ending_all):
             self.schedule.settle(step.name, State.STOPPED)
         elif outcome.ending in RETRIED and self._has_tries(step):
             self._try_again(step, outcome)
