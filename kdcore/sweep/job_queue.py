@@ -5,6 +5,7 @@ a job for there as soon as it is planned, whether the queue took it or not, and 
 """
 
 import asyncio
+import re
 import shlex
 import threading
 import time
@@ -21,7 +22,7 @@ from dask.utils import parse_timedelta
 
 from kdcore.sweep.display import duration
 from kdcore.sweep.processes import tail
-from kdcore.sweep.queue_commands import QUESTIONS, QueueError, call, logs, states
+from kdcore.sweep.queue_commands import NUMBERS, QUESTIONS, QueueError, call, logs, states
 
 if TYPE_CHECKING:
     from dask_jobqueue.core import JobQueueCluster
@@ -236,7 +237,8 @@ class JobQueue:
             job._call = told
             with job.job_file() as script:
                 said = asyncio.run(job._submit_job(script))
-            number = str(job._job_id_from_submit_output(said))
+            told_number = re.search(NUMBERS.get(self.kind, "$^"), said)
+            number = told_number[1] if told_number else str(job._job_id_from_submit_output(said))
         except (QueueError, OSError, ValueError) as error:
             self._refuse(str(error))
             return

@@ -60,6 +60,10 @@ QUESTIONS = {
 """dask-jobqueue's name of a queue -> how it is asked. OAR and Moab are not: only a worker shows that its job runs."""
 
 
+NUMBERS = {"slurm": r"Submitted batch job (\d+)", "lsf": r"Job <(\d+)>"}
+"""What a queue says of a job that it has taken, where dask-jobqueue would take the first number of a greeting for it."""
+
+
 class QueueError(Exception):
     """A command of the queue failed; in its own words."""
 

@@ -146,6 +146,11 @@ def test_a_queue_that_does_not_answer(slurm, make, monkeypatch):
     assert "sbatch: no answer in 0.2 seconds" in queue.said[0]
 
 
+def test_a_greeting_is_no_job(slurm, make):
+    slurm.write("sbatch", "echo 'Welcome to cluster 7, open since 2019'; echo Submitted batch job 101")
+    assert [job.number for job in make(1).after(0).jobs] == ["101"]
+
+
 @pytest.mark.parametrize(("script", "words"), [
     ("echo done", "Could not parse job id"),
     ("exit 3", "sbatch: exit code 3"),
