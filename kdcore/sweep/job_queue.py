@@ -33,10 +33,12 @@ LOOK = 30.0
 """Seconds between two questions to the queue, as long as some job's worker is not there."""
 SETTLED = 15.0
 """Seconds after which a job that the queue has taken must be among those that it lists."""
+BRIEF = 30.0
+"""Seconds for which a worker must stay to show that its job is well."""
 PAUSE, LONGEST_PAUSE = 10.0, 600.0
 """Seconds before the next job is submitted, after one was refused or died: the first, and the longest pause."""
 MOST = 6
-"""How often in a row jobs may be refused, or die before their workers come, until the sweep gives up."""
+"""How often in a row jobs may be refused, or die without a worker that stays, until the sweep gives up."""
 SKEW = 60.0
 """Seconds by which the clock of a file system may be behind."""
 LOG_LINES = 12
@@ -53,16 +55,21 @@ class Job:
     """The name of its Dask worker."""
     submitted: float
     """Monotonic time."""
+    came: float = 0.0
+    """The monotonic time at which its worker came."""
     seen: float | None = None
     """The monotonic time at which its worker was last connected; None as long as it has not come."""
+    is_well: bool = False
+    """Whether its worker has stayed for `BRIEF` seconds."""
 
 
 class JobQueue:
     """Keeps so many jobs in a cluster's queue, each of which is a worker as long as it runs.
 
-    A job whose worker has left is cancelled, and another one is submitted: at the walltime, for example. One that is
-    gone from the queue before its worker came is replaced after a pause, and so is one that the queue refused; the
-    pauses grow. After `MOST` in a row `trouble` says why there is no use in going on.
+    A job whose worker has left is cancelled, and another one is submitted: at the walltime, for example. One that dies,
+    for it is gone from the queue before its worker came, or its worker left after a moment, is replaced after a pause,
+    and so is one that the queue refused; the pauses grow. After `MOST` in a row `trouble` says why there is no use in
+    going on.
 
     Args:
         cluster: has a scheduler, and describes the jobs.
@@ -77,7 +84,7 @@ class JobQueue:
         self.trouble = ""
         """Why no worker can be expected any more; empty as long as one can."""
         self.refused = self.died = 0
-        """Submissions that the queue refused in a row, and looks in a row that found jobs dead before their worker."""
+        """Submissions that the queue refused in a row, and looks in a row that found jobs dead."""
         self.submitted = 0
         self.pause_until = self.asked = 0.0
         """Monotonic times."""
@@ -138,14 +145,20 @@ class JobQueue:
 
     def _meet(self, now: float) -> None:
         """Note whose workers are connected, and part with jobs whose workers have left."""
-        names = self._connected()
+        names, brief = self._connected(), []
         for job in list(self.jobs):
             if any(name == job.worker or name.startswith(f"{job.worker}-") for name in names):
-                self.died = 0 if job.seen is None else self.died
+                job.came = now if job.seen is None else job.came
                 job.seen = now
+                if not job.is_well and now - job.came >= BRIEF:
+                    job.is_well, self.died = True, 0
             elif job.seen is not None and now - job.seen > self.stay:
-                self._cancel([job])  # it may have ended already
-                self.jobs.remove(job)
+                if job.is_well:
+                    self._part([job])
+                else:
+                    brief.append(job)
+        if brief:
+            self._bury(brief, f"left within {BRIEF:g} seconds")
 
     # What the queue says
 
@@ -159,7 +172,7 @@ class JobQueue:
         self._meet(time.monotonic())  # a worker may have come while the queue was asked
         gone = [job for job in gone if job.seen is None]
         if gone:
-            self._bury(gone)
+            self._bury(gone, "did not come, and the queue does not have it any more")
 
     def _answer(self) -> dict[str, str] | str:
         """Ask the queue for the states of our jobs; returns why they are not known where it cannot say."""
@@ -174,12 +187,17 @@ class JobQueue:
             said = ""
         return states(said, [job.number for job in self.jobs], question)
 
-    def _bury(self, gone: list[Job]) -> None:
+    def _part(self, gone: list[Job]) -> None:
+        """Cancel jobs that may have ended already, and forget them."""
         self.jobs = [job for job in self.jobs if job not in gone]
-        self._cancel(gone)  # if the queue did not tell the truth
+        self._cancel(gone)
+
+    def _bury(self, gone: list[Job], how: str) -> None:
+        """Part with jobs that died, say how, and wait before the next ones are submitted, or give up."""
+        self._part(gone)
         self.died += 1
-        whose = f"job {_numbers(gone)}: its worker" if len(gone) == 1 else f"jobs {_numbers(gone)}: their workers"
-        said = f"{whose} did not come, and the queue does not have it any more{self._log(gone)}"
+        whose = f"job {_numbers(gone)}: its worker" if len(gone) == 1 else f"jobs {_numbers(gone)}: the worker of each"
+        said = f"{whose} {how}{self._log(gone)}"
         if self.died >= MOST and not self._connected():
             self.trouble = (
                 f"{said}\nThat was so {self.died} times in a row: mend what ends them, job_script_prologue perhaps, "
@@ -247,6 +265,8 @@ class JobQueue:
 
     def _refuse(self, words: str) -> None:
         self.refused += 1
+        if self.closing.is_set():
+            return
         if self.refused >= MOST and not self.jobs:
             self.trouble = (
                 f"the queue took no job, {self.refused} times in a row: {words}\n"

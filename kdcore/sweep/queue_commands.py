@@ -17,7 +17,7 @@ LOOK = 0.5
 """Seconds between two looks whether a command has ended."""
 ANSWER = 120.0
 """Seconds that a command of the queue has to answer."""
-FAREWELL = 30.0
+FAREWELL = 15.0
 """Seconds that a command which is at work may take on when the sweep ends."""
 WORDS = 400
 """The most characters of what a command says that a message holds."""
@@ -61,7 +61,7 @@ QUESTIONS = {
 
 
 NUMBERS = {"slurm": r"Submitted batch job (\d+)", "lsf": r"Job <(\d+)>"}
-"""What a queue says of a job that it has taken, where dask-jobqueue would take the first number of a greeting for it."""
+"""What a queue says of a job that it has taken; dask-jobqueue would take the first number of a greeting for it."""
 
 
 class QueueError(Exception):
@@ -93,7 +93,8 @@ def call(command: Sequence[str], closing: threading.Event) -> str:
     if code == 0:
         return output
     words = " ".join((words.strip() or output.strip()).split())[-WORDS:]
-    reason = f"no answer in {ANSWER:g} seconds" if code is None else f"exit code {code}"
+    waited = FAREWELL if closing.is_set() else ANSWER
+    reason = f"no answer in {waited:g} seconds" if code is None else f"exit code {code}"
     raise QueueError(f"{command[0]}: {words or reason}")
 
 

@@ -229,7 +229,9 @@ def test_jobs_that_die_beside_one_that_works_are_not_given_up(slurm, make):
     assert queue.trouble == ""
     assert 20 < len(slurm.submitted) < 30
     queue.after(600, worker)
-    queue.after(1, worker, slurm.worker(slurm.submitted[-1]))
+    late = slurm.worker(slurm.submitted[-1])
+    queue.after(1, worker, late)
+    queue.after(30, worker, late)
     assert queue.died == 0
 
 
@@ -237,6 +239,7 @@ def test_a_job_whose_worker_left_is_replaced_at_once(slurm, make):
     queue = make(1).after(0)
     worker = slurm.worker(101)
     queue.after(100, worker)
+    queue.after(30, worker)
     queue.after(10)
     queue.after(10, worker)
     queue.after(14)
@@ -246,6 +249,18 @@ def test_a_job_whose_worker_left_is_replaced_at_once(slurm, make):
     assert slurm.cancelled == ["101"]
     assert slurm.worker(102) != worker
     assert queue.said == []
+
+
+def test_a_job_whose_worker_leaves_after_a_moment_counts_as_dead(slurm, make):
+    queue = make(1)
+    for number in range(101, 107):
+        queue.after(600)
+        queue.after(1, slurm.worker(number))
+        queue.after(5, slurm.worker(number))
+        queue.after(16)
+    assert "job 101: its worker left within 30 seconds; no log was found" in queue.said[0]
+    assert "That was so 6 times in a row" in queue.trouble
+    assert slurm.cancelled == [str(number) for number in range(101, 107)]
 
 
 def test_a_queue_that_cannot_say_what_it_has(slurm, make):
