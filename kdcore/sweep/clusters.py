@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import dask
+import psutil
 from distributed import Client, LocalCluster, rpc
 
 from kdcore.sweep import cluster_file
@@ -91,6 +92,12 @@ def check(path: Path) -> None:
         UserError: it is wrong, or this machine cannot submit jobs to such a queue.
     """
     content = cluster_file.read(path)
+    named, known = content.options.get("interface"), psutil.net_if_addrs()
+    if named is not None and named not in known and not content.options.get("scheduler_options"):
+        raise UserError(
+            f"{path}: options: interface: this machine has no {named}, at which jobs could reach the sweep. It has: "
+            f"{', '.join(known)}"
+        )
     job_class = getattr(cluster_file.jobqueue(), content.cluster).job_cls
     command = shlex.split(job_class.submit_command)[0]
     if shutil.which(command) is None:

@@ -74,7 +74,7 @@ class Screen:
     def view(self) -> Group:
         """Compose a line on the whole sweep, and a row for each stage that runs."""
         table = Table(box=None, pad_edge=False, show_header=False)
-        by_name = pulses(self._complain)
+        by_name = pulses(self.say_once)
         running = [step for step in self.journal.steps.values() if step.state is State.RUNNING]
         beats = {step.name: pulse_of(step, by_name) for step in running}
         for step in running:
@@ -111,8 +111,8 @@ class Screen:
             expected[name] = estimate or typical.get(stage_of(step), estimate)
         return expected
 
-    def _complain(self, text: str) -> None:
-        """Say what is wrong with a file once, however often it is read."""
+    def say_once(self, text: str) -> None:
+        """Say what is wrong once, however often it is noticed."""
         if text not in self.complaints:
             self.complaints.add(text)
             self.say(text)
@@ -238,6 +238,12 @@ def duration(seconds: float | None) -> str:
 def listed(parts: Sequence[str]) -> str:
     """Join words: a; a and b; a, b and c."""
     return " and ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]]))
+
+
+def shortened(names: Sequence[str], most: int = 5) -> str:
+    """Join the first names, and say how many more there are."""
+    more = len(names) - most
+    return ", ".join(names) if more <= 0 else f"{', '.join(names[:most])} and {more} more"
 
 
 def console() -> Console:

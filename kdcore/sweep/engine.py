@@ -15,7 +15,7 @@ from kdcore.matrix import side_by_side
 from kdcore.matrix.cards import CARDS
 from kdcore.matrix.cell import STAGES, TRAININGS
 from kdcore.sweep import journal as journals
-from kdcore.sweep.display import Screen, Waiting
+from kdcore.sweep.display import Screen, Waiting, shortened
 from kdcore.sweep.dvc_pipeline import Pipeline, Verdict
 from kdcore.sweep.journal import Journal
 from kdcore.sweep.processes import GRACE, Ending, Job, Outcome
@@ -36,6 +36,7 @@ TICK = 0.25
 """Seconds between two updates of the journal and the screen."""
 HERE = ("plan", "data", "pairs", "tables")
 """Stages that run in the sweep's folder: they read files outside DVC, or download."""
+UNFINISHED = (State.WAITING, State.RUNNING)
 RETRIED = (Ending.LOST, Ending.OUT_OF_MEMORY, Ending.STOPPED)
 """Endings after which a stage is tried again. It may be stopped though the sweep goes on: with its worker."""
 MOST_BESIDE = 4
@@ -137,7 +138,10 @@ class Sweep:
         room = self.crew.capacity()
         wanted = [*self.schedule.ready(), *self._running()]
         self.waiting.note(not room and not all(map(is_here, wanted)), self.crew.reasons)
-        if trouble := self.crew.trouble:
+        for line in self.crew.troubles:
+            self.screen.say_once(line)
+        needed = (not is_here(step.name) for step in self.schedule.steps.values() if step.state in UNFINISHED)
+        if (trouble := self.crew.trouble) and any(needed):
             self.trouble, self.is_ending_all = trouble, True
             self.say(trouble)
 
@@ -381,12 +385,6 @@ def check_outputs(step: str, outputs: Sequence[str]) -> None:
             read_json(file)
         if stage in TRAININGS:
             run_folder.check(output, yamlfile.read(CARDS / stage / f"{name}.yaml"))
-
-
-def shortened(names: Sequence[str], most: int = 5) -> str:
-    """Join the first names, and say how many more there are."""
-    more = len(names) - most
-    return ", ".join(names) if more <= 0 else f"{', '.join(names[:most])} and {more} more"
 
 
 def _reason(outcome: Outcome) -> str:

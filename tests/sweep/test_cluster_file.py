@@ -188,6 +188,9 @@ def test_a_machine_that_submits_no_jobs(tmp_path, monkeypatch):
     (tmp_path / "sbatch").write_text("")
     (tmp_path / "sbatch").chmod(0o755)
     clusters.check(path)
+    written(path, **{**SLURM, "options": {**LEAST, "interface": "nope0"}})
+    with pytest.raises(UserError, match=r"options: interface: this machine has no nope0, .* It has: .*lo"):
+        clusters.check(path)
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import shutil
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kdcore.matrix import params
-from kdcore.sweep import clusters, journal, processes
+from kdcore.sweep import clusters, display, journal, processes
 from kdcore.sweep.dask_workers import PLUGIN, Joining
 from kdcore.sweep.processes import Ending, Job, Slots
 from kdcore.sweep.schedule import GOOD, SETTLED, Estimates, Order, Schedule, State
@@ -291,3 +292,26 @@ def test_journal(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="is damaged"):
         journal.read()
     assert time.time() - diary.started < 60
+
+
+def test_waiting_is_said_again_after_growing_pauses(monkeypatch):
+    clock = SimpleNamespace(now=5000.0, monotonic=lambda: clock.now)
+    monkeypatch.setattr(display, "time", clock)
+    said = []
+    waiting = display.Waiting(said.append)
+    waiting.note(False, list)
+    times = []
+    for second in range(0, 6 * 3600, 10):
+        clock.now = 5000.0 + second
+        before = len(said)
+        waiting.note(True, lambda: ["why"])
+        times += [second] * (len(said) - before)
+    assert times == [0, 60, 120, 240, 480, 960, 1920, 3840, 7440, 11040, 14640, 18240]
+    assert said[:3] == [
+        "waiting for workers\nwhy",
+        "still waiting for workers, for 1 min now\nwhy",
+        "still waiting for workers, for 2 min now\nwhy",
+    ]
+    waiting.note(False, list)
+    waiting.note(True, list)
+    assert said[-1] == "waiting for workers"
