@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from kdcore.matrix import params
-from kdcore.sweep import display, journal, mend, processes
+from kdcore.sweep import display, gpus, journal, mend, processes
 from kdcore.sweep.display import Screen
 from kdcore.sweep.dvc_pipeline import Pipeline, override
 from kdcore.sweep.engine import Sweep, Tries
@@ -59,6 +59,11 @@ class Options:
             raise UserError(f"--failed {' '.join(self.targets)}: --failed names its own targets; leave one of them out")
 
     @property
+    def is_local(self) -> bool:
+        """Whether this machine is the only worker."""
+        return self.cluster is None and self.scheduler is None
+
+    @property
     def tries(self) -> Tries:
         """How often a stage is tried, and how long it may be silent."""
         return Tries(self.retries, 60 * self.timeout or None)
@@ -98,9 +103,13 @@ def sweep(options: Options) -> int:
         UserError: the command line or the project is wrong, or another sweep is at work; nothing was done.
     """
     processes.threads_wanted()
+    processes.refuse_together()
+    if options.is_local:
+        gpus.gpus()
     if options.dry_run:
         return show_forecast(options)
-    with journal.opened() as diary, Screen(diary) as screen:
+    with journal.opened() as diary, Screen(diary) as screen, ExitStack() as stack:
+        hire = _hiring(options, stack, screen.say)
         for line in mend.mend(Path.cwd()):
             screen.say(line)
         if options.changes:
@@ -111,11 +120,11 @@ def sweep(options: Options) -> int:
         pipeline.recorded_before = diary.recorded_before
         order = Order(matrix, Estimates(timings.load()), pipeline.steps)
         screen.seconds = order.seconds
-        with pipeline.held(), ExitStack() as stack:
+        with pipeline.held(), stack:  # what the workers do ends before DVC is free for others
             current = Sweep(
                 pipeline,
                 order,
-                _hiring(options, stack),
+                hire,
                 tries=options.tries,
                 journal=diary,
                 screen=screen,
@@ -148,8 +157,15 @@ def show_forecast(options: Options) -> int:
         replaced = _changed(PARAMS, options.changes, Path(aside)) if options.changes else None
         matrix = params.load(replaced or PARAMS)
         pipeline = Pipeline(Path.cwd(), targets, glob=options.glob, params=replaced)
-        jobs = _jobs(options)
-        forecast.make(pipeline, matrix, Estimates(timings.load()), jobs=jobs, replaced=replaced).show(display.console())
+        jobs, console = _jobs(options), display.console()
+        forecast.make(pipeline, matrix, Estimates(timings.load()), jobs=jobs, replaced=replaced).show(console)
+    if options.cluster is not None:
+        from kdcore.sweep import cluster_file
+
+        script = cluster_file.script(cluster_file.read(options.cluster), options.cluster)
+        console.print(
+            f"\n{options.cluster}: jobs: {jobs}, each with this script:\n", script, markup=False, soft_wrap=True
+        )
     return 0
 
 
@@ -163,9 +179,9 @@ def _changed(path: Path, changes: list[str], folder: Path) -> Path:
 def _jobs(options: Options) -> int:
     """Say how many stages will run at a time; 1 for a scheduler, whose workers are not known before it is asked."""
     if options.cluster is not None:
-        from kdcore.sweep import clusters
+        from kdcore.sweep import cluster_file
 
-        return clusters.read(options.cluster).jobs
+        return cluster_file.read(options.cluster).jobs
     return 1 if options.scheduler else options.jobs or processes.default_jobs(options.slots_per_gpu)
 
 
@@ -217,39 +233,48 @@ def summary(ended: Sweep) -> str:
     return "\n".join([*failures, *again, text])
 
 
-def _hiring(options: Options, stack: ExitStack) -> "Callable[[], Crew]":
+def _hiring(options: Options, stack: ExitStack, say: Callable[[str], None]) -> "Callable[[], Crew]":
     """Make the function that connects the workers. The scheduler or cluster file that the command line names is tried
     now, before anything is done.
 
     Raises:
-        UserError: no scheduler answers, or the cluster file is wrong.
+        UserError: no scheduler answers, the cluster file is wrong, or jobs cannot be submitted here.
     """
     if options.cluster is not None:
         from kdcore.sweep import clusters
 
-        clusters.read(options.cluster)
-    hire = cache(lambda: stack.enter_context(_crew(options)))
+        clusters.check(options.cluster)
+    hire = cache(lambda: stack.enter_context(_crew(options, say)))
     if options.scheduler is not None:
         hire()
     return hire
 
 
 @contextmanager
-def _crew(options: Options) -> "Iterator[Crew]":
+def _crew(options: Options, say: Callable[[str], None]) -> "Iterator[Crew]":
     """Connect the workers that the command line names; only now is Dask imported, which takes half a second."""
     from kdcore.sweep import clusters
     from kdcore.sweep.dask_workers import Crew
 
-    jobs = options.jobs or processes.default_jobs(options.slots_per_gpu)
-    if options.scheduler is not None:
-        client, beside = clusters.scheduler(options.scheduler), 1
-    elif options.cluster is not None:
-        client, beside = clusters.cluster(options.cluster), 1
-    else:
-        client, beside = clusters.here(jobs), jobs
     threads, slots_per_gpu = processes.threads_wanted(), options.slots_per_gpu
-    with client as connected:
-        crew = Crew(connected, Path.cwd(), slots_per_gpu=slots_per_gpu, threads=threads, beside=beside)
+    environment, job_queue = processes.alone(threads), None
+    with ExitStack() as stack:
+        if options.scheduler is not None:
+            client = stack.enter_context(clusters.scheduler(options.scheduler))
+        elif options.cluster is not None:
+            client, job_queue = stack.enter_context(clusters.cluster(options.cluster, say))
+        else:
+            jobs = options.jobs or processes.default_jobs(slots_per_gpu)
+            client = stack.enter_context(clusters.here(jobs))
+            environment = processes.every_slot(jobs, slots_per_gpu, threads)[0]
+        crew = Crew(
+            client,
+            Path.cwd(),
+            slots_per_gpu=slots_per_gpu,
+            threads=threads,
+            environment=environment,
+            job_queue=job_queue,
+        )
         try:
             yield crew
         except BaseException:  # the sweep fails: nobody will wait for running stages

@@ -2,56 +2,23 @@
 
 import asyncio
 import logging
-import signal
+import shlex
+import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
 
 import dask
+import psutil
 from distributed import Client, LocalCluster, rpc
 
-from kdcore.matrix.params import explained
-from kdcore.matrix.section import Count, Section
-from kdcore.system import yamlfile
+from kdcore.sweep import cluster_file
+from kdcore.sweep.job_queue import JobQueue
 from kdcore.system.errors import UserError
-
-if TYPE_CHECKING:
-    from dask_jobqueue.core import JobQueueCluster
-
 
 ANSWER = 3.0
 """Seconds that a scheduler has to answer."""
-
-
-@cache
-def jobqueue() -> ModuleType:
-    """Import dask_jobqueue, and undo that it changes what Ctrl-C does."""
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        import dask_jobqueue
-    finally:
-        signal.signal(signal.SIGINT, before)
-    return dask_jobqueue
-
-
-def classes() -> list[str]:
-    """Name the classes of dask_jobqueue that submit jobs to a queue."""
-    return sorted(name for name in dir(jobqueue()) if name.endswith("Cluster") and name != "JobQueueCluster")
-
-
-class ClusterFile(Section):
-    """The content of the file that --cluster names: jobs for dask-jobqueue to submit, each of which is a worker."""
-
-    cluster: str
-    """The name of a class, see `classes`."""
-    jobs: Count
-    """How many jobs are submitted."""
-    options: dict[str, Any]
-    """Arguments of that class: queue, cores, memory, walltime, job_extra_directives, ..."""
 
 
 @contextmanager
@@ -98,47 +65,46 @@ async def _identity(address: str) -> None:
 
 
 @contextmanager
-def cluster(path: Path) -> Iterator[Client]:
-    """Submit jobs to a cluster's queue; each is a worker as long as it runs.
+def cluster(path: Path, say: Callable[[str], None]) -> Iterator[tuple[Client, JobQueue]]:
+    """Submit jobs to a cluster's queue; each is a worker as long as it runs. They are cancelled in the end.
 
     Args:
         path: of a file as `ClusterFile` describes it.
+        say: shows a line to a person, or several.
 
     Raises:
         UserError: the file is wrong.
     """
-    content = read(path)
-    with _own(), make(content, path) as submitted, Client(submitted) as client:
-        submitted.adapt(minimum_jobs=content.jobs, maximum_jobs=content.jobs)  # a job that ends is submitted again
-        yield client
+    content = cluster_file.read(path)
+    with (
+        _own(),
+        cluster_file.make(content, path) as made,
+        Client(made) as client,
+        JobQueue(made, content.jobs, say).kept() as jobs,
+    ):
+        yield client, jobs
 
 
-def read(path: Path) -> ClusterFile:
-    """Read and validate a cluster file.
+def check(path: Path) -> None:
+    """See that jobs can be submitted as a cluster file says.
 
     Raises:
-        UserError: it is wrong; the message lists every problem.
+        UserError: it is wrong, or this machine cannot submit jobs to such a queue.
     """
-    given = yamlfile.read(path, bounded=True)
-    with explained(str(path)):
-        content = ClusterFile.model_validate(given)
-    if content.cluster not in classes():
+    content = cluster_file.read(path)
+    named, known = content.options.get("interface"), psutil.net_if_addrs()
+    if named is not None and named not in known and not content.options.get("scheduler_options"):
         raise UserError(
-            f"{path}: cluster: {content.cluster!r} is no class of dask_jobqueue. Allowed: {', '.join(classes())}"
+            f"{path}: options: interface: this machine has no {named}, at which jobs could reach the sweep. It has: "
+            f"{', '.join(known)}"
         )
-    return content
-
-
-def make(content: ClusterFile, path: Path) -> "JobQueueCluster":
-    """Make the cluster that a file describes, without jobs yet.
-
-    Raises:
-        UserError: its class does not take these options.
-    """
-    try:
-        return getattr(jobqueue(), content.cluster)(**content.options)
-    except (TypeError, ValueError, OSError, RuntimeError) as error:
-        raise UserError(f"{path}: options: {content.cluster} does not take them: {error}") from error
+    job_class = getattr(cluster_file.jobqueue(), content.cluster).job_cls
+    command = shlex.split(job_class.submit_command)[0]
+    if shutil.which(command) is None:
+        raise UserError(
+            f"--cluster {path}: there is no {command} here, with which {content.cluster} submits jobs; start the sweep "
+            "on a machine that has it, such as a login node"
+        )
 
 
 @contextmanager

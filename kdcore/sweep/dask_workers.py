@@ -23,7 +23,21 @@ from distributed.scheduler import KilledWorker
 import kdcore
 from kdcore.sweep import FOLDER
 from kdcore.sweep.dvc_pipeline import PROJECT_FILE
-from kdcore.sweep.processes import GRACE, LOOK, Ending, Job, Outcome, Slots, environments, prepare, run
+from kdcore.sweep.gpus import Claims
+from kdcore.sweep.job_queue import JobQueue
+from kdcore.sweep.processes import (
+    GRACE,
+    LOOK,
+    Ending,
+    Environment,
+    Job,
+    Outcome,
+    Slots,
+    every_slot,
+    prepare,
+    refuse_together,
+    run,
+)
 from kdcore.sweep.transfer import Delivery, Parcel, Post, code_of
 from kdcore.system.errors import RunError, UserError
 from kdcore.system.files import replace_text
@@ -40,6 +54,10 @@ PULSES = "kdcore-pulses"
 
 PATIENCE = 10.0
 """Seconds that a sweep which ends waits for an answer of Dask."""
+JOINING = 60.0
+"""Seconds that a worker has to join a sweep after it has connected."""
+CLAIMING = 5.0
+"""Seconds between two looks whether another worker has left slots of a GPU."""
 PROFILERS = ("profile", "profile-cycle")
 """Periodic callbacks of a Dask worker that inspect all threads a hundred times a second. Python 3.11 may then hang for
 ever when DVC begins a thread during a garbage collection (CPython issue 106883), so a sweep stops them.
@@ -58,7 +76,7 @@ class Place:
     method: str = ""
     """How processes are started, see `processes.prepare`."""
     trouble: str = ""
-    """Why the worker cannot run stages."""
+    """Why the worker cannot run stages, whatever other workers do."""
     stopping: threading.Event = field(default_factory=threading.Event)
 
 
@@ -86,26 +104,49 @@ class Joining(WorkerPlugin):
     name: str
     place: Place | None = None
     """Where the worker that holds this copy of the plugin runs stages."""
+    claims: Claims | None = None
+    """Its slots, which other workers on its machine may want too."""
+    claiming: "asyncio.Task[None] | None" = None
 
     async def setup(self, worker: Worker) -> None:
         """Find the project, and offer as many slots as the worker has threads, or fewer where its GPUs have fewer."""
         multiprocessing.current_process().daemon = False  # Dask makes workers daemons, which may start no processes
-        offered = environments(worker.state.nthreads, self.slots_per_gpu, self.threads)
-        self.place = self._find(Path.cwd(), Slots(offered))
-        if not self.place.trouble:
-            self.place.method = prepare(offered[0], self.code)
-        await worker.set_resources(**{SLOT: 0 if self.place.trouble else self.place.slots.count})
+        self.place = self._find(Path.cwd(), Slots([]))
+        try:
+            refuse_together()
+            slots = every_slot(worker.state.nthreads, self.slots_per_gpu, self.threads)
+            self.claims = Claims(slots, worker.state.nthreads, self.name)
+        except UserError as error:  # its machine or environment is not fit for it
+            self.place.trouble = self.place.trouble or str(error)
+        if self.claims is not None and not self.place.trouble:
+            self.place.method = prepare(slots[0], self.code)
+            self.place.slots.add(self.claims.take())
+            self.claiming = asyncio.create_task(self._claim_more(worker, self.place.slots, self.claims))
+        await worker.set_resources(**{SLOT: self.place.slots.count})
         for name in PROFILERS:
             if name in worker.periodic_callbacks:
                 worker.periodic_callbacks.pop(name).stop()
 
+    @staticmethod
+    async def _claim_more(worker: Worker, slots: Slots, claims: Claims) -> None:
+        """Offer slots that another worker on this machine has left."""
+        while slots.count < claims.wanted:
+            await asyncio.sleep(CLAIMING)
+            if more := claims.take():
+                slots.add(more)
+                await worker.set_resources(**{SLOT: slots.count})
+
     async def teardown(self, worker: Worker) -> None:
         """Let running stages save their states: their sweep is gone, or this worker ends."""
+        if self.claiming is not None:
+            self.claiming.cancel()
         if self.place is not None:
             self.place.stopping.set()
             deadline = time.monotonic() + GRACE
             while self.place.slots.free.qsize() < self.place.slots.count and time.monotonic() < deadline:
                 await asyncio.sleep(LOOK)
+        if self.claims is not None:
+            self.claims.release()
 
     def _find(self, here: Path, slots: Slots) -> Place:
         if (here / PROJECT_FILE).is_file() and not (here / self.token).is_file():
@@ -177,7 +218,8 @@ class Report:
 
 def _report(plugin: str, dask_worker: Worker) -> Report:
     place = _place(dask_worker, plugin)
-    return Report(place.is_apart, place.trouble)
+    taken = "" if place.slots.count else "other workers on its machine have all slots of its GPUs"
+    return Report(place.is_apart, place.trouble or taken)
 
 
 def _place(worker: Worker, plugin: str) -> Place:
@@ -211,21 +253,32 @@ class Crew:
         root: the sweep's folder.
         slots_per_gpu: stages on one GPU at a time.
         threads: per stage; None shares each machine's cores among its stages.
-        beside: how many stages share this machine's cores, counting one that runs in the sweep's folder.
+        environment: of stages that run in the sweep's folder.
+        job_queue: where the workers are jobs that the sweep submits.
 
     Raises:
         UserError: another sweep is at work with this scheduler.
     """
 
-    def __init__(self, client: Client, root: Path, *, slots_per_gpu: int, threads: int | None, beside: int) -> None:
-        self.client = client
-        self.root = root
+    def __init__(
+        self,
+        client: Client,
+        root: Path,
+        *,
+        slots_per_gpu: int,
+        threads: int | None,
+        environment: Environment,
+        job_queue: JobQueue | None = None,
+    ) -> None:
+        self.client, self.root, self.job_queue = client, root, job_queue
         self.code = code_of(root)
         self.ended: queue.SimpleQueue[Delivery] = queue.SimpleQueue()
         self.stopping = threading.Event()
         self.here = ThreadPoolExecutor(max_workers=1, thread_name_prefix="here")
-        self.offered: dict[str, float] = {}
-        """Address of each worker -> its slots."""
+        self.offered: dict[str, float | None] = {}
+        """Address of each worker -> its slots; None before it has joined the sweep."""
+        self.since: dict[str, float] = {}
+        """Address of each worker -> the monotonic time when it was first seen."""
         self.places: dict[str, Report] = {}
         self.pending: dict[str, Future] = {}
         self.plugin = f"{PLUGIN}{client.id}"
@@ -235,8 +288,8 @@ class Crew:
             stale.unlink()
         (root / token).touch()
         self.token = root / token
-        self.environment = environments(beside, slots_per_gpu, threads)[0]
-        self.method = prepare(self.environment, self.code)
+        self.environment = environment
+        self.method = prepare(environment, self.code)
         client.register_plugin(Joining(str(root), token, self.code, slots_per_gpu, threads, self.plugin))
         client.subscribe_topic(PULSES, self._keep_pulse)
 
@@ -262,12 +315,14 @@ class Crew:
         workers = self.client.scheduler_info(n_workers=-1).get("workers")
         if workers is None:
             raise RunError("the Dask scheduler is gone; start it and its workers again, and run the same command")
-        offered = {address: worker["resources"].get(SLOT, 0) for address, worker in workers.items()}
+        offered = {address: worker["resources"].get(SLOT) for address, worker in workers.items()}
         if offered != self.offered:
-            self.offered = offered
-            self.places = self.client.run(_report, self.plugin, on_error="ignore")
+            self.offered, now = offered, time.monotonic()
+            self.since = {address: self.since.get(address, now) for address in offered}
+            joined = [address for address, slots in offered.items() if slots is not None]
+            self.places = self.client.run(_report, self.plugin, workers=joined, on_error="ignore") if joined else {}
             self.client.run_on_scheduler(_look_again)
-        return int(sum(offered.values()))
+        return int(sum(slots or 0 for slots in offered.values()))
 
     @property
     def is_apart(self) -> bool:
@@ -277,7 +332,25 @@ class Crew:
     @property
     def troubles(self) -> list[str]:
         """Why connected workers cannot run stages, a line each."""
-        return [f"worker {address}: {place.trouble}" for address, place in self.places.items() if place.trouble]
+        reasons = {address: place.trouble for address, place in self.places.items() if place.trouble}
+        for address, slots in self.offered.items():
+            if slots is None and time.monotonic() - self.since[address] > JOINING:
+                reasons[address] = "did not join the sweep; see its log, and start it in the project's environment"
+        return [f"worker {address}: {reason}" for address, reason in reasons.items()]
+
+    def reasons(self) -> list[str]:
+        """Say why there may be no worker, and what to do."""
+        where = f"start them with 'python -m dask worker {self.client.scheduler.address}'"
+        return [*self.troubles, where if self.job_queue is None else self.job_queue.describe()]
+
+    @property
+    def trouble(self) -> str:
+        """Why no worker can be expected any more; empty as long as one can."""
+        if self.job_queue is None or any(self.offered.values()):
+            return ""
+        if len(self.troubles) >= self.job_queue.count:
+            return "\n".join(["no job can run stages; mend that, and run it again", *self.troubles])
+        return self.job_queue.trouble
 
     def submit(self, job: Job, parcel: Parcel) -> None:
         """Have some worker run a stage."""

@@ -4,7 +4,7 @@ import os
 import platform
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import ceil
 from statistics import median
 from types import TracebackType
@@ -22,6 +22,8 @@ INTERVAL = 0.25
 """Seconds between two views."""
 SKEW = 60.0
 """Seconds by which the clocks of two machines may differ."""
+FIRST_PAUSE, LONGEST_PAUSE = 60.0, 3600.0
+"""Seconds after which it is said again that a sweep waits for workers: at first, and at most."""
 COUNTED = {
     "done": GOOD,
     "running": (State.RUNNING,),
@@ -72,7 +74,7 @@ class Screen:
     def view(self) -> Group:
         """Compose a line on the whole sweep, and a row for each stage that runs."""
         table = Table(box=None, pad_edge=False, show_header=False)
-        by_name = pulses(self._complain)
+        by_name = pulses(self.say_once)
         running = [step for step in self.journal.steps.values() if step.state is State.RUNNING]
         beats = {step.name: pulse_of(step, by_name) for step in running}
         for step in running:
@@ -109,8 +111,8 @@ class Screen:
             expected[name] = estimate or typical.get(stage_of(step), estimate)
         return expected
 
-    def _complain(self, text: str) -> None:
-        """Say what is wrong with a file once, however often it is read."""
+    def say_once(self, text: str) -> None:
+        """Say what is wrong once, however often it is noticed."""
         if text not in self.complaints:
             self.complaints.add(text)
             self.say(text)
@@ -127,6 +129,38 @@ class Screen:
     ) -> None:
         """Remove what was running from the screen; the lines stay."""
         self.live.stop()
+
+
+class Waiting:
+    """Says that a sweep waits for workers: at once, and again after pauses that grow from a minute to an hour.
+
+    Args:
+        say: shows a line to a person, or several.
+    """
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self.say = say
+        self.since: float | None = None
+        """The monotonic time since which there is no worker; None while there is one."""
+        self.next = 0.0
+
+    def note(self, is_waiting: bool, reasons: Callable[[], Sequence[str]]) -> None:
+        """Note whether the sweep waits now.
+
+        Args:
+            is_waiting: whether there is a stage to run, and no worker that could.
+            reasons: lines that say why.
+        """
+        now = time.monotonic()
+        if not is_waiting:
+            self.since = None
+        elif self.since is None:
+            self.since, self.next = now, now + FIRST_PAUSE
+            self.say("\n".join(["waiting for workers", *reasons()]))
+        elif now >= self.next:
+            age = now - self.since
+            self.next = now + min(age, LONGEST_PAUSE)
+            self.say("\n".join([f"still waiting for workers, for {duration(age)} now", *reasons()]))
 
 
 def stage_of(step: Step) -> str:
@@ -204,6 +238,12 @@ def duration(seconds: float | None) -> str:
 def listed(parts: Sequence[str]) -> str:
     """Join words: a; a and b; a, b and c."""
     return " and ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]]))
+
+
+def shortened(names: Sequence[str], most: int = 5) -> str:
+    """Join the first names, and say how many more there are."""
+    more = len(names) - most
+    return ", ".join(names) if more <= 0 else f"{', '.join(names[:most])} and {more} more"
 
 
 def console() -> Console:

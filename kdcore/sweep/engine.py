@@ -15,7 +15,7 @@ from kdcore.matrix import side_by_side
 from kdcore.matrix.cards import CARDS
 from kdcore.matrix.cell import STAGES, TRAININGS
 from kdcore.sweep import journal as journals
-from kdcore.sweep.display import Screen
+from kdcore.sweep.display import Screen, Waiting, shortened
 from kdcore.sweep.dvc_pipeline import Pipeline, Verdict
 from kdcore.sweep.journal import Journal
 from kdcore.sweep.processes import GRACE, Ending, Job, Outcome
@@ -36,6 +36,7 @@ TICK = 0.25
 """Seconds between two updates of the journal and the screen."""
 HERE = ("plan", "data", "pairs", "tables")
 """Stages that run in the sweep's folder: they read files outside DVC, or download."""
+UNFINISHED = (State.WAITING, State.RUNNING)
 RETRIED = (Ending.LOST, Ending.OUT_OF_MEMORY, Ending.STOPPED)
 """Endings after which a stage is tried again. It may be stopped though the sweep goes on: with its worker."""
 MOST_BESIDE = 4
@@ -86,8 +87,9 @@ class Sweep:
         """The monotonic time at which a stopped sweep no longer waits for running stages."""
         self.trouble = ""
         """Why no stage is started any more; empty as long as all is well."""
-        self.is_waiting = False
-        """Whether no worker is connected."""
+        self.waiting = Waiting(self.say)
+        self.is_ending_all = False
+        """Whether running stages are to end too: after a signal, or where no worker will come any more."""
         self.kinds: dict[str, str | None] = {}
         self.leaders: dict[str, str] = {}
         """Stage -> the running stage whose process trains it side by side with its own."""
@@ -103,6 +105,7 @@ class Sweep:
         with self._listening():
             try:
                 while not self.schedule.is_finished:
+                    self._look_for_workers()
                     self._hand_out()
                     if self.schedule.count(State.RUNNING, State.WAITING):
                         for delivery in self.crew.finished(TICK):
@@ -128,6 +131,23 @@ class Sweep:
         """The stages that failed."""
         return [step for step in self.schedule.steps.values() if step.state is State.FAILED]
 
+    def _look_for_workers(self) -> None:
+        """Say so where there is none for what should run, and end where none will come any more."""
+        if "crew" not in self.__dict__ or self.stopped is not None or self.is_ending_all:
+            return
+        room = self.crew.capacity()
+        wanted = [*self.schedule.ready(), *self._running()]
+        self.waiting.note(not room and not all(map(is_here, wanted)), self.crew.reasons)
+        for line in self.crew.troubles:
+            self.screen.say_once(line)
+        needed = (not is_here(step.name) for step in self.schedule.steps.values() if step.state in UNFINISHED)
+        if (trouble := self.crew.trouble) and any(needed):
+            self.trouble, self.is_ending_all = trouble, True
+            self.say(trouble)
+
+    def _running(self) -> list[str]:
+        return [step.name for step in self.schedule.steps.values() if step.state is State.RUNNING]
+
     def _hand_out(self) -> None:
         """Start as many stages as there are free slots."""
         if self.stopped is not None or self.trouble:
@@ -147,21 +167,19 @@ class Sweep:
         if "crew" not in self.__dict__:
             return False
         room = self.crew.capacity()
-        if not room and not self.is_waiting:
-            self.say("\n".join(["waiting for workers", *self.crew.troubles]))
-        self.is_waiting = not room
         return busy >= (room if self.most is None else min(self.most, room))
 
     def _wind_up(self) -> None:
-        """Start nothing any more. After a signal, running stages save their states; else they go on to their end."""
+        """Start nothing any more. Running stages go on to their end, or save their states where all is to end."""
         for step in self.schedule.steps.values():
             if step.state is State.WAITING:
                 step.state = State.STOPPED
-        running = [step.name for step in self.schedule.steps.values() if step.state is State.RUNNING]
-        if self.stopped is None or not running:
+        running = self._running()
+        if not (self.stopped or self.is_ending_all) or not running:
             return
         if not self.crew.stopping.is_set():
-            self.say(f"stopping: {shortened(running)} may save their states (once more ends them at once)")
+            hint = " (once more ends them at once)" if self.stopped else ""
+            self.say(f"stopping: {shortened(running)} may save their states{hint}")
             self.crew.stop()
             self.patience = time.monotonic() + GRACE + PATIENCE
         elif time.monotonic() > self.patience:
@@ -249,7 +267,7 @@ class Sweep:
                 self.pipeline.finish(step.name)
                 self.schedule.settle(step.name, State.DONE)
                 self.say(f"{step.name}: done in {outcome.seconds:.1f} s")
-        elif outcome.ending is Ending.STOPPED and self.stopped is not None:
+        elif outcome.ending is Ending.STOPPED and (self.stopped or self.is_ending_all):
             self.schedule.settle(step.name, State.STOPPED)
         elif outcome.ending in RETRIED and self._has_tries(step):
             self._try_again(step, outcome)
@@ -367,12 +385,6 @@ def check_outputs(step: str, outputs: Sequence[str]) -> None:
             read_json(file)
         if stage in TRAININGS:
             run_folder.check(output, yamlfile.read(CARDS / stage / f"{name}.yaml"))
-
-
-def shortened(names: Sequence[str], most: int = 5) -> str:
-    """Join the first names, and say how many more there are."""
-    more = len(names) - most
-    return ", ".join(names) if more <= 0 else f"{', '.join(names[:most])} and {more} more"
 
 
 def _reason(outcome: Outcome) -> str:

@@ -9,7 +9,6 @@ import multiprocessing
 import os
 import queue
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from pathlib import Path
 
 import psutil
 
+from kdcore.sweep.gpus import DEVICE, VISIBLE, Environment, gpus
 from kdcore.system.errors import OUT_OF_MEMORY, UserError
 from kdcore.training import pulse
 
@@ -40,11 +40,9 @@ SHIELDED = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 """Signals that a terminal sends to all processes of a sweep. The sweep alone answers them; it then tells the stages."""
 SERVER_GONE = 255
 """The exit code that multiprocessing gives to a process whose fork server was killed before it could tell the code."""
-DEVICE, THREADS, BESIDE = "KDCORE_DEVICE", "OMP_NUM_THREADS", "KDCORE_BESIDE"
+THREADS, BESIDE, TOGETHER = "OMP_NUM_THREADS", "KDCORE_BESIDE", "KDCORE_PROCESSES"
 CELL_MEMORY = 1.5e9
 """Bytes that a cell of CIFAR-100 needs on the CPU, see benchmarks/memory.py."""
-Environment = dict[str, str]
-"""Environment variables that give a stage its GPU and its number of threads."""
 
 
 # How many stages a machine runs at a time
@@ -55,29 +53,14 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def gpus() -> list[str]:
-    """List the GPUs that stages may use, as CUDA_VISIBLE_DEVICES names them, without the seconds that torch takes."""
-    device = os.environ.get(DEVICE, "cuda")
-    if device.partition(":")[0] != "cuda":
-        return []
-    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if chosen is not None:
-        return [name for name in chosen.split(",") if name not in ("", "-1")]
-    if shutil.which("nvidia-smi") is None:
-        return []
-    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)  # noqa: S607
-    lines = [line for line in listed.stdout.splitlines() if line.startswith("GPU ")]
-    return [str(number) for number, _ in enumerate(lines)]
-
-
 def default_jobs(slots_per_gpu: int) -> int:
     """Say how many stages run at a time: one per slot of a GPU; without GPUs as many as cores and memory allow."""
-    if gpus():
-        return len(gpus()) * slots_per_gpu
+    if names := gpus():
+        return len(names) * slots_per_gpu
     return max(1, min(cores(), int(psutil.virtual_memory().available / CELL_MEMORY)))
 
 
-def environments(jobs: int, slots_per_gpu: int, threads: int | None) -> list[Environment]:
+def every_slot(jobs: int, slots_per_gpu: int, threads: int | None) -> list[Environment]:
     """Divide this machine's GPUs and cores into slots.
 
     Args:
@@ -86,14 +69,20 @@ def environments(jobs: int, slots_per_gpu: int, threads: int | None) -> list[Env
         threads: per stage; None shares the cores evenly.
 
     Returns:
-        The environment of each slot: as many as jobs, or fewer where the GPUs have fewer slots. Every GPU gets its
-        first stage before one gets its second.
+        The environment of each slot. Without GPUs there are as many as jobs, else all slots of the GPUs: first one on
+        every GPU, then the second ones.
     """
     names = gpus()
     slots: list[Environment] = [{} for _ in range(jobs)]
-    if names:
-        slots = [{"CUDA_VISIBLE_DEVICES": gpu} for _ in range(slots_per_gpu) for gpu in names][:jobs]
-    return [{**slot, THREADS: str(threads or max(1, cores() // len(slots)))} for slot in slots]
+    if names:  # the GPU's name decides which one it is; without a device the CPU would stand in for one that is broken
+        slots = [{VISIBLE: gpu, DEVICE: "cuda"} for _ in range(slots_per_gpu) for gpu in names]
+    share = threads or max(1, cores() // min(jobs, len(slots)))
+    return [{**slot, THREADS: str(share)} for slot in slots]
+
+
+def alone(threads: int | None) -> Environment:
+    """Return the environment of a stage beside which this machine runs no other; None gives it all cores."""
+    return {THREADS: str(threads or cores())}
 
 
 def threads_wanted() -> int | None:
@@ -108,12 +97,30 @@ def threads_wanted() -> int | None:
     return None if value is None else int(value)
 
 
+def refuse_together() -> None:
+    """Refuse to let several processes train each cell of a sweep.
+
+    Raises:
+        UserError: KDCORE_PROCESSES asks for it.
+    """
+    if os.environ.get(TOGETHER, "1") != "1":
+        raise UserError(
+            f"{TOGETHER}={os.environ[TOGETHER]}: a sweep gives each cell one GPU, or its share of the cores; unset it, "
+            "or train with 'dvc repro'"
+        )
+
+
 class Slots:
-    """Hands out the slots of one machine, one by one."""
+    """Hands out the slots of one worker, one by one."""
 
     def __init__(self, environments: list[Environment]) -> None:
-        self.count = len(environments)
+        self.count = 0
         self.free: queue.SimpleQueue[Environment] = queue.SimpleQueue()
+        self.add(environments)
+
+    def add(self, environments: list[Environment]) -> None:
+        """Hand out more slots."""
+        self.count += len(environments)
         for environment in environments:
             self.free.put(environment)
 

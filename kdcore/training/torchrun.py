@@ -11,6 +11,7 @@ import torch.distributed as dist
 
 from kdcore import catalog
 from kdcore.system.errors import UserError, shown
+from kdcore.training import device
 from kdcore.training.distributed import ALONE, World
 
 VARIABLE = "KDCORE_PROCESSES"
@@ -20,16 +21,33 @@ def processes() -> int:
     """Read how many processes the environment variable KDCORE_PROCESSES asks for; 1 if it is not set.
 
     Raises:
-        UserError: it is not a whole number from 1 to the machine's number of GPUs. Without GPUs, the limit is the
-            number of cores, or 2 if there is only one core.
+        UserError: it is not a whole number from 1 to the machine's number of GPUs, or KDCORE_DEVICE names a single one.
+            On the CPU, the limit is the number of cores, or 2 if there is only one core.
     """
-    given, most = os.environ.get(VARIABLE, "1"), torch.cuda.device_count() or max(2, os.cpu_count() or 1)
+    gpus = torch.cuda.device_count() if _is_on_gpus() else 0
+    given, most = os.environ.get(VARIABLE, "1"), gpus or max(2, os.cpu_count() or 1)
     if given not in map(str, range(1, most + 1)):
         raise UserError(
             f"{VARIABLE}={shown(given)}: must be a number from 1 to {most}, of processes that train a cell: one per "
             "GPU, or core where there is none"
         )
+    if int(given) > 1:
+        _refuse_one_gpu(int(given))
     return int(given)
+
+
+def _is_on_gpus() -> bool:
+    """Say whether processes compute on GPUs: by KDCORE_DEVICE, or where it is not set, if there are any."""
+    return (os.environ.get(device.VARIABLE) or ("cuda" if torch.cuda.is_available() else "cpu")).startswith("cuda")
+
+
+def _refuse_one_gpu(count: int) -> None:
+    named = os.environ.get(device.VARIABLE, "")
+    if _is_on_gpus() and ":" in named:
+        raise UserError(
+            f"{device.VARIABLE}={named}: names one GPU, and {count} processes need one each; unset it, and choose GPUs "
+            "by CUDA_VISIBLE_DEVICES"
+        )
 
 
 def is_joined() -> bool:
@@ -54,13 +72,22 @@ def start(module: str, arguments: list[str], count: int) -> NoReturn:
 def joined() -> Iterator[World]:
     """Join the processes that torchrun has started, until the block ends. Yields a world of one process if torchrun has
     started no others.
+
+    Raises:
+        UserError: there are not as many GPUs as processes, or KDCORE_DEVICE names a single one.
     """
     if not is_joined():
         yield ALONE
         return
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    if _is_on_gpus():
+        _refuse_one_gpu(int(os.environ["WORLD_SIZE"]))
+        rank, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if rank >= gpus:
+            raise UserError(
+                f"torchrun: process {rank + 1} on this machine has no GPU, for {gpus} can be seen; start fewer"
+            )
+        torch.cuda.set_device(rank)
+    dist.init_process_group("nccl" if _is_on_gpus() else "gloo")
     try:
         yield World(dist.get_rank(), dist.get_world_size())
     finally:

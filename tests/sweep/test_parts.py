@@ -10,12 +10,11 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kdcore.matrix import params
-from kdcore.sweep import clusters, journal, processes
+from kdcore.sweep import clusters, display, journal, processes
 from kdcore.sweep.dask_workers import PLUGIN, Joining
 from kdcore.sweep.processes import Ending, Job, Slots
 from kdcore.sweep.schedule import GOOD, SETTLED, Estimates, Order, Schedule, State
@@ -107,34 +106,6 @@ def test_shorter_cells_of_a_pair_first():
     assert sorted(cells, key=Order(found, known, list(cells)).rank) == list(reversed(cells))
 
 
-@pytest.fixture
-def machine(monkeypatch, tmp_path):
-    """Without GPUs that the environment or the system knows of, and with 8 cores."""
-    for variable in ("CUDA_VISIBLE_DEVICES", processes.DEVICE, processes.THREADS):
-        monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(processes, "cores", lambda: 8)
-    monkeypatch.setattr(processes.psutil, "virtual_memory", lambda: SimpleNamespace(available=100e9))
-    return tmp_path
-
-
-def with_gpus(folder, count):
-    program = folder / "nvidia-smi"
-    lines = "\n".join(f'echo "GPU {number}: H200 (UUID: GPU-{number})"' for number in range(count))
-    program.write_text(f"#!/bin/sh\n{lines}\n")
-    program.chmod(0o755)
-
-
-def test_slots_without_gpus_share_the_cores(machine, monkeypatch):
-    assert processes.gpus() == []
-    assert processes.default_jobs(1) == 8
-    assert processes.environments(2, 1, None) == [{"OMP_NUM_THREADS": "4"}] * 2
-    assert processes.environments(16, 1, None) == [{"OMP_NUM_THREADS": "1"}] * 16
-    assert processes.environments(2, 1, 3) == [{"OMP_NUM_THREADS": "3"}] * 2
-    monkeypatch.setattr(processes.psutil, "virtual_memory", lambda: SimpleNamespace(available=3.2e9))
-    assert processes.default_jobs(1) == 2
-
-
 def test_threads_wanted(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     assert processes.threads_wanted() is None
@@ -143,76 +114,6 @@ def test_threads_wanted(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "many")
     with pytest.raises(UserError, match="OMP_NUM_THREADS=many: must be"):
         processes.threads_wanted()
-
-
-def test_slots_on_gpus(machine, monkeypatch):
-    with_gpus(machine, 2)
-    assert processes.gpus() == ["0", "1"]
-    assert processes.default_jobs(3) == 6
-    visible = [slot["CUDA_VISIBLE_DEVICES"] for slot in processes.environments(6, 2, None)]
-    assert visible == ["0", "1", "0", "1"]
-    assert processes.environments(1, 2, None) == [{"CUDA_VISIBLE_DEVICES": "0", "OMP_NUM_THREADS": "8"}]
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,GPU-7")
-    assert processes.gpus() == ["1", "GPU-7"]
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert processes.gpus() == []
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
-    monkeypatch.setenv("KDCORE_DEVICE", "cpu")
-    assert processes.gpus() == []
-
-
-def cluster_file(path, **content):
-    path.write_text(yaml.safe_dump(content))
-    return path
-
-
-SLURM = {"cluster": "SLURMCluster", "jobs": 8, "options": {
-    "queue": "gpu", "account": "kd", "cores": 4, "processes": 1, "memory": "16GB", "walltime": "04:00:00",
-    "job_extra_directives": ["--gres=gpu:1"], "job_script_prologue": ["source .venv/bin/activate"]}}  # fmt: skip
-
-
-def test_job_script_of_a_cluster_file(tmp_path):
-    path = cluster_file(tmp_path / "cluster.yaml", **SLURM)
-    with clusters.make(clusters.read(path), path) as cluster:
-        script = cluster.job_script().splitlines()
-    directives = [line.removeprefix("#SBATCH ") for line in script if line.startswith("#SBATCH")]
-    assert directives == ["-J dask-worker", "-p gpu", "-A kd", "-n 1", "--cpus-per-task=4", "--mem=15G", "-t 04:00:00",
-                          "--gres=gpu:1"]  # fmt: skip
-    assert "source .venv/bin/activate" in script
-    assert "--nthreads 4" in script[-1]
-
-
-def test_the_cluster_file_of_the_docs(tmp_path):
-    """docs/cluster.md shows one, and the job script that it makes."""
-    text = (ROOT / "docs/cluster.md").read_text()
-    shown, script = (text.split(f"```{language}\n")[1].split("```")[0] for language in ("yaml", "bash"))
-    path = tmp_path / "cluster.yaml"
-    path.write_text(shown)
-    with clusters.make(clusters.read(path), path) as cluster:
-        made = cluster.job_script()
-    assert [line for line in made.splitlines() if line.startswith("#SBATCH")] == [
-        line for line in script.splitlines() if line.startswith("#SBATCH")
-    ]
-
-
-def test_every_class_of_dask_jobqueue_is_known():
-    assert {"SLURMCluster", "PBSCluster", "LSFCluster", "SGECluster", "HTCondorCluster"} <= set(clusters.classes())
-    assert all(hasattr(clusters.jobqueue(), name) for name in clusters.classes())
-
-
-@pytest.mark.parametrize(("changes", "message"), [
-    ({"cluster": "SlurmCluster"}, "cluster: 'SlurmCluster' is no class of dask_jobqueue. Allowed: .*SLURMCluster"),
-    ({"jobs": 0}, "jobs"),
-    ({"queue": "gpu"}, "queue"),
-    ({"options": {"cores": 1, "memory": "1GB", "qeue": "gpu"}}, "options: SLURMCluster does not take them: .*qeue"),
-    ({"options": {"memory": "1GB"}}, "options: SLURMCluster does not take them: .*cores"),
-    ({"options": {"cores": 1, "memory": "1GB", "interface": "nope0"}}, "options: SLURMCluster does not take them: "),
-])  # fmt: skip
-def test_wrong_cluster_files(tmp_path, changes, message):
-    path = cluster_file(tmp_path / "cluster.yaml", **{**SLURM, **changes})
-    with pytest.raises(UserError, match=message) as raised:
-        clusters.make(clusters.read(path), path)
-    assert str(path) in str(raised.value)
 
 
 @pytest.fixture(scope="module")
@@ -391,3 +292,26 @@ def test_journal(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="is damaged"):
         journal.read()
     assert time.time() - diary.started < 60
+
+
+def test_waiting_is_said_again_after_growing_pauses(monkeypatch):
+    clock = SimpleNamespace(now=5000.0, monotonic=lambda: clock.now)
+    monkeypatch.setattr(display, "time", clock)
+    said = []
+    waiting = display.Waiting(said.append)
+    waiting.note(False, list)
+    times = []
+    for second in range(0, 6 * 3600, 10):
+        clock.now = 5000.0 + second
+        before = len(said)
+        waiting.note(True, lambda: ["why"])
+        times += [second] * (len(said) - before)
+    assert times == [0, 60, 120, 240, 480, 960, 1920, 3840, 7440, 11040, 14640, 18240]
+    assert said[:3] == [
+        "waiting for workers\nwhy",
+        "still waiting for workers, for 1 min now\nwhy",
+        "still waiting for workers, for 2 min now\nwhy",
+    ]
+    waiting.note(False, list)
+    waiting.note(True, list)
+    assert said[-1] == "waiting for workers"

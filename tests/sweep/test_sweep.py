@@ -311,14 +311,21 @@ def test_workers_in_clones_of_their_own(swept, dask, tmp_path):
     assert (swept.folder / f"runs/{PAIR}/{cell('kd', 2, 5)}/meta.json").is_file()
 
 
-def test_workers_that_come_and_go(project, dask):
-    """A sweep waits for the first, and for another one in the place of its last; the cell that ran there runs again."""
+def test_workers_that_come_and_go(project, dask, tmp_path):
+    """A sweep waits for the first, and for another one in the place of its last; the cell that ran there runs again. It
+    names one that cannot work, though another one does.
+    """
+    shutil.copytree(project.folder, tmp_path / "edited")
+    (tmp_path / "edited/kdcore/edited.py").touch()
     lost = cell("kd", 1)
     project.behave(**{lost: "wait"})
     with project.sweeping("--scheduler", dask.address) as process:
         project.wait_for(lambda: "waiting for workers" in project.said())
         worker = dask.work(project.folder)
         project.wait_for(lambda: lost in project.ran)
+        edited = dask.work(tmp_path / "edited")
+        project.wait_for(lambda: f"{tmp_path}/edited holds other code than the sweep's folder" in project.said())
+        edited.kill()
         worker.kill()  # the nanny; its worker ends with it
         (project.folder / "go").touch()
         dask.work(project.folder)

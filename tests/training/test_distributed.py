@@ -103,6 +103,46 @@ def test_wrong_number_of_processes(monkeypatch, value):
         torchrun.processes()
 
 
+@pytest.fixture
+def two_gpus(monkeypatch):
+    """A machine on which torch sees two GPUs, and notes which one a process takes, and how it would talk to others."""
+    taken = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    monkeypatch.setattr(torchrun.dist, "init_process_group", taken.append)
+    monkeypatch.setattr(torchrun.dist, "destroy_process_group", lambda: None)
+    monkeypatch.setattr(torchrun.dist, "get_rank", lambda: 1)
+    monkeypatch.setattr(torchrun.dist, "get_world_size", lambda: 2)
+    for name, value in (("WORLD_SIZE", "2"), ("LOCAL_RANK", "1"), ("KDCORE_PROCESSES", "2")):
+        monkeypatch.setenv(name, value)
+    return taken
+
+
+@pytest.mark.parametrize(("device", "taken"), [(None, [1, "nccl"]), ("", [1, "nccl"]), ("cuda", [1, "nccl"]),
+                                               ("cpu", ["gloo"])])  # fmt: skip
+def test_each_process_has_its_own_gpu(two_gpus, monkeypatch, device, taken):
+    monkeypatch.delenv("KDCORE_DEVICE", raising=False)
+    if device is not None:
+        monkeypatch.setenv("KDCORE_DEVICE", device)
+    assert torchrun.processes() == 2
+    with torchrun.joined():
+        assert two_gpus == taken
+
+
+def test_several_processes_on_one_gpu_are_refused(two_gpus, monkeypatch):
+    monkeypatch.setenv("KDCORE_DEVICE", "cuda:1")
+    with pytest.raises(UserError, match="KDCORE_DEVICE=cuda:1: names one GPU, and 2 processes need one each"):
+        torchrun.processes()
+    with pytest.raises(UserError, match="KDCORE_DEVICE=cuda:1: names one GPU"), torchrun.joined():
+        pass
+    monkeypatch.setenv("KDCORE_DEVICE", "cuda")
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(UserError, match="process 3 on this machine has no GPU, for 2 can be seen"), torchrun.joined():
+        pass
+    assert two_gpus == []
+
+
 @pytest.mark.slow
 @pytest.mark.pipeline
 def test_stage_train_in_two_processes(project, monkeypatch):

@@ -1,0 +1,173 @@
+"""The GPUs of a machine, as CUDA_VISIBLE_DEVICES names them, and how the workers of a sweep there share them."""
+
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from kdcore.system.errors import UserError
+
+DEVICE, VISIBLE = "KDCORE_DEVICE", "CUDA_VISIBLE_DEVICES"
+CUDA_DEVICE = re.compile(r"cuda(?::(\d+))?")
+LISTED = re.compile(r"(GPU \d+|\s+MIG \S+).*\(UUID: ([^)\s]+)\)")
+"""A line of `nvidia-smi -L`: a GPU, or a part of the GPU above it."""
+ANSWER = 60.0
+"""Seconds that nvidia-smi has to answer. It hangs where a GPU does."""
+Environment = dict[str, str]
+"""Environment variables that give a stage its GPU and its number of threads."""
+
+
+def gpus() -> list[str]:
+    """List the GPUs that stages may use, as CUDA_VISIBLE_DEVICES names them. With KDCORE_DEVICE=cuda:1 it is the second
+    of the visible ones alone. torch, which takes seconds, is asked only where KDCORE_DEVICE names a GPU and
+    nvidia-smi knows of none.
+
+    Raises:
+        UserError: KDCORE_DEVICE names a GPU that is not visible, or nvidia-smi does not answer.
+    """
+    named = os.environ.get(DEVICE)
+    wanted = CUDA_DEVICE.fullmatch(named or "cuda")
+    if wanted is None:
+        return []
+    names = visible(os.environ.get(VISIBLE), installed())
+    if not named:
+        return names
+    names = names or _seen_by_torch()
+    number = int(wanted[1] or 0)
+    if number >= len(names):
+        shown = f", with {VISIBLE}={os.environ[VISIBLE]}" if VISIBLE in os.environ else ""
+        raise UserError(
+            f"{DEVICE}={named}: no such GPU here, for {len(names)} can be seen{shown}; "
+            f"use {_allowed(len(names))}, or leave {DEVICE} away"
+        )
+    return names if wanted[1] is None else [names[number]]
+
+
+def _allowed(count: int) -> str:
+    return "cpu" if not count else "cuda or cuda:0" if count == 1 else f"cuda, or cuda:0 to cuda:{count - 1}"
+
+
+def _seen_by_torch() -> list[str]:
+    """List the GPUs of a machine that has no nvidia-smi, such as one of AMD."""
+    import torch
+
+    return [str(number) for number in range(torch.cuda.device_count())]
+
+
+def installed() -> dict[str, list[str]]:
+    """List the GPUs that nvidia-smi knows of, in their order: the UUID of each -> the UUIDs of its MIG parts.
+
+    Raises:
+        UserError: nvidia-smi does not answer.
+    """
+    if shutil.which("nvidia-smi") is None:
+        return {}
+    try:
+        listed = subprocess.run(  # nothing is listed where it fails
+            ["nvidia-smi", "-L"],  # noqa: S607
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+            timeout=ANSWER,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise UserError(
+            f"nvidia-smi -L: no answer in {ANSWER:g} seconds, so a GPU may hang; restart this machine, or compute on "
+            f"the CPU with {DEVICE}=cpu"
+        ) from error
+    found: dict[str, list[str]] = {}
+    for line in listed.stdout.splitlines():
+        if match := LISTED.match(line):
+            kind, uuid = match.groups()
+            if kind.startswith("GPU"):
+                found[uuid] = []
+            elif found:
+                found[[*found][-1]].append(uuid)
+    return found
+
+
+def visible(chosen: str | None, found: dict[str, list[str]]) -> list[str]:
+    """List the GPUs that CUDA would show to a program; in the place of a GPU that is divided, its MIG parts.
+
+    Args:
+        chosen: the value of CUDA_VISIBLE_DEVICES. As CUDA reads it, what follows an entry that names no GPU is ignored,
+            and nothing is visible where one is named twice. None shows all.
+        found: what `installed` has found; where that is nothing, any number or UUID counts as a GPU.
+    """
+    entries = [*map(str, range(len(found)))] if chosen is None else [entry.strip() for entry in chosen.split(",")]
+    prefix = next((prefix for prefix in ("GPU-", "MIG-") if entries and entries[0].startswith(prefix)), "")
+    names: list[str] = []
+    for entry in entries:
+        name = _by_uuid(entry, prefix, found) if prefix else _by_number(entry, found)
+        if not name:
+            break
+        names.append(name)
+    if len(set(names)) < len(names):
+        return []
+    parts = {str(number): found[uuid] for number, uuid in enumerate(found)} | found
+    return [part for name in names for part in parts.get(name) or [name]]
+
+
+def _by_number(entry: str, found: dict[str, list[str]]) -> str:
+    is_number = entry.isascii() and entry.isdigit()
+    return str(int(entry)) if is_number and (not found or int(entry) < len(found)) else ""
+
+
+def _by_uuid(entry: str, prefix: str, found: dict[str, list[str]]) -> str:
+    """Complete a UUID, of which CUDA needs only a beginning that no other has."""
+    if not entry.startswith(prefix):
+        return ""
+    fitting = [uuid for gpu, parts in found.items() for uuid in (gpu, *parts) if uuid.startswith(entry)]
+    return entry if not found else fitting[0] if len(fitting) == 1 else ""
+
+
+class Claims:
+    """Claims slots of GPUs for one worker. Workers of one sweep on one machine may see the same GPUs: those of one job,
+    or of `dask worker --nworkers 2`. Each slot is a lock that one of them holds until it ends.
+
+    Args:
+        slots: the environment of every slot that there is; those without a GPU are free for all.
+        most: how many the worker wants.
+        sweep: a name that no other sweep has.
+    """
+
+    def __init__(self, slots: list[Environment], most: int, sweep: str) -> None:
+        self.slots, self.wanted = slots, min(most, len(slots))
+        self.held: dict[int, FileLock | None] = {}
+        self.locks: list[FileLock | None] = []
+        uuids, times = [*installed()] if any(VISIBLE in slot for slot in slots) else [], Counter[str]()
+        for slot in slots:
+            name = slot.get(VISIBLE, "")
+            uuid = uuids[int(name)] if name.isdigit() and int(name) < len(uuids) else name
+            times[uuid] += 1
+            file = f"{sweep}-{re.sub('[^A-Za-z0-9-]', '_', uuid)}-{times[uuid]}.lock"
+            self.locks.append(FileLock(Path(tempfile.gettempdir()) / file, thread_local=False) if name else None)
+
+    def take(self) -> list[Environment]:
+        """Claim slots that nobody holds, as long as the worker has too few; returns the new ones."""
+        taken = []
+        for number, lock in enumerate(self.locks):
+            if len(self.held) < self.wanted and number not in self.held and _locked(lock):
+                self.held[number] = lock
+                taken.append(self.slots[number])
+        return taken
+
+    def release(self) -> None:
+        """Leave all slots to other workers."""
+        for lock in filter(None, self.held.values()):
+            Path(lock.lock_file).unlink(missing_ok=True)  # one who waits for the lock sees that its file is gone
+            lock.release()
+        self.held.clear()
+
+
+def _locked(lock: FileLock | None) -> bool:
+    try:
+        return lock is None or lock.acquire(blocking=False) is not None
+    except Timeout:
+        return False

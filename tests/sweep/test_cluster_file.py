@@ -1,0 +1,210 @@
+"""Cluster files: what jobs they make, and what is refused."""
+
+import re
+
+import pytest
+import yaml
+
+from kdcore.sweep import cluster_file, clusters
+from kdcore.system.errors import UserError
+from tests import sweeps
+from tests.project import ROOT
+
+SLURM = {"cluster": "SLURMCluster", "jobs": 8, "options": {
+    "queue": "gpu", "account": "kd", "cores": 4, "processes": 1, "memory": "16GB", "walltime": "04:00:00",
+    "job_extra_directives": ["--gres=gpu:1"], "job_script_prologue": ["source .venv/bin/activate"]}}  # fmt: skip
+LEAST = {"cores": 4, "memory": "16GB"}
+
+
+def written(path, **content):
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+@pytest.fixture
+def script(tmp_path):
+    """The script of a job with these options, as lines."""
+
+    def write(cluster="SLURMCluster", **options):
+        path = written(tmp_path / "cluster.yaml", cluster=cluster, jobs=1, options={**LEAST, **options})
+        return cluster_file.script(cluster_file.read(path), path).splitlines()
+
+    return write
+
+
+def test_job_script_of_a_cluster_file(tmp_path):
+    path = written(tmp_path / "cluster.yaml", **SLURM)
+    content = cluster_file.read(path)
+    script = cluster_file.script(content, path).splitlines()
+    directives = [line.removeprefix("#SBATCH ") for line in script if line.startswith("#SBATCH")]
+    assert directives == ["-J dask-worker", "-p gpu", "-A kd", "-n 1", "--cpus-per-task=4", "--mem=15G", "-t 04:00:00",
+                          "--gres=gpu:1"]  # fmt: skip
+    assert "source .venv/bin/activate" in script
+    assert "--nthreads 4" in script[-1]
+    with cluster_file.make(content, path) as cluster:
+        made = cluster.job_script().splitlines()
+    assert made[:-1] == script[:-1]
+    without_names = re.compile(r"tcp://\S+( a free port>)?|--name \S+")
+    assert without_names.sub("", made[-1]) == without_names.sub("", script[-1]).replace(" machine>:<a free port>", "")
+
+
+def test_the_cluster_file_of_the_docs(tmp_path):
+    """docs/cluster.md shows one, and the job script that it makes."""
+    text = (ROOT / "docs/cluster.md").read_text()
+    shown, script = (text.split(f"```{language}\n")[1].split("```")[0] for language in ("yaml", "bash"))
+    path = tmp_path / "cluster.yaml"
+    path.write_text(shown)
+    made = cluster_file.script(cluster_file.read(path), path).splitlines()
+    assert [line for line in made if line][:-1] == script.splitlines()[:-1]
+    assert script.splitlines()[-1].split(" tcp:")[0].removeprefix("python ") in made[-1]
+
+
+def test_every_class_of_dask_jobqueue_is_known():
+    assert {"SLURMCluster", "PBSCluster", "LSFCluster", "SGECluster", "HTCondorCluster"} <= set(cluster_file.classes())
+    assert all(hasattr(cluster_file.jobqueue(), name) for name in cluster_file.classes())
+
+
+SHORT = {"LSFCluster": "08:00"}
+
+
+@pytest.mark.parametrize("name", cluster_file.classes())
+def test_every_class_makes_a_script(script, tmp_path, name):
+    options = {
+        **({"disk": "1GB"} if name == "HTCondorCluster" else {"walltime": SHORT.get(name, "08:00:00")}),
+        "job_extra_directives": {"MY.Colour": 7} if name == "HTCondorCluster" else ["--colour=7"],
+        "job_script_prologue": ["source it", "echo 1\necho 2"],
+        "log_directory": str(tmp_path / "new/logs"),
+        "account" if "account" in cluster_file.allowed(name) else "python": "kd",
+    }
+    text = "\n".join(script(name, **options))
+    assert "olour" in text
+    assert "source it" in text
+    assert "--nworkers" not in text, "one process, unless the file says more"
+    assert "--nthreads 4" in text
+    assert str(tmp_path / "new/logs") in text or name in ("OARCluster",)
+    assert not (tmp_path / "new").exists(), "to show a script changes nothing"
+
+
+def test_what_may_be_written(script, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert "#SBATCH -t 2-12" in script(walltime="2-12")
+    assert "#SBATCH -t 1-08:00:00" in script(walltime="1-08:00:00")
+    assert "#SBATCH -t 100:00:00" in script(walltime="100:00:00")
+    assert "#SBATCH --mem=2G" in script(memory="1.5 GiB")
+    assert f"#SBATCH -o {tmp_path}/logs/dask-worker-%J.out" in script(log_directory="~/logs"), "Slurm replaces no ~"
+    assert script(queue=None) == script()
+    (last,) = [line for line in script(processes=2, death_timeout=90, nanny=False) if "dask_worker" in line]
+    assert "--nworkers 2 --no-nanny --death-timeout 90" in last
+
+
+def test_yaml_reads_times_as_text(tmp_path):
+    """YAML 1.1 would read 08:00:00 without quotes as 28800."""
+    path = tmp_path / "cluster.yaml"
+    path.write_text("cluster: SLURMCluster\njobs: 1\noptions: {cores: 1, memory: 1GB, walltime: 08:00:00}\n")
+    assert "#SBATCH -t 08:00:00" in cluster_file.script(cluster_file.read(path), path).splitlines()
+
+
+WRONG = [
+    ("SLURMCluster", {"job_extra_directives": "--gres=gpu:1"},
+     "job_extra_directives: '--gres=gpu:1': must be a list of text, as in ['--gres=gpu:1']"),
+    ("SLURMCluster", {"job_extra_directives": [{"--gres": "gpu:1"}]}, "{'--gres': 'gpu:1'}: must be text"),
+    ("SLURMCluster", {"job_extra_directives": ["#SBATCH --gres=gpu:1"]}, "leave #SBATCH away"),
+    ("SLURMCluster", {"job_extra_directives": ["-G 1\n-t 1"]}, "must be one line of text"),
+    ("SLURMCluster", {"job_extra_directives": {"gres": "gpu:1"}}, "must be a list of text, with SLURMCluster"),
+    ("HTCondorCluster", {"disk": "1GB", "job_extra_directives": ["a = 1"]}, "must be keys and values, with HTCondorC"),
+    ("HTCondorCluster", {"disk": "1GB", "job_extra_directives": {"a": [1]}}, "job_extra_directives: [1]: must be text"),
+    ("HTCondorCluster", {"disk": "1GB", "job_directives_skip": ["nothing"]}, "does not take them: 'nothing'"),
+    ("HTCondorCluster", {"disk": 1}, "disk: 1: has no unit"),
+    ("SLURMCluster", {"job_directives_skip": "mem"}, "job_directives_skip: 'mem': must be a list of text"),
+    ("SLURMCluster", {"job_directives_skip": [""]}, "job_directives_skip[0]"),
+    ("SLURMCluster", {"job_script_prologue": "source .venv/bin/activate"}, "job_script_prologue: 'source .venv/bin"),
+    ("SLURMCluster", {"env_extra": "export A=1"}, "env_extra: 'export A=1': must be a list of text"),
+    ("SLURMCluster", {"worker_extra_args": "--no-dashboard"}, "worker_extra_args: '--no-dashboard': must be a list"),
+    ("SLURMCluster", {"worker_extra_args": ["--nthreads", 2]}, "worker_extra_args[1]: 2: must be text; put it"),
+    ("SLURMCluster", {"worker_extra_args": ["--name=mine"]}, "worker_extra_args[0]: '--name': a sweep knows"),
+    ("SLURMCluster", {"memory": 16}, "memory: 16: has no unit, so it would be bytes; write 16GB or 16MB"),
+    ("SLURMCluster", {"memory": "16"}, "memory: '16': must be a size with its unit, such as 16GB"),
+    ("SLURMCluster", {"memory": "0GB"}, "memory: '0GB': must be"),
+    ("SLURMCluster", {"memory": "16 bananas"}, "memory: '16 bananas': must be"),
+    ("SLURMCluster", {"job_mem": 16}, "job_mem: 16: has no unit"),
+    ("LSFCluster", {"mem": 16}, "mem: 16"),
+    ("LSFCluster", {"walltime": "08:00:00"}, "walltime: '08:00:00': must be written as in \"08:00\", hours and minut"),
+    ("SLURMCluster", {"walltime": "08:00"}, "walltime: '08:00': must be written as in \"08:00:00\" or \"1-08:00:00\""),
+    ("PBSCluster", {"walltime": "1-08:00:00"}, "walltime: '1-08:00:00': must be written as in \"08:00:00\", with PBS"),
+    ("SGECluster", {"walltime": "08:60:00"}, "walltime: '08:60:00': must be"),
+    ("SLURMCluster", {"walltime": "00:00:00"}, "walltime: '00:00:00': must be"),
+    ("SLURMCluster", {"walltime": 28800}, "walltime: 28800: must be text; put it into quotes"),
+    ("SLURMCluster", {"cores": "four"}, "cores: 'four'"),
+    ("SLURMCluster", {"cores": 0}, "cores: 0"),
+    ("SLURMCluster", {"cores": True}, "cores: True"),
+    ("SLURMCluster", {"processes": 8}, "processes: 8: must be at most cores, 4"),
+    ("SLURMCluster", {"account": 123}, "account: 123: must be text; put it into quotes"),
+    ("SLURMCluster", {"shebang": "/bin/bash"}, "shebang: '/bin/bash': must begin with #!"),
+    ("SLURMCluster", {"log_directory": "$NOWHERE/logs"}, "log_directory: '$NOWHERE/logs': names a folder"),
+    ("SLURMCluster", {"death_timeout": -1}, "death_timeout: -1"),
+    ("SLURMCluster", {"nanny": "no"}, "nanny: 'no'"),
+    ("SLURMCluster", {"qeue": "gpu"}, "options: qeue: SLURMCluster has no such option. Did you mean queue?"),
+    ("SLURMCluster", {"n_workers": 4}, "options: n_workers: SLURMCluster has no such option. 'jobs', beside 'options'"),
+    ("SLURMCluster", {"asynchronous": True}, "options: asynchronous: SLURMCluster has no such option."),
+    ("HTCondorCluster", {"disk": "1GB", "queue": "gpu"}, "options: queue: HTCondorCluster has no such option."),
+    ("LSFCluster", {"job_cpu": 1}, "options: job_cpu: LSFCluster has no such option."),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "options", "message"), WRONG)
+def test_wrong_options(script, tmp_path, name, options, message):
+    with pytest.raises(UserError) as raised:
+        script(name, **options)
+    assert str(raised.value).startswith(f"{tmp_path / 'cluster.yaml'}: options: ")
+    assert message in str(raised.value)
+
+
+def test_several_wrong_options_at_once(script):
+    with pytest.raises(UserError) as raised:
+        script(memory=16, job_extra_directives="x", shebang="sh")
+    assert len(str(raised.value).splitlines()) == 3
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"cluster": "SlurmCluster"}, "cluster: 'SlurmCluster' is no class of dask_jobqueue. Allowed: .*SLURMCluster"),
+    ({"jobs": 0}, "jobs"),
+    ({"queue": "gpu"}, "queue"),
+    ({"options": {"cores": 1, "memory": "1GB", "qeue": "gpu"}}, "options: qeue: SLURMCluster has no such option"),
+    ({"options": {"memory": "1GB"}}, "options: SLURMCluster does not take them: .*cores"),
+    ({"options": {"cores": 1, "memory": "1GB", "interface": "nope0"}}, "options: SLURMCluster does not take them: "),
+])  # fmt: skip
+def test_wrong_cluster_files(tmp_path, changes, message):
+    path = written(tmp_path / "cluster.yaml", **{**SLURM, **changes})
+    with pytest.raises(UserError, match=message) as raised:
+        cluster_file.make(cluster_file.read(path), path)
+    assert str(path) in str(raised.value)
+
+
+def test_a_machine_that_submits_no_jobs(tmp_path, monkeypatch):
+    path = written(tmp_path / "cluster.yaml", **SLURM)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match=f"--cluster {path}: there is no sbatch here"):
+        clusters.check(path)
+    (tmp_path / "sbatch").write_text("")
+    (tmp_path / "sbatch").chmod(0o755)
+    clusters.check(path)
+    written(path, **{**SLURM, "options": {**LEAST, "interface": "nope0"}})
+    with pytest.raises(UserError, match=r"options: interface: this machine has no nope0, .* It has: .*lo"):
+        clusters.check(path)
+
+
+@pytest.mark.slow
+@pytest.mark.pipeline
+def test_a_dry_run_shows_the_script(tmp_path):
+    project = sweeps.make(tmp_path / "project")
+    written(project.folder / "slurm.yaml", **SLURM)
+    output = project.sweep("--dry-run", "--cluster", "slurm.yaml")
+    assert "slurm.yaml: jobs: 8, each with this script:" in output
+    assert "\n#SBATCH --gres=gpu:1\nsource .venv/bin/activate\n" in output
+    written(project.folder / "slurm.yaml", **{**SLURM, "options": {**LEAST, "memory": 16}})
+    before = project.run("git", "status", "--porcelain")
+    for arguments in ([], ["--dry-run"]):
+        assert "slurm.yaml: options: memory: 16: has no unit" in project.sweep(
+            *arguments, "--cluster", "slurm.yaml", "-S", "seeds=[7]", code=2
+        )
+    assert project.run("git", "status", "--porcelain") == before, "nothing was done before"

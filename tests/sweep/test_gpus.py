@@ -1,0 +1,241 @@
+"""Which GPUs a sweep uses, and how it divides them."""
+
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import pytest
+import torch
+from distributed import Client, LocalCluster
+
+from kdcore.sweep import gpus, processes
+from kdcore.sweep.dask_workers import PLUGIN, SLOT, Joining, _report
+from kdcore.sweep.gpus import Claims
+from kdcore.sweep.transfer import code_of
+from kdcore.system.errors import UserError
+from tests.project import ROOT
+
+
+@pytest.fixture
+def machine(monkeypatch, tmp_path):
+    """Without GPUs that the environment or the system knows of, and with 8 cores."""
+    for variable in ("CUDA_VISIBLE_DEVICES", processes.DEVICE, processes.THREADS):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(processes, "cores", lambda: 8)
+    monkeypatch.setattr(processes.psutil, "virtual_memory", lambda: SimpleNamespace(available=100e9))
+    return tmp_path
+
+
+def with_gpus(folder, count, parts=()):
+    """nvidia-smi lists so many GPUs, the first ones of which have so many MIG parts."""
+    lines = []
+    for number in range(count):
+        lines.append(f"GPU {number}: NVIDIA H200 (UUID: GPU-{number}a)")
+        divided = parts[number] if number < len(parts) else 0
+        lines += [f"  MIG 1g.18gb     Device  {part}: (UUID: MIG-{number}-{part})" for part in range(divided)]
+    says(folder, "\n".join(f"echo '{line}'" for line in lines))
+
+
+def says(folder, script):
+    program = folder / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+
+
+def slots(jobs, slots_per_gpu=1, threads=None):
+    return processes.every_slot(jobs, slots_per_gpu, threads)
+
+
+def test_slots_without_gpus_share_the_cores(machine, monkeypatch):
+    assert processes.gpus() == []
+    assert processes.default_jobs(1) == 8
+    assert slots(2) == [{"OMP_NUM_THREADS": "4"}] * 2
+    assert slots(16) == [{"OMP_NUM_THREADS": "1"}] * 16
+    assert slots(2, threads=3) == [{"OMP_NUM_THREADS": "3"}] * 2
+    monkeypatch.setattr(processes.psutil, "virtual_memory", lambda: SimpleNamespace(available=3.2e9))
+    assert processes.default_jobs(1) == 2
+
+
+def test_slots_on_gpus(machine, monkeypatch):
+    with_gpus(machine, 2)
+    assert processes.gpus() == ["0", "1"]
+    assert processes.default_jobs(3) == 6
+    assert [slot["CUDA_VISIBLE_DEVICES"] for slot in slots(6, 2)] == ["0", "1", "0", "1"]
+    on_a_gpu = {"CUDA_VISIBLE_DEVICES": "0", "KDCORE_DEVICE": "cuda", "OMP_NUM_THREADS": "8"}
+    assert slots(1, 2)[0] == on_a_gpu, "the CPU does not stand in for a GPU that torch cannot use"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    assert processes.gpus() == ["1"]
+    monkeypatch.setenv("KDCORE_DEVICE", "cpu")
+    assert processes.gpus() == []
+
+
+@pytest.mark.parametrize(("chosen", "shown"), [
+    ("1,2", ["1", "2"]),
+    (" 1, 2", ["1", "2"]),
+    ("", []),
+    ("-1", []),
+    ("NoDevFiles", []),
+    ("none", []),
+    ("void", []),
+    ("0,-1,1", ["0"]),
+    ("0,none,1", ["0"]),
+    ("0,7,1", ["0", "7", "1"]),
+    ("0,GPU-1a", ["0"]),
+    ("1,1", []),
+    ("GPU-1a,GPU-0a", ["GPU-1a", "GPU-0a"]),
+    ("GPU-1a,0", ["GPU-1a"]),
+    ("GPU-1a,GPU-1a", []),
+    ("MIG-0-1", ["MIG-0-1"]),
+])  # fmt: skip
+def test_visible_devices_as_cuda_reads_them(machine, monkeypatch, chosen, shown):
+    """torch's own reader agrees; where nothing is known of the machine, it believes in any number too."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
+    assert processes.gpus() == shown
+    assert [*map(str, torch.cuda._parse_visible_devices())] == shown
+    assert len(slots(9)) == (len(shown) or 9)
+
+
+def test_visible_devices_that_the_machine_does_not_have(machine, monkeypatch):
+    with_gpus(machine, 2)
+    for chosen, shown in (("0,7,1", ["0"]), ("7", []), ("GPU-1", ["GPU-1a"]), ("GPU-2", []), ("GPU-", [])):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
+        assert processes.gpus() == shown
+
+
+def test_parts_of_a_gpu_are_gpus(machine, monkeypatch):
+    with_gpus(machine, 3, parts=(2, 0, 1))
+    assert processes.gpus() == ["MIG-0-0", "MIG-0-1", "1", "MIG-2-0"]
+    assert processes.default_jobs(2) == 8
+    for chosen, shown in (
+        ("0", ["MIG-0-0", "MIG-0-1"]),
+        ("1,2", ["1", "MIG-2-0"]),
+        ("GPU-0a", ["MIG-0-0", "MIG-0-1"]),
+        ("MIG-0-1,MIG-2-0", ["MIG-0-1", "MIG-2-0"]),
+        ("MIG-9", []),
+    ):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
+        assert processes.gpus() == shown
+
+
+def test_a_device_with_a_number_is_one_of_the_visible_gpus(machine, monkeypatch):
+    with_gpus(machine, 3)
+    monkeypatch.setenv("KDCORE_DEVICE", "cuda:1")
+    assert processes.gpus() == ["1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,0")
+    assert processes.gpus() == ["0"]
+    assert slots(4, 2) == [{"CUDA_VISIBLE_DEVICES": "0", "KDCORE_DEVICE": "cuda", "OMP_NUM_THREADS": "4"}] * 2
+    monkeypatch.setenv("KDCORE_DEVICE", "cuda:2")
+    with pytest.raises(
+        UserError, match=r"KDCORE_DEVICE=cuda:2: no such GPU here, for 2 can be seen, with CUDA_VISIBLE_D"
+    ):
+        processes.gpus()
+    monkeypatch.setenv("KDCORE_DEVICE", "")
+    assert processes.gpus() == ["2", "0"], "an empty variable is none"
+
+
+def test_a_device_where_there_is_no_nvidia_smi(machine, monkeypatch):
+    """On a machine of AMD torch knows the GPUs, and calls them cuda."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert processes.gpus() == []
+    monkeypatch.setenv("KDCORE_DEVICE", "cuda")
+    assert processes.gpus() == ["0", "1"]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(UserError, match="KDCORE_DEVICE=cuda: no such GPU here, for 0 can be seen; use cpu"):
+        processes.gpus()
+
+
+def test_an_nvidia_smi_that_fails_or_hangs(machine, monkeypatch):
+    says(machine, "echo 'NVIDIA-SMI has failed because it could not communicate with the NVIDIA driver'; exit 9")
+    assert processes.gpus() == []
+    monkeypatch.setattr(gpus, "ANSWER", 0.1)
+    says(machine, "exec /bin/sleep 5")
+    with pytest.raises(UserError, match=r"nvidia-smi -L: no answer in 0.1 seconds, so a GPU may hang"):
+        processes.gpus()
+
+
+def test_one_cell_in_several_processes_is_not_for_sweeps(monkeypatch):
+    monkeypatch.setenv("KDCORE_PROCESSES", "1")
+    processes.refuse_together()
+    monkeypatch.setenv("KDCORE_PROCESSES", "4")
+    with pytest.raises(UserError, match="KDCORE_PROCESSES=4: a sweep gives each cell one GPU"):
+        processes.refuse_together()
+
+
+CLAIM = """import sys, time
+from kdcore.sweep.gpus import Claims
+claims = Claims([{"CUDA_VISIBLE_DEVICES": name} for name in sys.argv[2].split(",")], 9, sys.argv[1])
+print([slot["CUDA_VISIBLE_DEVICES"] for slot in claims.take()], flush=True)
+time.sleep(60)
+"""
+
+
+def test_workers_on_one_machine_share_the_slots_of_its_gpus(machine, monkeypatch, tmp_path):
+    """Two of them never hold the same slot, however they name the GPU; one that is killed leaves its slots."""
+    monkeypatch.setattr(gpus.tempfile, "gettempdir", lambda: str(tmp_path))
+    with_gpus(machine, 2)
+    two_on_each = slots(9, 2)
+    first, second, third = (Claims(two_on_each, most, "sweep") for most in (3, 9, 9))
+    assert [slot["CUDA_VISIBLE_DEVICES"] for slot in first.take()] == ["0", "1", "0"]
+    assert first.take() == [], "it has as many as it wanted"
+    assert [slot["CUDA_VISIBLE_DEVICES"] for slot in second.take()] == ["1"]
+    assert third.take() == []
+    by_uuid = [{"CUDA_VISIBLE_DEVICES": "GPU-0a"}] * 2
+    assert Claims(by_uuid, 2, "sweep").take() == []
+    assert Claims(by_uuid, 2, "another sweep").take() == by_uuid
+    first.release()
+    assert [slot["CUDA_VISIBLE_DEVICES"] for slot in third.take()] == ["0", "1", "0"]
+    second.release()
+    third.release()
+    assert list(tmp_path.glob("sweep*")) == []
+
+
+def test_slots_of_a_worker_that_is_killed_are_free(tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(gpus.tempfile, "gettempdir", lambda: str(tmp_path))
+    killed = subprocess.Popen(
+        [sys.executable, "-c", CLAIM, "sweep", "0,1"], stdout=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    assert killed.stdout.readline() == "['0', '1']\n"
+    mine = Claims([{"CUDA_VISIBLE_DEVICES": "1"}], 1, "sweep")
+    assert mine.take() == []
+    killed.kill()
+    killed.wait()
+    assert len(mine.take()) == 1
+
+
+def test_slots_without_a_gpu_are_free_for_all():
+    assert len(Claims([{}, {}], 2, "sweep").take()) == len(Claims([{}, {}], 2, "sweep").take()) == 2
+
+
+@pytest.mark.slow
+def test_two_worker_processes_of_a_job_with_one_gpu(monkeypatch, tmp_path):
+    """One of them gets its slot; when it leaves, the other one does."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    (tmp_path / "token").touch()
+    (tmp_path / "kdcore").symlink_to(ROOT / "kdcore")
+    (tmp_path / "stages").symlink_to(ROOT / "stages")
+    plugin = f"{PLUGIN}test"
+    joining = Joining(str(tmp_path), "token", code_of(tmp_path), slots_per_gpu=1, threads=1, name=plugin)
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=2, memory_limit=None, dashboard_address=None) as cluster,
+        Client(cluster) as client,
+    ):
+        client.run(lambda: None)  # both are there
+        client.register_plugin(joining)
+        offered = {
+            address: worker["resources"][SLOT]
+            for address, worker in client.scheduler_info(n_workers=-1)["workers"].items()
+        }
+        assert sorted(offered.values()) == [0, 1]
+        reports = client.run(_report, plugin)
+        assert {reports[address].trouble for address, count in offered.items() if count} == {""}
+        (left,) = [address for address, count in offered.items() if not count]
+        assert reports[left].trouble == "other workers on its machine have all slots of its GPUs"
+        client.retire_workers([address for address, count in offered.items() if count])
+        deadline = time.monotonic() + 30
+        while client.scheduler_info(n_workers=-1)["workers"][left]["resources"][SLOT] != 1:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
