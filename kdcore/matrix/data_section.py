@@ -2,7 +2,6 @@
 
 import os
 from pathlib import Path
-from types import UnionType
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -15,7 +14,7 @@ from pydantic import (
     model_validator,
 )
 
-from kdcore.matrix.section import Fraction, Section, Text
+from kdcore.matrix.section import Fraction, Mean, Section, Std, Text, is_number
 from kdcore.system import workspace
 from kdcore.system.errors import UserError, named, shown
 from kdcore.system.files import expanded
@@ -27,31 +26,8 @@ pixels with stride 2, for larger images.
 """
 
 
-def _is_number(value: Any, kind: type | UnionType) -> bool:
-    return isinstance(value, kind) and not isinstance(value, bool)
-
-
-def _per_channel(values: Any, *, positive: bool) -> Any:
-    numbers = isinstance(values, list) and len(values) == 3 and all(_is_number(value, int | float) for value in values)
-    if not numbers or not all(0 <= value <= 1 and (value or not positive) for value in values):
-        allowed = "three numbers above 0 and up to 1" if positive else "three numbers from 0 to 1"
-        example = "[0.229, 0.224, 0.225]" if positive else "[0.485, 0.456, 0.406]"
-        raise ValueError(
-            f"{shown(values)}: must be {allowed}, for red, green and blue of images from 0 to 1, for example {example}"
-        )
-    return values
-
-
-def _mean(values: Any) -> Any:
-    return values if values is None else _per_channel(values, positive=False)
-
-
-def _std(values: Any) -> Any:
-    return values if values is None else _per_channel(values, positive=True)
-
-
 def _white(value: Any) -> Any:
-    if value not in (None, "largest") and not (_is_number(value, int) and 1 <= value <= 65535):
+    if value not in (None, "largest") and not (is_number(value, int) and 1 <= value <= 65535):
         raise ValueError(
             f"{shown(value)}: must be the 16-bit value that becomes white, a whole number from 1 to 65535 such as "
             "4095, or largest: the largest of the training images"
@@ -60,7 +36,7 @@ def _white(value: Any) -> Any:
 
 
 def _colour(value: Any) -> Any:
-    numbers = isinstance(value, list) and all(_is_number(part, int) and 0 <= part <= 255 for part in value)
+    numbers = isinstance(value, list) and all(is_number(part, int) and 0 <= part <= 255 for part in value)
     if value not in (None, "white", "black") and not (numbers and len(value) == 3):
         raise ValueError(
             f"{shown(value)}: must be white, black, or the red, green and blue of a colour from 0 to 255, for example "
@@ -72,11 +48,11 @@ def _colour(value: Any) -> Any:
 class Source(Section):
     """What the sections of all data sets have in common."""
 
-    mean: Annotated[list[float] | None, BeforeValidator(_mean)] = None
+    mean: Mean | None = None
     """Mean of each channel (red, green, blue) by which images are normalised, of values from 0 to 1; if absent, the
     published one, or that of the training images.
     """
-    std: Annotated[list[float] | None, BeforeValidator(_std)] = None
+    std: Std | None = None
     """Standard deviation of each channel, for the same."""
 
     @model_validator(mode="after")

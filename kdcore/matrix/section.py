@@ -1,9 +1,11 @@
 """The base class of every section of params.yaml."""
 
 import unicodedata
-from typing import Annotated
+from functools import partial
+from types import UnionType
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from kdcore.system.errors import shown
 
@@ -24,9 +26,27 @@ Text = Annotated[str, Field(min_length=1), AfterValidator(_check_text)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
-Mean = Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=3, max_length=3)]
+
+
+def is_number(value: Any, kind: type | UnionType) -> bool:
+    """Whether a value is of a kind of number; True and False are none."""
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _check_channels(values: Any, *, positive: bool) -> Any:
+    numbers = isinstance(values, list) and len(values) == 3 and all(is_number(value, int | float) for value in values)
+    if not numbers or not all(0 <= value <= 1 and (value or not positive) for value in values):
+        allowed = "three numbers above 0 and up to 1" if positive else "three numbers from 0 to 1"
+        example = "[0.229, 0.224, 0.225]" if positive else "[0.485, 0.456, 0.406]"
+        raise ValueError(
+            f"{shown(values)}: must be {allowed}, for red, green and blue of images from 0 to 1, for example {example}"
+        )
+    return values
+
+
+Mean = Annotated[list[float], BeforeValidator(partial(_check_channels, positive=False))]
 """The mean of each colour channel, for pixels from 0 to 1."""
-Std = Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=3, max_length=3)]
+Std = Annotated[list[float], BeforeValidator(partial(_check_channels, positive=True))]
 """The standard deviation of each colour channel, for pixels from 0 to 1."""
 MOST = 10**6
 Count = Annotated[int, Field(ge=1, le=MOST)]

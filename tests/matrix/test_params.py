@@ -170,8 +170,14 @@ BAD = [
     ({"teachers.resnet20": {"source": "train", "member": "a"}}, "source train takes no member"),
     ({"teachers.resnet20": {**TRAINED, "mean": [0.5] * 3, "std": [0.5] * 3}}, "source train takes no mean, std"),
     ({"teachers.resnet20": {"source": "a.pth", "mean": [0.5] * 3}}, "mean and std belong together"),
-    ({"teachers.resnet20": {"source": "a.pth", "mean": [0.5], "std": [0.5] * 3}}, "teachers.resnet20.mean: [0.5]"),
-    ({"teachers.resnet20": {"source": "a.pth", "mean": [0] * 3, "std": [0] * 3}}, "teachers.resnet20.std[0]: 0"),
+    (
+        {"teachers.resnet20": {"source": "a.pth", "mean": [0.5], "std": [0.5] * 3}},
+        "teachers.resnet20.mean: [0.5]: must be three numbers from",
+    ),
+    (
+        {"teachers.resnet20": {"source": "a.pth", "mean": [0] * 3, "std": [0] * 3}},
+        "teachers.resnet20.std: [0, 0, 0]: must be three numbers",
+    ),
     ({"teachers.resnet20": {"source": "a.pth", "rename": {"a": 1}}}, "teachers.resnet20.rename.a: 1"),
     ({"teachers.resnet20": {"source": "a.pth", "weights_key": ""}}, "teachers.resnet20.weights_key: ''"),
     ({"teachers": {"resnet20": {**TRAINED, "network": "resnet56"}}}, "resnet20 is a network itself; give the teacher"),
