@@ -3,8 +3,7 @@
 import argparse
 from pathlib import Path
 
-from kdcore import checkpoints, networks
-from kdcore.system.files import write_json
+from kdcore import networks
 from kdcore.training import device, single
 from stages import run
 
@@ -13,6 +12,7 @@ def _options(arguments: tuple[str, ...]) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m stages.evaluate_checkpoint", description=__doc__)
     parser.add_argument("--network", required=True, choices=networks.names(), metavar="NAME", help="what was trained")
     parser.add_argument("--checkpoint", required=True, type=Path, help=".safetensors, or a published .pth")
+    parser.add_argument("--weights-key", help="the state dict that is meant, where the file holds several that fit")
     chosen = parser.add_mutually_exclusive_group(required=True)
     chosen.add_argument("--dataset", help="name of a data set that 'dvc repro data' fetched, or that --source holds")
     chosen.add_argument("--params", help="a params file; its section data names the data set and its source")
@@ -25,15 +25,14 @@ def _options(arguments: tuple[str, ...]) -> argparse.Namespace:
 def main(*arguments: str) -> None:
     """Print accuracy, calibration, accuracy of every class, and cost."""
     options = _options(arguments)
-    single.check_writable(options.json)
-    checkpoints.check_there(options.checkpoint)
+    single.check_files(options.checkpoint, options.json)
     dataset = single.dataset(options.dataset, options.params, source=options.source, image_size=options.image_size)
     from kdcore.results import console, evaluation  # imported late, because it takes seconds
 
-    metrics, by_class = evaluation.evaluate_checkpoint(options.network, options.checkpoint, dataset, device.choose())
+    what = options.network, options.checkpoint, dataset, device.choose()
+    metrics, by_class = evaluation.evaluate_checkpoint(*what, weights_key=options.weights_key)
     console.print_checkpoint(f"{options.network} on {dataset.name}", metrics, by_class)
-    if options.json:
-        write_json(options.json, {"network": options.network, **metrics, "top1_of_classes": by_class.to_dict()})
+    single.write(options.json, {"network": options.network, **metrics, "top1_of_classes": by_class.to_dict()})
 
 
 if __name__ == "__main__":

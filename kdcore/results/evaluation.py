@@ -81,7 +81,7 @@ def evaluate_pair(
 
 
 def evaluate_checkpoint(
-    network: str, weights: Path, dataset: Dataset, device: torch.device
+    network: str, weights: Path, dataset: Dataset, device: torch.device, *, weights_key: str | None = None
 ) -> tuple[dict[str, float], pd.Series]:
     """Measure one network.
 
@@ -90,6 +90,7 @@ def evaluate_checkpoint(
         weights: its checkpoint, ours or a published one.
         dataset: the data set whose test images are used.
         device: where to compute.
+        weights_key: see `kdcore.checkpoints.load`.
 
     Returns:
         Metrics (see `measure`), the number of test images and the cost; and top-1 in percent by class.
@@ -97,7 +98,8 @@ def evaluate_checkpoint(
     Raises:
         UserError: the checkpoint cannot be read or does not fit the network, or its weights or logits are not finite.
     """
-    restored = checkpoints.restore(network, len(dataset.classes), weights, device, stem=dataset.stem)
+    classes = len(dataset.classes)
+    restored = checkpoints.restore(network, classes, weights, device, stem=dataset.stem, weights_key=weights_key)
     labels = torch.from_numpy(dataset.test.labels).to(device)
     logits = _predicted(restored, weights, dataset, device)
     metrics = {**measure(logits, labels), "test_images": len(labels), **cost(restored, dataset.image_size)}

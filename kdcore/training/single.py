@@ -17,6 +17,7 @@ from kdcore.matrix.params import Params
 from kdcore.matrix.train_section import stretched
 from kdcore.system import yamlfile
 from kdcore.system.errors import UserError
+from kdcore.system.files import write_json
 from kdcore.training import device, run_folder
 
 DATA, FOLDER = Path("data"), Path("scratch/cells")
@@ -110,16 +111,17 @@ def dataset(name: str | None, file: str | None, *, source: str | None, image_siz
         raise
 
 
-def check_writable(path: Path | None) -> None:
-    """Refuse a file that cannot be written, before the measurement that it is to hold begins. No new file is left
-    behind.
+def check_files(checkpoint: Path, path: Path | None) -> None:
+    """Refuse files that cannot be read or written, before a measurement begins. No new file is left behind.
 
     Args:
-        path: the file; None is accepted, and nothing is checked.
+        checkpoint: the file to read.
+        path: the file to write; None writes none.
 
     Raises:
-        UserError: the file cannot be written; the message says why.
+        UserError: the message says which file, and why.
     """
+    checkpoints.check_there(checkpoint)
     if path is None:
         return
     if not os.path.isdir(path.parent):  # Path.is_dir() raises errors for names that are too long
@@ -131,6 +133,12 @@ def check_writable(path: Path | None) -> None:
         raise UserError(f"--json {path}: cannot be written ({error.strerror}); name another file") from error
     if is_new:
         path.unlink()
+
+
+def write(path: Path | None, figures: dict[str, Any]) -> None:
+    """Write figures to a JSON file; None writes none."""
+    if path is not None:
+        write_json(path, figures)
 
 
 def teacher_weights(made: dict[str, Any], given: str | None) -> Path | None:

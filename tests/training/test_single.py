@@ -63,6 +63,15 @@ class TestEvaluateCheckpoint:
         assert f"{figures['top1']:.2f} %" in said
         assert list(figures["top1_of_classes"]) == [str(digit) for digit in range(10)]
 
+    def test_one_of_several_state_dicts(self, project):
+        networks_of = {"model": networks.create("resnet8", 10), "ema": networks.create("resnet8", 10)}
+        torch.save({key: network.state_dict() for key, network in networks_of.items()}, project / "a.pth")
+        options = ["--network", "resnet8", "--checkpoint", "a.pth", "--dataset", "digits"]
+        code, said = call(project, "stages.evaluate_checkpoint", *options)
+        assert (code, "'model' and 'ema'; choose one with weights_key" in said) == (2, True), said
+        code, said = call(project, "stages.evaluate_checkpoint", *options, "--weights-key", "ema")
+        assert (code, "resnet8 on digits" in said) == (0, True), said
+
     @pytest.mark.slow
     def test_command_on_a_folder_of_images(self, project):
         """Decoded once, kept for the next time."""
