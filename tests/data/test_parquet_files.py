@@ -85,6 +85,11 @@ class TestWhole:
         with pytest.raises(UserError, match=rf"{name}: is an unfinished download, or packed; finish or unpack it"):
             fetch_own(f"parquet:{tmp_path}")
 
+    def test_another_archive(self, tmp_path):
+        write(tmp_path, "train", "test")
+        (tmp_path / "pets.parquet.zip").write_bytes(b"PK")
+        assert count(tmp_path) == (2, 2)
+
     def test_a_link_that_leads_nowhere(self, tmp_path):
         """It is a part that would be left out."""
         write(tmp_path, "train-0", "test")
