@@ -177,6 +177,15 @@ class TestSplitsAsClasses:
         assert capsys.readouterr().err == f"{tmp_path}: 3 images left out, for they lie in no class's folder\n"
 
 
+@pytest.mark.parametrize("name", ["__MACOSX", "@eaDir", "lost+found"])
+def test_folders_of_systems(tmp_path, name, capsys):
+    for inside in (".", "cat", "cat/deep"):
+        write_tree(tmp_path / inside, CLASSES if inside == "." else ["x"], 2)
+        write_tree(tmp_path / inside, [name], 3, start=50)
+    dataset = fetch_own(f"folder:{tmp_path}", test_share=0.1)
+    assert (dataset.classes, len(dataset.train.labels) + len(dataset.test.labels)) == (CLASSES, 8)
+
+
 class TestAccents:
     def test_one_class_in_two_forms(self, tmp_path):
         write_tree(tmp_path / "train", [NFC, "tee"], 2)

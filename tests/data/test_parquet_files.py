@@ -299,6 +299,12 @@ class TestContents:
         with pytest.raises(UserError, match="all 2 test images are training images too"):
             fetch_own(f"parquet:{tmp_path}", augmentation=augmentation)
 
+    def test_all_images_are_the_same(self, tmp_path):
+        write_parquet(tmp_path / "train.parquet", columns={"image": [encoded(0, 0)] * 4, "label": [0, 1, 0, 1]})
+        write(tmp_path, "test")
+        with pytest.raises(UserError, match="all 4 training images are one and the same, so they carry nothing"):
+            fetch_own(f"parquet:{tmp_path}")
+
     def test_some_images_twice(self, tmp_path, capsys):
         images = [encoded(0, number) for number in (1, 1, 2, 2, 3)]
         write_parquet(tmp_path / "train.parquet", columns={"image": images[:4], "label": [0, 0, 1, 1]})

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdcore.data.sources.folders import check_link, unreadable
-from kdcore.data.sources.splits import ALL, in_order, role
+from kdcore.data.sources.splits import ALL, in_order, is_hidden, role
 from kdcore.system.errors import UserError
 
 SUFFIX = ".parquet"
@@ -59,7 +59,7 @@ class Place:
             UserError: a part would be left out, for a link leads nowhere, or it lies in a folder further down.
         """
         try:
-            visible = [path for path in self.folder.iterdir() if not path.name.startswith(".")]
+            visible = [path for path in self.folder.iterdir() if not is_hidden(path.name)]
         except OSError as error:
             unreadable(error)
         unfinished = [path for path in visible if path.name.lower().endswith(UNFINISHED)]
@@ -161,7 +161,7 @@ def _folders(folder: Path) -> list[Path]:
     """List the folders in a folder, without hidden ones; beside parquet files there may be millions of images."""
     try:
         with os.scandir(folder) as entries:
-            return sorted(Path(entry) for entry in entries if entry.name[0] != "." and entry.is_dir())
+            return sorted(Path(entry) for entry in entries if not is_hidden(entry.name) and entry.is_dir())
     except OSError as error:
         unreadable(error)
 
