@@ -46,6 +46,13 @@ class TestSplits:
             f"data.source {tmp_path}: left out, for they are of no split that is used: '{other}'\n"
         )
 
+    def test_test_images_without_classes(self, tmp_path, capsys):
+        for start, folder in enumerate(("train", "val")):
+            write_tree(tmp_path / folder, CLASSES, 2, start=10 * start)
+        write_tree(tmp_path, ["test"], 3, start=50)
+        assert len(fetch_own(f"folder:{tmp_path}").test.labels) == 4
+        assert "left out, for they are of no split that is used: 'test'" in capsys.readouterr().err
+
     def test_two_of_a_kind(self, tmp_path):
         for start, folder in enumerate(("train", "val", "valid")):
             write_tree(tmp_path / folder, CLASSES, 2, start=10 * start)
@@ -110,8 +117,9 @@ class TestSplitsAsClasses:
     def test_classes_that_are_split(self, tmp_path):
         for number, folder in enumerate(CLASSES):
             write_tree(tmp_path / folder, ["train", "test"], 2, start=10 * number)
-        with pytest.raises(UserError, match="cat, dog hold no images themselves"):
-            fetch_own(f"folder:{tmp_path}", test_share=0.5)
+        for test_share in (0.5, None):
+            with pytest.raises(UserError, match="cat, dog hold no images themselves"):
+                fetch_own(f"folder:{tmp_path}", test_share=test_share)
 
     @pytest.mark.parametrize(("cat", "dog"), [
         (["persian", "siamese"], ["poodle"]), (["persian", "other"], ["poodle", "other"]), (["images"], ["images"]),
@@ -123,6 +131,10 @@ class TestSplitsAsClasses:
             if not inside:
                 write_tree(tmp_path, [name], 2, start=20)
         assert fetch_own(f"folder:{tmp_path}", test_share=0.5).classes == CLASSES
+
+    def test_classes_may_have_several_names_of_splits(self, tmp_path):
+        write_tree(tmp_path, ["bird", "dev", "test", "testing", "valid"], 4)
+        assert len(fetch_own(f"folder:{tmp_path}", test_share=0.5).classes) == 5
 
     def test_images_beside_folders_of_the_same_names(self, tmp_path):
         for start, name in enumerate(CLASSES):
@@ -163,6 +175,15 @@ class TestSplitsAsClasses:
             (tmp_path / f"{number}.jpg").write_bytes(encoded(5, number))
         fetch_own(f"folder:{tmp_path}", test_share=0.5)
         assert capsys.readouterr().err == f"{tmp_path}: 3 images left out, for they lie in no class's folder\n"
+
+
+@pytest.mark.parametrize("name", ["__MACOSX", "@eaDir", "lost+found"])
+def test_folders_of_systems(tmp_path, name, capsys):
+    for inside in (".", "cat", "cat/deep"):
+        write_tree(tmp_path / inside, CLASSES if inside == "." else ["x"], 2)
+        write_tree(tmp_path / inside, [name], 3, start=50)
+    dataset = fetch_own(f"folder:{tmp_path}", test_share=0.1)
+    assert (dataset.classes, len(dataset.train.labels) + len(dataset.test.labels)) == (CLASSES, 8)
 
 
 class TestAccents:

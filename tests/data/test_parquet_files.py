@@ -85,6 +85,11 @@ class TestWhole:
         with pytest.raises(UserError, match=rf"{name}: is an unfinished download, or packed; finish or unpack it"):
             fetch_own(f"parquet:{tmp_path}")
 
+    def test_another_archive(self, tmp_path):
+        write(tmp_path, "train", "test")
+        (tmp_path / "pets.parquet.zip").write_bytes(b"PK")
+        assert count(tmp_path) == (2, 2)
+
     def test_a_link_that_leads_nowhere(self, tmp_path):
         """It is a part that would be left out."""
         write(tmp_path, "train-0", "test")
@@ -293,6 +298,12 @@ class TestContents:
             (tmp_path / "test.parquet").write_bytes((tmp_path / "train.parquet").read_bytes())
         with pytest.raises(UserError, match="all 2 test images are training images too"):
             fetch_own(f"parquet:{tmp_path}", augmentation=augmentation)
+
+    def test_all_images_are_the_same(self, tmp_path):
+        write_parquet(tmp_path / "train.parquet", columns={"image": [encoded(0, 0)] * 4, "label": [0, 1, 0, 1]})
+        write(tmp_path, "test")
+        with pytest.raises(UserError, match="all 4 training images are one and the same, so they carry nothing"):
+            fetch_own(f"parquet:{tmp_path}")
 
     def test_some_images_twice(self, tmp_path, capsys):
         images = [encoded(0, number) for number in (1, 1, 2, 2, 3)]

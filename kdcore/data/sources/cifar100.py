@@ -13,9 +13,12 @@ from kdcore.data.sources import parquet, shards
 from kdcore.data.sources.archive import Archive, opened
 from kdcore.data.sources.columns import ANY, Columns
 from kdcore.data.sources.contents import check_not_constant
+from kdcore.data.sources.splits import TEST, TRAIN
 from kdcore.system.errors import UserError
 
 COUNTS = {"train": 50_000, "test": 10_000}
+NAMES = {"train": TRAIN, "test": TEST}
+"""Split -> the names that its parquet files may have."""
 CLASSES = 100
 SIDE = 32
 ARCHIVE = Archive(
@@ -63,7 +66,7 @@ def fetch(
 
 
 def _read(source: str, columns: Columns) -> tuple[dict[str, Split], list[str]]:
-    if source != "download" and any(shards.find(Path(source), (name,)) for name in COUNTS):
+    if source != "download" and any(shards.find(Path(source), names) for names in NAMES.values()):
         return _from_parquet(Path(source), columns)
     if columns != ANY:
         raise UserError(f"data.source {source}: is not of parquet files; remove data.image_column and label_column")
@@ -87,7 +90,7 @@ def _from_archive(folder: Path) -> tuple[dict[str, Split], list[str]]:
 
 
 def _from_parquet(folder: Path, columns: Columns) -> tuple[dict[str, Split], list[str]]:
-    rows = {name: parquet.read(folder, (name,), columns=columns) for name in COUNTS}
+    rows = {name: parquet.read(folder, names, columns=columns) for name, names in NAMES.items()}
     parquet.check_together(folder, rows["train"], rows["test"])
     classes, labels = parquet.common_classes(*rows.values())
     names = folder / "classes.json"

@@ -122,8 +122,10 @@ def check_repeated(found: Repeated, where: str) -> None:
     """Say on stderr how many images occur more than once, and refuse test images that all are training images.
 
     Raises:
-        UserError: every test image is a training image.
+        UserError: every test image is a training image, or all training images are the same.
     """
+    if found.train > 1 and found.in_train == found.train - 1:
+        raise UserError(f"{where}: all {found.train} training images are one and the same, so they carry nothing")
     if found.test and found.in_both == found.test:
         raise UserError(
             f"{where}: all {found.test} test images are training images too, so their accuracy would say nothing; keep "

@@ -32,7 +32,8 @@ def divided(root: Path, test_share: float | None) -> tuple[Files, Files]:
         UserError: neither is there, or it is unclear which.
     """
     folders = visible_folders(root)
-    train, test = _named(root, folders, TRAIN), _named(root, folders, TEST) or _named(root, folders, VALIDATION)
+    train = _named(root, folders, TRAIN)
+    test = _test(root, folders) if train else None
     if train and test:
         if test_share is not None:
             raise UserError(f"data.test_share: {root} is split already, into {train.name} and {test.name}; remove it")
@@ -46,6 +47,13 @@ def divided(root: Path, test_share: float | None) -> tuple[Files, Files]:
     if train and folders == [train]:
         return _divide(classes_below(_innermost(train)), test_share, train)
     return _divide(classes_below(root), test_share, root)
+
+
+def _test(root: Path, folders: list[Path]) -> Path | None:
+    """Return the folder of the test images, or of the validation images where those of the test are of no class."""
+    test, validation = _named(root, folders, TEST), _named(root, folders, VALIDATION)
+    is_flat = test is not None and holds_images(test) and not visible_folders(test)
+    return validation if test is None or (validation and is_flat) else test
 
 
 def _named(root: Path, folders: list[Path], names: Sequence[str]) -> Path | None:
@@ -65,7 +73,7 @@ def _innermost(folder: Path) -> Path:
 
 def _what_instead(root: Path, folders: list[Path]) -> str:
     """Say what to do where there are no folders of splits, and no share for the test either."""
-    deeper = [folder for folder in folders if _is_split(folder)]
+    deeper = [folder for folder in folders if _is_split(folder) and not any(map(holds_images, visible_folders(folder)))]
     if deeper:
         which = "has; name that" if len(deeper) == 1 else "have; name one of them"
         return f", but {' and '.join(str(folder) for folder in deeper[:5])} {which} in data.source"

@@ -16,7 +16,7 @@ from PIL import Image
 from kdcore.data.dataset import Encoded, Split
 from kdcore.data.images import UnreadableError, check_image, read_image
 from kdcore.data.sources.pixels import BlankError
-from kdcore.data.sources.splits import composed, in_order
+from kdcore.data.sources.splits import composed, in_order, is_hidden
 from kdcore.system.errors import UserError, named
 from kdcore.system.pointers import file_stands_for_another, stands_for_another
 
@@ -45,7 +45,7 @@ def visible_folders(folder: Path) -> list[Path]:
         UserError: a link leads nowhere.
     """
     try:
-        visible = sorted((child for child in folder.iterdir() if not child.name.startswith(".")), key=in_order)
+        visible = sorted((child for child in folder.iterdir() if not is_hidden(child.name)), key=in_order)
     except OSError as error:
         unreadable(error)
     for child in visible:
@@ -137,7 +137,7 @@ def holds_images(folder: Path) -> bool:
 
 
 def _is_visible_image(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and not path.is_dir()
+    return path.suffix.lower() in SUFFIXES and not is_hidden(path.name) and not path.is_dir()
 
 
 def check_number(classes: Collection[object], where: str) -> None:
@@ -258,12 +258,12 @@ def _where(images: Images, position: int, name: Callable[[int], str] | None) -> 
 
 def _visible_files(folder: Path) -> Iterator[Path]:
     for parent, inside, files in os.walk(folder, onerror=unreadable, followlinks=True):
-        inside[:] = [name for name in inside if not name.startswith(".")]
+        inside[:] = [name for name in inside if not is_hidden(name)]
         for link in (Path(parent, name) for name in inside):
             if link.is_symlink() and link.resolve() in [Path(parent).resolve(), *Path(parent).resolve().parents]:
                 raise UserError(f"{link}: is a link to a folder that it is in; remove it")
         for name in files:
-            if not name.startswith("."):
+            if not is_hidden(name):
                 path = Path(parent, name)
                 check_link(path)
                 if not path.is_file():

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdcore.data.sources.folders import check_link, unreadable
-from kdcore.data.sources.splits import ALL, in_order, role
+from kdcore.data.sources.splits import ALL, in_order, is_hidden, role
 from kdcore.system.errors import UserError
 
 SUFFIX = ".parquet"
@@ -16,8 +16,11 @@ NUMBERED_OF = re.compile(r"(?P<before>.*?)(?P<number>\d+)-of-(?P<count>\d+)(?P<a
 NUMBERED = re.compile(
     r"(?P<before>(?:[-._]?(?:part|shard|chunk|batch|file|data))?[-._]?)(?P<number>\d+)(?P<after>.*)", re.IGNORECASE
 )
-UNFINISHED = (".part", ".partial", ".crdownload", ".download", ".incomplete", ".tmp", ".gz", ".zst", ".zip")
-"""What programs add to the name of a file that is not whole yet, or packed."""
+UNFINISHED = tuple(
+    f"{SUFFIX}.{added}"
+    for added in ("part", "partial", "crdownload", "download", "incomplete", "tmp", "gz", "zst", "zip")
+)
+"""Endings of the names of files that are not whole yet, or packed."""
 MOST = 5
 """Most files that a message names."""
 
@@ -56,19 +59,20 @@ class Place:
             UserError: a part would be left out, for a link leads nowhere, or it lies in a folder further down.
         """
         try:
-            visible = [path for path in self.folder.iterdir() if not path.name.startswith(".")]
+            visible = [path for path in self.folder.iterdir() if not is_hidden(path.name)]
         except OSError as error:
             unreadable(error)
-        for path in visible:
-            if path.name.lower().endswith(tuple(f"{SUFFIX}{ending}" for ending in UNFINISHED)):
+        unfinished = [path for path in visible if path.name.lower().endswith(UNFINISHED)]
+        for path in unfinished:
+            if self.split is not None or role(_divided(path)[0]) in ALL:
                 raise UserError(f"{path}: is an unfinished download, or packed; finish or unpack it, or move it away")
-        listed = [path for path in visible if path.suffix.lower() == SUFFIX]
-        deeper = [path for path in self.folder.glob(f"[!.]*/**/[!.]*{SUFFIX}") if self.split is not None]
-        if deeper:
+        deeper = self.folder.glob(f"[!.]*/**/[!.]*{SUFFIX}") if self.split is not None else ()
+        for path in deeper:
             raise UserError(
-                f"{deeper[0]}: lies further down than {self.folder}, which holds the files of {self.split}; move it "
-                "there, or away"
+                f"{path}: lies further down than {self.folder}, which holds the files of {self.split}; move it there, "
+                "or away"
             )
+        listed = [path for path in visible if path.suffix.lower() == SUFFIX]
         for path in listed:
             check_link(path)
         return sorted((path for path in listed if path.is_file()), key=in_order)
@@ -76,8 +80,7 @@ class Place:
     def parts(self, names: Sequence[str]) -> list[Part]:
         """List the files of the split that has one of these names."""
         if self.split is not None:
-            stems = [(file, "", file.stem) for file in self.files()]
-            return [_part(*stem) for stem in stems if self.split in names]
+            return [_part(file, "", file.stem) for file in self.files()] if self.split in names else []
         divided = [(file, *_divided(file)) for file in self.files()]
         return [_part(file, split, rest) for file, split, rest in divided if role(split) in names]
 
@@ -158,7 +161,7 @@ def _folders(folder: Path) -> list[Path]:
     """List the folders in a folder, without hidden ones; beside parquet files there may be millions of images."""
     try:
         with os.scandir(folder) as entries:
-            return sorted(Path(entry) for entry in entries if entry.name[0] != "." and entry.is_dir())
+            return sorted(Path(entry) for entry in entries if not is_hidden(entry.name) and entry.is_dir())
     except OSError as error:
         unreadable(error)
 

@@ -17,6 +17,15 @@ def role(name: str) -> str:
     return name.lower().replace("-", "_").replace(" ", "_")
 
 
+SYSTEM = ("$RECYCLE.BIN", "@eaDir", "System Volume Information", "__MACOSX", "lost+found")
+"""Folders that systems and network storage make, with what may be taken for images: previews and remains."""
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of this name is no part of a data set."""
+    return name.startswith(".") or name in SYSTEM
+
+
 def composed(text: str) -> str:
     """Write accents as one character with their letter (NFC), for systems differ in how they write the same name."""
     return unicodedata.normalize("NFC", text)
