@@ -892,6 +892,35 @@ def test_a_check_lists_all_that_is_not_here(project, refused, capsys):
         assert line.startswith(f"- would not run here: {start}")
 
 
+@pytest.mark.parametrize("teacher", [
+    {"source": "a.safetensors", "published_top1": 50.0},
+    {"source": "published", "otherwise": "train", "train": SHORT},
+])  # fmt: skip
+def test_a_check_refuses_checkpoints_that_do_not_fit(project, refused, capsys, teacher):
+    """Once the data set is here, and says how many classes there are."""
+    listed = yamlfile.read(project / "data/teachers.yaml")
+    listed["teachers"]["digits"] = {"resnet20": {"published_top1": 50.0, "sources": []}}
+    yamlfile.write(project / "data/teachers.yaml", listed)
+    given(teachers__resnet20=teacher)(project)
+    (project / "checkpoints/digits").mkdir(parents=True)
+    file = "a.safetensors" if teacher["source"] == "a.safetensors" else "checkpoints/digits/resnet20.safetensors"
+    plan, check = importlib.import_module("stages.plan"), ("--check", "params.yaml")
+    for network, classes, problem in (
+        ("resnet20", 100, "fc.weight: (100, 64) in"),
+        ("resnet14", 10, "missing ['layer"),
+    ):
+        checkpoints.save(networks.create(network, classes), project / file)
+        said = refused("plan", *check)
+        assert said.startswith(f"error: teacher resnet20: {file}: does not fit a ResNet of this depth")
+        assert problem in said
+    checkpoints.save(networks.create("resnet20", 10), project / file)
+    plan.main(*check)
+    checkpoints.save(networks.create("resnet20", 100), project / file)
+    given(data__train_per_class=21)(project)  # another data set than the one that is stored, as far as is known
+    plan.main(*check)
+    assert capsys.readouterr().out.splitlines() == ["params.yaml: 20 cells"] * 2
+
+
 @pytest.mark.parametrize(("section", "change", "message"), named(SOURCES))
 def test_data(project, refused, section, change, message):
     change(project)

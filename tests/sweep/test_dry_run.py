@@ -375,6 +375,15 @@ def test_results_that_are_gone_changed_or_not_in_the_cache(project):
 
 
 @pytest.mark.pipeline
+def test_cards_that_are_gone_are_planned_anew(project):
+    """DVC has them in its cache, and brings none back: they depend on checkpoints that it may not see."""
+    shutil.rmtree(project.folder / "cards")
+    found = check_against_dvc(project)
+    assert found["plan"] == [TO_RUN, "its results are gone"]
+    assert states(found)[UP_TO_DATE] == STEPS - {"plan"}
+
+
+@pytest.mark.pipeline
 def test_other_code(project):
     project.edit("kdcore/methods/dkd.py", "KIND = ", "ANOTHER = 1\nKIND = ")
     found = check_against_dvc(project)
