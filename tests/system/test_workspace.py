@@ -86,6 +86,22 @@ def test_a_folder_that_git_tracks_in_part_is_taken_whole(root, enter):
     assert workspace.find(Path("all")) == Path("all")
 
 
+def test_what_is_there_in_name_alone_is_taken_from_the_workspace(root, enter):
+    """A relative link, and the folder of a submodule, which are in the temporary folder, and lead to nothing."""
+    (root.parent / "outside").mkdir()
+    (root / "link").symlink_to("../outside")
+    (root / "submodule").mkdir()
+    (root / "submodule/image").touch()
+    folder = enter()
+    (folder / "link").symlink_to("../outside")
+    (folder / "submodule").mkdir()
+    (folder / "broken").symlink_to("nowhere")
+    assert workspace.find(Path("link")) == root / "link"
+    assert workspace.find(Path("submodule")) == root / "submodule"
+    for name in ("broken", "x" * 300, "a\0b"):
+        assert workspace.find(Path(name)) == Path(name)
+
+
 def test_own_copies_are_those_of_the_workspace(root, enter):
     copy = root / "checkpoints/digits/resnet14.pth"
     copy.parent.mkdir(parents=True)
