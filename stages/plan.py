@@ -7,6 +7,7 @@ from kdcore.results import published
 from kdcore.system import yamlfile
 from kdcore.system.errors import UserError, shown
 from kdcore.system.files import whole
+from kdcore.training import preflight
 from stages import run
 
 
@@ -17,7 +18,9 @@ def main(*arguments: str) -> None:
     published.check(yamlfile.read(published.FILE))
     recipes, known = yamlfile.read("data/recipes.yaml"), yamlfile.read("data/teachers.yaml", bounded=True)
     for file in arguments[1:]:
-        print(check(file, recipes=recipes, known_teachers=known))
+        checked = check(file, recipes=recipes, known_teachers=known)
+        preflight.check_checkpoints(checked.cards)
+        print(checked.text)
     if arguments:
         return
     matrix = params.load("params.yaml")

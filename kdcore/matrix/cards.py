@@ -132,25 +132,31 @@ def resolve_recipes(params: Params, published: dict[str, Any], file: str = "para
     }
 
 
-def check_here(params: Params, known_teachers: dict[str, Any], root: Path = ROOT) -> list[str]:
-    """List all that keeps this machine from planning the data set and the teachers: a folder or checkpoint that is not
-    there, or another one than params.yaml says. The message of each names its key.
+def check_here(params: Params, known_teachers: dict[str, Any], root: Path = ROOT) -> tuple[dict[str, Card], list[str]]:
+    """Make the cards of the data set and the teachers, as far as this machine can.
 
     Args:
         params: the matrix.
         known_teachers: content of data/teachers.yaml.
         root: the folder that holds the sources of kdcore.
+
+    Returns:
+        The cards under their names, and all that keeps this machine from making the others: a folder or checkpoint
+        that is not there, or another one than params.yaml says. The message of each names its key.
     """
     known, code = KnownTeachers.of(known_teachers), Code(root)
-    makers = [partial(_data_card, params, code)]
-    makers += [partial(teacher_card, name, teacher, params, known, code) for name, teacher in params.teachers.items()]
+    makers = {"data": partial(_data_card, params, code)} | {
+        f"teacher/{name}": partial(teacher_card, name, teacher, params, known, code)
+        for name, teacher in params.teachers.items()
+    }
+    made: dict[str, Card] = {}
     problems = []
-    for make in makers:
+    for name, make in makers.items():
         try:
-            make()
+            made[name] = _by_value(make())
         except UserError as error:
             problems.append(str(error))
-    return problems
+    return made, problems
 
 
 def check_sources(params: Params, file: str = "params.yaml") -> None:

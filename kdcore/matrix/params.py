@@ -225,12 +225,12 @@ class Params(Section):
             teacher = pair.split("-")[0]
             if teacher not in self.teachers:
                 known = [*self.teachers, *catalog.networks()]
-                example = f"{teacher}: {{source: published}}"
+                hint, example = "", f"{teacher}: {{source: published}}"
                 if teacher not in known:
-                    example = f"{teacher}: {{network: resnet20, source: published}}"
+                    hint, example = suggest(teacher, known), f"{teacher}: {{network: resnet20, source: published}}"
                 raise ValueError(
-                    f"pairs: {pair} needs the teacher {teacher}, which teachers does not list."
-                    f"{suggest(teacher, known)} Name another, or add for example 'teachers: {{{example}}}'"
+                    f"pairs: {pair} needs the teacher {teacher}, which teachers does not list.{hint} "
+                    f"Name another, or add for example 'teachers: {{{example}}}'"
                 )
         for number, exception in enumerate(self.train.exceptions):
             for pair in exception.pairs or []:

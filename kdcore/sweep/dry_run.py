@@ -93,17 +93,16 @@ class Lookup:
         return next((trouble for out in self.pipeline.stages[step].outs for trouble in out.status().values()), "")
 
     def is_in_cache(self, step: str, outputs: Sums) -> bool:
-        """Say whether DVC's cache holds these outputs of a stage, all of them."""
+        """Say whether DVC's cache holds these outputs of a stage, all of them, and would bring them back: of a stage
+        whose outputs persist it does not, though it may have them from the time before.
+        """
+        if any(out.persist for out in self.pipeline.stages[step].outs):
+            return False
         outs = [{"path": path, "hash": MD5, MD5: value} for path, value in outputs.items()]
         return bool(self.run_cache._create_stage({"cmd": self.pipeline.command(step), "outs": outs}).outs_cached())
 
     def made_from(self, step: str, inputs: Sums) -> Sums | None:
-        """Return what a stage made of these dependencies before; None where the run cache has no such run.
-
-        DVC keeps no stage there whose outputs persist, and what it has from the time before is not brought back.
-        """
-        if any(out.persist for out in self.pipeline.stages[step].outs):
-            return None
+        """Return what a stage made of these dependencies before; None where the run cache has no such run."""
         content = {
             "cmd": self.pipeline.command(step),
             "deps": [{"path": path, "hash": MD5, MD5: inputs[path]} for path in sorted(inputs)],

@@ -36,8 +36,8 @@ def origin() -> Path | None:
 def find(path: str | Path) -> Path:
     """Find an input that a person names by a path: relative to the project, absolute, or beginning with ~.
 
-    In an experiment's temporary folder, what is not there is taken from the workspace; and so is a folder of which git
-    tracks a part alone, because the temporary folder has only that part.
+    In an experiment's temporary folder, what is not there is taken from the workspace; and so is what is there in part:
+    a link that leads nowhere from there, a folder of which git tracks some files alone, a submodule.
 
     Args:
         path: the path.
@@ -50,14 +50,16 @@ def find(path: str | Path) -> Path:
     if workspace is None or path.is_absolute():
         return path
     there = workspace / path
-    if not os.path.lexists(there):
+    if not os.path.exists(there):  # Path.exists() raises errors for names that are too long
         return path
-    return path if os.path.lexists(path) and not _is_part(path, there) else there
+    return path if os.path.exists(path) and not _is_part(path, there) else there
 
 
 def _is_part(path: Path, there: Path) -> bool:
-    """Whether a folder lacks files that its counterpart in the workspace has, and git does not track."""
-    return path.is_dir() and bool(git("ls-files", "--others", "--directory", "--", ".", folder=there))
+    """Whether a folder lacks files that its counterpart in the workspace has."""
+    if not path.is_dir():
+        return False
+    return not any(path.iterdir()) or bool(git("ls-files", "--others", "--directory", "--", ".", folder=there))
 
 
 def left_in_params() -> str:

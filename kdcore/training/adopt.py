@@ -104,6 +104,23 @@ def record_tried(out: Path, tried: list[dict[str, str]]) -> None:
     replace_text(out / run_folder.META, json_text({**run_folder.read_meta(out), "tried": tried}))
 
 
+def check_fits(card: dict[str, Any], dataset: Dataset) -> None:
+    """Refuse a checkpoint on this machine that does not fit its network, without measuring it.
+
+    Args:
+        card: card of stage teacher, whose source is a file, or whose first one is.
+        dataset: has the classes.
+
+    Raises:
+        UserError: the file cannot be read, is another one, or does not fit.
+    """
+    source = card["sources"][0] if card["source"] == PUBLISHED else _named(card)
+    try:
+        _restored(source, card, dataset, torch.device("cpu"), download.PATIENT)
+    except UserError as error:
+        raise UserError(f"teacher {card['name']}: {error}") from error
+
+
 def _first(
     card: dict[str, Any], dataset: Dataset, device: torch.device, patience: download.Patience
 ) -> tuple[Network, Adopted, list[dict[str, str]]]:

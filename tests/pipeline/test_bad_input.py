@@ -344,31 +344,31 @@ VALUES = [
     (MANY, "5 pairs, 5 methods, 7 scales, 2 stand, 2 baselines, 1,000 seeds: pairs x methods x scales x stand x seeds "
            "and pairs x baselines x seeds make 360,000 cells; at most 100,000 are allowed; shorten an axis"),
     ({**MANY, "pairs": [f"{a}-{b}" for a in ("resnet20", "vgg13") for b in networks.names()[:20]], "seeds": [0]},
-     "needs the teacher vgg13, which teachers does not list; add for example"),
+     "needs the teacher vgg13, which teachers does not list. Name another, or add for example"),
     ({"seeds": [-1] * 400}, "and 380 more"),
-    ({"pairs": [f"a{i}-resnet8" for i in range(1600)]}, "and 1,580 more"),
-    ({"pairs": ["a;rm -rf x"]}, "pairs[0]: unknown network 'a;rm '. Allowed: "),
-    ({"pairs": ["a;touch ran-resnet8"]}, "pairs[0]: unknown network 'a;touch ran'. Allowed: "),
+    ({"pairs": [f"A{i}-resnet8" for i in range(1600)]}, "and 1,580 more"),
+    ({"pairs": ["a;rm -rf x"]}, "pairs[0]: unknown network or teacher 'a;rm '. Allowed: "),
+    ({"pairs": ["a;touch ran-resnet8"]}, "pairs[0]: unknown network or teacher 'a;touch ran'. Allowed: "),
     ({"pairs": ["../x"]}, "pairs[0]: '../x' must be teacher-student with exactly one '-'"),
-    ({"pairs": ["../x-resnet8"]}, "pairs[0]: unknown network '../x'. Allowed: "),
-    ({"pairs": ["resnet20\n-resnet8"]}, r"pairs[0]: unknown network 'resnet20\n'. Did you mean resnet20?"),
+    ({"pairs": ["../x-resnet8"]}, "pairs[0]: unknown network or teacher '../x'. Allowed: "),
+    ({"pairs": ["resnet20\n-resnet8"]}, r"pairs[0]: unknown network or teacher 'resnet20\n'. Did you mean resnet20?"),
     ({"pairs": ["resnet20-resnet8\n"]}, r"pairs[0]: unknown network 'resnet8\n'. Did you mean resnet8?"),
-    ({"pairs": [" resnet20-resnet8"]}, "pairs[0]: unknown network ' resnet20'. Did you mean resnet20?"),
-    ({"pairs": ["$(touch ran)-resnet8"]}, "pairs[0]: unknown network '$(touch ran)'"),
-    ({"pairs": ["`touch ran`-resnet8"]}, "pairs[0]: unknown network '`touch ran`'"),
+    ({"pairs": [" resnet20-resnet8"]}, "pairs[0]: unknown network or teacher ' resnet20'. Did you mean resnet20?"),
+    ({"pairs": ["$(touch ran)-resnet8"]}, "pairs[0]: unknown network or teacher '$(touch ran)'"),
+    ({"pairs": ["`touch ran`-resnet8"]}, "pairs[0]: unknown network or teacher '`touch ran`'"),
     ({"pairs": ["resnet20-resnet8 --help"]}, "pairs[0]: 'resnet20-resnet8 --help' must be teacher-student"),
-    ({"pairs": ["\0-resnet8"]}, r"pairs[0]: unknown network '\x00'"),
+    ({"pairs": ["\0-resnet8"]}, r"pairs[0]: unknown network or teacher '\x00'"),
     ({"pairs": ["x" * 5000]}, "pairs[0]: 'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx... must be"),
     ({"pairs": [""]}, "pairs[0]: '' must be teacher-student"),
-    ({"pairs": ["-"]}, "pairs[0]: unknown network ''"),
+    ({"pairs": ["-"]}, "pairs[0]: unknown network or teacher ''"),
     ({"pairs": [None]}, "pairs[0]: None"),
     ({"pairs": [["resnet20", "resnet8"]]}, "pairs[0]: ['resnet20', 'resnet8']"),
     ({"pairs": [PAIR, PAIR]}, f"pairs: names {PAIR} more than once"),
     ({"methods": ["kd", "../kd"]}, "methods[1]: unknown method '../kd'. Allowed: clkd, ctkd"),
     ({"methods": ["kd\n"]}, r"methods[0]: unknown method 'kd\n'. Did you mean kd?"),
     ({"methods": ["kd+" * 1000 + "kd"]}, "methods[0]: 'kd+kd+kd+"),
-    ({"teachers": {}}, "pairs: resnet20-resnet8 needs the teacher resnet20, which teachers does not list; add for"),
-    ({"teachers": {"../x": TRAINED}}, "teachers.../x: unknown network '../x'"),
+    ({"teachers": {}}, "pairs: resnet20-resnet8 needs the teacher resnet20, which teachers does not list."),
+    ({"teachers": {"../x": TRAINED}}, "teachers.../x: '../x' must be a network, or a name of your own"),
     ({"teachers__resnet20": {"source": ""}}, "teachers.resnet20.source: '': String should have at least 1 character"),
     ({"teachers__resnet20": {"source": "trian"}}, "'trian': there is no such file. Did you mean train?"),
     ({"teachers__resnet20": {"source": "a\0b.pth"}}, r"teachers.resnet20.source: 'a\x00b.pth' must be one line of"),
@@ -383,7 +383,6 @@ VALUES = [
     ({"teachers__resnet20": {"source": "/proc/self/mem", "published_top1": 70.0}},
      "teachers.resnet20.source: '/proc/self/mem' cannot be read (Input/output error)"),
     ({"teachers__resnet20": {"source": f"{'x' * 300}.pth", "published_top1": 70.0}}, "cannot be read (File name too"),
-    ({"teachers__resnet20": {"source": "params.yaml"}}, "data/teachers.yaml lists no accuracy of resnet20 on digits"),
     ({"teachers__resnet20": {"source": "params.yaml", "published_top1": 101.0}}, "teachers.resnet20.published_top1:"),
     ({"teachers__resnet20": {"source": "params.yaml", "published_top1": 70.0, "sha256": "0" * 64}},
      "teachers.resnet20.sha256: params.yaml has sha256"),
@@ -942,6 +941,35 @@ def test_a_check_lists_all_that_is_not_here(project, refused, capsys):
         assert line.startswith(f"- would not run here: {start}")
 
 
+@pytest.mark.parametrize("teacher", [
+    {"source": "a.safetensors", "published_top1": 50.0},
+    {"source": "published", "otherwise": "train", "train": SHORT},
+])  # fmt: skip
+def test_a_check_refuses_checkpoints_that_do_not_fit(project, refused, capsys, teacher):
+    """Once the data set is here, and says how many classes there are."""
+    listed = yamlfile.read(project / "data/teachers.yaml")
+    listed["teachers"]["digits"] = {"resnet20": {"published_top1": 50.0, "sources": []}}
+    yamlfile.write(project / "data/teachers.yaml", listed)
+    given(teachers__resnet20=teacher)(project)
+    (project / "checkpoints/digits").mkdir(parents=True)
+    file = "a.safetensors" if teacher["source"] == "a.safetensors" else "checkpoints/digits/resnet20.safetensors"
+    plan, check = importlib.import_module("stages.plan"), ("--check", "params.yaml")
+    for network, classes, problem in (
+        ("resnet20", 100, "fc.weight: (100, 64) in"),
+        ("resnet14", 10, "missing ['layer"),
+    ):
+        checkpoints.save(networks.create(network, classes), project / file)
+        said = refused("plan", *check)
+        assert said.startswith(f"error: teacher resnet20: {file}: does not fit a ResNet of this depth")
+        assert problem in said
+    checkpoints.save(networks.create("resnet20", 10), project / file)
+    plan.main(*check)
+    checkpoints.save(networks.create("resnet20", 100), project / file)
+    given(data__train_per_class=21)(project)  # another data set than the one that is stored, as far as is known
+    plan.main(*check)
+    assert capsys.readouterr().out.splitlines() == ["params.yaml: 20 cells"] * 2
+
+
 @pytest.mark.parametrize(("section", "change", "message"), named(SOURCES))
 def test_data(project, refused, section, change, message):
     change(project)
@@ -985,7 +1013,7 @@ def start(folder, *command):
     (["plan"], written(LAUGHS), "error: params.yaml, line 2: is not valid YAML: the alias *a0"),
     (["plan"], written(f"name: {'x' * 10**7}\n"), "error: params.yaml: has 10,000,007 bytes; at most 65,536 are"),
     (["plan"], replaced(os.mkfifo), "error: params.yaml: cannot be read (it is a folder, a pipe or a device)"),
-    (["plan"], given(pairs=["a;touch ran-resnet8"]), "error: params.yaml: pairs[0]: unknown network 'a;touch ran'."),
+    (["plan"], given(pairs=["a;touch ran-resnet8"]), "error: params.yaml: pairs[0]: unknown network or teacher 'a;touch"),
     (["data", "x"], nothing, "error: usage: python -m stages.data"),
     (["evaluate", "../tables"], nothing, "error: cards/evaluate/: holds no card of '../tables'."),
     (["report"], missing("cards"), "error: cards/: holds no card of 'tables'. Run 'dvc repro plan'"),

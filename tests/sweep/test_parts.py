@@ -157,7 +157,7 @@ def test_job_that_ends(folder, method):
 def test_a_stage_of_this_project_runs_in_the_process_itself(folder):
     outcome = run(folder, "python -m stages.plan --check nothing.yaml")
     assert outcome.code == 2
-    assert outcome.tail[0].startswith("error: data/recipes.yaml: cannot be read")
+    assert outcome.tail[0].startswith("error: data/published.yaml: cannot be read")
 
 
 @pytest.mark.parametrize("method", ["forkserver", "spawn"])

@@ -110,6 +110,10 @@ def test_a_variant_is_found_by_an_experiment(swept):
     (["scales=[1,3]"], "params.yaml with -S scales=[1,3]: scales"),
     (["scals=[1]"], "-S scals=[1]: "),
     (["scales=["], "-S scales=[: "),
+    (["seeds=5"], "params.yaml with -S seeds=5: seeds: 5: must be a list; write seeds: [5] (-S 'seeds=[5]')"),
+    (["methods=kd"], "methods: 'kd': must be a list; write methods: [kd] (-S 'methods=[kd]')"),
+    (["seeds=0,1"], "-S seeds=0,1: values without brackets are one experiment each, for 'dvc exp run --queue'; write "
+                    "'seeds=[0,1]'"),
 ])  # fmt: skip
 def test_a_wrong_variant_changes_nothing(project, changes, message):
     before = (project.folder / "params.yaml").read_bytes()
@@ -117,6 +121,14 @@ def test_a_wrong_variant_changes_nothing(project, changes, message):
     assert message in project.sweep(*arguments, code=2)
     assert (project.folder / "params.yaml").read_bytes() == before
     assert project.run("git", "status", "--porcelain") == ""
+
+
+def test_a_failed_variant_says_what_it_leaves(project):
+    project.behave(**{cell("kd", 4): "fail"})
+    output = project.sweep("--jobs", "2", "-S", "scales=[4]", "-S", "methods=[kd]", code=1)
+    assert "params.yaml still holds what -S changed; 'git checkout params.yaml' takes that back, and other ed" in output
+    project.run("git", "checkout", "-q", "params.yaml")
+    assert "what -S changed" not in project.sweep("--jobs", "2", "-S", "methods=[kd,dkd]")
 
 
 def test_a_failure_blocks_what_needs_it_and_nothing_else(project):
@@ -127,6 +139,7 @@ def test_a_failure_blocks_what_needs_it_and_nothing_else(project):
     assert f"    error: {name} was told to fail" in output
     assert f"    blocked by it: evaluate@{PAIR}, tables" in output
     assert "8 done, 1 failed, 2 blocked" in output
+    assert "what -S changed" not in output
     assert set(project.ran) == CELLS | {"resnet14"}
     project.behave()
     project.forget()

@@ -46,8 +46,8 @@ def enter(request, root, monkeypatch):
 
 
 def images(folder):
-    for split in ("train", "test"):
-        write_tree(folder / split, ("cat", "dog"), 2, size=(20, 20))
+    for start, split in ((0, "train"), (10, "test")):
+        write_tree(folder / split, ("cat", "dog"), 2, size=(20, 20), start=start)
 
 
 def test_only_a_temporary_folder_has_an_origin(root, enter, monkeypatch):
@@ -84,6 +84,22 @@ def test_a_folder_that_git_tracks_in_part_is_taken_whole(root, enter):
         (folder / name).touch()
     assert workspace.find(Path("part")) == root / "part"
     assert workspace.find(Path("all")) == Path("all")
+
+
+def test_what_is_there_in_name_alone_is_taken_from_the_workspace(root, enter):
+    """A relative link, and the folder of a submodule, which are in the temporary folder, and lead to nothing."""
+    (root.parent / "outside").mkdir()
+    (root / "link").symlink_to("../outside")
+    (root / "submodule").mkdir()
+    (root / "submodule/image").touch()
+    folder = enter()
+    (folder / "link").symlink_to("../outside")
+    (folder / "submodule").mkdir()
+    (folder / "broken").symlink_to("nowhere")
+    assert workspace.find(Path("link")) == root / "link"
+    assert workspace.find(Path("submodule")) == root / "submodule"
+    for name in ("broken", "x" * 300, "a\0b"):
+        assert workspace.find(Path(name)) == Path(name)
 
 
 def test_own_copies_are_those_of_the_workspace(root, enter):
