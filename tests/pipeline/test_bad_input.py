@@ -1013,7 +1013,7 @@ def start(folder, *command):
     (["plan"], written(LAUGHS), "error: params.yaml, line 2: is not valid YAML: the alias *a0"),
     (["plan"], written(f"name: {'x' * 10**7}\n"), "error: params.yaml: has 10,000,007 bytes; at most 65,536 are"),
     (["plan"], replaced(os.mkfifo), "error: params.yaml: cannot be read (it is a folder, a pipe or a device)"),
-    (["plan"], given(pairs=["a;touch ran-resnet8"]), "error: params.yaml: pairs[0]: unknown network or teacher 'a;touch"),
+    (["plan"], given(pairs=["a;touch ran-resnet8"]), "error: params.yaml: pairs[0]: unknown network or teacher 'a;t"),
     (["data", "x"], nothing, "error: usage: python -m stages.data"),
     (["evaluate", "../tables"], nothing, "error: cards/evaluate/: holds no card of '../tables'."),
     (["report"], missing("cards"), "error: cards/: holds no card of 'tables'. Run 'dvc repro plan'"),
