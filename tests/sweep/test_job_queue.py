@@ -329,6 +329,28 @@ def test_lsf_has_words_where_it_has_no_jobs(slurm, make):
     assert "the queue did not take a job: sh: Bad queue. Job not submitted." in queue.said[1]
 
 
+@pytest.mark.parametrize(("cluster", "commands", "answer"), [
+    ("PBSCluster", ("qsub", "qdel"), "101.pbs-head"),
+    ("MoabCluster", ("msub", "canceljob"), "Moab.101"),
+    ("SGECluster", ("qsub", "qdel"), "Your job 101 (\"dask-worker\") has been submitted"),
+    ("OARCluster", ("oarsub", "oardel"), "[ADMISSION RULE] 64 cores\nOAR_JOB_ID=101"),
+    ("HTCondorCluster", ("condor_submit", "condor_rm"), "1 job(s) submitted to cluster 101."),
+])  # fmt: skip
+def test_every_queue_takes_jobs_and_cancels_them(slurm, make, cluster, commands, answer):
+    submit, cancel = commands
+    number = "101.0" if cluster == "HTCondorCluster" else "101"
+    slurm.write(submit, f"cat <<'END'\n{answer}\nEND")
+    slurm.write(cancel, f'echo "$@" > {slurm.folder}/cancelled')
+    queue = make(1, cluster, **({"disk": "1GB"} if cluster == "HTCondorCluster" else {})).after(0)
+    assert [job.number for job in queue.jobs] == [number]
+    queue.after(31, queue.jobs[0].worker)
+    queue.after(31, queue.jobs[0].worker)
+    slurm.write(submit, "echo 'this queue is closed' >&2; exit 1")
+    queue.after(16)
+    assert slurm.cancelled == [number]
+    assert queue.said == [f"the queue did not take a job: {submit}: this queue is closed\ntrying again in 10 s"]
+
+
 def test_logs(tmp_path):
     for name in ("slurm-7.out", "dask-worker.o7", "slurm-17.out", "table7.csv"):
         (tmp_path / name).write_text("text")
