@@ -115,12 +115,13 @@ class Joining(WorkerPlugin):
         try:
             refuse_together()
             slots = every_slot(worker.state.nthreads, self.slots_per_gpu, self.threads)
-            self.claims = Claims(slots, worker.state.nthreads, self.name)
-        except UserError as error:  # its machine or environment is not fit for it
+            if not self.place.trouble:
+                self.claims = Claims(slots, worker.state.nthreads, self.name)
+                self.place.slots.add(self.claims.take())
+        except (UserError, OSError) as error:  # its machine or environment is not fit for it
             self.place.trouble = self.place.trouble or str(error)
         if self.claims is not None and not self.place.trouble:
             self.place.method = prepare(slots[0], self.code)
-            self.place.slots.add(self.claims.take())
             self.claiming = asyncio.create_task(self._claim_more(worker, self.place.slots, self.claims))
         await worker.set_resources(**{SLOT: self.place.slots.count})
         for name in PROFILERS:

@@ -18,6 +18,8 @@ LISTED = re.compile(r"(GPU \d+|\s+MIG \S+).*\(UUID: ([^)\s]+)\)")
 """A line of `nvidia-smi -L`: a GPU, or a part of the GPU above it."""
 ANSWER = 60.0
 """Seconds that nvidia-smi has to answer. It hangs where a GPU does."""
+JOB_NUMBERS = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "JOB_ID", "OAR_JOB_ID", "_CONDOR_JOB_AD")
+"""Variables in which a queue tells a job its number, or something else that no other job on the machine has."""
 Environment = dict[str, str]
 """Environment variables that give a stage its GPU and its number of threads."""
 
@@ -142,9 +144,12 @@ class Claims:
         self.held: dict[int, FileLock | None] = {}
         self.locks: list[FileLock | None] = []
         uuids, times = [*installed()] if any(VISIBLE in slot for slot in slots) else [], Counter[str]()
+        job = next((os.environ[name] for name in JOB_NUMBERS if name in os.environ), "")
         for slot in slots:
             name = slot.get(VISIBLE, "")
             uuid = uuids[int(name)] if name.isdigit() and int(name) < len(uuids) else name
+            if uuid.isdigit():  # without nvidia-smi; another job's GPU 0 may be another one
+                uuid = f"{job}-{uuid}"
             times[uuid] += 1
             file = f"{sweep}-{re.sub('[^A-Za-z0-9-]', '_', uuid)}-{times[uuid]}.lock"
             self.locks.append(FileLock(Path(tempfile.gettempdir()) / file, thread_local=False) if name else None)

@@ -33,6 +33,8 @@ LOOK = 30.0
 """Seconds between two questions to the queue, as long as some job's worker is not there."""
 SETTLED = 15.0
 """Seconds after which a job that the queue has taken must be among those that it lists."""
+ABSENT = 2
+"""How often in a row the queue must not list a job that is taken for gone; once may be a slip of the queue."""
 BRIEF = 30.0
 """Seconds for which a worker must stay to show that its job is well."""
 PAUSE, LONGEST_PAUSE = 10.0, 600.0
@@ -59,6 +61,8 @@ class Job:
     """The monotonic time at which its worker came."""
     seen: float | None = None
     """The monotonic time at which its worker was last connected; None as long as it has not come."""
+    absent: int = 0
+    """How often in a row the queue did not list it."""
     is_well: bool = False
     """Whether its worker has stayed for `BRIEF` seconds."""
 
@@ -168,9 +172,10 @@ class JobQueue:
         self.states = self._answer()
         if isinstance(self.states, str):
             return
-        gone = [job for job in settled if job.number not in self.states]
+        for job in settled:
+            job.absent = 0 if job.number in self.states else job.absent + 1
         self._meet(time.monotonic())  # a worker may have come while the queue was asked
-        gone = [job for job in gone if job.seen is None]
+        gone = [job for job in self.missing if job.absent >= ABSENT]
         if gone:
             self._bury(gone, "did not come, and the queue does not have it any more")
 
@@ -229,7 +234,8 @@ class JobQueue:
         count = "1 job" if len(jobs) == 1 else f"{len(jobs)} jobs"
         if isinstance(known, str):
             return f"{count} submitted, the first {age} ago; state in the queue unknown: {known}"
-        by_state = Counter("at work" if job.seen else known.get(job.number, "just submitted") for job in jobs)
+        unlisted = {job.number: "not listed" if job.absent else "just submitted" for job in jobs}
+        by_state = Counter("at work" if job.seen else {**unlisted, **known}[job.number] for job in jobs)
         listed = ", ".join(f"{number} {state}" for state, number in by_state.items())
         return f"{count} submitted, the first {age} ago: {listed}"
 

@@ -205,6 +205,24 @@ def test_slots_of_a_worker_that_is_killed_are_free(tmp_path, monkeypatch):
     assert len(mine.take()) == 1
 
 
+def test_jobs_that_see_a_gpu_by_its_number_alone_may_have_different_ones(machine, monkeypatch, tmp_path):
+    """Slurm calls the GPU of each job 0, and without nvidia-smi nobody knows more."""
+    monkeypatch.setattr(gpus.tempfile, "gettempdir", lambda: str(tmp_path))
+    slot = [{"CUDA_VISIBLE_DEVICES": "0"}]
+    taken = []
+    for number in ("101", "101", "102"):
+        monkeypatch.setenv("SLURM_JOB_ID", number)
+        claims = Claims(slot, 1, "sweep")
+        taken.append((claims, len(claims.take())))
+    assert [count for _, count in taken] == [1, 0, 1]
+    with_gpus(machine, 1)
+    known = []
+    for number in ("101", "102"):
+        monkeypatch.setenv("SLURM_JOB_ID", number)
+        known.append(Claims(slot, 1, "sweep"))
+    assert [len(claims.take()) for claims in known] == [1, 0], "with it, they do"
+
+
 def test_slots_without_a_gpu_are_free_for_all():
     assert len(Claims([{}, {}], 2, "sweep").take()) == len(Claims([{}, {}], 2, "sweep").take()) == 2
 

@@ -194,7 +194,8 @@ def test_a_job_that_is_gone_before_its_worker_came_is_submitted_anew(slurm, make
     (tmp_path / "logs/dask-worker-101.err").write_text("bash: line 8: activate: No such file\n")
     (tmp_path / "logs/dask-worker-1012.err").write_text("of another job\n")
     queue.after(14)
-    assert queue.said == [], "it may not be listed yet"
+    queue.after(30)
+    assert queue.said == [], "that may be a slip of the queue"
     queue.after(30)
     log = f"{tmp_path}/logs/dask-worker-101.err ends with\n    bash: line 8: activate: No such file"
     assert queue.said == [
@@ -205,6 +206,17 @@ def test_a_job_that_is_gone_before_its_worker_came_is_submitted_anew(slurm, make
     assert slurm.submitted == [101, 102, 103]
     assert slurm.cancelled == ["101"]
     assert queue.trouble == ""
+
+
+def test_a_slip_of_the_queue_ends_no_job(slurm, make):
+    queue = make(1).after(0)
+    for number in range(10):
+        (slurm.folder / "state-101").rename(slurm.folder / "hidden")
+        queue.after(30)
+        assert queue.describe().endswith("min ago: 1 not listed" if number else "30 s ago: 1 not listed")
+        (slurm.folder / "hidden").rename(slurm.folder / "state-101")
+        queue.after(30)
+    assert slurm.cancelled == queue.said == []
 
 
 def test_jobs_that_die_again_and_again_are_given_up(slurm, make):
@@ -322,11 +334,33 @@ def test_lsf_has_words_where_it_has_no_jobs(slurm, make):
     slurm.write("bkill", "true")
     queue = make(1, "LSFCluster").after(0)
     assert [job.number for job in queue.jobs] == ["101"], "the script came by its standard input"
-    queue.after(60)
+    queue.after(60).after(60)
     assert "job 101: its worker did not come" in queue.said[0]
     slurm.write("bsub", "echo 'Bad queue. Job not submitted.' >&2; exit 255")
     queue.after(60)
     assert "the queue did not take a job: sh: Bad queue. Job not submitted." in queue.said[1]
+
+
+@pytest.mark.parametrize(("cluster", "commands", "answer"), [
+    ("PBSCluster", ("qsub", "qdel"), "101.pbs-head"),
+    ("MoabCluster", ("msub", "canceljob"), "Moab.101"),
+    ("SGECluster", ("qsub", "qdel"), "Your job 101 (\"dask-worker\") has been submitted"),
+    ("OARCluster", ("oarsub", "oardel"), "[ADMISSION RULE] 64 cores\nOAR_JOB_ID=101"),
+    ("HTCondorCluster", ("condor_submit", "condor_rm"), "1 job(s) submitted to cluster 101."),
+])  # fmt: skip
+def test_every_queue_takes_jobs_and_cancels_them(slurm, make, cluster, commands, answer):
+    submit, cancel = commands
+    number = "101.0" if cluster == "HTCondorCluster" else "101"
+    slurm.write(submit, f"cat <<'END'\n{answer}\nEND")
+    slurm.write(cancel, f'echo "$@" > {slurm.folder}/cancelled')
+    queue = make(1, cluster, **({"disk": "1GB"} if cluster == "HTCondorCluster" else {})).after(0)
+    assert [job.number for job in queue.jobs] == [number]
+    queue.after(31, queue.jobs[0].worker)
+    queue.after(31, queue.jobs[0].worker)
+    slurm.write(submit, "echo 'this queue is closed' >&2; exit 1")
+    queue.after(16)
+    assert slurm.cancelled == [number]
+    assert queue.said == [f"the queue did not take a job: {submit}: this queue is closed\ntrying again in 10 s"]
 
 
 def test_logs(tmp_path):

@@ -417,6 +417,7 @@ echo Submitted batch job 7"""
         (programs / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
     monkeypatch.setenv("DASK_DISTRIBUTED__DEPLOY__LOST_WORKER_TIMEOUT", "1s")
+    project.edit("kdcore/sweep/job_queue.py", "PAUSE, LONGEST_PAUSE = 10.0", "PAUSE, LONGEST_PAUSE = 0.1")
     options = {"cores": 1, "processes": 1, "memory": "2GB", "interface": "lo"}
     yamlfile.write(project.folder / "slurm.yaml", {"cluster": "SLURMCluster", "jobs": 1, "options": options})
     waiting = cell("kd", 1)
