@@ -20,7 +20,7 @@ from kdcore.system.errors import UserError
 from kdcore.training import timings
 
 if TYPE_CHECKING:
-    from kdcore.sweep.dask_workers import Crew
+    from kdcore.sweep.crew import Crew
 
 PARAMS = Path("params.yaml")
 
@@ -254,7 +254,7 @@ def _hiring(options: Options, stack: ExitStack, say: Callable[[str], None]) -> "
 def _crew(options: Options, say: Callable[[str], None]) -> "Iterator[Crew]":
     """Connect the workers that the command line names; only now is Dask imported, which takes half a second."""
     from kdcore.sweep import clusters
-    from kdcore.sweep.dask_workers import Crew
+    from kdcore.sweep.crew import Crew
 
     threads, slots_per_gpu = processes.threads_wanted(), options.slots_per_gpu
     environment, job_queue = processes.alone(threads), None

@@ -28,7 +28,7 @@ from kdcore.training import run_folder
 from kdcore.training.pulse import pulses
 
 if TYPE_CHECKING:
-    from kdcore.sweep.dask_workers import Crew  # Dask takes half a second, and a sweep that has nothing to do no Dask
+    from kdcore.sweep.crew import Crew  # Dask takes half a second, and a sweep that has nothing to do no Dask
 
 PATIENCE = 10.0
 """Seconds that a stopped sweep waits, beyond the time that stages have to save, for workers to report their end."""

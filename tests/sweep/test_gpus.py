@@ -10,7 +10,7 @@ import torch
 from distributed import Client, LocalCluster
 
 from kdcore.sweep import gpus, processes
-from kdcore.sweep.dask_workers import PLUGIN, SLOT, Joining, _report
+from kdcore.sweep.dask_workers import PLUGIN, SLOT, Joining, report_place
 from kdcore.sweep.gpus import Claims
 from kdcore.sweep.transfer import code_of
 from kdcore.system.errors import UserError
@@ -248,7 +248,7 @@ def test_two_worker_processes_of_a_job_with_one_gpu(monkeypatch, tmp_path):
             for address, worker in client.scheduler_info(n_workers=-1)["workers"].items()
         }
         assert sorted(offered.values()) == [0, 1]
-        reports = client.run(_report, plugin)
+        reports = client.run(report_place, plugin)
         assert {reports[address].trouble for address, count in offered.items() if count} == {""}
         (left,) = [address for address, count in offered.items() if not count]
         assert reports[left].trouble == "other workers on its machine have all slots of its GPUs"
