@@ -188,6 +188,7 @@ def _send_pulse(worker: Worker, job: Job) -> None:
 
 
 def stop_stages(plugin: str, dask_worker: Worker) -> None:
+    """Ask the stages of a worker to save their states and end; runs on the worker."""
     _place(dask_worker, plugin).stopping.set()
 
 
@@ -200,6 +201,7 @@ class Report:
 
 
 def report_place(plugin: str, dask_worker: Worker) -> Report:
+    """Say what a sweep has to know of a worker; runs on the worker."""
     place = _place(dask_worker, plugin)
     taken = "" if place.slots.count else "other workers on its machine have all slots of its GPUs"
     return Report(place.is_apart, place.trouble or taken)
