@@ -118,7 +118,7 @@ def test_metrics_and_plots_are_shown(project):
 def test_plots_without_a_network(project):
     """With the project's template the page loads Vega from .dvc/vega, where docs/day-by-day.md puts DVC's versions."""
     told = (project.folder / "docs/day-by-day.md").read_text()
-    wanted = re.findall(r'src="https://cdn\.jsdelivr\.net/npm/([\w-]+)@([\d.]+)"', VegaRenderer.SCRIPTS)
+    wanted = re.findall(r'src="https://[^"]*/([\w-]+)@([\d.]+)"', VegaRenderer.SCRIPTS)
     assert re.search(r"for name in (.*); do", told)[1].split() == [f"{name}@{version}" for name, version in wanted]
     (command,) = re.findall(r"^dvc config .*$", told, re.MULTILINE)
     project.run(*command.split())
