@@ -22,7 +22,7 @@ from kdcore.results import captions
 from kdcore.system import yamlfile
 from kdcore.system.errors import UserError
 from kdcore.system.files import whole
-from kdcore.training import experiment, inference, loop, run_folder
+from kdcore.training import checked_teacher, experiment, inference, loop, run_folder
 from kdcore.training.adopt import NoSourceError, _torchvision, adopt_teacher
 from tests.pipeline.test_stages import call
 from tests.project import ROOT
@@ -658,6 +658,25 @@ class TestAccuracy:
         assert inference.top1(
             inference.predict(restored, dataset.test, dataset, CPU), torch.from_numpy(dataset.test.labels)
         ) == pytest.approx(top1)
+
+    def test_a_shortfall_within_the_tolerance_is_said(self, teacher, trained, capsys):
+        teacher(published_top1=trained[1] + 3, **self.OTHER)
+        said = capsys.readouterr().err
+        assert "points below the published" in said
+        assert "set teachers" not in said
+        teacher(published_top1=trained[1] + 0.5, **self.OTHER)
+        assert capsys.readouterr().err == ""
+
+    def test_another_normalisation_that_is_better_is_said_though_the_accuracy_is_allowed(
+        self, teacher, dataset, capsys, monkeypatch
+    ):
+        monkeypatch.setattr(checked_teacher, "COMMON", (checked_teacher.Normalisation((0.0,) * 3, (1 / 255,) * 3),))
+        top1, _ = teacher(published_top1=0.0)
+        assert capsys.readouterr().err == ""
+        teacher(published_top1=top1 + 5)
+        assert "set teachers.resnet8.mean and teachers.resnet8.std, if that is how it was trained" in (
+            capsys.readouterr().err
+        )
 
     def test_no_better_than_chance(self, folder, dataset):
         (folder / "b.pth").write_bytes(CHECKPOINT)
