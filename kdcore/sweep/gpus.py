@@ -20,6 +20,7 @@ ANSWER = 60.0
 """Seconds that nvidia-smi has to answer. It hangs where a GPU does."""
 JOB_NUMBERS = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "JOB_ID", "OAR_JOB_ID", "_CONDOR_JOB_AD")
 """Variables in which a queue tells a job its number, or something else that no other job on the machine has."""
+LOCKS = Path("/tmp")  # noqa: S108 (each name is of one sweep)
 Environment = dict[str, str]
 """Environment variables that give a stage its GPU and its number of threads."""
 
@@ -152,7 +153,7 @@ class Claims:
                 uuid = f"{job}-{uuid}"
             times[uuid] += 1
             file = f"{sweep}-{re.sub('[^A-Za-z0-9-]', '_', uuid)}-{times[uuid]}.lock"
-            self.locks.append(FileLock(Path(tempfile.gettempdir()) / file, thread_local=False) if name else None)
+            self.locks.append(FileLock(_folder_of_locks() / file, thread_local=False) if name else None)
 
     def take(self) -> list[Environment]:
         """Claim slots that nobody holds, as long as the worker has too few; returns the new ones."""
@@ -169,6 +170,11 @@ class Claims:
             Path(lock.lock_file).unlink(missing_ok=True)  # one who waits for the lock sees that its file is gone
             lock.release()
         self.held.clear()
+
+
+def _folder_of_locks() -> Path:
+    """Return a folder that all jobs on a machine share. TMPDIR is often one of each job."""
+    return LOCKS if os.access(LOCKS, os.W_OK) else Path(tempfile.gettempdir())
 
 
 def _locked(lock: FileLock | None) -> bool:

@@ -1,5 +1,6 @@
 """Which GPUs a sweep uses, and how it divides them."""
 
+import os
 import subprocess
 import sys
 import time
@@ -164,7 +165,10 @@ def test_one_cell_in_several_processes_is_not_for_sweeps(monkeypatch):
 
 
 CLAIM = """import sys, time
+from pathlib import Path
+from kdcore.sweep import gpus
 from kdcore.sweep.gpus import Claims
+gpus.LOCKS = Path(sys.argv[3])
 claims = Claims([{"CUDA_VISIBLE_DEVICES": name} for name in sys.argv[2].split(",")], 9, sys.argv[1])
 print([slot["CUDA_VISIBLE_DEVICES"] for slot in claims.take()], flush=True)
 time.sleep(60)
@@ -173,7 +177,7 @@ time.sleep(60)
 
 def test_workers_on_one_machine_share_the_slots_of_its_gpus(machine, monkeypatch, tmp_path):
     """Two of them never hold the same slot, however they name the GPU; one that is killed leaves its slots."""
-    monkeypatch.setattr(gpus.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(gpus, "LOCKS", tmp_path)
     with_gpus(machine, 2)
     two_on_each = slots(9, 2)
     first, second, third = (Claims(two_on_each, most, "sweep") for most in (3, 9, 9))
@@ -192,10 +196,9 @@ def test_workers_on_one_machine_share_the_slots_of_its_gpus(machine, monkeypatch
 
 
 def test_slots_of_a_worker_that_is_killed_are_free(tmp_path, monkeypatch):
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr(gpus.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(gpus, "LOCKS", tmp_path)
     killed = subprocess.Popen(
-        [sys.executable, "-c", CLAIM, "sweep", "0,1"], stdout=subprocess.PIPE, text=True, cwd=ROOT
+        [sys.executable, "-c", CLAIM, "sweep", "0,1", tmp_path], stdout=subprocess.PIPE, text=True, cwd=ROOT
     )
     assert killed.stdout.readline() == "['0', '1']\n"
     mine = Claims([{"CUDA_VISIBLE_DEVICES": "1"}], 1, "sweep")
@@ -207,7 +210,7 @@ def test_slots_of_a_worker_that_is_killed_are_free(tmp_path, monkeypatch):
 
 def test_jobs_that_see_a_gpu_by_its_number_alone_may_have_different_ones(machine, monkeypatch, tmp_path):
     """Slurm calls the GPU of each job 0, and without nvidia-smi nobody knows more."""
-    monkeypatch.setattr(gpus.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(gpus, "LOCKS", tmp_path)
     slot = [{"CUDA_VISIBLE_DEVICES": "0"}]
     taken = []
     for number in ("101", "101", "102"):
@@ -223,6 +226,18 @@ def test_jobs_that_see_a_gpu_by_its_number_alone_may_have_different_ones(machine
     assert [len(claims.take()) for claims in known] == [1, 0], "with it, they do"
 
 
+def test_jobs_with_temporary_folders_of_their_own_share_slots(monkeypatch):
+    """PBS, SGE and many a Slurm set TMPDIR to a folder of each job."""
+    taken = []
+    for folder in ("job-101", "job-102"):
+        monkeypatch.setattr(gpus.tempfile, "gettempdir", lambda folder=folder: f"/nowhere/{folder}")
+        claims = Claims([{"CUDA_VISIBLE_DEVICES": "GPU-0a"}], 1, f"sweep-{os.getpid()}")
+        taken.append((claims, len(claims.take())))
+    for claims, _ in taken:
+        claims.release()
+    assert [count for _, count in taken] == [1, 0]
+
+
 def test_slots_without_a_gpu_are_free_for_all():
     assert len(Claims([{}, {}], 2, "sweep").take()) == len(Claims([{}, {}], 2, "sweep").take()) == 2
 
@@ -231,11 +246,10 @@ def test_slots_without_a_gpu_are_free_for_all():
 def test_two_worker_processes_of_a_job_with_one_gpu(monkeypatch, tmp_path):
     """One of them gets its slot; when it leaves, the other one does."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
     (tmp_path / "token").touch()
     (tmp_path / "kdcore").symlink_to(ROOT / "kdcore")
     (tmp_path / "stages").symlink_to(ROOT / "stages")
-    plugin = f"{PLUGIN}test"
+    plugin = f"{PLUGIN}{os.getpid()}"
     joining = Joining(str(tmp_path), "token", code_of(tmp_path), slots_per_gpu=1, threads=1, name=plugin)
     with (
         LocalCluster(n_workers=2, threads_per_worker=2, memory_limit=None, dashboard_address=None) as cluster,
