@@ -52,7 +52,7 @@ class Screen:
 
     def __init__(self, journal: Journal, console: Console | None = None) -> None:
         self.journal = journal
-        self.console = console or _SilentConsole(stderr=True)
+        self.console = console or _SilentConsole(stderr=True, emoji=False)
         self.seconds: dict[str, float | None] = {}
         """Stage -> the seconds that it is estimated to take."""
         self.live = Live(console=self.console, auto_refresh=False, transient=True)
@@ -248,8 +248,8 @@ def shortened(names: Sequence[str], most: int = 5) -> str:
 
 def console() -> Console:
     """Make a console for tables: as wide as the terminal, or `WIDTH` columns where there is none and no COLUMNS."""
-    plain = _RaisingConsole(highlight=False)
-    return plain if plain.is_terminal else _RaisingConsole(highlight=False, width=max(plain.width, WIDTH))
+    plain = _RaisingConsole(highlight=False, emoji=False)  # rich would make a picture of the v in gpu:v:1
+    return plain if plain.is_terminal else _RaisingConsole(highlight=False, emoji=False, width=max(plain.width, WIDTH))
 
 
 class _RaisingConsole(Console):
