@@ -13,7 +13,7 @@ from functools import cache
 from inspect import signature
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from dask.utils import parse_bytes
 from pydantic import AfterValidator, BeforeValidator, Field
@@ -23,7 +23,7 @@ from kdcore.matrix.section import Count, Positive, Section, Text
 from kdcore.system import yamlfile
 from kdcore.system.errors import UserError, named, shown, suggest
 
-MEMORY = re.compile(r"[0-9]+(\.[0-9]+)? ?[KMGTP](i?B)?", re.IGNORECASE)
+MEMORY = re.compile(r"[0-9]+(\.[0-9]+)? ?[KMGTP]i?B?", re.IGNORECASE)
 CLOCK = r"[0-9]+:[0-5][0-9]:[0-5][0-9]"
 TIMES = {
     "SLURMCluster": (rf"{CLOCK}|[0-9]+-[0-9]+(:[0-5][0-9]){{0,2}}", '"08:00:00" or "1-08:00:00"'),
@@ -93,7 +93,7 @@ def _folder(path: str) -> str:
 
 
 def _extra_argument(argument: str) -> str:
-    if argument.partition("=")[0].split()[0] == "--name":
+    if re.split(r"[\s=]", argument.strip())[0] == "--name":
         raise ValueError("'--name': a sweep knows a job's worker by the name that it gives it; leave it away")
     return argument
 
@@ -136,11 +136,11 @@ class Options(Section):
     config_name: Words | None = None
     interface: Words | None = None
     protocol: Words | None = None
-    security: bool | None = None
+    security: Annotated[Literal[True] | None, BeforeValidator(lambda value: None if value is False else value)] = None
     scheduler_options: dict[str, Any] | None = None
     death_timeout: Positive | None = None
     nanny: bool | None = None
-    silence_logs: Words | None = None
+    silence_logs: Literal["critical", "error", "warning", "info", "debug"] | None = None
     job_cpu: Count | None = None
     job_mem: Size | None = None
     ncpus: Count | None = None
@@ -262,7 +262,7 @@ def script(content: ClusterFile, path: Path) -> str:
 def _refused(content: ClusterFile, path: Path) -> Iterator[None]:
     try:
         yield
-    except (TypeError, ValueError, OSError, RuntimeError, LookupError) as error:
+    except (TypeError, ValueError, OSError, RuntimeError, LookupError, ImportError) as error:
         raise UserError(f"{path}: options: {content.cluster} does not take them: {error}") from error
 
 

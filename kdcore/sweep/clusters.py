@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import dask
-import psutil
 from distributed import Client, LocalCluster, rpc
 
 from kdcore.sweep import cluster_file
@@ -92,12 +91,6 @@ def check(path: Path) -> None:
         UserError: it is wrong, or this machine cannot submit jobs to such a queue.
     """
     content = cluster_file.read(path)
-    named, known = content.options.get("interface"), psutil.net_if_addrs()
-    if named is not None and named not in known and not content.options.get("scheduler_options"):
-        raise UserError(
-            f"{path}: options: interface: this machine has no {named}, at which jobs could reach the sweep. It has: "
-            f"{', '.join(known)}"
-        )
     job_class = getattr(cluster_file.jobqueue(), content.cluster).job_cls
     command = shlex.split(job_class.submit_command)[0]
     if shutil.which(command) is None:
@@ -105,6 +98,8 @@ def check(path: Path) -> None:
             f"--cluster {path}: there is no {command} here, with which {content.cluster} submits jobs; start the sweep "
             "on a machine that has it, such as a login node"
         )
+    with _own(), cluster_file.make(content, path):  # a scheduler can listen as the options say
+        pass
 
 
 @contextmanager
@@ -116,13 +111,16 @@ def _own() -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence Dask's messages on workers that come and go, which the sweep reports itself, and on a missing network."""
+    """Silence Dask's messages on workers that come and go, and on its page's port, which the sweep reports itself, and
+    on a missing network.
+    """
     logger = logging.getLogger("distributed")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Couldn't detect a suitable IP address", RuntimeWarning)
+            warnings.filterwarnings("ignore", r"\s*Port \d+ is already in use", UserWarning)  # by another sweep
             yield
     finally:
         logger.setLevel(level)

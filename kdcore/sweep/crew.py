@@ -163,7 +163,7 @@ class Crew:
         """Why no worker can be expected any more; empty as long as one can."""
         if self.job_queue is None or any(self.offered.values()):
             return ""
-        if len(self.troubles) >= self.job_queue.count:
+        if len(self.troubles) >= self.job_queue.workers:
             return "\n".join(["no job can run stages; mend that, and run it again", *self.troubles])
         return self.job_queue.trouble
 
@@ -200,6 +200,11 @@ class Crew:
             if future.key in unrunnable:  # no worker has it that could say how it ended
                 future.cancel()
         self.client.run(stop_stages, self.plugin, on_error="ignore")
+
+    def abandon(self) -> None:
+        """Leave nothing in a cluster's queue, without waiting, for this process ends now."""
+        if self.job_queue is not None:
+            self.job_queue.abandon()
 
     def close(self) -> None:
         """Release the workers."""

@@ -344,6 +344,8 @@ class Sweep:
 
         def stop(number: int, frame: FrameType | None) -> None:
             if self.stopped is not None:
+                if "crew" in self.__dict__:
+                    self.crew.abandon()
                 os._exit(128 + number)
             self.stopped = signal.Signals(number)
 

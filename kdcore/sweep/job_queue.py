@@ -7,12 +7,13 @@ a job for there as soon as it is planned, whether the queue took it or not, and 
 import asyncio
 import re
 import shlex
+import subprocess
 import threading
 import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,6 +44,8 @@ MOST = 6
 """How often in a row jobs may be refused, or die without a worker that stays, until the sweep gives up."""
 SKEW = 60.0
 """Seconds by which the clock of a file system may be behind."""
+CANCELS, CANCEL_PAUSE = 3, 2.0
+"""How often a sweep that ends tells the queue to cancel its jobs until it obeys, and the seconds between."""
 LOG_LINES = 12
 """Lines of a job's log that a message holds."""
 
@@ -96,6 +99,8 @@ class JobQueue:
         """Job -> its state, when the queue was last asked; or why that is not known."""
         example = self._job("example")
         self.cancel_command, self.logs = shlex.split(example.cancel_command), Path(example.log_directory or ".")
+        self.workers = count * int(example.worker_processes)
+        """How many workers there are once all jobs run."""
         self.stay = parse_timedelta(dask.config.get("distributed.deploy.lost-worker-timeout"))
         """Seconds for which a worker may be away."""
         self.closing = threading.Event()
@@ -109,7 +114,11 @@ class JobQueue:
             yield self
         finally:
             self.closing.set()
-            self.thread.join()
+            try:
+                self.thread.join()
+            except KeyboardInterrupt:
+                self.abandon()
+                raise
 
     def _keep(self) -> None:
         try:
@@ -118,8 +127,25 @@ class JobQueue:
         except Exception:  # the sweep would wait for workers for ever
             self.trouble = f"the jobs in the queue cannot be looked after any more:\n{traceback.format_exc()}"
         self.closing.wait()
-        if complaint := self._cancel(self.jobs):
-            self.say(f"jobs {_numbers(self.jobs)} may still be in the queue: {complaint}")
+        for tries_left in reversed(range(CANCELS)):
+            complaint = self._cancel(self.jobs)
+            if not complaint:
+                return
+            if tries_left:
+                time.sleep(CANCEL_PAUSE)
+        self.say(f"jobs {_numbers(self.jobs)} may still be in the queue: {complaint}")
+
+    def abandon(self) -> None:
+        """Have all jobs cancelled and do not wait for it, for this process ends now."""
+        with suppress(OSError):
+            if self.jobs:
+                subprocess.Popen(  # noqa: S603
+                    self._cancelling(self.jobs),
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    start_new_session=True,
+                )
 
     def tick(self, now: float) -> None:
         """Look after the jobs once.
@@ -212,18 +238,21 @@ class JobQueue:
         self.say(f"{said}\nsubmitting anew in {duration(self._pause(self.died))}")
 
     def _pause(self, times: int) -> float:
-        pause = min(PAUSE * 2 ** (times - 1), LONGEST_PAUSE)
+        pause = min(PAUSE * 2.0 ** min(times - 1, 60), LONGEST_PAUSE)  # in weeks, the power would be too large
         self.pause_until = time.monotonic() + pause
         return pause
 
     def _log(self, gone: list[Job]) -> str:
         """Return the end of the latest log of some jobs, if one can be found."""
         since = time.time() - (time.monotonic() - gone[0].submitted) - SKEW
-        found = [path for job in gone for path in logs(job.number, self.logs, since)]
-        if not found:
-            return "; no log was found (option log_directory says where jobs write theirs)"
-        latest = max(found, key=lambda path: path.stat().st_mtime)
-        return "\n".join([f"; {latest} ends with", *(f"    {line}" for line in tail(latest, LOG_LINES))])
+        try:
+            found = [path for job in gone for path in logs(job.number, self.logs, since)]
+            if not found:
+                return "; no log was found (option log_directory says where jobs write theirs)"
+            latest = max(found, key=lambda path: path.stat().st_mtime)
+            return "\n".join([f"; {latest} ends with", *(f"    {line}" for line in tail(latest, LOG_LINES))])
+        except OSError as error:
+            return f"; its log cannot be read ({error})"
 
     def describe(self) -> str:
         """Say in a line what has become of the jobs."""
@@ -290,10 +319,13 @@ class JobQueue:
         """Cancel jobs; returns what the queue complains of."""
         try:
             if jobs:
-                self._call([*self.cancel_command, *(job.number for job in jobs)])
+                self._call(self._cancelling(jobs))
         except QueueError as error:
             return str(error)
         return ""
+
+    def _cancelling(self, jobs: Sequence[Job]) -> list[str]:
+        return [*self.cancel_command, *(job.number for job in jobs)]
 
 
 def _numbers(jobs: Sequence[Job]) -> str:

@@ -60,8 +60,17 @@ QUESTIONS = {
 """dask-jobqueue's name of a queue -> how it is asked. OAR and Moab are not: only a worker shows that its job runs."""
 
 
-NUMBERS = {"slurm": r"Submitted batch job (\d+)", "lsf": r"Job <(\d+)>"}
+NUMBERS = {
+    "slurm": r"Submitted batch job (\d+)",
+    "lsf": r"Job <(\d+)>",
+    "sge": r"Your job (\d+)",
+    "pbs": r"(?m)^(\d+)\.",
+}
 """What a queue says of a job that it has taken; dask-jobqueue would take the first number of a greeting for it."""
+
+
+FILTERS = ("SQUEUE_ACCOUNT", "SQUEUE_LICENSES", "SQUEUE_NAMES", "SQUEUE_PARTITION", "SQUEUE_QOS", "SQUEUE_STATES")
+"""Variables by which squeue hides jobs, which would be taken for gone."""
 
 
 class QueueError(Exception):
@@ -84,7 +93,12 @@ def call(command: Sequence[str], closing: threading.Event) -> str:
     try:
         with TemporaryFile() as printed, TemporaryFile() as complaints:  # not pipes: a child may keep those open
             process = subprocess.Popen(  # noqa: S603
-                command, stdin=subprocess.DEVNULL, stdout=printed, stderr=complaints, start_new_session=True
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=printed,
+                stderr=complaints,
+                start_new_session=True,
+                env={name: value for name, value in os.environ.items() if name not in FILTERS},
             )
             code = _wait(process, closing)
             output, words = (_contents(file) for file in (printed, complaints))

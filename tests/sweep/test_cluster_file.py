@@ -92,7 +92,9 @@ def test_what_may_be_written(script, monkeypatch, tmp_path):
     assert "#SBATCH -t 100:00:00" in script(walltime="100:00:00")
     assert "#SBATCH --mem=2G" in script(memory="1.5 GiB")
     assert f"#SBATCH -o {tmp_path}/logs/dask-worker-%J.out" in script(log_directory="~/logs"), "Slurm replaces no ~"
-    assert script(queue=None) == script()
+    assert script(queue=None) == script(security=False) == script()
+    assert "#SBATCH --mem=16G" in script(memory="16Gi")
+    assert " =x " in script(worker_extra_args=["=x", "--lifetime 55m"])[-1]
     (last,) = [line for line in script(processes=2, death_timeout=90, nanny=False) if "dask_worker" in line]
     assert "--nworkers 2 --no-nanny --death-timeout 90" in last
 
@@ -122,6 +124,8 @@ WRONG = [
     ("SLURMCluster", {"worker_extra_args": "--no-dashboard"}, "worker_extra_args: '--no-dashboard': must be a list"),
     ("SLURMCluster", {"worker_extra_args": ["--nthreads", 2]}, "worker_extra_args[1]: 2: must be text; put it"),
     ("SLURMCluster", {"worker_extra_args": ["--name=mine"]}, "worker_extra_args[0]: '--name': a sweep knows"),
+    ("SLURMCluster", {"worker_extra_args": ["--name mine"]}, "worker_extra_args[0]: '--name': a sweep knows"),
+    ("SLURMCluster", {"silence_logs": "loud"}, "silence_logs: 'loud': Input should be 'critical', 'error'"),
     ("SLURMCluster", {"memory": 16}, "memory: 16: has no unit, so it would be bytes; write 16GB or 16MB"),
     ("SLURMCluster", {"memory": "16"}, "memory: '16': must be a size with its unit, such as 16GB"),
     ("SLURMCluster", {"memory": "0GB"}, "memory: '0GB': must be"),
@@ -189,18 +193,25 @@ def test_a_machine_that_submits_no_jobs(tmp_path, monkeypatch):
     (tmp_path / "sbatch").chmod(0o755)
     clusters.check(path)
     written(path, **{**SLURM, "options": {**LEAST, "interface": "nope0"}})
-    with pytest.raises(UserError, match=r"options: interface: this machine has no nope0, .* It has: .*lo"):
+    with pytest.raises(
+        UserError, match=r"'nope0' is not a valid network interface. Valid network interfaces are: .*lo"
+    ):
         clusters.check(path)
+    for wrong in ({"interface": "nope0"}, {"host": "nope.invalid"}, {"colour": 1}):
+        written(path, **{**SLURM, "options": {**LEAST, "scheduler_options": wrong}})
+        with pytest.raises(UserError, match="options: SLURMCluster does not take them"):
+            clusters.check(path)
 
 
 @pytest.mark.slow
 @pytest.mark.pipeline
 def test_a_dry_run_shows_the_script(tmp_path):
     project = sweeps.make(tmp_path / "project")
-    written(project.folder / "slurm.yaml", **SLURM)
+    options = {**SLURM["options"], "job_extra_directives": ["--gres=gpu:v:1"]}
+    written(project.folder / "slurm.yaml", **{**SLURM, "options": options})
     output = project.sweep("--dry-run", "--cluster", "slurm.yaml")
     assert "slurm.yaml: jobs: 8, each with this script:" in output
-    assert "\n#SBATCH --gres=gpu:1\nsource .venv/bin/activate\n" in output
+    assert "\n#SBATCH --gres=gpu:v:1\nsource .venv/bin/activate\n" in output
     written(project.folder / "slurm.yaml", **{**SLURM, "options": {**LEAST, "memory": 16}})
     before = project.run("git", "status", "--porcelain")
     for arguments in ([], ["--dry-run"]):

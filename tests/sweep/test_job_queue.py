@@ -9,6 +9,8 @@ from types import SimpleNamespace
 import pytest
 
 from kdcore.sweep import cluster_file, job_queue, queue_commands
+from kdcore.sweep.crew import Crew
+from kdcore.sweep.dask_workers import Report
 from kdcore.sweep.job_queue import JobQueue
 from kdcore.sweep.queue_commands import QUESTIONS, logs, states
 from kdcore.system import yamlfile
@@ -80,6 +82,9 @@ class Clock:
 
     def time(self):
         return time.time()
+
+    def sleep(self, seconds):
+        self.now += seconds
 
 
 @pytest.fixture
@@ -287,6 +292,86 @@ def test_a_queue_that_cannot_say_what_it_has(slurm, make):
     )
 
 
+def test_a_job_of_several_workers_that_cannot_run_stages(slurm, make):
+    """Jobs that wait in the queue may be on better machines."""
+    crew = Crew.__new__(Crew)
+    crew.job_queue, crew.since = make(2, cores=4, processes=2), {}
+    for workers in range(5):
+        crew.offered = dict.fromkeys(map(str, range(workers)), 0.0)
+        crew.places = dict.fromkeys(crew.offered, Report(is_apart=False, trouble="no data here"))
+        assert bool(crew.trouble) == (workers == 4)
+
+
+def test_a_limit_of_jobs_that_holds_for_weeks(slurm, make):
+    slurm.refuse(2, 3)
+    queue = make(2).after(0)
+    queue.refused = 2000
+    queue.after(700)
+    assert queue.refused == 2001
+    queue.after(599)
+    assert slurm.submitted == [101]
+    queue.after(1)
+    assert slurm.submitted == [101, 104]
+
+
+def test_a_log_that_cannot_be_read(slurm, make, tmp_path, monkeypatch):
+    def deny(log, lines):
+        raise PermissionError(13, "Permission denied", str(log))
+
+    monkeypatch.setattr(job_queue, "tail", deny)
+    queue = make(1).after(0)
+    slurm.end(101)
+    log = tmp_path / "logs/dask-worker-101.err"
+    log.write_text("of root")
+    queue.after(30)
+    queue.after(30)
+    assert f"its log cannot be read ([Errno 13] Permission denied: '{log}')\nsubmitting anew" in queue.said[0]
+
+
+def test_a_user_who_lists_running_jobs_only(slurm, make, monkeypatch):
+    monkeypatch.setenv("SQUEUE_STATES", "RUNNING")
+    slurm.write("squeue", 'if [ -z "$SQUEUE_STATES" ]; then echo 101 PENDING Priority; fi')
+    queue = make(1).after(0)
+    for _ in range(5):
+        queue.after(30)
+    assert queue.describe().endswith("1 PENDING (Priority)")
+    assert slurm.cancelled == queue.said == []
+
+
+def test_jobs_are_cancelled_though_the_queue_is_busy(slurm, make):
+    queue = make(2).after(0)
+    slurm.write(
+        "scancel",
+        f"""echo "$@" >> {slurm.folder}/cancelled
+[ $(wc -l < {slurm.folder}/cancelled) -lt 3 ] && {{ echo Socket timed out >&2; exit 1; }}; true""",
+    )
+    with queue.kept():
+        pass
+    assert slurm.cancelled == ["101", "102"] * 3
+    assert queue.said == []
+    slurm.write("scancel", "echo Socket timed out >&2; exit 1")
+    again = make(1).after(0)
+    with again.kept():
+        pass
+    assert again.said == ["jobs 103 may still be in the queue: scancel: Socket timed out"]
+
+
+def test_a_second_signal_leaves_no_jobs(slurm, make, monkeypatch):
+    """It may come while the queue is asked."""
+
+    def interrupted():
+        raise KeyboardInterrupt(signal.SIGINT)
+
+    queue = make(2).after(0)
+    queue.thread = SimpleNamespace(start=lambda: None, join=interrupted)
+    with pytest.raises(KeyboardInterrupt), queue.kept():
+        pass
+    deadline = time.monotonic() + 30
+    while slurm.cancelled != ["101", "102"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def test_a_fault_of_its_own_is_said(slurm, make):
     queue = make(1)
     queue.cluster.scheduler = None
@@ -344,7 +429,9 @@ def test_lsf_has_words_where_it_has_no_jobs(slurm, make):
 @pytest.mark.parametrize(("cluster", "commands", "answer"), [
     ("PBSCluster", ("qsub", "qdel"), "101.pbs-head"),
     ("MoabCluster", ("msub", "canceljob"), "Moab.101"),
+    ("PBSCluster", ("qsub", "qdel"), "Welcome to PBS 2022\n101.pbs-head"),
     ("SGECluster", ("qsub", "qdel"), "Your job 101 (\"dask-worker\") has been submitted"),
+    ("SGECluster", ("qsub", "qdel"), "7 jobs at most\nYour job 101 (\"dask-worker\") has been submitted"),
     ("OARCluster", ("oarsub", "oardel"), "[ADMISSION RULE] 64 cores\nOAR_JOB_ID=101"),
     ("HTCondorCluster", ("condor_submit", "condor_rm"), "1 job(s) submitted to cluster 101."),
 ])  # fmt: skip
@@ -443,6 +530,23 @@ def test_a_sweep_whose_job_pends_for_ever(project, slurm):
     assert "stopped" in project.said().splitlines()[-1]
     assert slurm.cancelled == ["101"]
     assert slurm.submitted == [101]
+
+
+@pytest.mark.slow
+@pytest.mark.pipeline
+def test_a_sweep_that_is_ended_at_once(project, slurm):
+    """The second Ctrl-C waits for nothing, and still leaves no job."""
+    waiting = cell("kd", 1)
+    project.behave(**{waiting: "wait"})
+    (slurm.folder / "starts").write_text(STARTS.format(slurm.folder))
+    with project.sweeping("--cluster", "slurm.yaml") as process:
+        project.wait_for(lambda: waiting in project.ran)
+        process.send_signal(signal.SIGSTOP)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            process.send_signal(number)
+        process.send_signal(signal.SIGCONT)
+        assert process.wait(30) in (128 + signal.SIGINT, 128 + signal.SIGTERM)
+        project.wait_for(lambda: slurm.cancelled == ["101"])
 
 
 @pytest.mark.slow
