@@ -35,6 +35,14 @@ HINTS = {
     "host": " It belongs into scheduler_options.",
     "dashboard_address": " It belongs into scheduler_options.",
 }
+ARRAY = "makes an array, whose jobs a sweep does not know; 'jobs', beside 'options', says how many there are"
+OTHER = "submits to a cluster that is not asked for its jobs; set the variable SLURM_CLUSTERS, which all commands read"
+UNFIT = {
+    "SLURMCluster": {"-a": ARRAY, "--array": ARRAY, "-M": OTHER, "--clusters": OTHER},
+    "PBSCluster": {"-J": ARRAY},
+    "SGECluster": {"-t": ARRAY},
+}
+"""Class -> directive that a sweep cannot do with -> why."""
 PLACEHOLDER = "tcp://<this machine>:<a free port>"
 
 
@@ -242,6 +250,10 @@ def _misfit(cluster: str, options: dict[str, Any]) -> str:
     for name in ("job_extra_directives", "job_extra"):
         if not isinstance(options.get(name, wanted()), wanted):
             return f"{name}: {shown(options[name])}: must be {kind}, with {cluster}"
+        for line in options.get(name, ()):
+            for directive, reason in UNFIT.get(cluster, {}).items():
+                if re.match(rf"{directive}(?![a-z-])", line):
+                    return f"{name}: {shown(line)}: {reason}"
     return ""
 
 

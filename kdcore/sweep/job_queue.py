@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,6 +100,9 @@ class JobQueue:
         """Job -> its state, when the queue was last asked; or why that is not known."""
         example = self._job("example")
         self.cancel_command, self.logs = shlex.split(example.cancel_command), Path(example.log_directory or ".")
+        extra = cluster._job_kwargs.get("submit_command_extra", ())
+        self.where = [word for pair in pairwise(extra) if pair[0] in ("-name", "-pool") for word in pair]
+        """Arguments that say to which of HTCondor's queues jobs go."""
         self.workers = count * int(example.worker_processes)
         """How many workers there are once all jobs run."""
         self.stay = parse_timedelta(dask.config.get("distributed.deploy.lost-worker-timeout"))
@@ -211,7 +215,7 @@ class JobQueue:
         if question is None:
             return f"{self.kind} is not asked"
         try:
-            said = self._call(shlex.split(question.command))
+            said = self._call([*shlex.split(question.command), *self.where])
         except QueueError as error:
             if not question.nothing or question.nothing not in str(error):
                 return str(error)

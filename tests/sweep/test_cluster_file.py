@@ -94,6 +94,8 @@ def test_what_may_be_written(script, monkeypatch, tmp_path):
     assert f"#SBATCH -o {tmp_path}/logs/dask-worker-%J.out" in script(log_directory="~/logs"), "Slurm replaces no ~"
     assert script(queue=None) == script(security=False) == script()
     assert "#SBATCH --mem=16G" in script(memory="16Gi")
+    assert "#$ -tc 4" in script("SGECluster", job_extra_directives=["-tc 4"])
+    assert "#SBATCH -A kd" in script(job_extra_directives=["-A kd", "--account=kd"])
     assert " =x " in script(worker_extra_args=["=x", "--lifetime 55m"])[-1]
     (last,) = [line for line in script(processes=2, death_timeout=90, nanny=False) if "dask_worker" in line]
     assert "--nworkers 2 --no-nanny --death-timeout 90" in last
@@ -113,6 +115,10 @@ WRONG = [
     ("SLURMCluster", {"job_extra_directives": ["#SBATCH --gres=gpu:1"]}, "leave #SBATCH away"),
     ("SLURMCluster", {"job_extra_directives": ["-G 1\n-t 1"]}, "must be one line of text"),
     ("SLURMCluster", {"job_extra_directives": {"gres": "gpu:1"}}, "must be a list of text, with SLURMCluster"),
+    ("SLURMCluster", {"job_extra_directives": ["--array=0-3"]}, "makes an array, whose jobs a sweep does"),
+    ("SLURMCluster", {"job_extra": ["-M other"]}, "job_extra: '-M other': submits to a cluster that is not asked"),
+    ("PBSCluster", {"job_extra_directives": ["-J 1-4"]}, "makes an array"),
+    ("SGECluster", {"job_extra_directives": ["-t 1-4"]}, "makes an array"),
     ("HTCondorCluster", {"disk": "1GB", "job_extra_directives": ["a = 1"]}, "must be keys and values, with HTCondorC"),
     ("HTCondorCluster", {"disk": "1GB", "job_extra_directives": {"a": [1]}}, "job_extra_directives: [1]: must be text"),
     ("HTCondorCluster", {"disk": "1GB", "job_directives_skip": ["nothing"]}, "does not take them: 'nothing'"),

@@ -413,6 +413,17 @@ def test_what_queues_say(kind, command, said, found):
     assert states(said, numbers, QUESTIONS[kind]) == found
 
 
+def test_condor_is_asked_where_the_jobs_are(slurm, make):
+    slurm.write("condor_submit", "echo '1 job(s) submitted to cluster 101.'")
+    slurm.write("condor_q", 'case "$*" in *"-name far -pool farm") echo 101.0 1;; esac')
+    far = ["-name", "far", "-verbose", "-pool", "farm"]
+    queue = make(1, "HTCondorCluster", disk="1GB", submit_command_extra=far).after(0)
+    for _ in range(5):
+        queue.after(30)
+    assert queue.describe().endswith("1 idle")
+    assert queue.said == []
+
+
 def test_lsf_has_words_where_it_has_no_jobs(slurm, make):
     slurm.write("bsub", 'echo "$(head -1)" >&2; [ -e refuse ] || echo "Job <101> is submitted to default queue <gpu>."')
     slurm.write("bjobs", "echo No unfinished job found >&2; exit 255")
