@@ -21,7 +21,7 @@ from kdcore.sweep.journal import Journal
 from kdcore.sweep.processes import GRACE, Ending, Job, Outcome
 from kdcore.sweep.schedule import Order, Schedule, State, Step
 from kdcore.sweep.transfer import Delivery, Parcel, Post
-from kdcore.system import yamlfile
+from kdcore.system import signals, yamlfile
 from kdcore.system.errors import FULL_DISK, RunError, UserError, is_full
 from kdcore.system.files import file_sha256, read_json, replace_text
 from kdcore.training import run_folder
@@ -353,6 +353,8 @@ class Sweep:
         for number in (signal.SIGINT, signal.SIGHUP):  # ignored under nohup, or in the background of a shell
             wanted += [number] if signal.getsignal(number) is not signal.SIG_IGN else []
         before = {number: signal.signal(number, stop) for number in wanted}
+        if signals.received:  # and Python has thrown its KeyboardInterrupt away, as in a __del__
+            self.stopped = signal.Signals(signals.received[0])
         try:
             yield
         finally:

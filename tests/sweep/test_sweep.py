@@ -442,6 +442,15 @@ def test_nohup(project):
         assert process.wait(timeout=60) == 0, project.said()
 
 
+def test_an_interrupt_that_python_throws_away(project):
+    """An exception in a __del__ is lost."""
+    gone = "        class Gone:\n            def __del__(self):\n                import os; os.kill(os.getpid(), 2)\n\n"
+    pipeline = "        pipeline = Pipeline(Path.cwd(), failed()"
+    project.edit("kdcore/sweep/cli.py", pipeline, f"{gone}        Gone()\n{pipeline}")
+    assert "stopped" in project.sweep("--jobs", "2", code=130).splitlines()[-1]
+    assert project.ran == []
+
+
 @pytest.mark.parametrize("shell", ["{} >&- 2>&- <&-", "{} 2>&1 | head -1; exit ${{PIPESTATUS[0]}}"])
 def test_what_nobody_reads(project, shell):
     """A sweep does its work though its output is closed, or its reader gone."""
