@@ -162,10 +162,9 @@ def show_forecast(options: Options) -> int:
     if options.cluster is not None:
         from kdcore.sweep import cluster_file
 
-        script = cluster_file.script(cluster_file.read(options.cluster), options.cluster)
-        console.print(
-            f"\n{options.cluster}: jobs: {jobs}, each with this script:\n", script, markup=False, soft_wrap=True
-        )
+        content = cluster_file.read(options.cluster)
+        what = f"\n{options.cluster}: jobs: {content.jobs}, each with this script:\n"
+        console.print(what, cluster_file.script(content, options.cluster), markup=False, soft_wrap=True)
     return 0
 
 
@@ -177,11 +176,14 @@ def _changed(path: Path, changes: list[str], folder: Path) -> Path:
 
 
 def _jobs(options: Options) -> int:
-    """Say how many stages will run at a time; 1 for a scheduler, whose workers are not known before it is asked."""
+    """Say how many stages will run at a time: 1 for a scheduler, whose workers are not known before it is asked, and
+    as many as one GPU has slots for each job of a cluster, whose GPUs are not known before it runs.
+    """
     if options.cluster is not None:
         from kdcore.sweep import cluster_file
 
-        return cluster_file.read(options.cluster).jobs
+        content = cluster_file.read(options.cluster)
+        return content.jobs * min(options.slots_per_gpu, content.options.get("cores", options.slots_per_gpu))
     return 1 if options.scheduler else options.jobs or processes.default_jobs(options.slots_per_gpu)
 
 

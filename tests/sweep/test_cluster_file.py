@@ -5,7 +5,7 @@ import re
 import pytest
 import yaml
 
-from kdcore.sweep import cluster_file, clusters
+from kdcore.sweep import cli, cluster_file, clusters
 from kdcore.system.errors import UserError
 from tests import sweeps
 from tests.project import ROOT
@@ -188,6 +188,12 @@ def test_wrong_cluster_files(tmp_path, changes, message):
     with pytest.raises(UserError, match=message) as raised:
         cluster_file.make(cluster_file.read(path), path)
     assert str(path) in str(raised.value)
+
+
+def test_stages_at_a_time_that_a_dry_run_counts_on(tmp_path):
+    path = str(written(tmp_path / "cluster.yaml", **SLURM))
+    for slots, at_a_time in ((1, 8), (3, 24), (9, 32)):
+        assert cli._jobs(cli.parse(["--cluster", path, "--slots-per-gpu", str(slots)], None)) == at_a_time
 
 
 def test_a_machine_that_submits_no_jobs(tmp_path, monkeypatch):
