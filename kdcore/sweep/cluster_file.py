@@ -275,7 +275,10 @@ def _refused(content: ClusterFile, path: Path) -> Iterator[None]:
     try:
         yield
     except (TypeError, ValueError, OSError, RuntimeError, LookupError, ImportError) as error:
-        raise UserError(f"{path}: options: {content.cluster} does not take them: {error}") from error
+        reason: BaseException = error
+        while inner := reason.__cause__ or reason.__context__:  # Dask says what did not work; the first error says why
+            reason = inner
+        raise UserError(f"{path}: options: {content.cluster} does not take them: {reason}") from error
 
 
 @contextmanager

@@ -209,9 +209,13 @@ def test_a_machine_that_submits_no_jobs(tmp_path, monkeypatch):
         UserError, match=r"'nope0' is not a valid network interface. Valid network interfaces are: .*lo"
     ):
         clusters.check(path)
-    for wrong in ({"interface": "nope0"}, {"host": "nope.invalid"}, {"colour": 1}):
+    for wrong, reason in (
+        ({"interface": "nope0"}, "'nope0' is not a valid network interface"),
+        ({"protocol": "nope"}, "unknown address scheme 'nope'"),
+        ({"colour": 1}, "unexpected keyword argument 'colour'"),
+    ):
         written(path, **{**SLURM, "options": {**LEAST, "scheduler_options": wrong}})
-        with pytest.raises(UserError, match="options: SLURMCluster does not take them"):
+        with pytest.raises(UserError, match=f"options: SLURMCluster does not take them: .*{reason}"):
             clusters.check(path)
 
 
