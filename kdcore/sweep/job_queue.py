@@ -25,6 +25,7 @@ from dask.utils import parse_timedelta
 from kdcore.sweep.display import duration
 from kdcore.sweep.processes import tail
 from kdcore.sweep.queue_commands import NUMBERS, QUESTIONS, QueueError, call, logs, states
+from kdcore.system.errors import shown
 
 if TYPE_CHECKING:
     from dask_jobqueue.core import JobQueueCluster
@@ -294,10 +295,17 @@ class JobQueue:
             job._call = told
             with job.job_file() as script:
                 said = asyncio.run(job._submit_job(script))
-            told_number = re.search(NUMBERS.get(self.kind, "$^"), said)
-            number = told_number[1] if told_number else str(job._job_id_from_submit_output(said))
         except (QueueError, OSError, ValueError) as error:
             self._refuse(str(error))
+            return
+        try:
+            told_number = re.search(NUMBERS.get(self.kind, "$^"), said)
+            number = told_number[1] if told_number else str(job._job_id_from_submit_output(said))
+        except ValueError:  # to submit another one would leave one more that nobody cancels
+            self.trouble = (
+                f"the queue took a job and did not say its number, so it may still be there: {shown(said)}\n"
+                "See to it that the command which submits jobs prints it, and run it again"
+            )
             return
         self.refused = 0
         self.jobs.append(Job(number, name, time.monotonic()))

@@ -157,13 +157,24 @@ def test_a_greeting_is_no_job(slurm, make):
 
 
 @pytest.mark.parametrize(("script", "words"), [
-    ("echo done", "Could not parse job id"),
     ("exit 3", "sbatch: exit code 3"),
     ("echo $'no \\\\xff'; exit 1", "sbatch: no"),
 ])  # fmt: skip
 def test_strange_answers(slurm, make, script, words):
     slurm.write("sbatch", script)
     assert words in make(1).after(0).said[0]
+
+
+def test_a_job_without_a_number_is_the_last(slurm, make):
+    """As with --quiet. Whoever submits it again has a job more each time."""
+    slurm.write("sbatch", f"echo done; echo >> {slurm.folder}/asked")
+    queue = make(3)
+    for _ in range(3):
+        queue.after(1000)
+    assert queue.trouble.startswith(
+        "the queue took a job and did not say its number, so it may still be there: 'done\\n'\nSee to it that"
+    )
+    assert len((slurm.folder / "asked").read_text()) == 1
 
 
 def test_a_queue_that_refuses_always_is_given_up(slurm, make):
