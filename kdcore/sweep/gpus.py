@@ -14,6 +14,8 @@ from kdcore.system.errors import UserError
 
 DEVICE, VISIBLE = "KDCORE_DEVICE", "CUDA_VISIBLE_DEVICES"
 CUDA_DEVICE = re.compile(r"cuda(?::(\d+))?")
+OTHER_DEVICE = re.compile(r"(cpu|hpu|mps|mtia|xpu)(:\d+)?")
+"""The other devices of torch on which a sweep shares no slots; whether one is there, its stages find."""
 LISTED = re.compile(r"(GPU \d+|\s+MIG \S+).*\(UUID: ([^)\s]+)\)")
 """A line of `nvidia-smi -L`: a GPU, or a part of the GPU above it."""
 ANSWER = 60.0
@@ -31,11 +33,13 @@ def gpus() -> list[str]:
     nvidia-smi knows of none.
 
     Raises:
-        UserError: KDCORE_DEVICE names a GPU that is not visible, or nvidia-smi does not answer.
+        UserError: KDCORE_DEVICE names no device or a GPU that is not visible, or nvidia-smi does not answer.
     """
     named = os.environ.get(DEVICE)
     wanted = CUDA_DEVICE.fullmatch(named or "cuda")
     if wanted is None:
+        if not OTHER_DEVICE.fullmatch(str(named)):
+            raise UserError(f"{DEVICE}={named}: is no device; use cpu, cuda or cuda:1, or leave {DEVICE} away")
         return []
     names = visible(os.environ.get(VISIBLE), installed())
     if not named:

@@ -143,6 +143,11 @@ def test_a_device_where_there_is_no_nvidia_smi(machine, monkeypatch):
     monkeypatch.setenv("KDCORE_DEVICE", "cuda")
     assert processes.gpus() == ["0", "1"]
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    for device in ("banana", "CUDA", "cuda:x", "cpu "):
+        monkeypatch.setenv("KDCORE_DEVICE", device)
+        with pytest.raises(UserError, match=f"KDCORE_DEVICE={device}: is no device; use cpu, cuda or cuda:1"):
+            gpus.gpus()
+    monkeypatch.setenv("KDCORE_DEVICE", "cuda")
     with pytest.raises(UserError, match="KDCORE_DEVICE=cuda: no such GPU here, for 0 can be seen; use cpu"):
         processes.gpus()
 
