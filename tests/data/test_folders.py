@@ -53,6 +53,25 @@ class TestSplits:
         assert len(fetch_own(f"folder:{tmp_path}").test.labels) == 4
         assert "left out, for they are of no split that is used: 'test'" in capsys.readouterr().err
 
+    @pytest.mark.parametrize("test", ["test", "Test/Test", "val"])
+    def test_images_without_classes_beside_training_images(self, tmp_path, test, capsys):
+        write_tree(tmp_path / "train", CLASSES, 4)
+        write_tree((tmp_path / test).parent, [test[-4:].strip("/")], 3, start=50)
+        with pytest.raises(
+            UserError, match=rf"no class's folder; sort them, or set data\.source: folder:{tmp_path}/train and"
+        ):
+            fetch_own(f"folder:{tmp_path}")
+        dataset = fetch_own(f"folder:{tmp_path}", test_share=0.25)
+        assert (dataset.classes, len(dataset.train.labels), len(dataset.test.labels)) == (CLASSES, 6, 2)
+        assert f"left out, for they are of no split that is used: '{test[:4].strip('/')}'" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("outer", ["set/set", "archive/set"])
+    def test_further_down(self, tmp_path, outer):
+        for start, folder in enumerate(("train", "test")):
+            write_tree(tmp_path / outer / folder, CLASSES, 2, start=10 * start)
+        with pytest.raises(UserError, match=rf"but {tmp_path / outer} has; name that in data\.source"):
+            fetch_own(f"folder:{tmp_path / outer.split('/')[0] if outer == 'archive/set' else tmp_path}")
+
     def test_two_of_a_kind(self, tmp_path):
         for start, folder in enumerate(("train", "val", "valid")):
             write_tree(tmp_path / folder, CLASSES, 2, start=10 * start)
@@ -73,6 +92,13 @@ class TestSplitsAsClasses:
                                             r"names \(cat, dog\)") as error:  # fmt: skip
             fetch_own(f"folder:{tmp_path}", test_share=test_share)
         assert "set data.test_share" not in str(error.value)
+
+    @pytest.mark.parametrize("inside", ["images", "data/images", "{}"])
+    def test_below_a_folder(self, tmp_path, inside):
+        for start, folder in enumerate(("amazon", "webcam")):
+            write_tree(tmp_path / folder / inside.format(folder), CLASSES, 2, start=10 * start)
+        with pytest.raises(UserError, match=r"amazon, webcam hold no images .* same names \(cat, dog\)"):
+            fetch_own(f"folder:{tmp_path}", test_share=0.5)
 
     def test_one_has_fewer(self, tmp_path):
         write_tree(tmp_path / "fold1", CLASSES, 2)
@@ -132,9 +158,10 @@ class TestSplitsAsClasses:
                 write_tree(tmp_path, [name], 2, start=20)
         assert fetch_own(f"folder:{tmp_path}", test_share=0.5).classes == CLASSES
 
-    def test_classes_may_have_several_names_of_splits(self, tmp_path):
+    def test_classes_may_have_several_names_of_splits(self, tmp_path, capsys):
         write_tree(tmp_path, ["bird", "dev", "test", "testing", "valid"], 4)
         assert len(fetch_own(f"folder:{tmp_path}", test_share=0.5).classes) == 5
+        assert capsys.readouterr().err.count("is taken for a class, though it is called like a split") == 4
 
     def test_images_beside_folders_of_the_same_names(self, tmp_path):
         for start, name in enumerate(CLASSES):
@@ -260,6 +287,15 @@ class TestApart:
         write_tree(tmp_path / "copied/test", CLASSES, 2, start=1)
         with pytest.raises(UserError, match="all 4 test images are training images too"):
             fetch_own(f"folder:{tmp_path}/copied")
+
+
+def test_a_name_that_is_no_text(tmp_path):
+    """An index of files holds text alone; where images are decoded at once, names do not matter."""
+    write_tree(tmp_path, CLASSES, 4)
+    (tmp_path / "cat/cat_0.jpg").rename(os.fsdecode(os.fsencode(tmp_path) + b"/cat/\xff.jpg"))
+    assert len(fetch_own(f"folder:{tmp_path}", test_share=0.5).train.labels) == 4
+    with pytest.raises(UserError, match=r"the name of the file 'cat/\\udcff\.jpg' is not in UTF-8; rename it"):
+        fetch_own(f"folder:{tmp_path}", test_share=0.5, augmentation="random_resized_crop")
 
 
 def test_an_image_that_is_a_pointer(tmp_path):

@@ -63,6 +63,18 @@ class TestWhole:
         assert count(tmp_path) == (4, 2)
         assert capsys.readouterr().err == ""
 
+    def test_each_part_has_a_fingerprint(self, tmp_path):
+        """As the hubs once wrote them."""
+        one, two = "-6c8ad2b2a2b0a2f0", "-d41d8cd98f00b204"
+        write(tmp_path, f"train-00000-of-00002{one}", f"test-00000-of-00001{two}")
+        with pytest.raises(UserError, match=r"without train-00001-of-00002-\*\.parquet"):
+            fetch_own(f"parquet:{tmp_path}")
+        write_parquet(tmp_path / f"train-00001-of-00002{two}.parquet", start=50)
+        assert count(tmp_path) == (4, 2)
+        write(tmp_path, f"train-00001-of-00002{one}")
+        with pytest.raises(UserError, match="are the same part; move one away"):
+            fetch_own(f"parquet:{tmp_path}")
+
     @pytest.mark.parametrize("name", ["train", "train-2017", "train-0", "train-clean", "train.v2", "train/images"])
     def test_a_single_file(self, tmp_path, name):
         write(tmp_path, name, "test")
@@ -165,6 +177,11 @@ class TestNames:
         assert capsys.readouterr().err == (
             f"data.source {tmp_path}: left out, for they are of no split that is used: '{other}.parquet'\n"
         )
+
+    def test_what_lies_beside_folders_of_splits_is_said(self, tmp_path, capsys):
+        write(tmp_path, "data/train/0", "data/test/0", "data/validation")
+        assert count(tmp_path) == (2, 2)
+        assert "left out, for they are of no split that is used: 'validation.parquet'" in capsys.readouterr().err
 
     def test_nothing_else(self, tmp_path):
         write(tmp_path, "train_part1", "train_part2", "test")
@@ -436,3 +453,14 @@ class TestPaths:
             images = [{"bytes": None, "path": f"images/{number}.jpg"} for number in numbers]
             write_parquet(folder / f"data/{split}.parquet", columns={"image": images, "label": [0, 1]})
         assert len(fetch_own(f"parquet:{folder}").train.labels) == 2
+
+
+@pytest.mark.parametrize("label", [pa.array([-1]), *(pa.nulls(1, kind) for kind in (pa.int64(), pa.string(), None))])
+def test_a_test_split_whose_classes_are_secret(tmp_path, label, capsys):
+    write(tmp_path, "train", "validation")
+    write_parquet(tmp_path / "test.parquet", columns={"image": [encoded(0, 50)], "label": label})
+    assert count(tmp_path) == (2, 2)
+    assert "left out, for they are of no split that is used: 'test.parquet'" in capsys.readouterr().err
+    (tmp_path / "validation.parquet").unlink()
+    with pytest.raises(UserError, match=r"has no labels \(-1 or nothing everywhere\)"):
+        count(tmp_path)

@@ -55,7 +55,7 @@ class TestSixteenBits:
         assert capsys.readouterr().err == (
             f"data.source {source}: 4 of 4 16-bit training images use a small part of their range, values up to 4095 "
             "of 65535, so they become dark, 0 to 15 of 255; set data.scale_16bit: largest, or the value that is white, "
-            "such as 4095\n"
+            "such as 4095; colours must be converted to 8 bits instead\n"
         )
 
     def test_the_whole_range_says_nothing(self, tmp_path, capsys):
@@ -115,7 +115,9 @@ class TestSixteenBits:
                 content += chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
                 (tmp_path / name / f"{number}.png").write_bytes(content)
         fetch_own(f"folder:{tmp_path}", test_share=0.5)
-        assert "4 of 4 16-bit training images use a small part of their range" in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert "4 of 4 16-bit training images use a small part of their range" in said
+        assert "colours must be converted to 8 bits instead" in said
         with pytest.raises(UserError, match=r"has 16-bit colours, which data\.scale_16bit cannot scale; convert"):
             fetch_own(f"folder:{tmp_path}", test_share=0.5, scale_16bit=4095)
 

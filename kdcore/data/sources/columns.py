@@ -73,7 +73,9 @@ def _is_bytes(kind: pa.DataType) -> bool:
 
 
 def _is_label(kind: pa.DataType) -> bool:
-    return is_text(kind) or any(is_of(_value_type(kind)) for is_of in (pa.types.is_integer, pa.types.is_boolean))
+    return is_text(kind) or any(
+        is_of(_value_type(kind)) for is_of in (pa.types.is_integer, pa.types.is_boolean, pa.types.is_null)
+    )
 
 
 def is_text(kind: pa.DataType) -> bool:

@@ -44,8 +44,8 @@ def check_deviation(std: Rgb, where: str) -> None:
     flat = [name for name, value in zip(CHANNELS, std, strict=True) if value < LEAST]
     if flat:
         raise UserError(
-            f"{where}: {' and '.join(flat)} hardly differ over the training images (deviation below {LEAST} of 1), so "
-            "they cannot be normalised; if that is as it should be, set data.mean and data.std"
+            f"{where}: the values of {' and '.join(flat)} hardly differ over the training images (deviation below "
+            f"{LEAST} of 1), so they cannot be normalised; if that is as it should be, set data.mean and data.std"
         )
 
 

@@ -1,6 +1,7 @@
 """Divide folders of images into training and test: as the user did, or by a share of each class."""
 
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -41,19 +42,34 @@ def divided(root: Path, test_share: float | None) -> tuple[Files, Files]:
         check_same_classes(train_files, test_files, root)
         say_left_out([folder.name for folder in folders if folder not in (train, test)], f"data.source {root}")
         return train_files, test_files
+    named_like_a_test = [folder for folder in folders if role(folder.name) in (*TEST, *VALIDATION)]
+    unsorted = [folder for folder in named_like_a_test if _is_flat(folder)]
+    if test_share is None and train and unsorted:
+        raise UserError(
+            f"data.source: {root}: the images in {unsorted[0].name} are in no class's folder; sort them, or set "
+            f"data.source: folder:{train} and data.test_share, for example 0.2, to test on that share of each class"
+        )
     if test_share is None:
         raise UserError(f"data.source: {root} has no folders {WANTED}{_what_instead(root, folders)}")
-    _check_classes(root, folders, train)
-    if train and folders == [train]:
+    if train and set(folders) == {train, *unsorted}:
+        say_left_out([folder.name for folder in unsorted], f"data.source {root}")
         return _divide(classes_below(_innermost(train)), test_share, train)
+    _check_classes(root, folders)
+    for folder in named_like_a_test:
+        print(f"{folder}: is taken for a class, though it is called like a split", file=sys.stderr)
     return _divide(classes_below(root), test_share, root)
 
 
 def _test(root: Path, folders: list[Path]) -> Path | None:
     """Return the folder of the test images, or of the validation images where those of the test are of no class."""
-    test, validation = _named(root, folders, TEST), _named(root, folders, VALIDATION)
-    is_flat = test is not None and holds_images(test) and not visible_folders(test)
-    return validation if test is None or (validation and is_flat) else test
+    found = (_named(root, folders, TEST), _named(root, folders, VALIDATION))
+    return next((folder for folder in found if folder and not _is_flat(folder)), None)
+
+
+def _is_flat(folder: Path) -> bool:
+    """Whether images of a split are in no class's folder, as where their classes are secret."""
+    innermost = _innermost(folder)
+    return holds_images(innermost) and not visible_folders(innermost)
 
 
 def _named(root: Path, folders: list[Path], names: Sequence[str]) -> Path | None:
@@ -73,7 +89,11 @@ def _innermost(folder: Path) -> Path:
 
 def _what_instead(root: Path, folders: list[Path]) -> str:
     """Say what to do where there are no folders of splits, and no share for the test either."""
-    deeper = [folder for folder in folders if _is_split(folder) and not any(map(holds_images, visible_folders(folder)))]
+    deeper = [
+        folder
+        for folder in map(_innermost, folders)
+        if _is_split(folder) and not any(map(holds_images, visible_folders(folder)))
+    ]
     if deeper:
         which = "has; name that" if len(deeper) == 1 else "have; name one of them"
         return f", but {' and '.join(str(folder) for folder in deeper[:5])} {which} in data.source"
@@ -89,15 +109,13 @@ def _is_split(folder: Path) -> bool:
     return not roles.isdisjoint(TRAIN) and not roles.isdisjoint((*TEST, *VALIDATION))
 
 
-def _check_classes(root: Path, folders: list[Path], train: Path | None) -> None:
+def _check_classes(root: Path, folders: list[Path]) -> None:
     """Refuse folders that are to be classes, and look like splits, or like what holds the classes."""
     if folders and all(role(folder.name) in (*TEST, *VALIDATION) for folder in folders):
         raise UserError(
             f"data.source: {root} holds {', '.join(folder.name for folder in folders)}, but no folder train; add it "
             "and remove data.test_share, or name the folder that holds the classes"
         )
-    if folders == [train]:
-        return
     for folder in folders:
         if len(folders) == 1 and _is_split(folder):
             raise UserError(

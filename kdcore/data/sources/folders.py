@@ -17,7 +17,7 @@ from kdcore.data.dataset import Encoded, Split
 from kdcore.data.images import UnreadableError, check_image, read_image
 from kdcore.data.sources.pixels import BlankError
 from kdcore.data.sources.splits import composed, in_order, is_hidden
-from kdcore.system.errors import UserError, named
+from kdcore.system.errors import UserError, named, shown
 from kdcore.system.pointers import file_stands_for_another, stands_for_another
 
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
@@ -124,8 +124,14 @@ def check_no_splits(folders: list[Path], root: Path) -> None:
 
 
 def _names_inside(folder: Path) -> set[str]:
-    """Return the names of the folders in a folder that holds no images itself; none if it does."""
-    return set() if holds_images(folder) else {composed(child.name) for child in visible_folders(folder)}
+    """Return the names of the folders in a folder that holds no images itself, or in the only folder in it; none if
+    there are images.
+    """
+    if holds_images(folder):
+        return set()
+    inside = visible_folders(folder)
+    is_wrapped = len(inside) == 1 and not inside[0].is_symlink()
+    return (_names_inside(inside[0]) if is_wrapped else set()) or {composed(child.name) for child in inside}
 
 
 def holds_images(folder: Path) -> bool:
@@ -164,9 +170,16 @@ def check_same_classes(train: Iterable[str], test: Iterable[str], where: Path) -
 
 
 def index_images(files: Files, root: Path) -> Encoded:
-    """Make a split that names image files below `root`, which are decoded whenever they are seen."""
+    """Make a split that names image files below `root`, which are decoded whenever they are seen.
+
+    Raises:
+        UserError: a name is no text.
+    """
     paths = [str(path.relative_to(root)) for paths_of_class in files.values() for path in paths_of_class]
-    return Encoded(pa.table({"path": paths, "label": labels_of(files)}), root)
+    try:
+        return Encoded(pa.table({"path": paths, "label": labels_of(files)}), root)
+    except UnicodeEncodeError as error:
+        raise UserError(f"{root}: the name of the file {shown(error.object)} is not in UTF-8; rename it") from error
 
 
 def read_images(files: Files, side: int, *, resize: bool = True) -> Split:

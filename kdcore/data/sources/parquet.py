@@ -99,14 +99,15 @@ def read(folder: Path, *splits: Sequence[str], columns: Columns = ANY) -> Rows:
         found = _check_columns(files, columns)
         of_file = {file: _labels(file, found.label) for file in files}
         labels = [label for of_one in of_file.values() for label in of_one]
-        if labels and all(label == UNLABELLED for label in labels):
+        if labels and all(label in (UNLABELLED, None) for label in labels):
             unlabelled.append(str(files[0]))
             continue
         return _rows({file: len(of_one) for file, of_one in of_file.items()}, labels, found, folder)
     wanted = " or ".join(f"{names[0]}-*.parquet" for names in splits)
     if unlabelled:
         raise UserError(
-            f"{unlabelled[0]}: has no labels ({UNLABELLED} everywhere); of {wanted} one with labels is needed"
+            f"{unlabelled[0]}: has no labels ({UNLABELLED} or nothing everywhere); of {wanted} one with labels is "
+            "needed"
         )
     near = [name for names in splits for name in shards.alike(folder, names)]
     hint = f". {', '.join(near[:5])}: the name of a split ends at - or .; rename what belongs to it" if near else ""

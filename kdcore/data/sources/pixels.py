@@ -23,6 +23,7 @@ COLOURS = {"white": (255, 255, 255), "black": (0, 0, 0)}
 
 
 warnings.filterwarnings("ignore", message="Corrupt EXIF data")  # says nothing of the image itself
+warnings.filterwarnings("ignore", message="Palette images with Transparency")  # `report` says it, with counts
 REMARKS = {
     "is_transparent": "are partly transparent; transparency is dropped, and the colours below it show; data.background "
     "puts them on a colour instead",
@@ -175,7 +176,7 @@ def _of_16_bits(largest_values: list[int], where: str, white: int | None) -> lis
     return [
         f"{len(small)} of {count} 16-bit training images use a small part of their range, values up to {max(small)} of "
         f"65535, so they become dark, 0 to {max(small) >> 8} of 255; set data.scale_16bit: largest, or the value that "
-        "is white, such as 4095"
+        "is white, such as 4095; colours must be converted to 8 bits instead"
     ]
 
 

@@ -16,6 +16,8 @@ NUMBERED_OF = re.compile(r"(?P<before>.*?)(?P<number>\d+)-of-(?P<count>\d+)(?P<a
 NUMBERED = re.compile(
     r"(?P<before>(?:[-._]?(?:part|shard|chunk|batch|file|data))?[-._]?)(?P<number>\d+)(?P<after>.*)", re.IGNORECASE
 )
+FINGERPRINT = re.compile(r"-[0-9a-f]{16}")
+"""What the hubs once wrote behind the number of a part, different for every part."""
 UNFINISHED = tuple(
     f"{SUFFIX}.{added}"
     for added in ("part", "partial", "crdownload", "download", "incomplete", "tmp", "gz", "zst", "zip")
@@ -41,7 +43,8 @@ class Part:
         """Return the name of another part."""
         split, before, *_ = self.whole
         start, digits = len(split) + len(before), len(str(self.number))
-        return f"{self.file.name[:start]}{number:0{digits}}{self.file.name[start + digits :]}"
+        after = FINGERPRINT.sub("-*", self.file.name[start + digits :])
+        return f"{self.file.name[:start]}{number:0{digits}}{after}"
 
 
 @dataclass(frozen=True)
@@ -152,8 +155,8 @@ def left_out(root: Path, *splits: Sequence[Path]) -> list[Path]:
     used = {file for files in splits for file in files}
     near = {file.parent for file in used}
     found = places(root)
-    above = {place.folder.parent for place in found if place.split is not None and place.folder in near}
-    beside = [place for place in found if place.folder in near or (place.split and place.folder.parent in near | above)]
+    near |= {place.folder.parent for place in found if place.split is not None and place.folder in near}
+    beside = [place for place in found if place.folder in near or (place.split and place.folder.parent in near)]
     return [file for place in beside for file in place.files() if file not in used]
 
 
@@ -180,9 +183,8 @@ def _divided(file: Path) -> tuple[str, str]:
 
 def _part(file: Path, split: str, rest: str) -> Part:
     if match := NUMBERED_OF.fullmatch(rest):
-        return Part(
-            file, (split, match["before"], match["count"], match["after"]), match["number"], int(match["count"])
-        )
+        after = FINGERPRINT.sub("-*", match["after"])
+        return Part(file, (split, match["before"], match["count"], after), match["number"], int(match["count"]))
     if match := NUMBERED.fullmatch(rest):
         return Part(file, (split, match["before"], match["after"]), match["number"])
     return Part(file, (split, rest))
