@@ -298,6 +298,18 @@ def test_a_name_that_is_no_text(tmp_path):
         fetch_own(f"folder:{tmp_path}", test_share=0.5, augmentation="random_resized_crop")
 
 
+def test_what_is_kept_follows_the_files_behind_links(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pets").mkdir()
+    for start, name in enumerate(("train", "test")):
+        write_tree(tmp_path / "disk" / name, CLASSES, 2, start=10 * start)
+        (tmp_path / "pets" / name).symlink_to(tmp_path / "disk" / name)
+    section = params.data_section(name="mine", source="folder:pets", image_size=16)
+    assert len(sources.fetch_once(section).train.labels) == 4
+    write_tree(tmp_path / "disk/train", CLASSES, 2, start=50)
+    assert len(sources.fetch_once(section).train.labels) == 8
+
+
 def test_an_image_that_is_a_pointer(tmp_path):
     write_tree(tmp_path, CLASSES, 2)
     (tmp_path / "cat/cat_0.jpg").write_bytes(LFS)

@@ -3,6 +3,7 @@
 import hashlib
 import importlib
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,9 @@ def fetch_once(section: dict[str, Any]) -> Dataset:
 
 
 def _files(source: Path | None) -> list[tuple[str, int, int]]:
-    """List name, size in bytes and time of change of all files of a source."""
-    paths = [] if source is None else [source, *source.rglob("*")]
+    """List name, size in bytes and time of change of all files of a source, also below links to folders."""
+    if source is None:
+        return []
+    walked = os.walk(source, followlinks=True)
+    paths = [source, *(Path(parent, name) for parent, _, names in walked for name in names)]
     return sorted((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths if path.is_file())
