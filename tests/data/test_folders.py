@@ -7,7 +7,7 @@ from PIL import Image
 
 from kdcore.data import sources, storage
 from kdcore.data.dataset import Encoded
-from kdcore.data.sources import imagenet, splits
+from kdcore.data.sources import folders, imagenet, splits
 from kdcore.matrix import params
 from kdcore.system.errors import UserError
 from tests.data.own_sets import fetch_own
@@ -127,6 +127,16 @@ class TestSplitsAsClasses:
         write_tree(tmp_path / "fold2", [NFD, "tee"], 2)
         with pytest.raises(UserError, match=rf"\({NFC}, tee\)"):
             fetch_own(f"folder:{tmp_path}", test_share=0.5)
+
+    def test_the_work_grows_with_the_number_of_classes(self, tmp_path, monkeypatch):
+        """And not with its square: there may be 20 thousand."""
+        composed = []
+        monkeypatch.setattr(folders, "composed", lambda name: composed.append(name) or name)
+        for number in range(50):
+            (tmp_path / f"class{number}").mkdir()
+            (tmp_path / f"class{number}/image.png").touch()
+        folders.check_no_splits(folders.visible_folders(tmp_path), tmp_path)
+        assert len(composed) <= 2 * 50
 
     def test_inside_splits(self, tmp_path):
         for start, folder in enumerate(("train/a", "train/b", "test/a", "test/b")):
