@@ -25,7 +25,7 @@ from kdcore.matrix.teacher_cards import teacher_card
 from kdcore.matrix.train_card import settings_card, threads_card
 from kdcore.matrix.train_section import TrainSettings
 from kdcore.system.errors import UserError, shown, suggest
-from kdcore.system.files import expanded
+from kdcore.system.files import expanded, links_in
 
 CARDS = Path("cards")
 OUTPUTS = ("cards", "teachers", "pairs", "runs", "evaluations", "tables")
@@ -170,11 +170,11 @@ def check_sources(params: Params, file: str = "params.yaml") -> None:
         UserError: names the source and the output.
     """
     images = data_section.path(str(params.data.source))
-    sources = {"data.source": images} if images is not None else {}
+    sources = [] if images is None else [("data.source", path) for path in (images, *links_in(images))]
     for name, teacher in params.teachers.items():
         if teacher.source not in ("train", "published") and "://" not in teacher.source:
-            sources[f"teachers.{name}.source"] = expanded(teacher.source)
-    for (key, path), output in product(sources.items(), (*OUTPUTS, f"data/{params.data.name}")):
+            sources.append((f"teachers.{name}.source", expanded(teacher.source)))
+    for (key, path), output in product(sources, (*OUTPUTS, f"data/{params.data.name}")):
         source, made = (Path(os.path.realpath(found)) for found in (path, output))  # resolve() fails if links loop
         if source == made or source in made.parents or made in source.parents:
             raise UserError(

@@ -161,6 +161,14 @@ def expanded(path: str | Path) -> Path:
     return Path(os.path.expanduser(path))
 
 
+def links_in(folder: Path) -> list[Path]:
+    """List the links in a folder; none where it is no folder, or cannot be read."""
+    try:
+        return sorted(path for path in folder.iterdir() if path.is_symlink())
+    except OSError:
+        return []
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Read the mapping that a JSON file holds.
 

@@ -448,12 +448,14 @@ def test_fingerprint_is_the_same_in_every_python(tmp_path):
     assert fingerprint("kdcore.one", root=tmp_path) == "408cb49858c9fce8"
 
 
-@pytest.mark.parametrize("source", ["data/pets", "data/pets/raw", "data", ".", "runs/x", "link"])
+@pytest.mark.parametrize("source", ["data/pets", "data/pets/raw", "data", ".", "runs/x", "link", "linked"])
 def test_sources_that_dvc_would_delete_are_refused(tmp_path, monkeypatch, source):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data/pets/raw").mkdir(parents=True)
     (tmp_path / "runs/x").mkdir(parents=True)
     (tmp_path / "link").symlink_to(tmp_path / "data/pets")
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked/train").symlink_to(tmp_path / "data/pets/raw")
     with pytest.raises(UserError, match=r"overlaps with (data/pets|runs|cards), which the pipeline writes"):
         cards(data={"name": "pets", "source": f"folder:{source}", "image_size": 16})
 
