@@ -60,7 +60,7 @@ def _reason(network: Network, image_size: int, finest: int, small_maps: str | No
         height, width = final_map.shape[2:]
         if final_map.shape[1] != classifier.in_features:
             return f"its final map has {final_map.shape[1]} channels, and its classifier takes {classifier.in_features}"
-        averaged = classifier(final_map.mean(dim=(2, 3)))
+        averaged = classifier(final_map.flatten(2).mT).mean(dim=1)  # as scales have it: region by region
     if averaged.shape != logits.shape:
         return f"its logits are of shape {tuple(logits.shape)}, those of its averaged map {tuple(averaged.shape)}"
     difference = float((averaged - logits).abs().max() / logits.abs().max())

@@ -28,6 +28,15 @@ class Normed(resnet.ResNet):
         return output._replace(logits=self.fc(self.norm(output.pooled)))
 
 
+class CosineHead(nn.Linear):
+    """A linear layer by its type alone: what it makes of an average is not the average of what it makes."""
+
+    def forward(self, features):
+        return 10 * nn.functional.linear(
+            nn.functional.normalize(features, dim=-1), nn.functional.normalize(self.weight, dim=-1)
+        )
+
+
 class Widened(resnet.ResNet):
     """A final map with other channels than its classifier takes."""
 
@@ -66,6 +75,12 @@ def test_a_norm_before_the_classifier(zero_head):
     said = refusal(Normed(zero_head=zero_head), (1, 2))
     assert said.startswith("student mine can have no regions (M=[1,2]): its logits are not its linear classifier")
     assert "scales: [1]" in said
+
+
+def test_a_head_of_cosines():
+    network = resnet.ResNet(10, 8, (16, 16, 32, 64))
+    network.fc = CosineHead(64, 10)
+    assert "its logits are not its linear classifier of the average" in refusal(network, (1, 2))
 
 
 def test_other_channels_than_the_classifier_takes():
