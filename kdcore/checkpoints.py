@@ -23,16 +23,20 @@ LARGEST_RATIO = 10
 ZIP = b"PK\3\4"
 """The first bytes of a zip file, by which torch tells it from the format before 1.6."""
 LONGEST_REASON = 300
-NUMPY = (
+BESIDE = (
     *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
     "numpy.dtype",
     "numpy.ndarray",
+    *("argparse.Namespace", "types.SimpleNamespace", "datetime.datetime"),
+    *(f"{module}.{kind}Path" for module in ("pathlib", "pathlib._local") for kind in ("Posix", "PurePosix", "Windows")),
 )
-"""What pickles of NumPy 1 and NumPy 2 call to make scalars and arrays."""
+"""What pickles call to make what training scripts keep beside the weights: scalars and arrays of NumPy 1 and NumPy 2,
+the options of the command line, paths and dates.
+"""
 
 
 class _Unread:
-    """Stands in for a NumPy value beside the weights, such as an accuracy, which nothing here reads.
+    """Stands in for a value beside the weights, such as an accuracy, which nothing here reads.
 
     NumPy's own functions would trust the file: a pickle can describe a type whose objects have addresses of its choice,
     and the next hash or comparison would follow them.
@@ -57,8 +61,8 @@ def load(
 
     Args:
         path: a `.safetensors` file, or a published PyTorch checkpoint in the format of torch 1.6 or the one before. Its
-            state dict may lie under any keys and have any prefix, beside plain values, other tensors, and NumPy's
-            scalars and arrays (see `kdcore.state_dicts`).
+            state dict may lie under any keys and have any prefix, beside plain values, other tensors, and what
+            `BESIDE` lists (see `kdcore.state_dicts`).
         network: has the architecture and number of classes of the file.
         weights_key: names the state dict that is meant, where several fit, such as "ema" or "state_dict/student."; None
             searches for it.
@@ -156,7 +160,7 @@ def _unpickle(path: Path) -> Any:
     """
     try:
         _check_zip(path)
-        with torch.serialization.safe_globals([(_Unread, name) for name in NUMPY]):
+        with torch.serialization.safe_globals([(_Unread, name) for name in BESIDE]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # what torch raises for a damaged file depends on where the damage is
         foreign = re.search(r"GLOBAL (\S+)", str(error))

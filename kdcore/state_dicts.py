@@ -75,7 +75,7 @@ def find(
     """Find the weights of a network in the content of a checkpoint.
 
     Args:
-        content: what the file holds: nested dictionaries with tensors somewhere.
+        content: what the file holds: nested dictionaries and lists with tensors somewhere.
         expected: the network's state dict.
         weights_key: names the dictionary, or the dictionary and the prefix, that is meant; None searches all.
         rename: parts of the network that have other names in the file.
@@ -101,7 +101,12 @@ def find(
     if len(fitting) > 1:  # one with a number of its own may be the average of the weights, and the one that is meant
         names = " and ".join(one.name for one in fitting[:4])
         raise UserError(f"holds several state dicts that fit and differ, {names}; choose one with weights_key")
-    return fitting[0] if fitting else max(candidates, key=lambda one: (len(one.weights), -len(one.unknown)))
+    return fitting[0] if fitting else max(candidates, key=_nearness)
+
+
+def _nearness(one: Candidate) -> tuple[int, int]:
+    """Rank candidates: by the weights that they have, then by few others, or by many where they have none."""
+    return len(one.weights), -len(one.unknown) if one.weights else len(one.unknown)
 
 
 def _sought(expected: Mapping[str, Tensor], rename: Rename) -> dict[str, tuple[str, Tensor]]:
@@ -114,7 +119,7 @@ def _sought(expected: Mapping[str, Tensor], rename: Rename) -> dict[str, tuple[s
             raise UserError(f"rename: {' and '.join(twins)}: both stand for {named(ours)}; keep one of them")
     for key, value in expected.items():
         theirs = key
-        for in_file, ours in rename.items():
+        for in_file, ours in sorted(rename.items(), key=lambda item: len(item[1])):  # the narrowest part has the say
             if f"{key}.".startswith(f"{ours}."):
                 theirs = in_file + key[len(ours) :]
                 unused.pop(in_file, None)
@@ -128,22 +133,27 @@ def _sought(expected: Mapping[str, Tensor], rename: Rename) -> dict[str, tuple[s
     return sought
 
 
-def _dictionaries(content: object, where: str = "", depth: int = 0) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """Yield the path and the tensors of every dictionary that holds any, outer ones first."""
-    waiting: list[tuple[str, object, int]] = [(where, content, depth)]
+def _dictionaries(content: object) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Yield the path and the tensors of every dictionary that holds any, outer ones first.
+
+    In paths, entries of lists and keys that are no text, such as the decays of averages, go by their position.
+    """
+    waiting: list[tuple[str, object, int]] = [("", content, 0)]
     seen = 0
     while waiting and seen < MOST:
         where, content, depth = waiting.pop(0)
-        if not isinstance(content, dict):
+        if not isinstance(content, dict | list | tuple):
             continue
         seen += 1
-        items = {key: value for key, value in content.items() if isinstance(key, str)}
-        tensors = {key: value for key, value in items.items() if isinstance(value, Tensor)}
+        items = list(content.items() if isinstance(content, dict) else enumerate(content))
+        tensors = {key: value for key, value in items if isinstance(key, str) and isinstance(value, Tensor)}
         if tensors:
             yield where, tensors
         if depth < DEEPEST:
-            inside = [(key, value) for key, value in items.items() if isinstance(value, dict)]
-            waiting += [(f"{where}/{key}" if where else key, value, depth + 1) for key, value in inside]
+            for position, (key, value) in enumerate(items):
+                if isinstance(value, dict | list | tuple):
+                    name = key if isinstance(key, str) else str(position)
+                    waiting.append((f"{where}/{name}" if where else name, value, depth + 1))
 
 
 def _candidates(

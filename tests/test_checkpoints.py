@@ -6,7 +6,10 @@ import os
 import struct
 import zipfile
 from collections import Counter
-from pathlib import Path
+from datetime import datetime
+from fractions import Fraction
+from pathlib import Path, PurePosixPath
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -127,9 +130,18 @@ def test_the_orders_are_real(tmp_path, zipped_too):
     assert ran.exists()
 
 
+@pytest.mark.parametrize("value", [
+    argparse.Namespace(lr=0.1, nested=argparse.Namespace(momentum=0.9)), SimpleNamespace(lr=0.1), Path("runs/a"),
+    PurePosixPath("a"), datetime(2026, 1, 1),
+])  # fmt: skip
+def test_what_training_scripts_keep_beside_the_weights(tmp_path, zipped, value):
+    """The options of timm, DeiT and MoCo are a Namespace."""
+    path = written(tmp_path / "a.pth", {"model": state_dict(), "args": value, "all": {"best": value}}, zipped=zipped)
+    assert loaded(path)
+
+
 @pytest.mark.parametrize(("value", "named"), [
-    (argparse.Namespace(lr=0.1), "argparse.Namespace"), (np.random.default_rng(0), "numpy.random"),
-    (slice(1), "slice"),
+    (Fraction(1, 2), "fractions.Fraction"), (np.random.default_rng(0), "numpy.random"), (slice(1), "slice"),
 ])  # fmt: skip
 def test_what_else_is_not_read(tmp_path, zipped, value, named):
     path = written(tmp_path / "a.pth", {"model": state_dict(), "opt": value}, zipped=zipped)

@@ -83,6 +83,7 @@ def refusal(path, **options):
     {**prefixed("encoder."), "projector.weight": torch.ones(3, 3)},
     {key: value for key, value in OURS.items() if "num_batches" not in key},
     {"model": OURS, "state_dict": copy.deepcopy(OURS)}, {**OURS, **prefixed("module.")},
+    [{"model": OURS}, {"epoch": 3}], (OURS, {"state": {0: {"exp_avg": torch.ones(3)}}}), {"net": {0.999: OURS}},
 ])  # fmt: skip
 def test_found(write, content):
     assert same(load(write(content)))
@@ -96,6 +97,7 @@ def test_found(write, content):
     ({**OURS, **prefixed("module.", EMA)}, ("the bare file", "'module.'")),
     ({**prefixed("net1."), **prefixed("net2.", EMA)}, ("'net1.'", "'net2.'")),
     ({"state_dict": OURS, "ema": {**EMA, "momentum": torch.tensor(0.999)}}, ("'state_dict'", "'ema'")),
+    ({"model": OURS, "swa": [EMA]}, ("'model'", "'swa/0'")), ({"net": OURS, "ema": {0.999: EMA}}, ("'net'", "'ema/0'")),
 ])  # fmt: skip
 def test_several_that_fit_are_named_and_not_guessed(write, content, names):
     path = write(content)
@@ -146,6 +148,9 @@ def test_the_nearest_is_described(write):
     said = refusal(write({"ema": {"a": torch.ones(1)}, "net": {**OURS, "fc.bias": torch.ones(100)}}))
     assert "('net' comes nearest)" in said
     assert "fc.bias: (100,) in the file, (10,) in the network" in said
+    foreign = {f"blocks.{number}": torch.ones(1) for number in range(9)}
+    content = {"state": {0: {"exp_avg": torch.ones(3)}}, "net": foreign}
+    assert "('net' comes nearest)" in refusal(write(content))
 
 
 class TestRename:
@@ -154,6 +159,8 @@ class TestRename:
         ({"model": prefixed("module.", renamed("fc", "head.linear"))}, {"head.linear": "fc"}),
         (renamed("layer1", "stage.0", renamed("fc", "linear")), {"linear": "fc", "stage.0": "layer1"}),
         (renamed("layer2", "layer1", renamed("layer1", "x")), {"layer1": "layer2", "x": "layer1"}),
+        (renamed("layer1", "a", renamed("layer1.0", "b")), {"b": "layer1.0", "a": "layer1"}),
+        (renamed("layer1", "a", renamed("layer1.0.conv1", "b")), {"a": "layer1", "b": "layer1.0.conv1"}),
     ])  # fmt: skip
     def test_parts_of_other_names(self, write, content, rename):
         assert same(load(write(content), rename=rename))
