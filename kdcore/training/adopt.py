@@ -47,18 +47,17 @@ class NoSourceError(UserError):
     """None of a teacher's sources could be had.
 
     Args:
-        name: the teacher's name.
-        dataset: its data set's name.
+        card: the teacher's.
         tried: the sources in their order, each with the reason why it failed.
     """
 
-    def __init__(self, name: str, dataset: str, tried: list[dict[str, str]]) -> None:
+    def __init__(self, card: dict[str, Any], tried: list[dict[str, str]]) -> None:
+        name, copy = card["name"], f"checkpoints/{card['data']}/{card['student']}.pth"
         reasons = "".join(f"\n- {one['source']}: {one['reason']}" for one in tried) or " no download is listed"
         self.tried = tried
         self.reasons = f"teacher {name}: no published checkpoint could be had:{reasons}"
         super().__init__(
-            f"{self.reasons}\nput a copy at checkpoints/{dataset}/{name}.pth, or set teachers.{name}.source: train, or "
-            "add otherwise: train"
+            f"{self.reasons}\nput a copy at {copy}, or set teachers.{name}.source: train, or add otherwise: train"
         )
 
 
@@ -134,7 +133,7 @@ def _first(
                 raise UserError(f"teacher {card['name']}: {error}") from error
             place = next(str(source[kind]) for kind in KINDS if kind in source)
             tried.append({"source": place, "reason": str(error).removeprefix(f"{place}: ").replace("\n", "; ")})
-    raise NoSourceError(card["name"], card["data"], tried)
+    raise NoSourceError(card, tried)
 
 
 def _named(card: dict[str, Any]) -> Source:

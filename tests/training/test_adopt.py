@@ -500,6 +500,8 @@ class TestAdoption:
             "put a copy at checkpoints/digits/resnet8.pth, or set teachers.resnet8.source: train, "
             "or add otherwise: train"
         )
+        with pytest.raises(NoSourceError, match=r"(?s)^teacher mine: .*put a copy at checkpoints/digits/resnet8\.pth"):
+            adopt({**made, "name": "mine"})  # copies have the network's name
         assert [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock"] == []
 
     def test_far_below_its_published_accuracy(self, adopt, folder, site):
