@@ -28,7 +28,7 @@ def main(*arguments: str) -> None:
     chosen = {"pair": options.pair, "method": options.method, "seed": options.seed, "epochs": options.epochs}
     card = single.card(options.params, scale=scale, stand=options.stand, **chosen)
     weights = single.teacher_weights(card, options.teacher)
-    single.check_inputs(card, weights)
+    single.check_inputs(card, weights, options.params)
     card_file, out = single.FOLDER / f"{card['name']}.yaml", single.FOLDER / card["name"]
     yamlfile.write(card_file, card)
     experiment.run(card_file, out, teacher_weights=weights)

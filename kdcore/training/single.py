@@ -15,6 +15,7 @@ from kdcore.matrix import data_section, params
 from kdcore.matrix.cards import ROOT, Code, cell_card, resolve_recipes
 from kdcore.matrix.params import Params
 from kdcore.matrix.train_section import stretched
+from kdcore.networks import input_affine
 from kdcore.system import yamlfile
 from kdcore.system.errors import UserError
 from kdcore.system.files import write_json
@@ -44,7 +45,8 @@ def card(
     """
     try:
         logit = catalog.kind(method) == "logit"
-        named = _named_teachers(file)
+        known = catalog.networks()
+        named = {name: teacher for name, teacher in _listed_teachers(file).items() if name not in known}
         catalog.check_pair(pair, named)
     except ValueError as error:
         raise UserError(str(error)) from error
@@ -63,11 +65,10 @@ def card(
     return cell_card(cell, recipe, matrix, Code(ROOT), train=train)
 
 
-def _named_teachers(file: str) -> dict[str, Any]:
-    """Return the teachers of a params file that have names of their own."""
+def _listed_teachers(file: str) -> dict[str, Any]:
+    """Return section `teachers` of a params file."""
     listed = yamlfile.read(file, bounded=True).get("teachers")
-    known = catalog.networks()
-    return {name: teacher for name, teacher in listed.items() if name not in known} if isinstance(listed, dict) else {}
+    return listed if isinstance(listed, dict) else {}
 
 
 def dataset(name: str | None, file: str | None, *, source: str | None, image_size: int | None) -> Dataset:
@@ -165,19 +166,29 @@ def teacher_weights(made: dict[str, Any], given: str | None) -> Path | None:
     return path
 
 
-def check_inputs(made: dict[str, Any], weights: Path | None) -> None:
+def check_inputs(made: dict[str, Any], weights: Path | None, file: str) -> None:
     """Check the data set and the teacher's checkpoint as the run would, before anything is written.
 
     Args:
         made: the card of the cell.
         weights: path of the teacher's checkpoint; None if the student is trained alone.
+        file: path of the params file.
 
     Raises:
-        UserError: one of them is missing or damaged, or they do not fit each other.
+        UserError: one of them is missing or damaged, they do not fit each other, or the params file says that the
+            teacher saw images of another normalisation, which the checkpoint does not hold.
     """
     found = storage.load(DATA / made["data"])
-    if weights is not None:
-        checkpoints.restore(made["teacher"], len(found.classes), weights, device.choose(), stem=found.stem)
+    if weights is None:
+        return
+    teacher = checkpoints.restore(made["teacher"], len(found.classes), weights, device.choose(), stem=found.stem)
+    name = made["pair"].partition("-")[0]
+    listed = _listed_teachers(file).get(name)
+    if isinstance(listed, dict) and "mean" in listed and not hasattr(teacher, input_affine.SCALE):
+        raise UserError(
+            f"--teacher {weights}: would see images of another normalisation than teachers.{name}.mean and std of "
+            f"{file} say; run 'dvc repro teacher@{name}', which writes them into its weights, and leave --teacher out"
+        )
 
 
 def _check_data(matrix: Params) -> None:

@@ -12,6 +12,7 @@ from kdcore.data.dataset import Dataset
 from kdcore.data.sources import digits
 from kdcore.matrix import params
 from kdcore.matrix.cards import make_cards
+from kdcore.networks import input_affine
 from kdcore.results import evaluation
 from kdcore.system import yamlfile
 from kdcore.system.errors import UserError
@@ -137,6 +138,25 @@ class TestTrainOne:
         assert meta["train"]["milestones"] == [6, 7, 8]
         assert (folder / "history.csv").read_text().count("\n") == 10
         assert not (project / "runs").exists()
+
+    def test_a_teacher_of_another_normalisation(self, project):
+        """Its own file knows nothing of it; the pipeline's does."""
+        network, content = networks.create("resnet14", 10), yamlfile.read(project / "params.yaml")
+        checkpoints.save(network, project / "raw.safetensors")
+        half = [0.5, 0.5, 0.5]
+        input_affine.attach(network, mean=[0.3, 0.3, 0.3], std=half, own_mean=half, own_std=half)
+        checkpoints.save(network, project / "adopted.safetensors")
+        content["teachers"] |= {"mine": {"network": "resnet14", "source": "raw.safetensors", "mean": half, "std": half}}
+        yamlfile.write(project / "params.yaml", content)
+        options = ["--pair", "mine-resnet8", "--method", "kd", "--epochs", "9", "--teacher"]
+        code, said = call(project, "stages.train_one", *options, "raw.safetensors")
+        assert (code, "raw.safetensors: would see images of another normalisation than teachers.mine" in said) == (
+            2,
+            True,
+        )
+        assert not (project / "scratch/cells").exists()
+        code, said = call(project, "stages.train_one", *options, "adopted.safetensors")
+        assert code == 0, said
 
     def test_student_alone(self, project):
         code, said = call(project, "stages.train_one", "--pair", "resnet14-resnet8", "--method", "vanilla")
