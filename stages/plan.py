@@ -19,7 +19,7 @@ def main(*arguments: str) -> None:
     recipes, known = yamlfile.read("data/recipes.yaml"), yamlfile.read("data/teachers.yaml", bounded=True)
     for file in arguments[1:]:
         checked = check(file, recipes=recipes, known_teachers=known)
-        preflight.check_checkpoints(checked.cards)
+        preflight.check(checked.cards)
         print(checked.text)
     if arguments:
         return

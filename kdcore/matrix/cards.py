@@ -132,31 +132,26 @@ def resolve_recipes(params: Params, published: dict[str, Any], file: str = "para
     }
 
 
-def check_here(params: Params, known_teachers: dict[str, Any], root: Path = ROOT) -> tuple[dict[str, Card], list[str]]:
-    """Make the cards of the data set and the teachers, as far as this machine can.
+def missing_here(params: Params, known_teachers: dict[str, Any], root: Path = ROOT) -> list[str]:
+    """List all that keeps this machine from making the cards of the data set and the teachers: a folder or checkpoint
+    that is not there, or another one than params.yaml says. The message of each names its key.
 
     Args:
         params: the matrix.
         known_teachers: content of data/teachers.yaml.
         root: the folder that holds the sources of kdcore.
-
-    Returns:
-        The cards under their names, and all that keeps this machine from making the others: a folder or checkpoint
-        that is not there, or another one than params.yaml says. The message of each names its key.
     """
     known, code = KnownTeachers.of(known_teachers), Code(root)
-    makers = {"data": partial(_data_card, params, code)} | {
-        f"teacher/{name}": partial(teacher_card, name, teacher, params, known, code)
-        for name, teacher in params.teachers.items()
-    }
-    made: dict[str, Card] = {}
+    makers = [partial(_data_card, params, code)] + [
+        partial(teacher_card, name, teacher, params, known, code) for name, teacher in params.teachers.items()
+    ]
     problems = []
-    for name, make in makers.items():
+    for make in makers:
         try:
-            made[name] = _by_value(make())
+            make()
         except UserError as error:
             problems.append(str(error))
-    return made, problems
+    return problems
 
 
 def check_sources(params: Params, file: str = "params.yaml") -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kdcore.matrix import params
-from kdcore.matrix.cards import check_here, check_sources, resolve_recipes
+from kdcore.matrix.cards import check_sources, make_cards, missing_here, resolve_recipes
 from kdcore.matrix.code import Card
 from kdcore.matrix.teacher_cards import check_teachers
 from kdcore.system.errors import UserError
@@ -21,7 +21,7 @@ class Checked:
     text: str
     """How many cells it has; and, of another file than the project's, what it needs that is not on this machine."""
     cards: dict[str, Card]
-    """Of the project's file, the cards of the data set and of the teachers; of others none."""
+    """Of the project's file, all cards, see `make_cards`; of others none."""
 
 
 def check(file: str, *, recipes: dict[str, Any], known_teachers: dict[str, Any]) -> Checked:
@@ -39,9 +39,10 @@ def check(file: str, *, recipes: dict[str, Any], known_teachers: dict[str, Any])
     check_teachers(matrix, known_teachers, file)
     check_sources(matrix, file)
     cells = resolve_recipes(matrix, recipes, file)
-    cards, missing = check_here(matrix, known_teachers)
+    missing = missing_here(matrix, known_teachers)
     is_own = os.path.realpath(file) == os.path.realpath(OWN)
     if missing and is_own:
         raise UserError("\n".join(missing))
     remarks = [f"- would not run here: {problem.removeprefix(f'{OWN}: ')}" for problem in missing]
-    return Checked("\n".join([f"{file}: {len(cells)} cells", *remarks]), cards if is_own else {})
+    cards = make_cards(matrix, published_recipes=recipes, known_teachers=known_teachers) if is_own else {}
+    return Checked("\n".join([f"{file}: {len(cells)} cells", *remarks]), cards)

@@ -970,6 +970,18 @@ def test_a_check_refuses_checkpoints_that_do_not_fit(project, refused, capsys, t
     assert capsys.readouterr().out.splitlines() == ["params.yaml: 20 cells"] * 2
 
 
+def test_a_check_refuses_regions_of_networks_that_have_none(project, refused, capsys):
+    """As their cells would be, after their teachers were trained."""
+    given(pairs=["resnet20-mobilenetv2"])(project)
+    reason = "its final map has 1 x 1 cells, too few for 2 x 2 regions"
+    assert f"error: student mobilenetv2 can have no regions (M=[1,2]): {reason}" in refused(
+        "plan", "--check", "params.yaml"
+    )
+    given(scales=[1])(project)
+    importlib.import_module("stages.plan").main("--check", "params.yaml")
+    assert capsys.readouterr().out == "params.yaml: 6 cells\n"
+
+
 @pytest.mark.parametrize(("section", "change", "message"), named(SOURCES))
 def test_data(project, refused, section, change, message):
     change(project)
