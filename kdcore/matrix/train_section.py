@@ -137,10 +137,12 @@ class TrainSettings(Section):
         found = as_epochs(self.milestones, self.epochs)
         if found == sorted(set(found)) and found[0] > 0 and found[-1] < self.epochs:
             return
-        become = f" become epochs {shown(found)}, which" if found != self.milestones else ""
+        are_shares = isinstance(self.milestones[0], float)
+        become = f" become epochs {shown(found)}, which" if are_shares else ""
+        advice = "raise epochs" if are_shares else "write them as shares of the epochs ([0.625, 0.75, 0.875])"
         raise ValueError(
             f"milestones {shown(self.milestones)}{become} must rise and stay below epochs ({self.epochs}); "
-            "change them together, write them as shares of the epochs ([0.625, 0.75, 0.875]), or use schedule cosine"
+            f"change them together, {advice}, or use schedule cosine"
         )
 
     def _check_dot(self) -> None:
