@@ -311,7 +311,7 @@ VALUES = [
     ({"train__milestones": [0.5, 14]}, "train: milestones [0.5, 14] must be all epochs, or all shares of the epochs"),
     ({"train__milestones": [0.01, 0.5]}, "milestones [0.01, 0.5] become epochs [0, 9], which must rise and stay"),
     ({"train__milestones": [0.5, 0.52]}, "milestones [0.5, 0.52] become epochs [9, 9], which must rise and stay"),
-    ({"train__milestones": [0.5], "train__epochs": 1}, "(1); change them together, raise epochs, or use schedule cosine"),
+    ({"train__milestones": [0.5], "train__epochs": 1}, "(1); change them together, raise epochs, or use"),
     ({"train__milestones": [0.5, 0.99]}, "[9, 18], which must rise and stay below epochs (18); change them together"),
     ({"train__exceptions": [{"methods": ["kd"], "milestones": [0.5, 3]}]},
      "train.exceptions: of kd for resnet20-resnet8: milestones [0.5, 3] must be all epochs, or all shares"),
