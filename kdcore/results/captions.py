@@ -33,14 +33,21 @@ def with_teachers(card: Card, metas: dict[str, dict[str, Any]]) -> Card:
         without training a teacher again; and under `checkpoints` the file and sha256 of each adopted teacher.
     """
     accepted = {name: reasons(meta) for name, meta in metas.items()}
-    checkpoints = {name: _checkpoint(meta["adopted"]) for name, meta in metas.items() if meta.get("adopted")}
+    checkpoints = {name: _checkpoint(meta) for name, meta in metas.items() if meta.get("adopted")}
     return {**card, "teachers": origins(card, metas), "accepted": accepted, "checkpoints": checkpoints}
 
 
-def _checkpoint(adopted: dict[str, Any]) -> dict[str, str]:
-    """Say which file a teacher's weights were taken from: path or address, with the member of an archive."""
+def _checkpoint(meta: dict[str, Any]) -> dict[str, str]:
+    """Say which file a teacher's weights were taken from, path or address, with the member of an archive; and how."""
+    adopted = meta["adopted"]
     member = f": {adopted['member']}" if adopted.get("member") else ""
-    return {"origin": f"{adopted['source']}{member}", "sha256": adopted["sha256"]}
+    return {"origin": f"{adopted['source']}{member}{_reading(meta)}", "sha256": adopted["sha256"]}
+
+
+def _reading(meta: dict[str, Any]) -> str:
+    """Say how a checkpoint was read, which tells apart teachers from one file: ", ema, images of mean [...]"."""
+    weights_key = f", {meta['weights_key']}" if "weights_key" in meta else ""
+    return weights_key + (f", images of mean {meta['mean']} and std {meta['std']}" if "mean" in meta else "")
 
 
 def origins(card: Card, metas: dict[str, dict[str, Any]]) -> dict[str, str]:
@@ -55,7 +62,8 @@ def origins(card: Card, metas: dict[str, dict[str, Any]]) -> dict[str, str]:
         name: f"trained here, {metas[name]['train']['epochs']} epochs, for no published checkpoint could be had"
         for name in missed
     }
-    return {**card["teachers"], **instead}
+    adopted = {name: f"{card['teachers'][name]}{_reading(meta)}" for name, meta in metas.items() if "adopted" in meta}
+    return {**card["teachers"], **adopted, **instead}
 
 
 def caption(card: Card, evaluations: list[Evaluation]) -> str:

@@ -141,6 +141,11 @@ def test_metrics_say_which_teacher_taught():
             "origin": f"checkpoints/cifar100/resnet56.pth{origin}",
             "sha256": "0123456789ab",
         }
+    half, read = [0.5, 0.5, 0.5], ", ema, images of mean [0.5, 0.5, 0.5] and std [0.5, 0.5, 0.5]"
+    metas = {"resnet56": {"source": "a.pth", "adopted": adopted, "weights_key": "ema", "mean": half, "std": half}}
+    card = captions.with_teachers(CARD, metas)
+    assert card["checkpoints"]["resnet56"]["origin"] == f"checkpoints/cifar100/resnet56.pth{read}"
+    assert card["teachers"]["resnet56"] == f"published checkpoint{read}"
     trained = {"resnet56": {"source": "published", "train": {"epochs": 3}}}
     found = results()
     found.card.update(captions.with_teachers(CARD, trained))
