@@ -84,7 +84,9 @@ def _too_small(side: int, size: str, finest: int, small_maps: str | None) -> str
 
 def _without_zeros(network: Network) -> Network:
     """Copy a network in evaluation mode, with small random numbers in place of parameters that are zero throughout."""
-    probe = copy.deepcopy(network).eval()
+    values = [value for module in network.modules() for value in vars(module).values() if isinstance(value, Tensor)]
+    computed = {id(value): value.detach().clone() for value in values}  # from parameters, which torch does not copy
+    probe = copy.deepcopy(network, computed).eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in probe.parameters():

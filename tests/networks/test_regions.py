@@ -83,6 +83,15 @@ def test_a_head_of_cosines():
     assert "its logits are not its linear classifier of the average" in refusal(network, (1, 2))
 
 
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+@pytest.mark.parametrize("normed", [nn.utils.weight_norm, nn.utils.parametrizations.weight_norm])
+def test_a_head_whose_weights_are_normed(normed):
+    """It is linear all the same."""
+    network = resnet.ResNet(10, 8, (16, 16, 32, 64))
+    network.fc = normed(network.fc)
+    check_regions(network, "mine", (1, 2), image_size=48)
+
+
 def test_other_channels_than_the_classifier_takes():
     network = Widened(10, 8, (16, 16, 32, 64))
     assert "final map has 128 channels, and its classifier takes 64" in refusal(network, (2,))
