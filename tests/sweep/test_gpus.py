@@ -231,11 +231,11 @@ def test_jobs_that_see_a_gpu_by_its_number_alone_may_have_different_ones(machine
     assert [len(claims.take()) for claims in known] == [1, 0], "with it, they do"
 
 
-def test_jobs_with_temporary_folders_of_their_own_share_slots(monkeypatch):
+def test_jobs_with_temporary_folders_of_their_own_share_slots(monkeypatch, tmp_path):
     """PBS, SGE and many a Slurm set TMPDIR to a folder of each job."""
     taken = []
     for folder in ("job-101", "job-102"):
-        monkeypatch.setattr(gpus.tempfile, "gettempdir", lambda folder=folder: f"/nowhere/{folder}")
+        monkeypatch.setattr(gpus.tempfile, "gettempdir", lambda folder=folder: str(tmp_path / folder))
         claims = Claims([{"CUDA_VISIBLE_DEVICES": "GPU-0a"}], 1, f"sweep-{os.getpid()}")
         taken.append((claims, len(claims.take())))
     for claims, _ in taken:
