@@ -6,6 +6,7 @@ dictionary and every prefix is tried, and what fits the network exactly is taken
 user chooses one by its name, such as "state_dict", "ema/model" or "state_dict/student.".
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -25,6 +26,10 @@ DEEPEST, MOST, LONGEST = 6, 10_000, 500
 """How deep dictionaries are searched, how many of them, and the longest keys that are compared: hostile files have no
 bounds.
 """
+MOST_PREFIXES = 200
+"""How many networks one dictionary may hold."""
+WRAPPER = re.compile(r"(?<=\.)(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+"""What torch.compile, FSDP and activation checkpointing put into the names of the parts that they wrap."""
 Rename = Mapping[str, str]
 """The name of a part of the network in the file -> its name in our network."""
 
@@ -148,12 +153,18 @@ def _dictionaries(content: object) -> Iterator[tuple[str, dict[str, Tensor]]]:
         items = list(content.items() if isinstance(content, dict) else enumerate(content))
         tensors = {key: value for key, value in items if isinstance(key, str) and isinstance(value, Tensor)}
         if tensors:
-            yield where, tensors
+            yield where, _unwrapped(tensors)
         if depth < DEEPEST:
             for position, (key, value) in enumerate(items):
                 if isinstance(value, dict | list | tuple):
                     name = key if isinstance(key, str) else str(position)
                     waiting.append((f"{where}/{name}" if where else name, value, depth + 1))
+
+
+def _unwrapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Take what wraps single parts of a network out of names, such as layer1.0._orig_mod.conv1.weight."""
+    plain = {WRAPPER.sub("", key): value for key, value in tensors.items()}
+    return plain if len(plain) == len(tensors) else tensors
 
 
 def _candidates(
@@ -163,7 +174,7 @@ def _candidates(
     short = [key for key in tensors if len(key) <= LONGEST]
     prefixes = Counter(prefix for key in short for prefix in _prefixes(key) if key[len(prefix) :] in sought)
     complete = [prefix for prefix in prefixes if _lacks_nothing(prefix, tensors, sought)]
-    for prefix in [prefix for prefix, _ in prefixes.most_common(20)] or [""]:
+    for prefix in [prefix for prefix, _ in prefixes.most_common(MOST_PREFIXES)] or [""]:
         deeper = tuple(other for other in complete if other != prefix and other.startswith(prefix))
         below = {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
         apart = {key for key in below if f"{prefix}{key}".startswith(deeper)}  # a candidate of their own

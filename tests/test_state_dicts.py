@@ -79,6 +79,8 @@ def refusal(path, **options):
     *(prefixed(prefix) for prefix in ("module.", "_orig_mod.", "module._orig_mod.", "student.", "model.", "net.0.")),
     {"state_dict": prefixed("model."), "hyper_parameters": {"lr": 0.1}},
     {**prefixed("module."), "n_averaged": torch.tensor(7)}, profiled(), {"model": profiled()},
+    {key.replace(".0.conv", ".0._orig_mod.conv"): value for key, value in OURS.items()},
+    {key.replace(".0.", ".0._fsdp_wrapped_module._checkpoint_wrapped_module."): v for key, v in OURS.items()},
     {**OURS, "epoch": 5}, {**prefixed("student."), **prefixed("teacher.", DEEPER)},
     {**prefixed("encoder."), "projector.weight": torch.ones(3, 3)},
     {key: value for key, value in OURS.items() if "num_batches" not in key},
@@ -119,6 +121,12 @@ def test_safetensors_are_searched_alike(flat):
     assert same(load(path, weights_key="ema"), EMA)
     assert same(load(flat(renamed("fc", "linear")), rename={"linear": "fc"}))
     assert "under 'model', but" in refusal(flat(OURS), weights_key="model")
+
+
+def test_one_of_many_networks(write):
+    ensemble = {name: value for i in range(25) for name, value in prefixed(f"models.{i}.", weights(i + 1)).items()}
+    assert "'models.0.' and 'models.1.' and 'models.2.' and 'models.3.'" in refusal(write(ensemble))
+    assert same(load(write(ensemble), weights_key="models.24"), weights(25))
 
 
 def test_a_key_leads_to_all_that_lies_below_it(write):
