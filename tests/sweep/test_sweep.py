@@ -339,7 +339,8 @@ def test_workers_that_come_and_go(project, dask, tmp_path):
         edited = dask.work(tmp_path / "edited")
         project.wait_for(lambda: f"{tmp_path}/edited holds other code than the sweep's folder" in project.said())
         edited.kill()
-        worker.kill()  # the nanny; its worker ends with it
+        worker.kill()  # the nanny; its worker ends with it, a moment later
+        project.wait_for(lambda: project.said().count("waiting for workers") == 2)
         (project.folder / "go").touch()
         dask.work(project.folder)
         assert process.wait(timeout=60) == 0, project.said()
