@@ -12,7 +12,7 @@ from kdcore.data import sources, storage
 from kdcore.data.dataset import Dataset
 from kdcore.data.storage import MANIFEST
 from kdcore.matrix import data_section, params
-from kdcore.matrix.cards import ROOT, Code, cell_card, resolve_recipes
+from kdcore.matrix.cards import CARDS, ROOT, Code, cell_card, resolve_recipes
 from kdcore.matrix.params import Params
 from kdcore.matrix.train_section import stretched
 from kdcore.networks import input_affine
@@ -201,5 +201,20 @@ def _check_data(matrix: Params) -> None:
     per_class = wanted.get("train_per_class")
     other_pixels = any(list(getattr(found, key)) != wanted[key] for key in ("mean", "std") if key in wanted)
     other_count = per_class is not None and per_class * len(found.classes) != len(found.train.labels)
-    if other_pixels or other_count or wanted.get("image_size") not in (None, found.image_size):
+    if other_pixels or other_count or wanted.get("image_size") not in (None, found.image_size) or _is_other(wanted):
         raise UserError(f"{folder}: is not as section data of the params file has it; run 'dvc repro data'")
+
+
+def _is_other(wanted: dict[str, Any]) -> bool:
+    """Whether the pipeline's card describes a data set of the same name that has other images, or other looks.
+
+    A known data set is the same from every source, unless a part of it is taken.
+    """
+    file = CARDS / "data.yaml"
+    if not file.is_file():
+        return False
+    card = yamlfile.read(file)
+    is_whole = data_section.module(wanted["name"]) != data_section.OWN and not wanted.get("subset")
+    ignored = {"code", "source"} if is_whole else {"code"}
+    made, asked = ({key: value for key, value in one.items() if key not in ignored} for one in (card, wanted))
+    return card["name"] == wanted["name"] and made != asked

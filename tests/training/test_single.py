@@ -175,6 +175,24 @@ class TestTrainOne:
             code, said = call(project, "stages.train_one", "--pair", "resnet14-resnet8", "--method", "vanilla")
             assert (code, "is not as section data of the params file has it" in said) == (2, True)
 
+    @pytest.mark.parametrize(("change", "is_other"), [
+        ({}, False), ({"source": "folder:cats"}, True), ({"flip": False}, True), ({"test_share": 0.3}, True),
+        ({"augmentation": "resize_crop"}, True), ({"name": "others"}, False),
+    ])  # fmt: skip
+    def test_data_of_the_same_name_from_elsewhere(self, tmp_path, monkeypatch, change, is_other):
+        """What is stored under the name is of the pipeline's card, whatever another params file says."""
+        monkeypatch.chdir(tmp_path)
+        section = {"name": "pets", "source": "folder:pets", "image_size": 16}
+        yamlfile.write(tmp_path / "cards/data.yaml", {**params.data_section(**section), "code": {"data": "0"}})
+        assert single._is_other(params.data_section(**{**section, **change})) == is_other
+
+    def test_a_known_data_set_is_the_same_from_elsewhere(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        made = {"name": "cifar100", "source": "download"}
+        yamlfile.write(tmp_path / "cards/data.yaml", {**params.data_section(**made), "code": {"data": "0"}})
+        assert not single._is_other(params.data_section(name="cifar100", source="cifar.tar.gz"))
+        assert single._is_other(params.data_section(name="cifar100", source="download", mean=[0.5] * 3, std=[0.5] * 3))
+
     def test_the_card_is_the_pipelines(self, project, monkeypatch):
         """A cell of the matrix, trained on its own, has the card that stage plan writes."""
         monkeypatch.chdir(project)
