@@ -778,6 +778,22 @@ class TestCifar100Names:
         (folder / "classes.json").write_text(json.dumps(names))
         assert cifar100.fetch(source=str(folder), train_per_class=None).classes == names
 
+    def test_labels_that_are_text(self, folder):
+        """Text has an order of its own: by it, numbers would be other classes, and the file's names could be wrong."""
+        names = [f"class{i:02}" for i in range(100)]
+        for labels in (names, [str(i) for i in range(100)]):
+            for name in cifar100.COUNTS:
+                file = folder / "data" / f"{name}-0.parquet"
+                table = pyarrow.parquet.read_table(file)
+                pyarrow.parquet.write_table(table.set_column(1, "fine_label", [labels]), file)
+            if labels == names:
+                assert cifar100.fetch(source=str(folder), train_per_class=None).classes == names
+                (folder / "classes.json").write_text(json.dumps(names[::-1]))
+                with pytest.raises(UserError, match="names other classes than the labels, which are text, or in anoth"):
+                    cifar100.fetch(source=str(folder), train_per_class=None)
+        with pytest.raises(UserError, match="labels are numbers written as text, whose alphabetical order is another"):
+            cifar100.fetch(source=str(folder), train_per_class=None)
+
     @pytest.mark.parametrize(("content", "message"), [
         ("[", "is not JSON"), pytest.param("[" * 200_000, "is not JSON", id="deep"),
         ('["a", "b"]', "must be a list of 100 different names"),

@@ -94,7 +94,17 @@ def _from_parquet(folder: Path, columns: Columns) -> tuple[dict[str, Split], lis
     parquet.check_together(folder, rows["train"], rows["test"])
     classes, labels = parquet.common_classes(*rows.values())
     names = folder / "classes.json"
-    if names.is_file():
+    if all(isinstance(label, str) for label in rows["train"].labels):
+        if all(name.isdecimal() for name in classes):
+            raise UserError(
+                f"data.source {folder}: labels are numbers written as text, whose alphabetical order is another; write "
+                "them as whole numbers, as published"
+            )
+        if names.is_file() and _class_names(names) != classes:
+            raise UserError(
+                f"{names}: names other classes than the labels, which are text, or in another order; remove it"
+            )
+    elif names.is_file():
         classes = _class_names(names)
     splits = {
         name: split_rows.decode(split_labels, SIDE, resize=False)
