@@ -1,6 +1,7 @@
 """Images that would carry nothing, or less than a user may think: 16-bit greys, transparency, one colour."""
 
 import io
+import struct
 
 import numpy as np
 import pytest
@@ -282,3 +283,36 @@ def test_several_images_in_a_file(tmp_path, capsys):
             frames[0].save(tmp_path / name / f"{name}_{number}.tif", save_all=True, append_images=frames[1:])
     fetch_own(f"folder:{tmp_path}", test_share=0.5)
     assert "of 8 training images hold several images, of which the first counts" in capsys.readouterr().err
+
+
+def tiff(values, *, photometric=1, signed=False):
+    """The content of a TIFF with greys of 8 or 16 bits (H, W); Pillow cannot write all kinds that it reads."""
+    content, (height, width) = values.tobytes(), values.shape
+    short, bits = 3, 8 * values.itemsize
+    numbers = {256: width, 257: height, 258: bits, 259: 1, 262: photometric, 273: 8, 277: 1, 278: height}
+    tags = {**numbers, 279: len(content), 339: 2 if signed else 1}
+    entries = b"".join(struct.pack("<HHIHH", tag, short, 1, value, 0) for tag, value in tags.items())
+    return (
+        struct.pack("<2sHI", b"II", 42, 8 + len(content)) + content + struct.pack("<H", len(tags)) + entries + bytes(4)
+    )
+
+
+class TestTiffsThatWouldBeReadAsOtherValues:
+    VALUES = np.arange(64).reshape(8, 8)
+
+    @pytest.mark.parametrize("white", [None, 30000])
+    def test_white_is_0(self, white):
+        content = tiff((1000 * self.VALUES).astype("<u2"), photometric=0)
+        with pytest.raises(pixels.BlankError, match="16-bit greys of which 0 is white"):
+            pixels.Reader(white)(content)
+
+    def test_with_a_sign(self):
+        with pytest.raises(pixels.BlankError, match="values with a sign"):
+            pixels.Reader()(tiff((2 * self.VALUES - 100).astype("i1"), signed=True))
+
+    def test_others(self):
+        """8-bit greys of which 0 is white are inverted, and 16-bit ones of which 0 is black are not."""
+        inverted = np.asarray(pixels.Reader()(tiff(self.VALUES.astype("u1"), photometric=0)))
+        assert (inverted[..., 0] == 255 - self.VALUES).all()
+        plain = np.asarray(pixels.Reader()(tiff((1000 * self.VALUES).astype("<u2"))))
+        assert (plain[..., 0] == 1000 * self.VALUES // 256).all()

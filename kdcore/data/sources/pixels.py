@@ -6,6 +6,7 @@
 import sys
 import warnings
 from dataclasses import dataclass, field
+from enum import IntEnum
 from io import BytesIO
 from pathlib import Path
 
@@ -17,6 +18,17 @@ from kdcore.system.errors import UserError, shown
 
 SMALL = 1 << 14
 """Largest 16-bit value of an image that uses a small part of the range, a quarter of it."""
+
+
+class TiffTags(IntEnum):
+    """Numbers of tags in TIFF, and their values."""
+
+    PHOTOMETRIC = 262
+    WHITE_IS_0 = 0
+    SAMPLE_FORMAT = 339
+    SIGNED = 2
+
+
 UPRIGHT = 1
 """The orientation in EXIF of an image that need not be turned."""
 COLOURS = {"white": (255, 255, 255), "black": (0, 0, 0)}
@@ -82,6 +94,7 @@ class Reader:
 
     def _look(self, picture: Image.Image, decoded: Image.Image) -> tuple[Look, Image.Image]:
         largest, transparent = None, False
+        _check_kind(picture)
         if _is_16bit(picture):
             largest, decoded = self._scaled(picture, decoded)
         if picture.has_transparency_data and not picture.mode.startswith("I"):
@@ -178,6 +191,19 @@ def _of_16_bits(largest_values: list[int], where: str, white: int | None) -> lis
         f"65535, so they become dark, 0 to {max(small) >> 8} of 255; set data.scale_16bit: largest, or the value that "
         "is white, such as 4095; colours must be converted to 8 bits instead"
     ]
+
+
+def _check_kind(picture: Image.Image) -> None:
+    """Refuse greys in TIFF that Pillow reads as other values than those that are meant.
+
+    Raises:
+        BlankError: 16-bit greys of which 0 is white, which it does not invert; or 8-bit ones with a sign, which wrap.
+    """
+    tags = getattr(picture, "tag_v2", {})
+    if _is_16bit(picture) and tags.get(TiffTags.PHOTOMETRIC) == TiffTags.WHITE_IS_0:
+        raise BlankError("has 16-bit greys of which 0 is white, and would be read inverted; convert it to 0 for black")
+    if TiffTags.SIGNED in tags.get(TiffTags.SAMPLE_FORMAT, ()):
+        raise BlankError("has values with a sign, and would be read with others; convert it to values from 0 upwards")
 
 
 def _is_turned(picture: Image.Image) -> bool:
