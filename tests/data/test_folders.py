@@ -8,9 +8,10 @@ from PIL import Image
 from kdcore.data import sources, storage
 from kdcore.data.dataset import Encoded
 from kdcore.data.sources import folders, imagenet, splits
+from kdcore.data.sources.divided import _divide
 from kdcore.matrix import params
 from kdcore.system.errors import UserError
-from tests.data.own_sets import fetch_own
+from tests.data.own_sets import fetch_own, write_parquet
 from tests.data.test_parquet_files import LFS
 from tests.pictures import encoded, write_tree
 
@@ -173,11 +174,13 @@ class TestSplitsAsClasses:
         assert len(fetch_own(f"folder:{tmp_path}", test_share=0.5).classes) == 5
         assert capsys.readouterr().err.count("is taken for a class, though it is called like a split") == 4
 
-    def test_images_beside_folders_of_the_same_names(self, tmp_path):
+    def test_images_beside_folders_of_the_same_names(self, tmp_path, capsys):
         for start, name in enumerate(CLASSES):
             write_tree(tmp_path, [name], 2, start=10 * start)
             write_tree(tmp_path / name, ["2019", "2020"], 2, start=10 * start + 5)
         assert len(fetch_own(f"folder:{tmp_path}", test_share=0.5).train.labels) == 6
+        said = capsys.readouterr().err
+        assert f"4 folders with images lie beside images of a class, such as {tmp_path / 'cat/2019'}; their" in said
 
     @pytest.mark.parametrize(("names", "message"), [
         (["test", "animals"], "holds test, with folders of its own, beside animals; is it a split or a class"),
@@ -381,3 +384,31 @@ def test_a_channel_that_is_always_the_same(tmp_path):
     with pytest.raises(UserError, match=r"blue hardly differ over the training images .* set data\.mean and data\.std"):
         fetch_own(f"folder:{tmp_path}", test_share=0.5)
     assert fetch_own(f"folder:{tmp_path}", test_share=0.5, mean=[0.5] * 3, std=[0.5] * 3).std == (0.5, 0.5, 0.5)
+
+
+@pytest.mark.parametrize(("share", "count", "kept"), [(0.07, 100, 7), (0.2, 10, 2), (0.25, 10, 3), (0.001, 4, 1)])
+def test_the_share_that_is_kept(tmp_path, share, count, kept):
+    """Exactly the share of each class, rounded up: 0.07 times 100 is 7, though computed it is a little more."""
+    files = {name: [tmp_path / f"{name}{i:03}" for i in range(count)] for name in CLASSES}
+    train, test = _divide(files, share, tmp_path)
+    assert [len(paths) for paths in (*train.values(), *test.values())] == [count - kept] * 2 + [kept] * 2
+    assert all(sorted(train[name] + test[name]) == files[name] for name in CLASSES)
+    assert (train, test) == _divide(files, share, tmp_path)
+
+
+@pytest.mark.parametrize(("names", "said"), [
+    (["Cat", "cat", "dog"], "Cat, cat are different classes, though their names differ in capitals or spaces alone"),
+    (["2", "9", "10"], "classes are counted in alphabetical order, 10, 2, 9 ..., though their names are numbers"),
+    (["02", "09", "10"], None),
+    (["cat", "dog", "10"], None),
+])  # fmt: skip
+@pytest.mark.parametrize("kind", ["folder", "parquet"])
+def test_names_that_may_be_mistaken(tmp_path, names, said, kind, capsys):
+    for start, split in enumerate(("train", "test")):
+        if kind == "folder":
+            write_tree(tmp_path / split, names, 2, start=10 * start)
+        else:
+            write_parquet(tmp_path / f"{split}.parquet", names, start=10 * start)
+    assert fetch_own(f"{kind}:{tmp_path}").classes == sorted(names)
+    printed = capsys.readouterr().err
+    assert said in printed if said else not printed

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from kdcore.data.sources.folders import Files
-from kdcore.system.errors import UserError, shown
+from kdcore.system.errors import UserError, named, shown
 
 LEAST = 1e-3
 """Least standard deviation of a channel over the training images, a quarter of one of 255 grey levels."""
@@ -148,6 +148,25 @@ def check_repeated(found: Repeated, where: str) -> None:
 
 def _digest(image: bytes) -> bytes:
     return blake2b(image, digest_size=16).digest()
+
+
+def say_names(classes: list[str], where: str) -> None:
+    """Say on stderr where names of classes may mean the same, or are numbers that are not counted in their order."""
+    alike: dict[str, list[str]] = {}
+    for name in classes:
+        alike.setdefault(name.strip().casefold(), []).append(name)
+    if same := [named(name) for names in alike.values() if len(names) > 1 for name in names]:
+        print(
+            f"{where}: {', '.join(same[:6])}{' ...' * (len(same) > 6)} are different classes, though their names "
+            "differ in capitals or spaces alone",
+            file=sys.stderr,
+        )
+    if all(name.isdecimal() for name in classes) and classes != sorted(classes, key=int):
+        print(
+            f"{where}: classes are counted in alphabetical order, {', '.join(classes[:3])} ..., though their names are "
+            "numbers; a checkpoint must have been trained in this order",
+            file=sys.stderr,
+        )
 
 
 def say_left_out(names: list[str], where: str) -> None:

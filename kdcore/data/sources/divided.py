@@ -139,7 +139,7 @@ def _divide(files: Files, share: float, root: Path) -> tuple[Files, Files]:
     train: Files = {}
     test: Files = {}
     for label, (name, paths) in enumerate(files.items()):
-        kept = math.ceil(share * len(paths))
+        kept = math.ceil(round(share * len(paths), 6))  # 0.07 * 100 is a little above 7
         if kept == len(paths):
             raise UserError(
                 f"{root / name}: of {len(paths)} images {kept} would be kept for the test, none left; lower "

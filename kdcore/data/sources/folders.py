@@ -82,6 +82,7 @@ def classes_below(folder: Path, *, beside: Container[str] = ()) -> Files:
         if not classes[name]:
             raise UserError(f"{child}: holds no images ({', '.join(sorted(SUFFIXES))})")
         left_out.update(path.suffix for path in paths if path.suffix.lower() not in SUFFIXES)
+    _say_deeper(classes, children, folder)
     strays = sum(1 for path in folder.iterdir() if _is_visible_image(path))
     if strays:
         print(f"{folder}: {strays} images left out, for they lie in no class's folder", file=sys.stderr)
@@ -93,6 +94,20 @@ def classes_below(folder: Path, *, beside: Container[str] = ()) -> Files:
             file=sys.stderr,
         )
     return classes
+
+
+def _say_deeper(classes: Files, children: list[Path], folder: Path) -> None:
+    """Say on stderr which folders lie beside images of a class, for they may hold its masks or previews."""
+    deeper = []
+    for child, paths in zip(children, classes.values(), strict=True):
+        parents = {path.parent for path in paths}
+        deeper += sorted(parents - {child}) if child in parents else []
+    if deeper:
+        print(
+            f"{folder}: {len(deeper)} folders with images lie beside images of a class, such as {deeper[0]}; their "
+            "images count as of that class; move them away if they are masks or previews",
+            file=sys.stderr,
+        )
 
 
 def check_no_splits(folders: list[Path], root: Path) -> None:

@@ -97,6 +97,7 @@ def fetch(
     else:
         classes, listed = _in_parquet(root, Columns(image_column, label_column))
     check_number(classes, f"data.source {root}")
+    contents.say_names(classes, where)
     train: Split | Encoded
     test: Split | Encoded
     mean, deviation = imagenet.MEAN, imagenet.STD
