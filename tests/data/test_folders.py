@@ -412,3 +412,43 @@ def test_names_that_may_be_mistaken(tmp_path, names, said, kind, capsys):
     assert fetch_own(f"{kind}:{tmp_path}").classes == sorted(names)
     printed = capsys.readouterr().err
     assert said in printed if said else not printed
+
+
+@pytest.mark.parametrize("names", [
+    ["train_cat", "train_dog", "test_cat", "test_dog"], ["cat-train", "dog-train", "cat-val", "dog-val"],
+    ["training set cat", "training set dog", "Test Set cat", "Test Set dog"], ["train_cat", "train_dog", "dev_dog"],
+])  # fmt: skip
+def test_folders_that_are_called_after_split_and_class(tmp_path, names):
+    write_tree(tmp_path, names, 3)
+    with pytest.raises(UserError, match="which are called after a split and a class each; move them into folders"):
+        fetch_own(f"folder:{tmp_path}", test_share=0.3)
+
+
+@pytest.mark.parametrize("names", [["test_pass", "test_fail"], ["cat", "train_cat", "test_cat"], ["bus_train", "bus"]])
+def test_names_of_splits_in_those_of_classes(tmp_path, names):
+    write_tree(tmp_path, names, 3)
+    assert fetch_own(f"folder:{tmp_path}", test_share=0.3).classes == sorted(names)
+
+
+class TestMasks:
+    @pytest.mark.parametrize("names", [["images", "masks"], ["img", "gt"], ["Images", "Labels", "Annotations"]])
+    def test_as_classes(self, tmp_path, names):
+        for start, split in enumerate(("train", "test")):
+            write_tree(tmp_path / split, names, 2, start=10 * start)
+        with pytest.raises(UserError, match="look like kinds of files and not like classes"):
+            fetch_own(f"folder:{tmp_path}")
+
+    @pytest.mark.parametrize("names", [["mask", "no_mask"], ["mask", "label"], ["images", "cat"]])
+    def test_other_classes(self, tmp_path, names):
+        write_tree(tmp_path, names, 4)
+        assert fetch_own(f"folder:{tmp_path}", test_share=0.5).classes == sorted(names)
+
+    @pytest.mark.parametrize(("ending", "is_said"), [
+        ("_mask", True), ("-Mask_1", True), ("_masks", True), ("_gt", True), ("_masked", False), ("_1", False),
+    ])  # fmt: skip
+    def test_beside_images(self, tmp_path, ending, is_said, capsys):
+        write_tree(tmp_path, CLASSES, 4)
+        for number in range(4):
+            (tmp_path / f"cat/cat_{number}{ending}.png").write_bytes(encoded(5, number, form="PNG"))
+        fetch_own(f"folder:{tmp_path}", test_share=0.25)
+        assert ("images are called like masks of others" in capsys.readouterr().err) == is_said

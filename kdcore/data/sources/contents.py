@@ -1,5 +1,6 @@
 """Check what was read: that images differ, and that the test images are not those of the training."""
 
+import re
 import sys
 from collections.abc import Iterable
 from hashlib import blake2b
@@ -9,11 +10,15 @@ from typing import NamedTuple
 import numpy as np
 
 from kdcore.data.sources.folders import Files
+from kdcore.data.sources.splits import role
 from kdcore.system.errors import UserError, named, shown
 
 LEAST = 1e-3
 """Least standard deviation of a channel over the training images, a quarter of one of 255 grey levels."""
 CHANNELS = ("red", "green", "blue")
+IMAGES = ("image", "img", "photo")
+MASKS = ("mask", "label", "annotation", "segmentation", "seg", "groundtruth", "ground_truth", "gt")
+"""What folders and names of images and of what is drawn over them are called, without an s at the end."""
 Rgb = tuple[float, float, float]
 
 
@@ -75,6 +80,34 @@ def check_files_apart(train: Files, test: Files) -> None:
             f"{test_paths[shared[0]]}: is the training image {train_paths[shared[0]]}; {len(shared)} of "
             f"{len(test_paths)} test images are files of the training images, through links; name other ones"
         )
+
+
+def check_no_masks(files: Files, where: str) -> None:
+    """Refuse folders of images and of what is drawn over them, which are no classes, and say where a class holds both.
+
+    Raises:
+        UserError: all classes are called like kinds of files, such as images and masks.
+    """
+    kinds = {role(name).removesuffix("s") for name in files}
+    if kinds <= {*IMAGES, *MASKS} and not kinds.isdisjoint(IMAGES):
+        raise UserError(
+            f"{where}: {', '.join(map(named, files))} look like kinds of files and not like classes; put the images of "
+            "each class into a folder called after the class"
+        )
+    masks = [path for paths in files.values() for path in _masks(paths)]
+    if masks:
+        print(
+            f"{where}: {len(masks)} images are called like masks of others, such as {masks[0]}; they count as images "
+            "of their class; move them away if they are masks",
+            file=sys.stderr,
+        )
+
+
+def _masks(paths: list[Path]) -> list[Path]:
+    """List the images of a class that are called like another one beside them, with a kind behind its name."""
+    stems = {(path.parent, path.stem) for path in paths}
+    ends = re.compile(rf"(.+?)[-_. ]({'|'.join(MASKS)})s?([-_. ]?\d+)?", re.IGNORECASE)
+    return [path for path in paths if (end := ends.fullmatch(path.stem)) and (path.parent, end[1]) in stems]
 
 
 class _Real(dict[str, Path]):

@@ -1,6 +1,7 @@
 """Divide folders of images into training and test: as the user did, or by a share of each class."""
 
 import math
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from kdcore.data.sources.folders import (
     holds_images,
     visible_folders,
 )
-from kdcore.data.sources.splits import TEST, TRAIN, VALIDATION, role
+from kdcore.data.sources.splits import ALL, TEST, TRAIN, VALIDATION, role
 from kdcore.system.errors import UserError
 
 WANTED = f"train and {TEST[0]} or {VALIDATION[0]} (docs/extending.md has other names for them)"
@@ -116,6 +117,13 @@ def _check_classes(root: Path, folders: list[Path]) -> None:
             f"data.source: {root} holds {', '.join(folder.name for folder in folders)}, but no folder train; add it "
             "and remove data.test_share, or name the folder that holds the classes"
         )
+    of_train, of_others = (_without_split(folders, names) for names in (TRAIN, (*TEST, *VALIDATION)))
+    if of_train & of_others and len(of_train | of_others) > 1 and all(_without_split([f], ALL) for f in folders):
+        raise UserError(
+            f"data.source: {root} holds {', '.join(folder.name for folder in folders[:5])}"
+            f"{' ...' * (len(folders) > 5)}, which are called after a split and a class each; move them into folders "
+            f"{WANTED}, and remove data.test_share"
+        )
     for folder in folders:
         if len(folders) == 1 and _is_split(folder):
             raise UserError(
@@ -132,6 +140,13 @@ def _check_classes(root: Path, folders: list[Path]) -> None:
             f"data.source: {root} holds one folder, {folders[0].name}, with folders and no images; name that one in "
             "data.source"
         )
+
+
+def _without_split(folders: list[Path], names: Sequence[str]) -> set[str]:
+    """Return the rest of the names of folders that begin or end with the name of a split: train_cat, or cat_train."""
+    either = "|".join(sorted(names, key=len, reverse=True))
+    matches = (re.fullmatch(rf"(?:{either})_(.+)|(.+)_(?:{either})", role(folder.name)) for folder in folders)
+    return {match[1] or match[2] for match in matches if match}
 
 
 def _divide(files: Files, share: float, root: Path) -> tuple[Files, Files]:
