@@ -316,3 +316,38 @@ class TestTiffsThatWouldBeReadAsOtherValues:
         assert (inverted[..., 0] == 255 - self.VALUES).all()
         plain = np.asarray(pixels.Reader()(tiff((1000 * self.VALUES).astype("<u2"))))
         assert (plain[..., 0] == 1000 * self.VALUES // 256).all()
+
+
+class TestTestImagesOfAnotherKind:
+    """What only test images hold, so that networks would be tested on other values than they were trained on."""
+
+    @pytest.mark.parametrize("augmentation", ["pad_crop", "random_resized_crop"])
+    @pytest.mark.parametrize(("make", "message"), [
+        (grey(4095), "test images, but no training image, have 16 bits, of which the higher 8 count"),
+        (lambda number: Image.merge("RGBA", (*picture(0, number).split(), picture(1, number).getchannel(0))),
+         "test images, but no training image, are partly transparent; transparency is dropped"),
+        (lambda number: picture(0, number), None),
+    ])  # fmt: skip
+    def test_are_said(self, tmp_path, make, message, augmentation, capsys):
+        write(tmp_path / "train", lambda number: picture(1, number))
+        write(tmp_path / "test", make)
+        fetch_own(f"folder:{tmp_path}", augmentation=augmentation)
+        said = capsys.readouterr().err
+        assert message in said if message else not said
+
+    def test_of_one_colour_where_they_are_streamed(self, tmp_path):
+        write(tmp_path / "train", lambda number: picture(1, number))
+        write(tmp_path / "test", grey(200))
+        with pytest.raises(UserError, match=r"all 6 test images are of one colour, \(0, 0, 0\)"):
+            fetch_own(f"folder:{tmp_path}", augmentation="random_resized_crop")
+
+
+def test_a_class_of_small_16_bit_values_among_others(tmp_path, capsys):
+    """One class of ten from another camera would be black, and told apart by that alone."""
+    for number in range(10):
+        for image in range(4):
+            (tmp_path / f"class{number}").mkdir(exist_ok=True)
+            file = tmp_path / f"class{number}/{image}.png"
+            grey(65535 if number else 4095)(10 * number + image).save(file)
+    fetch_own(f"folder:{tmp_path}", test_share=0.5)
+    assert "2 of 20 16-bit training images use a small part of their range" in capsys.readouterr().err

@@ -133,6 +133,13 @@ class TestCub200:
         assert np.array_equal(dataset.train.images[4], expected)
         assert (dataset.image_size, dataset.stem, dataset.flip, dataset.padding) == (224, "large", True, 0)
 
+    def test_a_class_without_test_images(self, tmp_path):
+        folder = write_cub(tmp_path)
+        marks = folder / "train_test_split.txt"
+        marks.write_text(marks.read_text().replace("12 0", "12 1"))
+        with pytest.raises(UserError, match=r"the same in training and test; in one of them alone: \['003\.Bird_2'\]"):
+            cub200.fetch(source=str(tmp_path), subset=True)
+
     def test_only_the_whole(self, tmp_path):
         write_cub(tmp_path)
         with pytest.raises(UserError, match=r"'train': 9, 'test': 3\} images of 3 classes, CUB-200-2011 .*5994"):

@@ -11,7 +11,7 @@ import numpy as np
 from kdcore.data.dataset import Dataset, Split
 from kdcore.data.sources.archive import Archive, opened
 from kdcore.data.sources.contents import check_not_constant
-from kdcore.data.sources.folders import check_number, decode_images, entries
+from kdcore.data.sources.folders import check_number, check_same_classes, decode_images, entries
 from kdcore.data.sources.imagenet import MEAN, STD
 from kdcore.system.errors import UserError
 
@@ -43,6 +43,8 @@ def fetch(*, source: str, subset: bool) -> Dataset:
             f"data.source {source}: holds {counts} images of {len(classes)} classes, CUB-200-2011 {COUNTS} of "
             f"{CLASSES}; get it whole, or set data.subset: true to take what is there"
         )
+    in_train, in_test = ({classes[label] for label in split.labels} for split in splits.values())
+    check_same_classes(in_train, in_test, Path(source))
     check_not_constant(splits["train"].images, f"data.source {source}", "get it anew")
     return Dataset(
         name="cub200",

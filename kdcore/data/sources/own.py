@@ -167,6 +167,7 @@ def _decoded(
     reader, of_test = (pixels.reader(white, background) for _ in range(2))
     splits = train.decode(side, reader), test.decode(side, of_test)
     pixels.report(reader.looks, where, white, background=background is not None)
+    pixels.report_test(reader.looks, of_test.looks, where, background=background is not None)
     for split, which in zip(splits, ("training", "test"), strict=True):
         contents.check_not_constant(split.images, where, REMEDY, which)
     of_train, of_test_images = (map(np.ndarray.tobytes, split.images) for split in splits)
@@ -187,21 +188,31 @@ def _statistics(train: Split, where: str, *, needed: bool) -> tuple[contents.Rgb
 def _streamed(train: Listed, test: Listed, where: str) -> tuple[Encoded, Encoded]:
     """Check images that are decoded as they are needed: the beginnings of all, and a few of each class as a whole."""
     splits = train.encoded(), test.encoded()
-    chosen = [position for label in np.unique(train.labels) for position in _some(train.labels == label)]
-    reader = pixels.Reader()
-    name = train.name
-    looked_at = decode_images(
-        [train.images[position] for position in chosen],
+    (looks, images, sample), (looks_of_test, test_images, test_sample) = (_sample(one, where) for one in (train, test))
+    pixels.report(looks, sample, None, background=False)
+    pixels.report_test(looks, looks_of_test, test_sample, background=False)
+    contents.check_not_constant(images, sample, REMEDY)
+    contents.check_not_constant(test_images, test_sample, REMEDY, "test")
+    if train.name:  # the contents of parquet files are in memory
+        contents.check_repeated(contents.repeated(_files(train), _files(test), train.labels), where)
+    return splits
+
+
+def _sample(listed: Listed, where: str) -> tuple[list[pixels.Look], np.ndarray, str]:
+    """Decode a few images of each class.
+
+    Returns:
+        What their files hold; the images (n, P, P, 3) uint8; and how many there are, for messages.
+    """
+    chosen = [position for label in np.unique(listed.labels) for position in _some(listed.labels == label)]
+    reader, name = pixels.Reader(), listed.name
+    images = decode_images(
+        [listed.images[position] for position in chosen],
         SAMPLE_SIDE,
         (lambda position: name(chosen[position])) if name else None,
         read=reader,
     )
-    sample = f"{where}, of {len(chosen)} images looked at"
-    pixels.report(reader.looks, sample, None, background=False)
-    contents.check_not_constant(looked_at, sample, REMEDY)
-    if name:  # the contents of parquet files are in memory
-        contents.check_repeated(contents.repeated(_files(train), _files(test), train.labels), where)
-    return splits
+    return reader.looks, images, f"{where}, of {len(chosen)} images looked at"
 
 
 def _files(listed: Listed) -> Iterator[bytes]:

@@ -63,6 +63,11 @@ class Look:
     is_turned: bool = False
     """Whether EXIF says that the image should be turned or mirrored."""
 
+    @property
+    def has_16_bits(self) -> bool:
+        """Whether the image has 16 bits per pixel and channel."""
+        return self.largest is not None
+
 
 @dataclass
 class Reader:
@@ -175,6 +180,22 @@ def report(looks: list[Look], where: str, white: int | None, *, background: bool
         print(f"{where}: {line}", file=sys.stderr)
 
 
+def report_test(train: list[Look], test: list[Look], where: str, *, background: bool) -> None:
+    """Say on stderr how test images differ from the training images in what their files hold.
+
+    Args:
+        train: what a reader noticed of the training images.
+        test: what one noticed of the test images.
+        where: names the data set.
+        background: whether transparent images lie on a background.
+    """
+    remarks = {"has_16_bits": "have 16 bits, of which the higher 8 count; see data.scale_16bit", **REMARKS}
+    for name, text in remarks.items():
+        count = sum(getattr(look, name) for look in test)
+        if count and not any(getattr(look, name) for look in train) and not (background and name == "is_transparent"):
+            print(f"{where}: {count} of {len(test)} test images, but no training image, {text}", file=sys.stderr)
+
+
 def _of_16_bits(largest_values: list[int], where: str, white: int | None) -> list[str]:
     """Say how the values of 16-bit images fit the value that is white."""
     count, small = len(largest_values), [value for value in largest_values if value < SMALL]
@@ -184,7 +205,7 @@ def _of_16_bits(largest_values: list[int], where: str, white: int | None) -> lis
         above = sum(value > white for value in largest_values)
         which = f"{above} of {count} 16-bit training images"
         return [f"{which} have values above {white}, which become white"] if above else []
-    if not small or 2 * len(small) < count:
+    if not small or 10 * len(small) < count:
         return []
     return [
         f"{len(small)} of {count} 16-bit training images use a small part of their range, values up to {max(small)} of "
