@@ -174,6 +174,11 @@ class TestSplitsAsClasses:
         assert len(fetch_own(f"folder:{tmp_path}", test_share=0.5).classes) == 5
         assert capsys.readouterr().err.count("is taken for a class, though it is called like a split") == 4
 
+    def test_a_class_called_like_the_training_split(self, tmp_path, capsys):
+        write_tree(tmp_path, ["bus", "train"], 4)
+        assert fetch_own(f"folder:{tmp_path}", test_share=0.5).classes == ["bus", "train"]
+        assert "train: is taken for a class, though it is called like a split" in capsys.readouterr().err
+
     def test_images_beside_folders_of_the_same_names(self, tmp_path, capsys):
         for start, name in enumerate(CLASSES):
             write_tree(tmp_path, [name], 2, start=10 * start)

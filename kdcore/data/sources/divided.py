@@ -56,7 +56,7 @@ def divided(root: Path, test_share: float | None) -> tuple[Files, Files]:
         say_left_out([folder.name for folder in unsorted], f"data.source {root}")
         return _divide(classes_below(_innermost(train)), test_share, train)
     _check_classes(root, folders)
-    for folder in named_like_a_test:
+    for folder in [*([train] if train else []), *named_like_a_test]:
         print(f"{folder}: is taken for a class, though it is called like a split", file=sys.stderr)
     return _divide(classes_below(root), test_share, root)
 

@@ -28,7 +28,7 @@ UNLABELLED = -1
 """The label that the hubs give to test images whose classes are secret."""
 OTHER_NAMES = "numbers would mean other classes; write all files with the same names"
 """What to do about files that name other classes."""
-MISSING = ("nan", "none", "null", "n/a", "<na>")
+MISSING = ("nan", "none", "null", "n/a", "<na>", "-1")
 """What programs write for a label that is missing, in small letters."""
 BATCH_ROWS = 256
 LARGEST_RATIO, FREE = 100, 2**30
