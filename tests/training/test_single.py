@@ -1,6 +1,7 @@
 """Single commands beside the pipeline: one checkpoint measured, one cell trained."""
 
 import json
+from threading import Thread
 
 import pandas as pd
 import pytest
@@ -84,7 +85,7 @@ class TestEvaluateCheckpoint:
         for _ in range(2):
             code, said = call(project, "stages.evaluate_checkpoint", *options)
             assert code == 0, said
-        assert [path.name for path in (project / "scratch/data").iterdir()] == ["pets"]
+        assert [path.name for path in (project / "scratch/data").glob("[!.]*")] == ["pets"]
 
     def test_changed_sources_are_read_again(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
@@ -97,6 +98,26 @@ class TestEvaluateCheckpoint:
         assert (tmp_path / "scratch/data/pets/manifest.json").stat().st_mtime_ns == stored
         write_tree(tmp_path / "pets" / "test", ["cat", "dog"], 3, start=10)
         assert len(single.dataset("pets", None, **options).test.labels) == len(first.test.labels) + 2
+
+    def test_another_source_of_the_same_name_at_the_same_time(self, tmp_path, monkeypatch):
+        """The other process must not replace what was stored before it is opened."""
+        monkeypatch.chdir(tmp_path)
+        for start, (folder, classes) in enumerate((("pets", ["cat", "dog"]), ("birds", ["owl", "tit"]))):
+            for split in range(2):
+                write_tree(tmp_path / folder / ("train", "test")[split], classes, 2, start=20 * start + 10 * split)
+        others, load = [], storage.load
+
+        def load_late(folder):
+            if not others:
+                options = {"source": "folder:birds", "image_size": 16}
+                others.append(Thread(target=single.dataset, args=("mine", None), kwargs=options))
+                others[0].start()
+                others[0].join(timeout=1)
+            return load(folder)
+
+        monkeypatch.setattr(storage, "load", load_late)
+        assert single.dataset("mine", None, source="folder:pets", image_size=16).classes == ["cat", "dog"]
+        others[0].join()
 
     @pytest.mark.slow
     def test_data_set_of_a_params_file(self, project):
