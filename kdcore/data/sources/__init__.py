@@ -54,7 +54,9 @@ def fetch_once(section: dict[str, Any]) -> Dataset:
         UserError: the source does not hold it; the message says what was expected.
     """
     code = fingerprint(f"kdcore.data.sources.{data_section.module(section['name'])}")
-    identity = json.dumps([section, code, _files(data_section.path(section["source"]))], sort_keys=True)
+    identity = json.dumps(
+        [section, code, _files(data_section.path(data_section.located(section["source"])))], sort_keys=True
+    )
     folder = SCRATCH / section["name"]
     if not (folder / KEY).is_file() or (folder / KEY).read_text() != hashlib.sha256(identity.encode()).hexdigest():
         fetched = fetch(section)
