@@ -95,7 +95,7 @@ class Comparison:
 
     @property
     def differs(self) -> str:
-        """One line of text: known differences between the sides' budgets and data; empty where there are none."""
+        """One line of text: known differences between the sides' budgets, data and teachers; empty where none are."""
         old, new = _settings(self.old, self.new), _settings(self.new, self.old)
         if not (old and new):
             return ""
@@ -252,10 +252,26 @@ def _direction(line: Line) -> str:
 
 
 def _settings(side: Side, other: Side) -> dict[str, str]:
-    """Return settings of params.yaml, but the epochs that the cells of methods on both sides were trained for."""
+    """Return settings of params.yaml, of teachers only those of pairs on both sides; what became of these teachers; and
+    the epochs that the cells of methods on both sides were trained for.
+    """
     shared = {(pair, row.method) for pair, row in other.rows}
     epochs = {count for (pair, row), counts in side.epochs.items() if (pair, row.method) in shared for count in counts}
-    return {**side.settings, **({"train.epochs": " and ".join(map(str, sorted(epochs)))} if epochs else {})}
+    pairs = {pair for pair, _ in side.rows} & {pair for pair, _ in other.rows}
+    teachers = sorted({pair.partition("-")[0] for pair in pairs})
+    known = {
+        key: text
+        for key, text in side.settings.items()
+        if other.settings and (not key.startswith("teachers.") or key.split(".")[1] in teachers)
+    }
+    became = {
+        f"teachers.{name}.{key}": str(value)
+        for name in teachers
+        if name in side.metrics.get("teachers", {}) and name in other.metrics.get("teachers", {})
+        for key, value in side.metrics["teachers"][name].items()
+    }
+    trained = {"train.epochs": " and ".join(map(str, sorted(epochs)))} if epochs else {}
+    return {**known, **became, **trained}
 
 
 def _experiments(side: Side) -> str:

@@ -24,8 +24,8 @@ COLUMNS = ("pair", "method", "seed")
 """Columns that `CELLS` must have besides the accuracy; logit methods also have scale and stand."""
 REMEDY = f"name a commit, branch or tag (git log --oneline -- {CELLS}), an experiment (dvc exp list), {WORKSPACE} or "
 REMEDY += PUBLISHED
-SECTIONS = ("data", "train")
-"""Sections of params.yaml that say on what cells were trained, and how."""
+SECTIONS = ("data", "train", "teachers")
+"""Sections of params.yaml that say on what cells were trained, how, and who taught."""
 Seeds = dict[int, float]
 """Accuracy in percent by seed."""
 

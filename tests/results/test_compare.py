@@ -464,6 +464,26 @@ class TestBudgets:
         repository.write({PLAIN: NOISY}, params=LITTLE, epochs=18)
         assert self.differs("workspace", "published") == ""
 
+    def test_another_teacher(self, repository):
+        """Of pairs on both sides, whether params.yaml asks for it or another one was had (otherwise: train)."""
+        name = PAIR.partition("-")[0]
+        teachers = {name: {"source": "a.pth", "mean": [0.5] * 3}, "unused": {"source": "b.pth"}}
+        repository.commit({PLAIN: NOISY}, params={**LITTLE, "teachers": teachers})
+        assert self.differs() == ""
+        others = {name: {"source": "a.pth"}, "unused": {"source": "c.pth"}}
+        repository.write({PLAIN: NOISY}, params={**LITTLE, "teachers": others})
+        assert self.differs() == f"differs: teachers.{name}.mean [0.5, 0.5, 0.5] -> unset"
+        metrics = repository.folder / "tables/metrics.json"
+        content = json.loads(metrics.read_text())
+        metrics.write_text(json.dumps({**content, "teachers": {name: {"top1": 66.0, "origin": "published"}}}))
+        assert self.differs() == f"differs: teachers.{name}.mean [0.5, 0.5, 0.5] -> unset"
+        repository.git("add", "-A")
+        repository.git("commit", "-qm", "adopted")
+        metrics.write_text(json.dumps({**content, "teachers": {name: {"top1": 1.03, "origin": "trained here"}}}))
+        assert self.differs() == (
+            f"differs: teachers.{name}.top1 66.0 -> 1.03, teachers.{name}.origin published -> trained here"
+        )
+
     def test_said(self, repository, capsys):
         repository.commit({PLAIN: NOISY}, params=LITTLE, epochs=18)
         repository.write({PLAIN: NOISY}, params=LITTLE, epochs=36)
