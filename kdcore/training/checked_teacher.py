@@ -58,7 +58,7 @@ class Best(NamedTuple):
 
     def advice(self, name: str) -> str:
         """Say what to set."""
-        mean, std = ([round(value, 4) for value in values] for values in self.normalisation)
+        mean, std = ([float(f"{value:.6g}") for value in values] for values in self.normalisation)
         return (
             f"With images normalised by mean {mean} and std {std} it reaches {self.top1:.1f}% where it now reaches "
             f"{self.now:.1f}%: set teachers.{name}.mean and teachers.{name}.std"
