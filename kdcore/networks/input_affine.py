@@ -26,15 +26,26 @@ def attach(network: nn.Module, *, mean: Rgb, std: Rgb, own_mean: Rgb, own_std: R
         own_mean: the means that the network was trained with.
         own_std: the standard deviations.
     """
-    given, own = (torch.tensor(values, dtype=torch.float64) for values in (mean, own_mean))
-    given_std, std_of_own = (torch.tensor(values, dtype=torch.float64) for values in (std, own_std))
-    _register(network, given_std / std_of_own, (given - own) / std_of_own)
+    _register(network, *_scale_and_shift(mean, std, own_mean, own_std))
+
+
+def is_attached(network: nn.Module, *, mean: Rgb, std: Rgb, own_mean: Rgb, own_std: Rgb) -> bool:
+    """Whether a network renormalises its input images as `attach` with these values makes it."""
+    wanted = [values.float().view(3, 1, 1) for values in _scale_and_shift(mean, std, own_mean, own_std)]
+    found = [getattr(network, name, None) for name in (SCALE, SHIFT)]
+    return all(a is not None and torch.allclose(a.cpu(), b) for a, b in zip(found, wanted, strict=True))
 
 
 def attach_like(content: object, network: nn.Module) -> None:
     """Prepare a network for a state dict with the two buffers; others change nothing."""
     if isinstance(content, Mapping) and SCALE in content and SHIFT in content and not hasattr(network, SCALE):
         _register(network, torch.ones(3), torch.zeros(3))
+
+
+def _scale_and_shift(mean: Rgb, std: Rgb, own_mean: Rgb, own_std: Rgb) -> tuple[Tensor, Tensor]:
+    given, own = (torch.tensor(values, dtype=torch.float64) for values in (mean, own_mean))
+    given_std, std_of_own = (torch.tensor(values, dtype=torch.float64) for values in (std, own_std))
+    return given_std / std_of_own, (given - own) / std_of_own
 
 
 def _register(network: nn.Module, scale: Tensor, shift: Tensor) -> None:

@@ -162,6 +162,12 @@ def _restored(
             if adopted.trusted_on_first_use:
                 download.forget(download.cached(adopted.source))
             raise
+    if "mean" not in card and hasattr(network, input_affine.SCALE):
+        raise UserError(
+            f"{adopted.source}: was adopted before, for a data set whose normalisation it does not say, and "
+            f"renormalises the images of that; set teachers.{card['name']}.mean and teachers.{card['name']}.std to "
+            "those that it was trained with"
+        )
     return network, adopted
 
 

@@ -180,15 +180,21 @@ def check_inputs(made: dict[str, Any], weights: Path | None, file: str) -> None:
 
     Raises:
         UserError: one of them is missing or damaged, they do not fit each other, or the params file says that the
-            teacher saw images of another normalisation, which the checkpoint does not hold.
+            teacher saw images of another normalisation than the checkpoint holds.
     """
     found = storage.load(DATA / made["data"])
     if weights is None:
         return
     teacher = checkpoints.restore(made["teacher"], len(found.classes), weights, device.choose(), stem=found.stem)
     name = made["pair"].partition("-")[0]
-    listed = _listed_teachers(file).get(name)
-    if isinstance(listed, dict) and "mean" in listed and not hasattr(teacher, input_affine.SCALE):
+    listed = _listed_teachers(file).get(name) or {}
+    own_mean, own_std = listed.get("mean"), listed.get("std")
+    if own_mean is None or own_std is None:
+        is_right = not hasattr(teacher, input_affine.SCALE)
+    else:
+        given = {"mean": found.mean, "std": found.std}
+        is_right = input_affine.is_attached(teacher, **given, own_mean=own_mean, own_std=own_std)
+    if not is_right:
         raise UserError(
             f"--teacher {weights}: would see images of another normalisation than teachers.{name}.mean and std of "
             f"{file} say; run 'dvc repro teacher@{name}', which writes them into its weights, and leave --teacher out"

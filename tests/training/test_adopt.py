@@ -23,7 +23,7 @@ from kdcore.system import yamlfile
 from kdcore.system.errors import UserError
 from kdcore.system.files import whole
 from kdcore.training import checked_teacher, experiment, inference, loop, run_folder
-from kdcore.training.adopt import NoSourceError, _torchvision, adopt_teacher
+from kdcore.training.adopt import NoSourceError, _torchvision, adopt_teacher, check_fits
 from tests.pipeline.test_stages import call
 from tests.project import ROOT
 from tests.reference import FOLDER, needs_reference
@@ -640,8 +640,8 @@ class TestAccuracy:
 
     def test_the_error_names_the_normalisation(self, teacher, trained):
         message = (
-            r"points below the published .* normalised by mean \[0\.0, 0\.0, 0\.0\] and std \[0\.0039, .* it reaches "
-            r".*: set teachers\.resnet8\.mean and teachers\.resnet8\.std$"
+            r"points below the published .* normalised by mean \[0\.0, 0\.0, 0\.0\] and std \[0\.00392157, .* it "
+            r"reaches .*: set teachers\.resnet8\.mean and teachers\.resnet8\.std$"
         )
         with pytest.raises(UserError, match=message):
             teacher(published_top1=trained[1])
@@ -660,6 +660,20 @@ class TestAccuracy:
         assert inference.top1(
             inference.predict(restored, dataset.test, dataset, CPU), torch.from_numpy(dataset.test.labels)
         ) == pytest.approx(top1)
+
+    def test_what_was_adopted_before_needs_its_normalisation(self, teacher, trained, folder, dataset):
+        """Its file renormalises the images of the data set that it was adopted for, whose mean may be another."""
+        top1, written = teacher(**self.OTHER)
+        (folder / "b.safetensors").write_bytes(written.read_bytes())
+        for other in (dataset, replace(dataset, mean=(0.5,) * 3)):
+            made = card(source="b.safetensors", top1=None)
+            message = r"b\.safetensors: was adopted before.*set teachers\.resnet8\.mean and teachers\.resnet8\.std"
+            with pytest.raises(UserError, match=message):
+                adopt_teacher(made, other, folder / "out", CPU)
+            with pytest.raises(UserError, match=message):
+                check_fits(made, other)
+            made = card(source="b.safetensors", top1=None, **self.OTHER)
+            assert adopt_teacher(made, other, folder / "out", CPU) == pytest.approx(top1, abs=0.2)
 
     def test_a_shortfall_within_the_tolerance_is_said(self, teacher, trained, capsys):
         teacher(published_top1=trained[1] + 3, **self.OTHER)

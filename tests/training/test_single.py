@@ -165,18 +165,27 @@ class TestTrainOne:
         network, content = networks.create("resnet14", 10), yamlfile.read(project / "params.yaml")
         checkpoints.save(network, project / "raw.safetensors")
         half = [0.5, 0.5, 0.5]
-        input_affine.attach(network, mean=[0.3, 0.3, 0.3], std=half, own_mean=half, own_std=half)
-        checkpoints.save(network, project / "adopted.safetensors")
+        found = storage.load(project / "data/digits")
+        for name, mean in (("adopted", found.mean), ("of_other_data", [0.3, 0.3, 0.3])):
+            input_affine.attach(network, mean=mean, std=found.std, own_mean=half, own_std=half)
+            checkpoints.save(network, project / f"{name}.safetensors")
         content["teachers"] |= {"mine": {"network": "resnet14", "source": "raw.safetensors", "mean": half, "std": half}}
         yamlfile.write(project / "params.yaml", content)
         options = ["--pair", "mine-resnet8", "--method", "kd", "--epochs", "9", "--teacher"]
-        code, said = call(project, "stages.train_one", *options, "raw.safetensors")
-        assert (code, "raw.safetensors: would see images of another normalisation than teachers.mine" in said) == (
-            2,
-            True,
-        )
+        for name in ("raw", "of_other_data"):
+            code, said = call(project, "stages.train_one", *options, f"{name}.safetensors")
+            assert code == 2
+            assert f"{name}.safetensors: would see images of another normalisation than teachers.mine" in said
         assert not (project / "scratch/cells").exists()
         code, said = call(project, "stages.train_one", *options, "adopted.safetensors")
+        assert code == 0, said
+        content["teachers"]["mine"] |= {"mean": [0.4, 0.4, 0.4]}  # and the pipeline has not run since
+        yamlfile.write(project / "params.yaml", content)
+        assert call(project, "stages.train_one", *options, "adopted.safetensors")[0] == 2
+        content["teachers"]["mine"] |= {"mean": None, "std": None}
+        yamlfile.write(project / "params.yaml", content)
+        assert call(project, "stages.train_one", *options, "adopted.safetensors")[0] == 2
+        code, said = call(project, "stages.train_one", *options, "raw.safetensors")
         assert code == 0, said
 
     def test_student_alone(self, project):
