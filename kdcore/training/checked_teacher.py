@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from scipy.optimize import linear_sum_assignment
 
 from kdcore.data.dataset import Dataset, Encoded, Split
 from kdcore.networks import input_affine
 from kdcore.networks.contract import Network
-from kdcore.system.errors import UserError
+from kdcore.system.errors import UserError, shown
 from kdcore.training import inference
 
 Rgb = tuple[float, float, float]
@@ -43,6 +44,10 @@ BETTER = 5.0
 """By how many points another normalisation must be better to be refused, where no accuracy is known."""
 NOTICED = 2.0
 """By how many points it must be better, on the same images, to be mentioned."""
+REORDERED = 10.0
+"""By how many points a teacher must be better with its classes in another order, for that to be mentioned: a teacher
+that mixes classes up gains some by chance.
+"""
 SHORT = 1.0
 """From how many points below the published accuracy on normalisations are compared; fewer are rounding, or noise."""
 
@@ -88,18 +93,18 @@ def check(card: dict[str, Any], source: str, top1: float, network: Network, data
         where += f", {published - top1:.2f} points below the published {published:.2f}%"
         if top1 < published - card["tolerance"]:
             gives = best.top1 >= published - card["tolerance"] - _error(best.top1, dataset)
-            raise UserError(
-                f"{where} (allowed: {card['tolerance']}). {best.advice(name) if gives else _doubts(setting)}"
-            )
+            doubts = best.advice(name) if gives else f"{_doubts(setting)}{_other_order(network, dataset)}"
+            raise UserError(f"{where} (allowed: {card['tolerance']}). {doubts}")
     elif top1 <= _chance(dataset):
         gives = best.top1 > _chance(dataset) + BETTER
-        raise UserError(f"{where}, which is no better than chance. {best.advice(name) if gives else _doubts(setting)}")
+        doubts = best.advice(name) if gives else f"{_doubts(setting)}{_other_order(network, dataset)}"
+        raise UserError(f"{where}, which is no better than chance. {doubts}")
     elif best.top1 > best.now + BETTER:
         raise UserError(f"{where}. {best.advice(name)}, or {setting} if {top1:.2f} is right")
     else:
         where += (
             "; how accurate it should be is not known, so wrong weights would not be noticed "
-            f"({setting} takes the accuracy that it should reach)"
+            f"({setting} takes the accuracy that it should reach){_other_order(network, dataset)}"
         )
     if best.top1 > best.now + NOTICED:
         where += f". {best.advice(name)}, if that is how it was trained"
@@ -110,6 +115,28 @@ def _doubts(setting: str) -> str:
     return (
         f"Are weights, data set and class order those of the publication? If so, set {setting} (none of the common "
         "normalisations of images gives the expected accuracy)"
+    )
+
+
+def _other_order(network: Network, dataset: Dataset) -> str:
+    """Say that a teacher would be far more accurate if its outputs stood for other classes; empty where it would not.
+
+    The best assignment of outputs to classes is that of the confusion matrix with the largest sum on its diagonal,
+    found on every other image of the sample and tried on the rest, for with few images some fits by chance.
+    """
+    split, count = _sample(dataset.test), len(dataset.classes)
+    logits = inference.predict(network, split, dataset, next(network.parameters()).device)
+    confusion = np.zeros((count, count), dtype=np.int64)
+    predicted, labels = logits.argmax(dim=1).cpu().numpy(), np.asarray(split.labels)
+    np.add.at(confusion, (predicted[::2], labels[::2]), 1)
+    outputs, classes = linear_sum_assignment(confusion, maximize=True)
+    now, best = (100 * np.mean(order[predicted[1::2]] == labels[1::2]) for order in (np.arange(count), classes))
+    if best <= now + REORDERED:
+        return ""
+    moved = [f"output {a} for {shown(dataset.classes[b])}" for a, b in zip(outputs, classes, strict=True) if a != b]
+    return (
+        f". Its classes seem to be in another order: it would reach {best:.1f}% on a sample instead of {now:.1f}% if "
+        f"{', '.join(moved[:3])}{', ...' if moved[3:] else ''} stood; reorder its classifier if so"
     )
 
 

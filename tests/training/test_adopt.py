@@ -9,11 +9,13 @@ import zipfile
 from dataclasses import replace
 from functools import cache
 
+import numpy as np
 import pytest
 import torch
 
 from kdcore import checkpoints, networks
 from kdcore.data import storage
+from kdcore.data.dataset import Split
 from kdcore.data.sources import digits
 from kdcore.fetch import download
 from kdcore.matrix import cards, data_section, params, teacher_cards
@@ -674,6 +676,31 @@ class TestAccuracy:
                 check_fits(made, other)
             made = card(source="b.safetensors", top1=None, **self.OTHER)
             assert adopt_teacher(made, other, folder / "out", CPU) == pytest.approx(top1, abs=0.2)
+
+    def test_classes_in_another_order_are_said(self, trained, folder, dataset, capsys):
+        """Where some are, the teacher is better than chance, and no normalisation explains what it lacks."""
+        (folder / "a.safetensors").write_bytes(trained[0].read_bytes())
+        weights = checkpoints.restore("resnet8", 10, trained[0], CPU).state_dict()
+        order = torch.tensor([1, 2, 3, 4, 0, *range(5, 10)])
+        torch.save({**weights, "fc.weight": weights["fc.weight"][order], "fc.bias": weights["fc.bias"][order]}, "p.pth")
+        adopt_teacher(card(source="p.pth", top1=None, **self.OTHER), dataset, folder / "out", CPU)
+        said = capsys.readouterr().err
+        assert "classes seem to be in another order" in said
+        assert "output 0 for '1', output 1 for '2', output 2 for '3', ... stood" in said
+        with pytest.raises(UserError, match=r"none of the common .*\. Its classes seem to be in another order"):
+            adopt_teacher(
+                card(source="p.pth", top1=None, published_top1=trained[1], **self.OTHER), dataset, folder / "out", CPU
+            )
+        adopt_teacher(card(source="a.safetensors", top1=None, **self.OTHER), dataset, folder / "out", CPU)
+        assert "order" not in capsys.readouterr().err
+
+    def test_chance_is_no_other_order(self, dataset):
+        """Of many classes with few images each, a random network's outputs have some order that fits by chance."""
+        generator = np.random.default_rng(0)
+        images = generator.integers(0, 256, (1000, 16, 16, 3), dtype=np.uint8)
+        test = Split(images, generator.integers(0, 100, 1000))
+        many = replace(dataset, classes=[str(label) for label in range(100)], test=test)
+        assert checked_teacher._other_order(networks.create("resnet8", 100).eval(), many) == ""
 
     def test_a_shortfall_within_the_tolerance_is_said(self, teacher, trained, capsys):
         teacher(published_top1=trained[1] + 3, **self.OTHER)
