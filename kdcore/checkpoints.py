@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,12 @@ def load(
     broken = [key for key, value in found.weights.items() if not torch.isfinite(value.float()).all()]
     if broken:  # in the type that networks have
         raise UserError(f"{path}: holds values that are not finite, in {broken[:3]}")
+    if found.averages:
+        print(
+            f"warning: {path}: {found.name} is taken; an average of the weights seems to be in {found.averages[:3]}, "
+            "but not under the network's names",
+            file=sys.stderr,
+        )
     network.load_state_dict({**expected, **found.weights})
 
 

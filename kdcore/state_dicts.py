@@ -9,7 +9,7 @@ user chooses one by its name, such as "state_dict", "ema/model" or "state_dict/s
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -30,6 +30,8 @@ MOST_PREFIXES = 200
 """How many networks one dictionary may hold."""
 WRAPPER = re.compile(r"(?<=\.)(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 """What torch.compile, FSDP and activation checkpointing put into the names of the parts that they wrap."""
+AVERAGE = re.compile(r"(?:^|_)(?:ema|swa|shadow|averaged?)(?:_|$)", re.IGNORECASE)
+"""Found in the names under which checkpoints keep averages of the weights."""
 Rename = Mapping[str, str]
 """The name of a part of the network in the file -> its name in our network."""
 
@@ -46,6 +48,8 @@ class Candidate:
     unknown: list[str]
     misshapen: list[str]
 
+    averages: list[str] = field(default_factory=list, kw_only=True)
+    """Other parts of the file that hold averages of weights by their names, but not under the network's names."""
     numbers: list[str]
     """Those of the unknown tensors that hold a single number."""
 
@@ -100,13 +104,19 @@ def find(
         where = "anywhere" if weights_key is None else f"under {weights_key!r}"
         raise UserError(f"holds no state dict of tensors, {where}, but {_held(content)}")
     fitting: list[Candidate] = []
+    taken = [one.where for one in candidates if one.nearly_fits]
     for one in sorted(candidates, key=lambda one: not one.fits):
         if one.nearly_fits and not any(one.equals(other) for other in fitting):
             fitting.append(one)
     if len(fitting) > 1:  # one with a number of its own may be the average of the weights, and the one that is meant
         names = " and ".join(one.name for one in fitting[:4])
         raise UserError(f"holds several state dicts that fit and differ, {names}; choose one with weights_key")
-    return fitting[0] if fitting else max(candidates, key=_nearness)
+    if not fitting:
+        return max(candidates, key=_nearness)
+    if weights_key is not None:
+        return fitting[0]
+    averages = [name for name in _averages(content) if not any(where.startswith(name) for where in taken)]
+    return replace(fitting[0], averages=averages)
 
 
 def _nearness(one: Candidate) -> tuple[int, int]:
@@ -139,7 +149,27 @@ def _sought(expected: Mapping[str, Tensor], rename: Rename) -> dict[str, tuple[s
 
 
 def _dictionaries(content: object) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """Yield the path and the tensors of every dictionary that holds any, outer ones first.
+    """Yield the path and the tensors of every dictionary that holds any, outer ones first."""
+    for where, items in _containers(content):
+        tensors = {key: value for key, value in items if isinstance(key, str) and isinstance(value, Tensor)}
+        if tensors:
+            yield where, _unwrapped(tensors)
+
+
+def _averages(content: object) -> list[str]:
+    """Name the parts of a file that hold averages of weights by their names, in whatever form."""
+    found = []
+    for where, items in _containers(content):
+        tensors = [key for key, value in items if isinstance(value, Tensor) and value.numel() > 1]
+        if tensors and any(AVERAGE.search(part) for part in where.split("/")):
+            found.append(where)
+        heads = {key.partition(".")[0] for key in tensors if isinstance(key, str) and "." in key}
+        found += [f"{where}/{head}." if where else f"{head}." for head in sorted(heads) if AVERAGE.search(head)]
+    return found
+
+
+def _containers(content: object) -> Iterator[tuple[str, list[tuple[Any, Any]]]]:
+    """Yield the path and the entries of every dictionary, list and tuple, outer ones first.
 
     In paths, entries of lists and keys that are no text, such as the decays of averages, go by their position.
     """
@@ -151,9 +181,7 @@ def _dictionaries(content: object) -> Iterator[tuple[str, dict[str, Tensor]]]:
             continue
         seen += 1
         items = list(content.items() if isinstance(content, dict) else enumerate(content))
-        tensors = {key: value for key, value in items if isinstance(key, str) and isinstance(value, Tensor)}
-        if tensors:
-            yield where, _unwrapped(tensors)
+        yield where, items
         if depth < DEEPEST:
             for position, (key, value) in enumerate(items):
                 if isinstance(value, dict | list | tuple):

@@ -123,6 +123,28 @@ def test_safetensors_are_searched_alike(flat):
     assert "under 'model', but" in refusal(flat(OURS), weights_key="model")
 
 
+PARAMETERS = {key: value for key, value in EMA.items() if "running" not in key and "num_batches" not in key}
+
+
+@pytest.mark.parametrize(("content", "where"), [
+    ({"state_dict": OURS, "ema": PARAMETERS}, "ema"),
+    ({"state_dict": OURS, "model_ema": {"shadow_params": list(PARAMETERS.values())}}, "model_ema/shadow_params"),
+    ({**prefixed("model."), **{f"model_ema.{key.replace('.', '')}": v for key, v in EMA.items()}}, "model_ema."),
+])  # fmt: skip
+def test_an_average_that_does_not_fit_is_said(write, capsys, content, where):
+    assert same(load(write(content)))
+    assert f"seems to be in ['{where}'], but not under the network's names" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", [
+    {"state_dict": OURS, "ema": copy.deepcopy(OURS)}, {"ema": OURS}, {"model": OURS, "ema_decay": torch.tensor(0.9)},
+    {"schema": {"a": torch.ones(3)}, "model": OURS}, {"model": OURS, "ema": {"a": 1}},
+])  # fmt: skip
+def test_what_is_no_other_average_is_not_said(write, capsys, content):
+    assert same(load(write(content)))
+    assert capsys.readouterr().err == ""
+
+
 def test_one_of_many_networks(write):
     ensemble = {name: value for i in range(25) for name, value in prefixed(f"models.{i}.", weights(i + 1)).items()}
     assert "'models.0.' and 'models.1.' and 'models.2.' and 'models.3.'" in refusal(write(ensemble))
