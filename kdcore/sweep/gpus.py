@@ -18,6 +18,10 @@ OTHER_DEVICE = re.compile(r"(cpu|hpu|mps|mtia|xpu)(:\d+)?")
 """The other devices of torch on which a sweep shares no slots; whether one is there, its stages find."""
 LISTED = re.compile(r"(GPU \d+|\s+MIG \S+).*\(UUID: ([^)\s]+)\)")
 """A line of `nvidia-smi -L`: a GPU, or a part of the GPU above it."""
+OLD_PART = re.compile(r"MIG-(GPU-[^/]+)/\d+/\d+")
+"""A MIG part as drivers before R470 name it, and some queues still do."""
+DRIVERS = (Path("/proc/driver/nvidia/version"), Path("/dev/kfd"))
+"""What is there where a GPU's driver is, of NVIDIA or of AMD."""
 ANSWER = 60.0
 """Seconds that nvidia-smi has to answer. It hangs where a GPU does."""
 JOB_NUMBERS = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "JOB_ID", "OAR_JOB_ID", "_CONDOR_JOB_AD")
@@ -29,8 +33,8 @@ Environment = dict[str, str]
 
 def gpus() -> list[str]:
     """List the GPUs that stages may use, as CUDA_VISIBLE_DEVICES names them. With KDCORE_DEVICE=cuda:1 it is the second
-    of the visible ones alone. torch, which takes seconds, is asked only where KDCORE_DEVICE names a GPU and
-    nvidia-smi knows of none.
+    of the visible ones alone. torch, which takes seconds, is asked only where nvidia-smi knows of no GPU, and
+    KDCORE_DEVICE names one or a GPU's driver is there.
 
     Raises:
         UserError: KDCORE_DEVICE names no device or a GPU that is not visible, or nvidia-smi does not answer.
@@ -41,7 +45,10 @@ def gpus() -> list[str]:
         if not OTHER_DEVICE.fullmatch(str(named)):
             raise UserError(f"{DEVICE}={named}: is no device; use cpu, cuda or cuda:1, or leave {DEVICE} away")
         return []
-    names = visible(os.environ.get(VISIBLE), installed())
+    found = installed()
+    names = visible(os.environ.get(VISIBLE), found)
+    if not names and not found and VISIBLE not in os.environ and any(path.exists() for path in DRIVERS):
+        names = _seen_by_torch()
     if not named:
         return names
     names = names or _seen_by_torch()
@@ -60,7 +67,7 @@ def _allowed(count: int) -> str:
 
 
 def _seen_by_torch() -> list[str]:
-    """List the GPUs of a machine that has no nvidia-smi, such as one of AMD."""
+    """List the GPUs of a machine that has no nvidia-smi, such as one of AMD, or many a container."""
     import torch
 
     return [str(number) for number in range(torch.cuda.device_count())]
@@ -104,10 +111,12 @@ def visible(chosen: str | None, found: dict[str, list[str]]) -> list[str]:
 
     Args:
         chosen: the value of CUDA_VISIBLE_DEVICES. As CUDA reads it, what follows an entry that names no GPU is ignored,
-            and nothing is visible where one is named twice. None shows all.
+            and nothing is visible where one is named twice. None shows all, by UUID where a GPU is divided, for CUDA
+            does not number those as nvidia-smi does.
         found: what `installed` has found; where that is nothing, any number or UUID counts as a GPU.
     """
-    entries = [*map(str, range(len(found)))] if chosen is None else [entry.strip() for entry in chosen.split(",")]
+    every = [*found] if any(found.values()) else [*map(str, range(len(found)))]
+    entries = every if chosen is None else [entry.strip() for entry in chosen.split(",")]
     prefix = next((prefix for prefix in ("GPU-", "MIG-") if entries and entries[0].startswith(prefix)), "")
     names: list[str] = []
     for entry in entries:
@@ -130,6 +139,8 @@ def _by_uuid(entry: str, prefix: str, found: dict[str, list[str]]) -> str:
     """Complete a UUID, of which CUDA needs only a beginning that no other has."""
     if not entry.startswith(prefix):
         return ""
+    if (old := OLD_PART.fullmatch(entry)) and old[1] in found:
+        return entry
     fitting = [uuid for gpu, parts in found.items() for uuid in (gpu, *parts) if uuid.startswith(entry)]
     return entry if not found else fitting[0] if len(fitting) == 1 else ""
 

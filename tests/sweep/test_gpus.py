@@ -24,6 +24,7 @@ def machine(monkeypatch, tmp_path):
     for variable in ("CUDA_VISIBLE_DEVICES", processes.DEVICE, processes.THREADS):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(gpus, "DRIVERS", (tmp_path / "driver",))
     monkeypatch.setattr(processes, "cores", lambda: 8)
     monkeypatch.setattr(processes.psutil, "virtual_memory", lambda: SimpleNamespace(available=100e9))
     return tmp_path
@@ -107,13 +108,15 @@ def test_visible_devices_that_the_machine_does_not_have(machine, monkeypatch):
 
 def test_parts_of_a_gpu_are_gpus(machine, monkeypatch):
     with_gpus(machine, 3, parts=(2, 0, 1))
-    assert processes.gpus() == ["MIG-0-0", "MIG-0-1", "1", "MIG-2-0"]
+    assert processes.gpus() == ["MIG-0-0", "MIG-0-1", "GPU-1a", "MIG-2-0"]
     assert processes.default_jobs(2) == 8
     for chosen, shown in (
         ("0", ["MIG-0-0", "MIG-0-1"]),
         ("1,2", ["1", "MIG-2-0"]),
         ("GPU-0a", ["MIG-0-0", "MIG-0-1"]),
         ("MIG-0-1,MIG-2-0", ["MIG-0-1", "MIG-2-0"]),
+        ("MIG-GPU-0a/1/0", ["MIG-GPU-0a/1/0"]),
+        ("MIG-GPU-9a/1/0", []),
         ("MIG-9", []),
     ):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
@@ -150,6 +153,19 @@ def test_a_device_where_there_is_no_nvidia_smi(machine, monkeypatch):
     monkeypatch.setenv("KDCORE_DEVICE", "cuda")
     with pytest.raises(UserError, match="KDCORE_DEVICE=cuda: no such GPU here, for 0 can be seen; use cpu"):
         processes.gpus()
+
+
+def test_a_container_without_nvidia_smi(machine, monkeypatch):
+    """A driver is there, so stages would compute on its GPU, as many at a time as there are cores."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    (machine / "driver").touch()
+    assert processes.gpus() == ["0"]
+    assert processes.default_jobs(2) == 2
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert processes.gpus() == []
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    monkeypatch.setenv("KDCORE_DEVICE", "cpu")
+    assert processes.gpus() == []
 
 
 def test_an_nvidia_smi_that_fails_or_hangs(machine, monkeypatch):
