@@ -37,12 +37,22 @@ HINTS = {
 }
 ARRAY = "makes an array, whose jobs a sweep does not know; 'jobs', beside 'options', says how many there are"
 OTHER = "submits to a cluster that is not asked for its jobs; set the variable SLURM_CLUSTERS, which all commands read"
+WAITS = "lets the command that submits a job wait until the job has ended, and so the sweep; leave it away"
 UNFIT = {
-    "SLURMCluster": {"-a": ARRAY, "--array": ARRAY, "-M": OTHER, "--clusters": OTHER},
-    "PBSCluster": {"-J": ARRAY},
-    "SGECluster": {"-t": ARRAY},
+    "SLURMCluster": {
+        "-a": ARRAY,
+        "--array": ARRAY,
+        "-M": OTHER,
+        "--clusters": OTHER,
+        "-W": WAITS,
+        "--wait": WAITS,
+    },
+    "PBSCluster": {"-J": ARRAY, "-t": ARRAY, r"-W ?\S*block=true": WAITS},
+    "MoabCluster": {"-t": ARRAY},
+    "SGECluster": {"-t": ARRAY, "-sync y": WAITS},
+    "LSFCluster": {r"-J ?\S*\[": ARRAY, "-K": WAITS},
 }
-"""Class -> directive that a sweep cannot do with -> why."""
+"""Class -> pattern of a directive that a sweep cannot do with -> why."""
 PLACEHOLDER = "tcp://<this machine>:<a free port>"
 
 
@@ -252,7 +262,7 @@ def _misfit(cluster: str, options: dict[str, Any]) -> str:
             return f"{name}: {shown(options[name])}: must be {kind}, with {cluster}"
         for line in options.get(name, ()):
             for directive, reason in UNFIT.get(cluster, {}).items():
-                if re.match(rf"{directive}(?![a-z-])", line):
+                if re.search(rf"(^|\s){directive}(?![a-z-])", line):
                     return f"{name}: {shown(line)}: {reason}"
     return ""
 

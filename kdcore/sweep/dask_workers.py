@@ -198,13 +198,15 @@ class Report:
 
     is_apart: bool
     trouble: str
+    is_passing: bool = False
+    """Whether the trouble ends when other workers leave."""
 
 
 def report_place(plugin: str, dask_worker: Worker) -> Report:
     """Say what a sweep has to know of a worker; runs on the worker."""
     place = _place(dask_worker, plugin)
     taken = "" if place.slots.count else "other workers on its machine have all slots of its GPUs"
-    return Report(place.is_apart, place.trouble or taken)
+    return Report(place.is_apart, place.trouble or taken, is_passing=not place.trouble and bool(taken))
 
 
 def _place(worker: Worker, plugin: str) -> Place:

@@ -48,6 +48,10 @@ SKEW = 60.0
 """Seconds by which the clock of a file system may be behind."""
 CANCELS, CANCEL_PAUSE = 3, 2.0
 """How often a sweep that ends tells the queue to cancel its jobs until it obeys, and the seconds between."""
+WHERE = {"-name": "-name", "-remote": "-name", "-pool": "-pool"}
+"""Option of condor_submit that says where jobs go -> the same one of HTCondor's other commands."""
+NEVER = "(?!)"
+"""Matches nothing."""
 LOG_LINES = 12
 """Lines of a job's log that a message holds."""
 
@@ -90,6 +94,8 @@ class JobQueue:
         self.cluster, self.count, self.say = cluster, count, say
         self.kind = str(cluster.job_cls.default_config_name())
         self.jobs: list[Job] = []
+        self.parted: list[Job] = []
+        """Jobs that were to be cancelled, of which the queue complained: they are gone, or still there."""
         self.trouble = ""
         """Why no worker can be expected any more; empty as long as one can."""
         self.refused = self.died = 0
@@ -101,11 +107,13 @@ class JobQueue:
         """Job -> its state, when the queue was last asked; or why that is not known."""
         example = self._job("example")
         self.cancel_command, self.logs = shlex.split(example.cancel_command), Path(example.log_directory or ".")
-        extra = cluster._job_kwargs.get("submit_command_extra", ())
-        self.where = [word for pair in pairwise(extra) if pair[0] in ("-name", "-pool") for word in pair]
+        words = pairwise(shlex.split(example.submit_command))
+        self.where = [word for option, place in words if option in WHERE for word in (WHERE[option], place)]
         """Arguments that say to which of HTCondor's queues jobs go."""
-        self.workers = count * int(example.worker_processes)
-        """How many workers there are once all jobs run."""
+        if not {*WHERE.values()} & {*self.cancel_command}:
+            self.cancel_command += self.where
+        self.processes = int(example.worker_processes)
+        """Workers of each job."""
         self.stay = parse_timedelta(dask.config.get("distributed.deploy.lost-worker-timeout"))
         """Seconds for which a worker may be away."""
         self.closing = threading.Event()
@@ -132,20 +140,21 @@ class JobQueue:
         except Exception:  # the sweep would wait for workers for ever
             self.trouble = f"the jobs in the queue cannot be looked after any more:\n{traceback.format_exc()}"
         self.closing.wait()
+        jobs = [*self.jobs, *self._left()]
         for tries_left in reversed(range(CANCELS)):
-            complaint = self._cancel(self.jobs)
+            complaint = self._cancel(jobs)
             if not complaint:
                 return
             if tries_left:
                 time.sleep(CANCEL_PAUSE)
-        self.say(f"jobs {_numbers(self.jobs)} may still be in the queue: {complaint}")
+        self.say(f"jobs {_numbers(jobs)} may still be in the queue: {complaint}")
 
     def abandon(self) -> None:
         """Have all jobs cancelled and do not wait for it, for this process ends now."""
         with suppress(OSError):
-            if self.jobs:
+            if jobs := [*self.jobs, *self.parted]:
                 subprocess.Popen(  # noqa: S603
-                    self._cancelling(self.jobs),
+                    self._cancelling(jobs),
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
@@ -169,6 +178,12 @@ class JobQueue:
     def is_ending(self) -> bool:
         """Whether nothing is submitted any more."""
         return self.closing.is_set() or bool(self.trouble)
+
+    @property
+    def workers(self) -> int:
+        """How many workers there are once all jobs run that the queue takes and that do not die again and again."""
+        count = len(self.jobs) if max(self.refused, self.died) >= MOST else self.count
+        return count * self.processes
 
     @property
     def missing(self) -> list[Job]:
@@ -200,7 +215,7 @@ class JobQueue:
     def _ask(self) -> None:
         """Ask the queue which jobs it has, and part with those that are gone before their workers came."""
         settled = [job for job in self.missing if time.monotonic() - job.submitted >= SETTLED]
-        self.states = self._answer()
+        self.states = self._answer(self.jobs)
         if isinstance(self.states, str):
             return
         for job in settled:
@@ -210,8 +225,8 @@ class JobQueue:
         if gone:
             self._bury(gone, "did not come, and the queue does not have it any more")
 
-    def _answer(self) -> dict[str, str] | str:
-        """Ask the queue for the states of our jobs; returns why they are not known where it cannot say."""
+    def _answer(self, jobs: Sequence[Job]) -> dict[str, str] | str:
+        """Ask the queue for the states of jobs; returns why they are not known where it cannot say."""
         question = QUESTIONS.get(self.kind)
         if question is None:
             return f"{self.kind} is not asked"
@@ -221,12 +236,18 @@ class JobQueue:
             if not question.nothing or question.nothing not in str(error):
                 return str(error)
             said = ""
-        return states(said, [job.number for job in self.jobs], question)
+        return states(said, [job.number for job in jobs], question)
+
+    def _left(self) -> list[Job]:
+        """Return jobs that could not be cancelled when they should, without those that the queue does not list."""
+        known = self._answer(self.parted) if self.parted else {}
+        return [job for job in self.parted if isinstance(known, str) or job.number in known]
 
     def _part(self, gone: list[Job]) -> None:
         """Cancel jobs that may have ended already, and forget them."""
         self.jobs = [job for job in self.jobs if job not in gone]
-        self._cancel(gone)
+        if self._cancel(gone) and self.kind in QUESTIONS:
+            self.parted += gone
 
     def _bury(self, gone: list[Job], how: str) -> None:
         """Part with jobs that died, say how, and wait before the next ones are submitted, or give up."""
@@ -282,7 +303,7 @@ class JobQueue:
 
     def _submit(self) -> None:
         """Submit one job."""
-        name = f"worker-{self.submitted}"
+        name, number_in = f"worker-{self.submitted}", NUMBERS.get(self.kind, NEVER)
         self.submitted += 1
 
         async def told(command: list[str], *, shell: bool = False) -> str:
@@ -296,10 +317,12 @@ class JobQueue:
             with job.job_file() as script:
                 said = asyncio.run(job._submit_job(script))
         except (QueueError, OSError, ValueError) as error:
-            self._refuse(str(error))
-            return
+            said = error.output if isinstance(error, QueueError) else ""
+            if not re.search(number_in, said):  # else it failed after it had submitted the job
+                self._refuse(str(error))
+                return
         try:
-            told_number = re.search(NUMBERS.get(self.kind, "$^"), said)
+            told_number = re.search(number_in, said)
             number = told_number[1] if told_number else str(job._job_id_from_submit_output(said))
         except ValueError:  # to submit another one would leave one more that nobody cancels
             self.trouble = (

@@ -42,7 +42,7 @@ class Question:
 
 QUESTIONS = {
     "slurm": Question(
-        f"squeue --noheader --user={os.getuid()} --format='%i %T %r'",
+        f"squeue --all --noheader --user={os.getuid()} --format='%i %T %r'",
         1,
         over=("CANCELLED", "COMPLETED", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT"),
         has_reason=True,
@@ -64,7 +64,7 @@ NUMBERS = {
     "slurm": r"Submitted batch job (\d+)",
     "lsf": r"Job <(\d+)>",
     "sge": r"Your job (\d+)",
-    "pbs": r"(?m)^(\d+)\.",
+    "pbs": r"(?m)^(\d+)\.\S*$",
 }
 """What a queue says of a job that it has taken; dask-jobqueue would take the first number of a greeting for it."""
 
@@ -74,7 +74,16 @@ FILTERS = ("SQUEUE_ACCOUNT", "SQUEUE_LICENSES", "SQUEUE_NAMES", "SQUEUE_PARTITIO
 
 
 class QueueError(Exception):
-    """A command of the queue failed; in its own words."""
+    """A command of the queue failed; in its own words.
+
+    Args:
+        words: what is shown.
+        output: what it has printed before it failed.
+    """
+
+    def __init__(self, words: str, output: str = "") -> None:
+        super().__init__(words)
+        self.output = output
 
 
 def call(command: Sequence[str], closing: threading.Event) -> str:
@@ -109,7 +118,7 @@ def call(command: Sequence[str], closing: threading.Event) -> str:
     words = " ".join((words.strip() or output.strip()).split())[-WORDS:]
     waited = FAREWELL if closing.is_set() else ANSWER
     reason = f"no answer in {waited:g} seconds" if code is None else f"exit code {code}"
-    raise QueueError(f"{command[0]}: {words or reason}")
+    raise QueueError(f"{command[0]}: {words or reason}", output)
 
 
 def _wait(process: "subprocess.Popen[bytes]", closing: threading.Event) -> int | None:

@@ -95,6 +95,7 @@ def test_what_may_be_written(script, monkeypatch, tmp_path):
     assert script(queue=None) == script(security=False) == script()
     assert "#SBATCH --mem=16G" in script(memory="16Gi")
     assert "#$ -tc 4" in script("SGECluster", job_extra_directives=["-tc 4"])
+    assert "#SBATCH --wait-all-nodes=1" in script(job_extra_directives=["--wait-all-nodes=1"])
     assert "#SBATCH -A kd" in script(job_extra_directives=["-A kd", "--account=kd"])
     assert " =x " in script(worker_extra_args=["=x", "--lifetime 55m"])[-1]
     (last,) = [line for line in script(processes=2, death_timeout=90, nanny=False) if "dask_worker" in line]
@@ -119,6 +120,15 @@ WRONG = [
     ("SLURMCluster", {"job_extra": ["-M other"]}, "job_extra: '-M other': submits to a cluster that is not asked"),
     ("PBSCluster", {"job_extra_directives": ["-J 1-4"]}, "makes an array"),
     ("SGECluster", {"job_extra_directives": ["-t 1-4"]}, "makes an array"),
+    ("PBSCluster", {"job_extra_directives": ["-t 1-4"]}, "makes an array"),
+    ("MoabCluster", {"job_extra_directives": ["-t all[1-4]"]}, "makes an array"),
+    ("LSFCluster", {"job_extra_directives": ['-J "all[1-4]"']}, "makes an array"),
+    ("SLURMCluster", {"job_extra_directives": ["--gres=gpu:1 --array=0-3"]}, "makes an array"),
+    ("SLURMCluster", {"job_extra_directives": ["  -a 0-3"]}, "makes an array"),
+    ("SLURMCluster", {"job_extra_directives": ["--wait"]}, "lets the command that submits a job wait"),
+    ("PBSCluster", {"job_extra_directives": ["-W umask=22,block=true"]}, "lets the command that submits a job wait"),
+    ("SGECluster", {"job_extra_directives": ["-sync y"]}, "lets the command that submits a job wait"),
+    ("LSFCluster", {"job_extra_directives": ["-K"]}, "lets the command that submits a job wait"),
     ("HTCondorCluster", {"disk": "1GB", "job_extra_directives": ["a = 1"]}, "must be keys and values, with HTCondorC"),
     ("HTCondorCluster", {"disk": "1GB", "job_extra_directives": {"a": [1]}}, "job_extra_directives: [1]: must be text"),
     ("HTCondorCluster", {"disk": "1GB", "job_directives_skip": ["nothing"]}, "does not take them: 'nothing'"),

@@ -177,6 +177,14 @@ def test_a_job_without_a_number_is_the_last(slurm, make):
     assert len((slurm.folder / "asked").read_text()) == 1
 
 
+@pytest.mark.parametrize("cluster", ["HTCondorCluster", "MoabCluster", "OARCluster"])
+def test_a_job_of_which_nothing_is_said_is_the_last(slurm, make, cluster):
+    for command in ("condor_submit", "msub", "oarsub"):
+        slurm.write(command, "true")
+    queue = make(1, cluster, **({"disk": "1GB"} if cluster == "HTCondorCluster" else {})).after(0)
+    assert queue.trouble.startswith("the queue took a job and did not say its number, so it may still be there: ''")
+
+
 def test_a_queue_that_refuses_always_is_given_up(slurm, make):
     slurm.refuse(*range(1, 10))
     queue = make(2)
@@ -349,6 +357,69 @@ def test_a_user_who_lists_running_jobs_only(slurm, make, monkeypatch):
     assert slurm.cancelled == queue.said == []
 
 
+def test_a_job_in_a_partition_that_is_hidden(slurm, make):
+    """squeue leaves it out, unless it is told to show all."""
+    slurm.write("squeue", 'case "$*" in *--all*) echo 101 PENDING Priority;; esac')
+    queue = make(1).after(0)
+    for _ in range(5):
+        queue.after(30)
+    assert queue.describe().endswith("1 PENDING (Priority)")
+    assert slurm.cancelled == queue.said == []
+
+
+def test_a_command_that_fails_after_it_has_submitted_the_job(slurm, make):
+    """To submit another one would leave one more that nobody cancels."""
+    slurm.write("sbatch", "echo Submitted batch job 101; echo cannot write to the log >&2; exit 1")
+    queue = make(1).after(0)
+    for _ in range(3):
+        queue.after(10)
+    assert [job.number for job in queue.jobs] == ["101"]
+    assert queue.said == []
+
+
+def test_a_job_that_could_not_be_cancelled_when_its_worker_left(slurm, make):
+    """It is cancelled in the end; one that is gone by then is not spoken of."""
+    for gone in (False, True):
+        slurm.write("scancel", "echo Socket timed out >&2; exit 1")
+        queue = make(1).after(0)
+        number = slurm.submitted[-1]
+        worker = slurm.worker(number)
+        queue.after(1, worker)
+        queue.after(31, worker)
+        queue.after(16)
+        assert [job.number for job in queue.jobs] == [str(number + 1)]
+        slurm.write("scancel", f'echo "$@" > {slurm.folder}/cancelled')
+        if gone:
+            slurm.end(number)
+        with queue.kept():
+            pass
+        assert slurm.cancelled == [str(number + 1), *([] if gone else [str(number)])]
+        assert queue.said == []
+
+
+def test_workers_that_cannot_run_stages_where_the_queue_takes_no_more(slurm, make):
+    """Six jobs are wanted, and the queue takes two of a user; to wait for the others would be in vain."""
+    slurm.refuse(*range(3, 30))
+    crew = Crew.__new__(Crew)
+    crew.job_queue, crew.since = make(6), {}
+    crew.offered = dict.fromkeys("ab", 0.0)
+    crew.places = dict.fromkeys(crew.offered, Report(is_apart=False, trouble="no data here"))
+    for _ in range(job_queue.MOST):
+        assert crew.trouble == ""
+        crew.job_queue.after(700, slurm.worker(101) if slurm.submitted else "", "a", "worker-1")
+    assert crew.trouble.startswith("no job can run stages")
+    assert crew.job_queue.workers == 2
+
+
+def test_a_worker_that_waits_for_slots_ends_no_sweep(slurm, make):
+    """A job follows another one to a machine, where the worker of that one still saves its states."""
+    crew = Crew.__new__(Crew)
+    crew.job_queue, crew.since = make(1), {}
+    crew.offered, crew.places = {"a": 0.0}, {"a": Report(is_apart=False, trouble="taken", is_passing=True)}
+    assert crew.troubles == ["worker a: taken"]
+    assert crew.trouble == ""
+
+
 def test_jobs_are_cancelled_though_the_queue_is_busy(slurm, make):
     queue = make(2).after(0)
     slurm.write(
@@ -427,12 +498,19 @@ def test_what_queues_say(kind, command, said, found):
 def test_condor_is_asked_where_the_jobs_are(slurm, make):
     slurm.write("condor_submit", "echo '1 job(s) submitted to cluster 101.'")
     slurm.write("condor_q", 'case "$*" in *"-name far -pool farm") echo 101.0 1;; esac')
-    far = ["-name", "far", "-verbose", "-pool", "farm"]
-    queue = make(1, "HTCondorCluster", disk="1GB", submit_command_extra=far).after(0)
-    for _ in range(5):
-        queue.after(30)
-    assert queue.describe().endswith("1 idle")
-    assert queue.said == []
+    slurm.write("condor_rm", f'echo "$@" > {slurm.folder}/cancelled')
+    for option in ("-name", "-remote"):
+        far = [option, "far", "-verbose", "-pool", "farm"]
+        queue = make(1, "HTCondorCluster", disk="1GB", submit_command_extra=far).after(0)
+        for _ in range(5):
+            queue.after(30)
+        assert queue.describe().endswith("1 idle")
+        with queue.kept():
+            pass
+        assert queue.said == []
+        assert " ".join(slurm.cancelled) == "-name far -pool farm 101.0"
+    own = {"submit_command_extra": far, "cancel_command_extra": ["-name", "near"]}
+    assert make(1, "HTCondorCluster", disk="1GB", **own).cancel_command == ["condor_rm", "-name", "near"]
 
 
 def test_lsf_has_words_where_it_has_no_jobs(slurm, make):
@@ -451,7 +529,8 @@ def test_lsf_has_words_where_it_has_no_jobs(slurm, make):
 @pytest.mark.parametrize(("cluster", "commands", "answer"), [
     ("PBSCluster", ("qsub", "qdel"), "101.pbs-head"),
     ("MoabCluster", ("msub", "canceljob"), "Moab.101"),
-    ("PBSCluster", ("qsub", "qdel"), "Welcome to PBS 2022\n101.pbs-head"),
+    ("PBSCluster", ("qsub", "qdel"), "Welcome to PBS 2022\n7.12.: maintenance\n101.pbs-head"),
+    ("PBSCluster", ("qsub", "qdel"), "24.3 is new here\n101.pbs-head"),
     ("SGECluster", ("qsub", "qdel"), "Your job 101 (\"dask-worker\") has been submitted"),
     ("SGECluster", ("qsub", "qdel"), "7 jobs at most\nYour job 101 (\"dask-worker\") has been submitted"),
     ("OARCluster", ("oarsub", "oardel"), "[ADMISSION RULE] 64 cores\nOAR_JOB_ID=101"),
