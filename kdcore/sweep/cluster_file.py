@@ -239,11 +239,18 @@ def read(path: Path) -> ClusterFile:
     with explained(f"{path}: options"):
         options = Options.model_validate(content.options).model_dump(exclude_none=True)
     options = {"processes": 1, **options}
-    if problem := _misfit(content.cluster, options):
+    if problem := _elsewhere(content.cluster) or _misfit(content.cluster, options):
         raise UserError(f"{path}: options: {problem}")
     content = content.model_copy(update={"options": options})
     script(content, path)
     return content
+
+
+def _elsewhere(cluster: str) -> str:
+    """Say which variable sends jobs to a cluster that is not asked for them; empty where none does."""
+    wanted = os.environ.get("SBATCH_CLUSTERS", "")
+    is_here = cluster != "SLURMCluster" or wanted in ("", os.environ.get("SLURM_CLUSTERS"))
+    return "" if is_here else f"SBATCH_CLUSTERS={wanted}: {OTHER}"
 
 
 def _misfit(cluster: str, options: dict[str, Any]) -> str:

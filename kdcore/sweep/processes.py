@@ -101,13 +101,14 @@ def refuse_together() -> None:
     """Refuse to let several processes train each cell of a sweep.
 
     Raises:
-        UserError: KDCORE_PROCESSES asks for it.
+        UserError: KDCORE_PROCESSES asks for it, or torchrun's WORLD_SIZE, by which cells would wait for each other.
     """
-    if os.environ.get(TOGETHER, "1") != "1":
-        raise UserError(
-            f"{TOGETHER}={os.environ[TOGETHER]}: a sweep gives each cell one GPU, or its share of the cores; unset it, "
-            "or train with 'dvc repro'"
-        )
+    for name in (TOGETHER, "WORLD_SIZE"):
+        if os.environ.get(name, "1") != "1":
+            raise UserError(
+                f"{name}={os.environ[name]}: a sweep gives each cell one GPU, or its share of the cores; unset it, or "
+                "train with 'dvc repro'"
+            )
 
 
 class Slots:

@@ -69,8 +69,13 @@ NUMBERS = {
 """What a queue says of a job that it has taken; dask-jobqueue would take the first number of a greeting for it."""
 
 
-FILTERS = ("SQUEUE_ACCOUNT", "SQUEUE_LICENSES", "SQUEUE_NAMES", "SQUEUE_PARTITION", "SQUEUE_QOS", "SQUEUE_STATES")
-"""Variables by which squeue hides jobs, which would be taken for gone."""
+DROPPED = (
+    *("SQUEUE_ACCOUNT", "SQUEUE_LICENSES", "SQUEUE_NAMES", "SQUEUE_PARTITION", "SQUEUE_QOS", "SQUEUE_STATES"),
+    *("LSB_BJOBS_FORMAT", "SBATCH_ARRAY_INX", "SBATCH_WAIT"),
+)
+"""Variables by which squeue hides jobs, which would be taken for gone, or bjobs their numbers, and by which sbatch
+submits arrays, or waits for the end of a job.
+"""
 
 
 class QueueError(Exception):
@@ -107,7 +112,7 @@ def call(command: Sequence[str], closing: threading.Event) -> str:
                 stdout=printed,
                 stderr=complaints,
                 start_new_session=True,
-                env={name: value for name, value in os.environ.items() if name not in FILTERS},
+                env={name: value for name, value in os.environ.items() if name not in DROPPED},
             )
             code = _wait(process, closing)
             output, words = (_contents(file) for file in (printed, complaints))

@@ -179,6 +179,17 @@ def test_wrong_options(script, tmp_path, name, options, message):
     assert message in str(raised.value)
 
 
+def test_a_variable_that_submits_to_another_cluster(script, monkeypatch):
+    monkeypatch.setenv("SBATCH_CLUSTERS", "far")
+    with pytest.raises(
+        UserError, match="SBATCH_CLUSTERS=far: submits to a cluster that is not asked for its jobs; set"
+    ):
+        script()
+    assert script("PBSCluster")
+    monkeypatch.setenv("SLURM_CLUSTERS", "far")
+    assert script()
+
+
 def test_several_wrong_options_at_once(script):
     with pytest.raises(UserError) as raised:
         script(memory=16, job_extra_directives="x", shebang="sh")

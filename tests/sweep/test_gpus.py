@@ -183,6 +183,10 @@ def test_one_cell_in_several_processes_is_not_for_sweeps(monkeypatch):
     monkeypatch.setenv("KDCORE_PROCESSES", "4")
     with pytest.raises(UserError, match="KDCORE_PROCESSES=4: a sweep gives each cell one GPU"):
         processes.refuse_together()
+    monkeypatch.delenv("KDCORE_PROCESSES")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="WORLD_SIZE=2: a sweep gives each cell one GPU"):
+        processes.refuse_together()
 
 
 CLAIM = """import sys, time

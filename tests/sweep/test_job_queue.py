@@ -357,6 +357,13 @@ def test_a_user_who_lists_running_jobs_only(slurm, make, monkeypatch):
     assert slurm.cancelled == queue.said == []
 
 
+@pytest.mark.parametrize("variable", ["SBATCH_WAIT", "SBATCH_ARRAY_INX", "LSB_BJOBS_FORMAT"])
+def test_variables_that_change_what_commands_do(slurm, make, monkeypatch, variable):
+    monkeypatch.setenv(variable, "1")
+    slurm.write("sbatch", f'echo "Submitted batch job 10${{{variable}:-2}}"')
+    assert [job.number for job in make(1).after(0).jobs] == ["102"]
+
+
 def test_a_job_in_a_partition_that_is_hidden(slurm, make):
     """squeue leaves it out, unless it is told to show all."""
     slurm.write("squeue", 'case "$*" in *--all*) echo 101 PENDING Priority;; esac')
