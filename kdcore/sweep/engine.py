@@ -344,8 +344,9 @@ class Sweep:
 
         def stop(number: int, frame: FrameType | None) -> None:
             if self.stopped is not None:
-                if "crew" in self.__dict__:
-                    self.crew.abandon()
+                if "crew" not in self.__dict__:  # it may be connecting, with jobs in a queue already
+                    raise KeyboardInterrupt(number)
+                self.crew.abandon()
                 os._exit(128 + number)
             self.stopped = signal.Signals(number)
 

@@ -659,6 +659,20 @@ def test_a_sweep_that_is_ended_at_once(project, slurm):
 
 @pytest.mark.slow
 @pytest.mark.pipeline
+def test_a_sweep_that_is_ended_at_once_while_it_connects(project, slurm):
+    """Jobs are in the queue before the sweep knows its workers."""
+    project.edit("kdcore/sweep/crew.py", "        self._claim()\n", "        time.sleep(60)\n        self._claim()\n")
+    with project.sweeping("--cluster", "slurm.yaml") as process:
+        project.wait_for(lambda: slurm.submitted == [101])
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 128 + signal.SIGTERM
+        project.wait_for(lambda: slurm.cancelled == ["101"])
+
+
+@pytest.mark.slow
+@pytest.mark.pipeline
 def test_a_sweep_whose_jobs_cannot_run_stages(project, slurm):
     """They have come with a variable of the environment that no job can satisfy."""
     script = "export KDCORE_DEVICE=cuda:1 CUDA_VISIBLE_DEVICES=0"
