@@ -140,10 +140,11 @@ class JobQueue:
         except Exception:  # the sweep would wait for workers for ever
             self.trouble = f"the jobs in the queue cannot be looked after any more:\n{traceback.format_exc()}"
         self.closing.wait()
-        jobs = [*self.jobs, *self._left()]
+        jobs = [*self.jobs, *self._listed(self.parted)]
         for tries_left in reversed(range(CANCELS)):
             complaint = self._cancel(jobs)
-            if not complaint:
+            jobs = self._listed(jobs) if complaint else []  # it complains of jobs that have just ended, too
+            if not jobs:
                 return
             if tries_left:
                 time.sleep(CANCEL_PAUSE)
@@ -238,10 +239,11 @@ class JobQueue:
             said = ""
         return states(said, [job.number for job in jobs], question)
 
-    def _left(self) -> list[Job]:
-        """Return jobs that could not be cancelled when they should, without those that the queue does not list."""
-        known = self._answer(self.parted) if self.parted else {}
-        return [job for job in self.parted if isinstance(known, str) or job.number in known]
+    def _listed(self, jobs: Sequence[Job]) -> list[Job]:
+        """Leave out jobs that the queue would list if they were there, as far as it says."""
+        known = self._answer(jobs) if jobs else {}
+        latest = time.monotonic() - SETTLED
+        return [job for job in jobs if isinstance(known, str) or job.number in known or job.submitted > latest]
 
     def _part(self, gone: list[Job]) -> None:
         """Cancel jobs that may have ended already, and forget them."""

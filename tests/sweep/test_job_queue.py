@@ -445,6 +445,15 @@ def test_jobs_are_cancelled_though_the_queue_is_busy(slurm, make):
     assert again.said == ["jobs 103 may still be in the queue: scancel: Socket timed out"]
 
 
+def test_a_queue_that_complains_of_a_job_that_has_just_ended(slurm, make):
+    queue = make(2).after(0).after(job_queue.SETTLED)
+    slurm.end(101)
+    slurm.write("scancel", f"rm -f {slurm.folder}/state-*; echo Invalid job id 101 >&2; exit 1")
+    with queue.kept():
+        pass
+    assert queue.said == [], "the other one was cancelled"
+
+
 def test_a_second_signal_leaves_no_jobs(slurm, make, monkeypatch):
     """It may come while the queue is asked."""
 
