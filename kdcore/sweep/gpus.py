@@ -12,8 +12,10 @@ from filelock import FileLock, Timeout
 
 from kdcore.system.errors import UserError
 
-DEVICE, VISIBLE = "KDCORE_DEVICE", "CUDA_VISIBLE_DEVICES"
+DEVICE, VISIBLE, HIP = "KDCORE_DEVICE", "CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"
 CUDA_DEVICE = re.compile(r"cuda(?::(\d+))?")
+NUMBER = re.compile(r"\+?([0-9]+)")
+"""How CUDA reads a number: what follows it counts for nothing."""
 OTHER_DEVICE = re.compile(r"(cpu|hpu|mps|mtia|xpu)(:\d+)?")
 """The other devices of torch on which a sweep shares no slots; whether one is there, its stages find."""
 LISTED = re.compile(r"(GPU \d+|\s+MIG \S+).*\(UUID: ([^)\s]+)\)")
@@ -47,11 +49,11 @@ def gpus() -> list[str]:
         return []
     found = installed()
     names = visible(os.environ.get(VISIBLE), found)
-    if not names and not found and VISIBLE not in os.environ and any(path.exists() for path in DRIVERS):
+    is_known = bool(names or found) or VISIBLE in os.environ  # torch numbers what that variable leaves
+    if not is_known and (named or any(path.exists() for path in DRIVERS)):
         names = _seen_by_torch()
     if not named:
         return names
-    names = names or _seen_by_torch()
     number = int(wanted[1] or 0)
     if number >= len(names):
         shown = f", with {VISIBLE}={os.environ[VISIBLE]}" if VISIBLE in os.environ else ""
@@ -67,10 +69,17 @@ def _allowed(count: int) -> str:
 
 
 def _seen_by_torch() -> list[str]:
-    """List the GPUs of a machine that has no nvidia-smi, such as one of AMD, or many a container."""
+    """List the GPUs of a machine that has no nvidia-smi, such as one of AMD, or many a container.
+
+    Raises:
+        UserError: `HIP` chooses several, so all stages would compute on the first of them.
+    """
     import torch
 
-    return [str(number) for number in range(torch.cuda.device_count())]
+    count = torch.cuda.device_count()
+    if count > 1 and HIP in os.environ:
+        raise UserError(f"{HIP}={os.environ[HIP]}: a sweep gives GPUs by {VISIBLE}, which ROCm then ignores; use that")
+    return [str(number) for number in range(count)]
 
 
 def installed() -> dict[str, list[str]]:
@@ -131,8 +140,8 @@ def visible(chosen: str | None, found: dict[str, list[str]]) -> list[str]:
 
 
 def _by_number(entry: str, found: dict[str, list[str]]) -> str:
-    is_number = entry.isascii() and entry.isdigit()
-    return str(int(entry)) if is_number and (not found or int(entry) < len(found)) else ""
+    number = NUMBER.match(entry)
+    return str(int(number[1])) if number and (not found or int(number[1]) < len(found)) else ""
 
 
 def _by_uuid(entry: str, prefix: str, found: dict[str, list[str]]) -> str:

@@ -85,6 +85,8 @@ def test_slots_on_gpus(machine, monkeypatch):
     ("0,none,1", ["0"]),
     ("0,7,1", ["0", "7", "1"]),
     ("0,GPU-1a", ["0"]),
+    ("1;2,0", ["1", "0"]),
+    ("+1", ["1"]),
     ("1,1", []),
     ("GPU-1a,GPU-0a", ["GPU-1a", "GPU-0a"]),
     ("GPU-1a,0", ["GPU-1a"]),
@@ -152,6 +154,27 @@ def test_a_device_where_there_is_no_nvidia_smi(machine, monkeypatch):
             gpus.gpus()
     monkeypatch.setenv("KDCORE_DEVICE", "cuda")
     with pytest.raises(UserError, match="KDCORE_DEVICE=cuda: no such GPU here, for 0 can be seen; use cpu"):
+        processes.gpus()
+
+
+def test_gpus_that_hip_has_chosen(machine, monkeypatch):
+    """ROCm then ignores CUDA_VISIBLE_DEVICES, by which stages are given different ones."""
+    (machine / "driver").touch()
+    monkeypatch.setenv("HIP_VISIBLE_DEVICES", "2,3")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert processes.gpus() == ["0"]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(UserError, match="HIP_VISIBLE_DEVICES=2,3: a sweep gives GPUs by CUDA_VISIBLE_DEVICES"):
+        processes.gpus()
+
+
+def test_numbers_of_torch_are_no_numbers_of_the_machine(machine, monkeypatch):
+    """They count what CUDA_VISIBLE_DEVICES leaves, and in that variable they would be other GPUs."""
+    with_gpus(machine, 2)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-of-another-driver")
+    monkeypatch.setenv("KDCORE_DEVICE", "cuda")
+    with pytest.raises(UserError, match="no such GPU here, for 0 can be seen, with CUDA_VISIBLE_DEVICES=GPU-of-ano"):
         processes.gpus()
 
 
