@@ -1,6 +1,5 @@
 """A sweep: hands DVC's stale stages to workers as soon as what they need is done, and records the results in DVC."""
 
-import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +17,7 @@ from kdcore.sweep import journal as journals
 from kdcore.sweep.display import Screen, Waiting, shortened
 from kdcore.sweep.dvc_pipeline import Pipeline, Verdict
 from kdcore.sweep.journal import Journal
-from kdcore.sweep.processes import GRACE, Ending, Job, Outcome
+from kdcore.sweep.processes import GRACE, Ending, Job, Outcome, end_at_once
 from kdcore.sweep.schedule import Order, Schedule, State, Step
 from kdcore.sweep.transfer import Delivery, Parcel, Post
 from kdcore.system import signals, yamlfile
@@ -347,7 +346,7 @@ class Sweep:
                 if "crew" not in self.__dict__:  # it may be connecting, with jobs in a queue already
                     raise KeyboardInterrupt(number)
                 self.crew.abandon()
-                os._exit(128 + number)
+                end_at_once(128 + number)
             self.stopped = signal.Signals(number)
 
         wanted = [signal.SIGTERM]

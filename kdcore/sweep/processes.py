@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import queue
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,9 +19,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import Enum
-from multiprocessing import connection, forkserver, resource_tracker
+from multiprocessing import connection, forkserver, resource_tracker, util
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import NoReturn
 
 import psutil
 
@@ -109,6 +111,16 @@ def refuse_together() -> None:
                 f"{name}={os.environ[name]}: a sweep gives each cell one GPU, or its share of the cores; unset it, or "
                 "train with 'dvc repro'"
             )
+
+
+def end_at_once(code: int) -> NoReturn:
+    """End this process without waiting for anything; only the folder in which multiprocessing has sockets is removed.
+
+    Args:
+        code: its exit code.
+    """
+    shutil.rmtree(util.get_temp_dir(), ignore_errors=True)
+    os._exit(code)
 
 
 class Slots:

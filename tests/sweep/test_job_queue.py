@@ -651,8 +651,10 @@ def test_a_sweep_whose_job_pends_for_ever(project, slurm):
 
 @pytest.mark.slow
 @pytest.mark.pipeline
-def test_a_sweep_that_is_ended_at_once(project, slurm):
-    """The second Ctrl-C waits for nothing, and still leaves no job."""
+def test_a_sweep_that_is_ended_at_once(project, slurm, tmp_path, monkeypatch):
+    """The second Ctrl-C waits for nothing, and still leaves no job, and no folder of multiprocessing."""
+    (tmp_path / "t").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "t"))
     waiting = cell("kd", 1)
     project.behave(**{waiting: "wait"})
     (slurm.folder / "starts").write_text(STARTS.format(slurm.folder))
@@ -663,6 +665,7 @@ def test_a_sweep_that_is_ended_at_once(project, slurm):
             process.send_signal(number)
         process.send_signal(signal.SIGCONT)
         assert process.wait(30) in (128 + signal.SIGINT, 128 + signal.SIGTERM)
+        assert len(list((tmp_path / "t").glob("pymp-*"))) <= 1, "only its worker has one"
         project.wait_for(lambda: slurm.cancelled == ["101"])
 
 
