@@ -7,7 +7,7 @@ user chooses one by its name, such as "state_dict", "ema/model" or "state_dict/s
 """
 
 import re
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -22,7 +22,7 @@ BOOKKEEPING = (COUNTER, "n_averaged", "num_updates", "initted", "step", "decay",
 """Last parts of the names of single numbers beside weights: counters of norms and of averaged models, and the counts of
 operations that profilers leave in a network.
 """
-DEEPEST, MOST, LONGEST = 6, 10_000, 500
+DEEPEST, MOST, LONGEST = 20, 500_000, 500
 """How deep dictionaries are searched, how many of them, and the longest keys that are compared: hostile files have no
 bounds.
 """
@@ -30,7 +30,9 @@ MOST_PREFIXES = 200
 """How many networks one dictionary may hold."""
 WRAPPER = re.compile(r"(?<=\.)(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 """What torch.compile, FSDP and activation checkpointing put into the names of the parts that they wrap."""
-AVERAGE = re.compile(r"(?:^|_)(?:ema|swa|shadow|averaged?)(?:_|$)", re.IGNORECASE)
+AVERAGE = re.compile(
+    r"(?i:(?:^|[^a-z])(?:ema|swa|shadow|avg|averaged?|polyak|smoothed)(?:[^a-z]|$))|(?:EMA|SWA)(?![a-z])|(?<=[a-z])Ema"
+)
 """Found in the names under which checkpoints keep averages of the weights."""
 Rename = Mapping[str, str]
 """The name of a part of the network in the file -> its name in our network."""
@@ -115,7 +117,7 @@ def find(
         return max(candidates, key=_nearness)
     if weights_key is not None:
         return fitting[0]
-    averages = [name for name in _averages(content) if not any(where.startswith(name) for where in taken)]
+    averages = [name for name in _averages(content) if not any(_is_within(where, name) for where in taken)]
     return replace(fitting[0], averages=averages)
 
 
@@ -163,9 +165,21 @@ def _averages(content: object) -> list[str]:
         tensors = [key for key, value in items if isinstance(value, Tensor) and value.numel() > 1]
         if tensors and any(AVERAGE.search(part) for part in where.split("/")):
             found.append(where)
-        heads = {key.partition(".")[0] for key in tensors if isinstance(key, str) and "." in key}
-        found += [f"{where}/{head}." if where else f"{head}." for head in sorted(heads) if AVERAGE.search(head)]
+        heads = {_average_in(key) for key in tensors if isinstance(key, str) and len(key) <= LONGEST} - {""}
+        found += [f"{where}/{head}" if where else head for head in sorted(heads)]
     return found
+
+
+def _is_within(where: str, part: str) -> bool:
+    """Whether a candidate is a part of a file, or lies in it."""
+    return where == part or where.startswith(part if part.endswith(".") else f"{part}/")
+
+
+def _average_in(key: str) -> str:
+    """Return the beginning of a weight's name that calls it a part of an average; empty where none does."""
+    parts = key.split(".")[:-1]
+    first = next((i for i, part in enumerate(parts) if AVERAGE.search(part)), None)
+    return "" if first is None else ".".join(parts[: first + 1]) + "."
 
 
 def _containers(content: object) -> Iterator[tuple[str, list[tuple[Any, Any]]]]:
@@ -173,10 +187,10 @@ def _containers(content: object) -> Iterator[tuple[str, list[tuple[Any, Any]]]]:
 
     In paths, entries of lists and keys that are no text, such as the decays of averages, go by their position.
     """
-    waiting: list[tuple[str, object, int]] = [("", content, 0)]
+    waiting: deque[tuple[str, object, int]] = deque([("", content, 0)])
     seen = 0
     while waiting and seen < MOST:
-        where, content, depth = waiting.pop(0)
+        where, content, depth = waiting.popleft()
         if not isinstance(content, dict | list | tuple):
             continue
         seen += 1

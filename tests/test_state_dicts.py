@@ -98,6 +98,8 @@ def test_found(write, content):
      ("'state_dict/model.'", "'state_dict/ema_model.module.'")),
     ({**OURS, **prefixed("module.", EMA)}, ("the bare file", "'module.'")),
     ({**prefixed("net1."), **prefixed("net2.", EMA)}, ("'net1.'", "'net2.'")),
+    ({"a": OURS, "history": [{"loss": 0.1}] * 10_001, "b": {"net": EMA}}, ("'a'", "'b/net'")),
+    ({"a": OURS, "b": {"c": {"d": {"e": {"f": {"g": {"h": EMA}}}}}}}, ("'a'", "'b/c/d/e/f/g/h'")),
     ({"state_dict": OURS, "ema": {**EMA, "momentum": torch.tensor(0.999)}}, ("'state_dict'", "'ema'")),
     ({"model": OURS, "swa": [EMA]}, ("'model'", "'swa/0'")), ({"net": OURS, "ema": {0.999: EMA}}, ("'net'", "'ema/0'")),
 ])  # fmt: skip
@@ -128,6 +130,10 @@ PARAMETERS = {key: value for key, value in EMA.items() if "running" not in key a
 
 @pytest.mark.parametrize(("content", "where"), [
     ({"state_dict": OURS, "ema": PARAMETERS}, "ema"),
+    ({"model": OURS, "avg_params": [EMA["conv1.weight"]]}, "avg_params"),
+    ({"model": OURS, "modelEMA": PARAMETERS}, "modelEMA"), ({"model": OURS, "ema-model": PARAMETERS}, "ema-model"),
+    ({**prefixed("learner.model."), **prefixed("learner.model_ema.", PARAMETERS)}, "learner.model_ema."),
+    ({"ema_net": OURS, "ema": {f"x{key}": value for key, value in EMA.items()}}, "ema"),
     ({"state_dict": OURS, "model_ema": {"shadow_params": list(PARAMETERS.values())}}, "model_ema/shadow_params"),
     ({**prefixed("model."), **{f"model_ema.{key.replace('.', '')}": v for key, v in EMA.items()}}, "model_ema."),
 ])  # fmt: skip

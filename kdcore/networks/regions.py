@@ -24,8 +24,8 @@ def check_regions(
 
     The logits of a region are the classifier applied to the region's average. They say what the network thinks of the
     region only where the network's own logits are the classifier applied to the average of the whole final map.
-    Whether they are is measured on a copy in which no parameter is zero: a new head may begin with zeros, and then all
-    maps get the same logits.
+    Whether they are is measured on a copy in which no parameter is as it was made: a new head may begin with zeros, and
+    then all maps get the same logits, and a new norm or scale may begin as the identity.
 
     Args:
         network: in any mode, which is left as it is.
@@ -46,7 +46,7 @@ def check_regions(
 
 
 def _reason(network: Network, image_size: int, finest: int, small_maps: str | None) -> str | None:
-    probe = _without_zeros(network)
+    probe = _disturbed(network)
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(2, 3, image_size, image_size, generator=generator).to(next(probe.parameters()))
     with torch.no_grad():
@@ -82,14 +82,16 @@ def _too_small(side: int, size: str, finest: int, small_maps: str | None) -> str
     return f"{what}, which would repeat (as SDD published it for MobileNetV2; train.small_maps: {REPEAT} allows it)"
 
 
-def _without_zeros(network: Network) -> Network:
-    """Copy a network in evaluation mode, with small random numbers in place of parameters that are zero throughout."""
+def _disturbed(network: Network) -> Network:
+    """Copy a network in evaluation mode, with small random numbers added to parameters and buffers that are the same
+    throughout, such as the zeros and ones of new ones, which may hide what they will do once they are trained.
+    """
     values = [value for module in network.modules() for value in vars(module).values() if isinstance(value, Tensor)]
     computed = {id(value): value.detach().clone() for value in values}  # from parameters, which torch does not copy
     probe = copy.deepcopy(network, computed).eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for parameter in probe.parameters():
-            if not parameter.any():
-                parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
+        for value in (*probe.parameters(), *probe.buffers()):
+            if value.is_floating_point() and value.numel() and bool((value == value.flatten()[0]).all()):
+                value.add_(0.1 * torch.rand(value.shape, generator=generator).to(value))  # variances stay positive
     return probe

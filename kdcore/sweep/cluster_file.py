@@ -42,14 +42,15 @@ UNFIT = {
     "SLURMCluster": {
         "-a": ARRAY,
         "--array": ARRAY,
-        "-M": OTHER,
-        "--clusters": OTHER,
+        r"-M\S*": OTHER,
+        r"--clu\S*": OTHER,
         "-W": WAITS,
         "--wait": WAITS,
     },
     "PBSCluster": {"-J": ARRAY, "-t": ARRAY, r"-W ?\S*block=true": WAITS},
     "MoabCluster": {"-t": ARRAY},
     "SGECluster": {"-t": ARRAY, "-sync y": WAITS},
+    "OARCluster": {"--array": ARRAY, "--array-param-file": ARRAY},
     "LSFCluster": {r"-J ?\S*\[": ARRAY, "-K": WAITS},
 }
 """Class -> pattern of a directive that a sweep cannot do with -> why."""

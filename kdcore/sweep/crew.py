@@ -153,6 +153,14 @@ class Crew:
                 reasons[address] = "did not join the sweep; see its log, and start it in the project's environment"
         return [f"worker {address}: {reason}" for address, reason in reasons.items()]
 
+    @property
+    def complaints(self) -> list[str]:
+        """What a person should know though stages run: troubles of workers, and of the queue, to which nothing more is
+        submitted then.
+        """
+        queue_trouble = self.job_queue.trouble if self.job_queue is not None else ""
+        return [*self.troubles, *([f"no job is submitted any more: {queue_trouble}"] if queue_trouble else [])]
+
     def reasons(self) -> list[str]:
         """Say why there may be no worker, and what to do."""
         where = f"start them with 'python -m dask worker {self.client.scheduler.address}'"

@@ -137,7 +137,7 @@ class Sweep:
         room = self.crew.capacity()
         wanted = [*self.schedule.ready(), *self._running()]
         self.waiting.note(not room and not all(map(is_here, wanted)), self.crew.reasons)
-        for line in self.crew.troubles:
+        for line in self.crew.complaints:
             self.screen.say_once(line)
         needed = (not is_here(step.name) for step in self.schedule.steps.values() if step.state in UNFINISHED)
         if (trouble := self.crew.trouble) and any(needed):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from kdcore.system.errors import UserError
+from kdcore.system.errors import UserError, shown
 
 DEVICE, VISIBLE, HIP = "KDCORE_DEVICE", "CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"
 CUDA_DEVICE = re.compile(r"cuda(?::(\d+))?")
@@ -86,7 +86,7 @@ def installed() -> dict[str, list[str]]:
     """List the GPUs that nvidia-smi knows of, in their order: the UUID of each -> the UUIDs of its MIG parts.
 
     Raises:
-        UserError: nvidia-smi does not answer.
+        UserError: nvidia-smi does not answer, or fails though there is a driver.
     """
     if shutil.which("nvidia-smi") is None:
         return {}
@@ -104,6 +104,12 @@ def installed() -> dict[str, list[str]]:
             f"nvidia-smi -L: no answer in {ANSWER:g} seconds, so a GPU may hang; restart this machine, or compute on "
             f"the CPU with {DEVICE}=cpu"
         ) from error
+    words = " ".join((listed.stdout + listed.stderr).split())
+    if listed.returncode and DRIVERS[0].exists() and "No devices were found" not in words:
+        raise UserError(
+            f"nvidia-smi -L fails ({shown(words)}), so the driver or a GPU is broken; mend it, or compute on the CPU "
+            f"with {DEVICE}=cpu"
+        )
     found: dict[str, list[str]] = {}
     for line in listed.stdout.splitlines():
         if match := LISTED.match(line):

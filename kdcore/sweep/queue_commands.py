@@ -72,9 +72,11 @@ NUMBERS = {
 DROPPED = (
     *("SQUEUE_ACCOUNT", "SQUEUE_LICENSES", "SQUEUE_NAMES", "SQUEUE_PARTITION", "SQUEUE_QOS", "SQUEUE_STATES"),
     *("LSB_BJOBS_FORMAT", "SBATCH_ARRAY_INX", "SBATCH_WAIT"),
+    *("SCANCEL_ACCOUNT", "SCANCEL_INTERACTIVE", "SCANCEL_NAME", "SCANCEL_PARTITION", "SCANCEL_QOS", "SCANCEL_STATE"),
+    *("SCANCEL_USER", "SCANCEL_WCKEY"),
 )
-"""Variables by which squeue hides jobs, which would be taken for gone, or bjobs their numbers, and by which sbatch
-submits arrays, or waits for the end of a job.
+"""Variables by which squeue hides jobs, which would be taken for gone, or bjobs their numbers, by which sbatch submits
+arrays, or waits for the end of a job, and by which scancel leaves jobs in the queue.
 """
 
 

@@ -94,6 +94,28 @@ class TestSplitsAsClasses:
             fetch_own(f"folder:{tmp_path}", test_share=test_share)
         assert "set data.test_share" not in str(error.value)
 
+    @pytest.mark.parametrize(("holder", "flat"), [
+        ("train_images", "test_images"), ("Train_Data", "Test_Data"), ("train2017", "val2017"),
+        ("labeled", "unlabeled"), ("TrainingData", "unlabelled"), ("training set", "x"),
+    ])  # fmt: skip
+    def test_beside_a_flat_folder(self, tmp_path, holder, flat):
+        write_tree(tmp_path / holder, CLASSES, 2)
+        write_tree(tmp_path, [flat], 4, start=10)
+        with pytest.raises(UserError, match=rf"holds {holder}, with folders of its own, beside {flat}; is it a split"):
+            fetch_own(f"folder:{tmp_path}", test_share=0.5)
+
+    @pytest.mark.parametrize("name", ["trainers", "testudo", "valley", "device", "label"])
+    def test_classes_with_folders_of_their_own(self, tmp_path, name):
+        write_tree(tmp_path / name, ["red", "blue"], 2)
+        write_tree(tmp_path, ["cat"], 4, start=10)
+        assert fetch_own(f"folder:{tmp_path}", test_share=0.5).classes == sorted(["cat", name])
+
+    def test_in_capitals_or_not(self, tmp_path):
+        write_tree(tmp_path / "fold1", ["Cat", "Dog"], 2)
+        write_tree(tmp_path / "fold2", CLASSES, 2, start=10)
+        with pytest.raises(UserError, match=r"fold1, fold2 hold no images .* same names \(cat, dog\)"):
+            fetch_own(f"folder:{tmp_path}", test_share=0.5)
+
     @pytest.mark.parametrize("inside", ["images", "data/images", "{}"])
     def test_below_a_folder(self, tmp_path, inside):
         for start, folder in enumerate(("amazon", "webcam")):
@@ -442,6 +464,14 @@ class TestMasks:
             write_tree(tmp_path / split, names, 2, start=10 * start)
         with pytest.raises(UserError, match="look like kinds of files and not like classes"):
             fetch_own(f"folder:{tmp_path}")
+
+    def test_in_the_test_alone(self, tmp_path, capsys):
+        for start, split in enumerate(("train", "test")):
+            write_tree(tmp_path / split, CLASSES, 2, start=10 * start)
+        for path in [path for path in (tmp_path / "test").rglob("*") if path.is_file()]:
+            path.with_stem(f"{path.stem}_mask").write_bytes(path.read_bytes() + b"x")
+        fetch_own(f"folder:{tmp_path}")
+        assert "mask" in capsys.readouterr().err
 
     @pytest.mark.parametrize("names", [["mask", "no_mask"], ["mask", "label"], ["images", "cat"]])
     def test_other_classes(self, tmp_path, names):

@@ -39,11 +39,18 @@ class TestWhole:
         (["train/0000", "train/0002"], "0001.parquet"),
         (["train/0003"], "0000.parquet, 0001.parquet, 0002.parquet"),
         (["train/part-00000-x.snappy", "train/part-00002-x.snappy"], "part-00001-x.snappy.parquet"),
+        (["train-00000-OF-00002"], "train-00001-OF-00002.parquet"), (["train-0_of_2"], "train-1_of_2.parquet"),
+        (["train-0of2"], "train-1of2.parquet"), (["train.part0of3", "train.part1of3"], "train.part2of3.parquet"),
         (["data/train-00000-of-00009"], "train-00005-of-00009.parquet \\.\\.\\.; get the missing ones"),
     ])  # fmt: skip
     def test_a_part_is_missing(self, tmp_path, names, missing):
         write(tmp_path, *names, f"{names[0].split('train')[0]}test-0")
         with pytest.raises(UserError, match=rf"of \d parts, without .*{missing}"):
+            fetch_own(f"parquet:{tmp_path}")
+
+    def test_the_same_name_in_capitals(self, tmp_path):
+        write(tmp_path, "train", "train.PARQUET", "test")
+        with pytest.raises(UserError, match=r"train\.\w+ and train\.\w+ are the same part; move one away"):
             fetch_own(f"parquet:{tmp_path}")
 
     def test_of_the_test(self, tmp_path):

@@ -70,6 +70,30 @@ def test_the_whole_zoo_has_regions(name):
     check_regions(networks.create(name, 10), name, levels, image_size=size)
 
 
+class Necked(resnet.ResNet):
+    """Something between the average and the logits that does nothing before it is trained."""
+
+    def __init__(self, kind):
+        super().__init__(10, 8, (16, 16, 32, 64))
+        self.kind = kind
+        self.neck = nn.BatchNorm1d(64, affine=False)
+        self.scale = nn.Parameter(torch.ones(()))
+        self.register_buffer("centre", torch.zeros(64))
+
+    def forward(self, images):
+        output = super().forward(images)
+        pooled = {"norm": self.neck, "centre": lambda x: x - self.centre, "scale": lambda x: x}[self.kind](
+            output.pooled
+        )
+        logits = self.fc(pooled)
+        return output._replace(logits=self.scale * logits if self.kind == "scale" else logits)
+
+
+@pytest.mark.parametrize("kind", ["norm", "centre", "scale"])
+def test_what_is_the_identity_before_it_is_trained(kind):
+    assert "its logits are not its linear classifier" in refusal(Necked(kind), (1, 2))
+
+
 @pytest.mark.parametrize("zero_head", [False, True], ids=["drawn head", "head of zeros"])
 def test_a_norm_before_the_classifier(zero_head):
     said = refusal(Normed(zero_head=zero_head), (1, 2))

@@ -194,6 +194,10 @@ def test_a_container_without_nvidia_smi(machine, monkeypatch):
 def test_an_nvidia_smi_that_fails_or_hangs(machine, monkeypatch):
     says(machine, "echo 'NVIDIA-SMI has failed because it could not communicate with the NVIDIA driver'; exit 9")
     assert processes.gpus() == []
+    gpus.DRIVERS[0].touch()
+    with pytest.raises(UserError, match=r"nvidia-smi -L fails \('NVIDIA-SMI has failed because .*KDCORE_DEVICE=cpu"):
+        processes.gpus()
+    gpus.DRIVERS[0].unlink()
     monkeypatch.setattr(gpus, "ANSWER", 0.1)
     says(machine, "exec /bin/sleep 5")
     with pytest.raises(UserError, match=r"nvidia-smi -L: no answer in 0.1 seconds, so a GPU may hang"):

@@ -357,7 +357,7 @@ def test_a_user_who_lists_running_jobs_only(slurm, make, monkeypatch):
     assert slurm.cancelled == queue.said == []
 
 
-@pytest.mark.parametrize("variable", ["SBATCH_WAIT", "SBATCH_ARRAY_INX", "LSB_BJOBS_FORMAT"])
+@pytest.mark.parametrize("variable", ["SBATCH_WAIT", "SBATCH_ARRAY_INX", "LSB_BJOBS_FORMAT", "SCANCEL_STATE"])
 def test_variables_that_change_what_commands_do(slurm, make, monkeypatch, variable):
     monkeypatch.setenv(variable, "1")
     slurm.write("sbatch", f'echo "Submitted batch job 10${{{variable}:-2}}"')

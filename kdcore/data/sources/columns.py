@@ -9,6 +9,8 @@ from kdcore.system.errors import UserError, named, shown, suggest
 
 LABELS = ("label", "labels", "fine_label", "class")
 """Usual names of the column that holds the class."""
+MASKS = ("alpha", "annotation", "depth", "mask", "masks", "seg", "segmentation")
+"""Names of columns that hold pictures, and hardly those that are to be classified."""
 MOST_COLUMNS = 20
 """Most columns that a message names."""
 
@@ -49,6 +51,9 @@ def find_columns(file: Path, schema: pa.Schema, wanted: Columns) -> Columns:
             f"{has}; expected one of images (binary, or a struct with bytes) and one of labels ({', '.join(LABELS)}). "
             "Set data.image_column and data.label_column to name them"
         )
+    if wanted.image is None and images[0].lower() in MASKS:
+        raise UserError(f"{has}; only {images[0]} holds images; set data.image_column to it, or to a column of paths")
+    _check_no_parts(schema, images[0], labels[0], has)
     if len(labels) > 1:
         raise UserError(f"{has}; labels may be in {' or '.join(labels)}: set data.label_column to one of them")
     kinds = {key: schema.field(name).type for key, name in (("image", images[0]), ("label", labels[0]))}
@@ -59,6 +64,14 @@ def find_columns(file: Path, schema: pa.Schema, wanted: Columns) -> Columns:
     if not _is_label(kinds["label"]):
         raise UserError(f"{file}: column {labels[0]} is of type {kinds['label']}; a label is a whole number or text")
     return Columns(images[0], labels[0])
+
+
+def _check_no_parts(schema: pa.Schema, image: str, label: str, has: str) -> None:
+    """Refuse columns whose names parquet's reader would take for a part of another column too, such as image.bytes."""
+    for name in (image, label):
+        whole = name.partition(".")[0]
+        if whole != name and whole in schema.names:
+            raise UserError(f"{has}; {name} may also be meant as a part of {whole}; rename one of the two")
 
 
 def _is_image(kind: pa.DataType) -> bool:

@@ -17,7 +17,7 @@ from kdcore.data.sources.folders import (
     holds_images,
     visible_folders,
 )
-from kdcore.data.sources.splits import ALL, TEST, TRAIN, VALIDATION, role
+from kdcore.data.sources.splits import ALL, TEST, TRAIN, VALIDATION, looks_like_split, role
 from kdcore.system.errors import UserError
 
 WANTED = f"train and {TEST[0]} or {VALIDATION[0]} (docs/extending.md has other names for them)"
@@ -129,7 +129,7 @@ def _check_classes(root: Path, folders: list[Path]) -> None:
             raise UserError(
                 f"data.test_share: {folder} is split already; name it in data.source, and remove test_share"
             )
-        if role(folder.name) in (*TRAIN, *TEST, *VALIDATION) and not holds_images(folder) and visible_folders(folder):
+        if looks_like_split(folder.name) and not holds_images(folder) and visible_folders(folder):
             raise UserError(
                 f"data.source: {root} holds {folder.name}, with folders of its own, beside "
                 f"{', '.join(other.name for other in folders if other != folder)}; is it a split or a class? Name the "

@@ -118,9 +118,9 @@ def check_no_splits(folders: list[Path], root: Path) -> None:
         UserError: names them and what they hold.
     """
     inside = {folder: _names_inside(folder) for folder in folders}
-    own = {composed(folder.name) for folder in folders}
+    own = {composed(folder.name).casefold() for folder in folders}
     for folder, names in inside.items():
-        beside = names & own - {composed(folder.name)}
+        beside = names & own - {composed(folder.name).casefold()}
         if len(beside) > 1:
             raise UserError(
                 f"{folder}: holds no images itself but folders that are called like those beside it "
@@ -142,13 +142,13 @@ def check_no_splits(folders: list[Path], root: Path) -> None:
 
 def _names_inside(folder: Path) -> set[str]:
     """Return the names of the folders in a folder that holds no images itself, or in the only folder in it; none if
-    there are images.
+    there are images. Capitals do not count.
     """
     if holds_images(folder):
         return set()
     inside = visible_folders(folder)
     is_wrapped = len(inside) == 1 and not inside[0].is_symlink()
-    return (_names_inside(inside[0]) if is_wrapped else set()) or {composed(child.name) for child in inside}
+    return (_names_inside(inside[0]) if is_wrapped else set()) or {composed(child.name).casefold() for child in inside}
 
 
 def holds_images(folder: Path) -> bool:

@@ -124,7 +124,8 @@ def _in_folders(root: Path, test_share: float | None) -> tuple[list[str], tuple[
     """List the images of folders, a folder per class."""
     train, test = divided(root, test_share)
     contents.check_files_apart(train, test)
-    contents.check_no_masks(train, f"data.source {root}")
+    for files in (train, test):
+        contents.check_no_masks(files, f"data.source {root}")
 
     def listed(files: Files) -> Listed:
         paths = [path for paths_of_class in files.values() for path in paths_of_class]

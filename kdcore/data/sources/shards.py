@@ -12,7 +12,7 @@ from kdcore.data.sources.splits import ALL, in_order, is_hidden, role
 from kdcore.system.errors import UserError
 
 SUFFIX = ".parquet"
-NUMBERED_OF = re.compile(r"(?P<before>.*?)(?P<number>\d+)-of-(?P<count>\d+)(?P<after>.*)")
+NUMBERED_OF = re.compile(r"(?P<before>.*?)(?P<number>\d+)[-_. ]*of[-_. ]*(?P<count>\d+)(?P<after>.*)", re.IGNORECASE)
 NUMBERED = re.compile(
     r"(?P<before>(?:[-._]?(?:part|shard|chunk|batch|file|data))?[-._]?)(?P<number>\d+)(?P<after>.*)", re.IGNORECASE
 )
@@ -207,6 +207,9 @@ def _check_complete(parts: list[Part]) -> None:
     """Refuse parts of which one is missing or there twice; numbers begin at 0 or 1."""
     numbers = [int(part.number) for part in parts if part.number is not None]
     first = parts[0]
+    if not numbers and len(parts) > 1:  # train.parquet and train.PARQUET
+        names = " and ".join(part.file.name for part in parts[:MOST])
+        raise UserError(f"{first.file.parent}: {names} are the same part; move one away")
     if not numbers or (first.count is None and len(parts) == 1 and first.number == str(numbers[0])):
         return  # a lone number without zeros in front may count something else
     twice = [part.file.name for part, number in zip(parts, numbers, strict=True) if numbers.count(number) > 1]

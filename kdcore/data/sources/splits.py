@@ -1,5 +1,6 @@
 """The names by which the parts of a data set are known: what is trained on, and what is tested on."""
 
+import re
 import unicodedata
 from pathlib import Path
 
@@ -15,6 +16,18 @@ ALL = (*TRAIN, *TEST, *VALIDATION)
 def role(name: str) -> str:
     """Return the name of a folder or a file as the lists above have it."""
     return name.lower().replace("-", "_").replace(" ", "_")
+
+
+LIKE_A_SPLIT = re.compile(
+    r"(train|test|val|valid|eval|dev)(ing|idation|uation)?_?(\d+|images?|imgs?|data|sets?|splits?|samples?)|"
+    "(un)?label(l)?ed"
+)
+"""Names that hardly are those of classes where folders lie in them: train_images, test2017, unlabeled."""
+
+
+def looks_like_split(name: str) -> bool:
+    """Whether a folder is called like a part of a data set, by one of the names above or one that is near."""
+    return role(name) in ALL or LIKE_A_SPLIT.fullmatch(role(name)) is not None
 
 
 SYSTEM = ("$RECYCLE.BIN", "@eaDir", "System Volume Information", "__MACOSX", "lost+found")
