@@ -18,7 +18,7 @@ from kdcore.matrix.train_section import stretched
 from kdcore.networks import input_affine
 from kdcore.system import yamlfile
 from kdcore.system.errors import UserError
-from kdcore.system.files import alone, write_json
+from kdcore.system.files import write_json
 from kdcore.training import device, run_folder
 
 DATA, FOLDER = Path("data"), Path("scratch/cells")
@@ -105,11 +105,7 @@ def dataset(name: str | None, file: str | None, *, source: str | None, image_siz
         return storage.load(folder)
     data_section.check_there(section, where)
     try:
-        sources.SCRATCH.mkdir(parents=True, exist_ok=True)
-        folder = sources.SCRATCH / section["name"]
-        # From writing to opening: another process may keep another source there, under the same name.
-        with alone(folder, "reads", lock_file=folder.with_name(f".{folder.name}.lock")):
-            return sources.fetch_once(section)
+        return sources.fetch_once(section)
     except UserError as error:
         if file is None and re.search(r"\bdata\.(?!source\b)", str(error)):
             raise UserError(f"{error}; here, in a params file that --params names") from error

@@ -12,7 +12,7 @@ from kdcore.data import storage
 from kdcore.data.dataset import Dataset, Encoded, Split
 from kdcore.matrix import data_section
 from kdcore.matrix.fingerprint import fingerprint
-from kdcore.system.files import whole
+from kdcore.system.files import alone, whole
 
 SCRATCH = Path("scratch/data")
 KEY = "identity"
@@ -57,13 +57,21 @@ def fetch_once(section: dict[str, Any]) -> Dataset:
     identity = json.dumps(
         [section, code, _files(data_section.path(data_section.located(section["source"])))], sort_keys=True
     )
-    folder = SCRATCH / section["name"]
-    if not (folder / KEY).is_file() or (folder / KEY).read_text() != hashlib.sha256(identity.encode()).hexdigest():
-        fetched = fetch(section)
-        with whole(folder) as unfinished:
-            storage.save(fetched, unfinished)
-            (unfinished / KEY).write_text(hashlib.sha256(identity.encode()).hexdigest())
-    return storage.load(folder)
+    folder, key = SCRATCH / section["name"], hashlib.sha256(identity.encode()).hexdigest()
+
+    def is_kept() -> bool:
+        return (folder / KEY).is_file() and (folder / KEY).read_text() == key
+
+    fetched = None if is_kept() else fetch(section)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # From writing to opening: another process may keep another source there, under the same name.
+    with alone(folder, "keeps", lock_file=folder.with_name(f".{folder.name}.lock")):
+        if not is_kept():
+            fetched = fetched or fetch(section)
+            with whole(folder) as unfinished:
+                storage.save(fetched, unfinished)
+                (unfinished / KEY).write_text(key)
+        return storage.load(folder)
 
 
 def _files(source: Path | None) -> list[tuple[str, int, int]]:
