@@ -49,11 +49,10 @@ class Candidate:
     missing: list[str]
     unknown: list[str]
     misshapen: list[str]
-
-    averages: list[str] = field(default_factory=list, kw_only=True)
-    """Other parts of the file that hold averages of weights by their names, but not under the network's names."""
     numbers: list[str]
     """Those of the unknown tensors that hold a single number."""
+    averages: list[str] = field(default_factory=list)
+    """Other parts of the file that hold averages of weights by their names, but not under the network's names."""
 
     @property
     def fits(self) -> bool:

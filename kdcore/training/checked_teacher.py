@@ -92,13 +92,13 @@ def check(card: dict[str, Any], source: str, top1: float, network: Network, data
     if published is not None:
         where += f", {published - top1:.2f} points below the published {published:.2f}%"
         if top1 < published - card["tolerance"]:
-            gives = best.top1 >= published - card["tolerance"] - _error(best.top1, dataset)
-            doubts = best.advice(name) if gives else f"{_doubts(setting)}{_other_order(network, dataset)}"
-            raise UserError(f"{where} (allowed: {card['tolerance']}). {doubts}")
+            is_it = best.top1 >= published - card["tolerance"] - _error(best.top1, dataset)
+            advice = best.advice(name) if is_it else _doubts(setting, network, dataset)
+            raise UserError(f"{where} (allowed: {card['tolerance']}). {advice}")
     elif top1 <= _chance(dataset):
-        gives = best.top1 > _chance(dataset) + BETTER
-        doubts = best.advice(name) if gives else f"{_doubts(setting)}{_other_order(network, dataset)}"
-        raise UserError(f"{where}, which is no better than chance. {doubts}")
+        is_it = best.top1 > _chance(dataset) + BETTER
+        advice = best.advice(name) if is_it else _doubts(setting, network, dataset)
+        raise UserError(f"{where}, which is no better than chance. {advice}")
     elif best.top1 > best.now + BETTER:
         raise UserError(f"{where}. {best.advice(name)}, or {setting} if {top1:.2f} is right")
     else:
@@ -111,10 +111,11 @@ def check(card: dict[str, Any], source: str, top1: float, network: Network, data
     print(f"warning: {where}", file=sys.stderr)
 
 
-def _doubts(setting: str) -> str:
+def _doubts(setting: str, network: Network, dataset: Dataset) -> str:
+    """Say what may be wrong where no common normalisation gives the expected accuracy."""
     return (
         f"Are weights, data set and class order those of the publication? If so, set {setting} (none of the common "
-        "normalisations of images gives the expected accuracy)"
+        f"normalisations of images gives the expected accuracy){_other_order(network, dataset)}"
     )
 
 
