@@ -15,12 +15,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(VENV)/bin/pip install --quiet -c constraints.txt -e '.[test]'
 	touch $@
 
-repro: setup  ## run the experiment matrix of params.yaml and render tables/
+repro: setup  ## run the experiment matrix of params.yaml on all cores or GPUs, and render tables/
 	python -m stages.plan --check params.yaml
-	python -m stages.mend
-	dvc repro
+	python -m stages.sweep
 
-sweep: setup  ## the same in parallel: make sweep [JOBS=2]
+sweep: setup  ## the same without the check, with as many jobs as you say: make sweep [JOBS=2]
 	python -m stages.sweep $(addprefix --jobs ,$(JOBS))
 
 test: setup lint  ## check style and types, then run the quick tests, or all of them: make test [ALL=1]
@@ -47,7 +46,7 @@ audit: setup  ## check licences (see pyproject.toml), pins and known vulnerabili
 presets: setup  ## list the files in presets/, check them, and estimate what they cost
 	python -m stages.preset
 
-preset: setup  ## make one of them params.yaml: make preset NAME=cifar100-homogeneous [FORCE=1]
+preset: setup  ## make one of them params.yaml: make preset NAME=cifar100-dskd [FORCE=1]
 	python -m stages.preset '$(NAME)' '$(or $(FORCE),0)'
 
 clean:  ## remove what `dvc checkout` can bring back

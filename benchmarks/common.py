@@ -189,8 +189,8 @@ def show(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         print(f"| {' | '.join(padded)} |")
 
 
-def keep(what: str, *details: str, where: torch.device, content: dict[str, Any]) -> None:
-    """Write a result into `RESULTS`, with date, command, commit, versions, device and threads.
+def keep(what: str, *details: str, where: torch.device, content: dict[str, Any]) -> Path:
+    """Write a result into `RESULTS`, with date, command, commit, versions, device and threads; returns the file.
 
     Args:
         what: of the benchmark.
@@ -208,6 +208,7 @@ def keep(what: str, *details: str, where: torch.device, content: dict[str, Any])
     file.parent.mkdir(parents=True, exist_ok=True)
     write_json(file, made)
     print(f"kept in {file}")
+    return file
 
 
 def _command() -> str:

@@ -20,7 +20,7 @@ from kdcore.standardize import standardize
 
 CPU = torch.device("cpu")
 PAIR = "resnet20-resnet8"
-STUDENT = Path(f"runs/{PAIR}/{PAIR}-kd-1-False-0/weights.safetensors")
+STUDENT = Path(f"runs/{PAIR}/{PAIR}-kd-1-False-base-0/weights.safetensors")
 TEACHER = Path(f"pairs/{PAIR}.safetensors")
 BATCH = 64
 LEVELS = (1, 2, 4)

@@ -32,15 +32,17 @@ def main(folder: str, name: str) -> None:
 
         return run
 
+    from kdcore.system import collector
     from stages import train
 
+    with collector.uncollected():  # as stage train does
+        import torch
+
+        from kdcore import checkpoints
+        from kdcore.data import storage
+        from kdcore.training import experiment, loop, teacher_outputs  # noqa: F401
+
     ends["imports"] = time.perf_counter()
-    import torch
-
-    from kdcore import checkpoints
-    from kdcore.data import storage
-    from kdcore.training import loop, teacher_outputs
-
     step = loop.Run.step
 
     def last(*args: Any) -> None:

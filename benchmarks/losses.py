@@ -71,15 +71,18 @@ def main(scale: str = "4", batch_size: str = "64", classes: str = "100") -> None
             stand_recipe="paper",
         )
         for stand in (False, True):
-            objective = build(
+            objective, _ = build(
                 name,
                 {key: value.value for key, value in recipe.items()},
                 student=student,
                 teacher=teacher,
                 labels=target,
                 image_size=32,
+                batch_size=int(batch_size),
+                epochs=240,
                 levels=levels(int(scale)),
                 stand=stand,
+                teacher_outputs=lambda: iter([teacher(images)]),
             )
             outputs = [leaves(student(images)) for _ in range(objective.views)]
             loss = partial(loss_and_backward, objective, outputs, taught, target, context)

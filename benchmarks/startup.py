@@ -19,7 +19,7 @@ from benchmarks.common import BATCH, Case
 from kdcore.training import device, teacher_cache
 
 TRAIN, TEST = 50_000, 10_000
-WANTED = 4.0
+WANTED = 2.0
 """Seconds."""
 
 

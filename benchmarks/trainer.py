@@ -40,6 +40,8 @@ from kdcore.training.optimizers import SGD
 from kdcore.training.random import device_generator
 
 Loop = Callable[[], object]
+Passes = Callable[[Tensor], Tensor]
+"""The loss (scalar) of a batch of images (B, 3, H, W)."""
 COMPARED = (("trainer", "bare"), ("trainer", "published"), ("table", "trainer"), ("table", "published"))
 
 
@@ -87,8 +89,8 @@ def _plain_kd(logits: Tensor, taught: Tensor, target: Tensor) -> Tensor:
     return RECIPE["ce_weight"] * F.cross_entropy(logits, target) + RECIPE["kd_weight"] * soft
 
 
-def bare(case: Case, images: int, where: torch.device) -> Loop:
-    """What the hardware does of the same forward and backward passes."""
+def bare(case: Case, images: int, where: torch.device, compiled: Callable[[Passes], Passes] | None = None) -> Loop:
+    """What the hardware does of the same forward and backward passes, which `compiled` may compile."""
     keep_freed_memory()
     teacher, _ = common.networks_of(case.pair, where)
     run = loop.prepare(case.card, common.noise(BATCH), teacher, device=where)
@@ -97,14 +99,18 @@ def bare(case: Case, images: int, where: torch.device) -> Loop:
     target = torch.randint(CLASSES, (BATCH,), device=where)
     context = BatchContext(torch.arange(BATCH, device=where), 1, device_generator(0, 1, where))
 
+    def passes(view: Tensor) -> Tensor:
+        with torch.no_grad():
+            taught = taught_by(view.to(run.dtype))
+        with autocast(where, run.dtype):
+            return run.objective([run.student(view)], [taught], target, context).loss
+
+    loss_of = passes if compiled is None else compiled(passes)
+
     def epoch() -> None:
         run.student.train()
         for _ in range(images // BATCH):
-            with torch.no_grad():
-                taught = taught_by(view.to(run.dtype))
-            with autocast(where, run.dtype):
-                loss = run.objective([run.student(view)], [taught], target, context).loss
-            cast(SGD, run.optimizer).minimise(loss)
+            cast(SGD, run.optimizer).minimise(loss_of(view))
 
     return epoch
 

@@ -1,21 +1,26 @@
 """Save and load weights: our own files are safetensors; of published `.pth` pickles only tensors are read."""
 
+import json
 import os
 import re
 import sys
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from kdcore import networks, state_dicts
+from kdcore import methods, networks, state_dicts
 from kdcore.networks import input_affine
 from kdcore.networks.contract import Network
+from kdcore.networks.input_affine import Normalisation
+from kdcore.networks.other_end import OtherEnd
 from kdcore.state_dicts import COUNTER
+from kdcore.system.arrays import Array, Dtype
 from kdcore.system.errors import UserError, named
 from kdcore.system.pointers import stands_for_another
 
@@ -24,24 +29,22 @@ LARGEST_RATIO = 10
 ZIP = b"PK\3\4"
 """The first bytes of a zip file, by which torch tells it from the format before 1.6."""
 LONGEST_REASON = 300
+OTHER_END = "kdcore_other_end"
+"""Key of a file's metadata that says how the end of its student was made (see `kdcore.networks.other_end`)."""
+SETTINGS = "teachers.<name>.mean and std in params.yaml (here --mean-std, if the command has it)"
+"""Where a user says how the images were normalised that a network was trained on."""
 BESIDE = (
-    *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
-    "numpy.dtype",
-    "numpy.ndarray",
-    *("argparse.Namespace", "types.SimpleNamespace", "datetime.datetime"),
+    *("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "numpy.ndarray"),
+    "datetime.datetime",
     *(f"{module}.{kind}Path" for module in ("pathlib", "pathlib._local") for kind in ("Posix", "PurePosix", "Windows")),
 )
-"""What pickles call to make what training scripts keep beside the weights: scalars and arrays of NumPy 1 and NumPy 2,
-the options of the command line, paths and dates.
+"""What pickles call to make what training scripts keep beside the weights: scalars of NumPy 1 and NumPy 2, paths and
+dates.
 """
 
 
 class _Unread:
-    """Stands in for a value beside the weights, such as an accuracy, which nothing here reads.
-
-    NumPy's own functions would trust the file: a pickle can describe a type whose objects have addresses of its choice,
-    and the next hash or comparison would follow them.
-    """
+    """Stands in for a value beside the weights, such as an accuracy, which nothing here reads."""
 
     def __new__(cls, *_: Any) -> "_Unread":
         return super().__new__(cls)
@@ -50,28 +53,62 @@ class _Unread:
         pass
 
 
+class _Options(dict[str, Any]):
+    """Stands in for options of a command line, such as the mean of images, which are read as a dictionary."""
+
+    def __setstate__(self, state: Any) -> None:
+        """Take the options that the pickle holds."""
+        self.update(state)
+
+
+READ = (
+    (Array, "numpy.core.multiarray._reconstruct"),
+    (Array, "numpy._core.multiarray._reconstruct"),
+    (Dtype, "numpy.dtype"),
+    (_Options, "argparse.Namespace"),
+    (_Options, "types.SimpleNamespace"),
+)
+"""What they call to make what may hold weights or a normalisation: arrays of NumPy 1 and NumPy 2, and options."""
+
+
 def save(network: nn.Module, path: Path) -> None:
-    """Write a module's state dict as safetensors, wherever its tensors are."""
-    save_file({key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}, path)
+    """Write a module's state dict as safetensors, wherever its tensors are; and, for a student that ends as its method
+    wants, how to make that end. A weight that has two names is written twice, for the format knows no second names.
+    """
+    about = {OTHER_END: network.described()} if isinstance(network, OtherEnd) else None
+    apart = {
+        key: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for key, value in network.state_dict().items()
+    }
+    save_file(apart, path, about)
 
 
 def load(
-    path: Path | str, network: nn.Module, *, weights_key: str | None = None, rename: state_dicts.Rename | None = None
+    path: Path | str,
+    network: nn.Module,
+    *,
+    weights_key: str | None = None,
+    rename: state_dicts.Rename | None = None,
+    images: Normalisation | None = None,
+    own: Normalisation | None = None,
 ) -> None:
     """Fill a network with the weights of a file. Never executes code from the file.
 
     Args:
         path: a `.safetensors` file, or a published PyTorch checkpoint in the format of torch 1.6 or the one before. Its
-            state dict may lie under any keys and have any prefix, beside plain values, other tensors, and what
-            `BESIDE` lists (see `kdcore.state_dicts`).
+            state dict may lie under any keys and have any prefix, hold tensors, arrays of NumPy or nested lists, and
+            lie beside plain values, other tensors, options, and what `BESIDE` lists (see `kdcore.state_dicts`).
         network: has the architecture and number of classes of the file.
         weights_key: names the state dict that is meant, where several fit, such as "ema" or "state_dict/student."; None
             searches for it.
         rename: the name of a part of the network in the file -> its name in our network, such as {"linear": "fc"}.
+        images: how the images are normalised that the network will see; None trusts a file that was written here.
+        own: how those were that it was trained on, where they may differ; it then renormalises its input.
 
     Raises:
         UserError: the file is missing, is no checkpoint, holds anything else, lacks the key, does not fit the network,
-            or holds several different state dicts that fit.
+            or holds several different state dicts that fit; or it says that it was trained on images of another
+            normalisation, or does not say of which, and `own` does not either.
     """
     path = Path(path)
     check_there(path)
@@ -82,18 +119,26 @@ def load(
         found = state_dicts.find(content, expected, weights_key=weights_key, rename=rename)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-    strange = [f"{named(key)} ({value.dtype})" for key, value in found.weights.items() if not _is_weight(key, value)]
+    strange = [
+        f"{named(key)} ({value.dtype})"
+        for key, value in found.weights.items()
+        if not (_is_weight(key, value) or _is_index(value, expected[key]))
+    ]
     if strange:
         raise UserError(f"{path}: holds what are no weights, in {strange[:3]}; weights are floating-point numbers")
     if not found.fits:
         where = f" ({found.name} comes nearest)" if found.where else ""
         raise UserError(
-            f"{path}: does not fit a {type(network).__name__} of this depth, width and number of classes{where}; "
+            f"{path}: does not fit a {_named_network(network)} of this depth, width and number of classes{where}; "
             f"missing {found.missing[:3] or 'nothing'}, unknown {[*map(named, found.unknown[:3])] or 'nothing'}, "
             f"misshapen {found.misshapen[:3] or 'nothing'}"
         )
-    broken = [key for key, value in found.weights.items() if not torch.isfinite(value.float()).all()]
-    if broken:  # in the type that networks have
+    broken = [
+        key
+        for key, value in found.weights.items()  # in the type that networks have
+        if not (torch.isfinite(value.float()) | _by_design(value, expected[key])).all()
+    ]
+    if broken:
         raise UserError(f"{path}: holds values that are not finite, in {broken[:3]}")
     if found.averages:
         print(
@@ -102,6 +147,37 @@ def load(
             file=sys.stderr,
         )
     network.load_state_dict({**expected, **found.weights})
+    _check_normalisation(path, state_dicts.own_normalisations(content, expected), images, own)
+    if images is not None and own is not None:
+        input_affine.attach(network, mean=images.mean, std=images.std, own_mean=own.mean, own_std=own.std)
+    elif images is not None and hasattr(network, input_affine.SCALE):
+        raise UserError(
+            f"{path}: was adopted before, for a data set whose normalisation it does not say, and renormalises the "
+            f"images of that; set {SETTINGS} to those that it was trained with"
+        )
+
+
+def _check_normalisation(
+    path: Path, held: Mapping[str, Normalisation], images: Normalisation | None, own: Normalisation | None
+) -> None:
+    """Refuse or doubt a file that holds a normalisation of its own, where images are normalised otherwise."""
+    wanted = own or images
+    for where, one in held.items():
+        if wanted is not None and one.is_close(wanted):
+            continue
+        said = f"{path}: holds a normalisation of images, {where}, with {one}"
+        if images is not None and own is None:
+            raise UserError(
+                f"{said}, but the images here have {images}; set {SETTINGS} to those that it was trained with"
+            )
+        print(f"warning: {said}, which is not used{f', but {own}' if own else ''}", file=sys.stderr)
+
+
+def _named_network(network: nn.Module) -> str:
+    """Name a network for a message by its class, and by the method that made its end."""
+    if isinstance(network, OtherEnd):
+        return f"{type(network.network).__name__} with the end of {network.made_by['method']}"
+    return type(network).__name__
 
 
 def check_there(path: Path) -> None:
@@ -129,6 +205,9 @@ def restore(
     stem: str = "small",
     weights_key: str | None = None,
     rename: state_dicts.Rename | None = None,
+    images: Normalisation | None = None,
+    own: Normalisation | None = None,
+    described: Mapping[str, Any] | None = None,
 ) -> Network:
     """Create a network with the weights of a file, frozen and in evaluation mode.
 
@@ -140,13 +219,34 @@ def restore(
         stem: see `kdcore.networks.create`.
         weights_key: see `load`.
         rename: see `load`.
+        images: see `load`.
+        own: see `load`.
+        described: see `kdcore.networks.create`.
 
     Raises:
         UserError: see `load`.
     """
-    network = networks.create(name, num_classes, stem=stem)
-    load(path, network, weights_key=weights_key, rename=rename)
+    network = with_its_end(networks.create(name, num_classes, stem=stem, described=described), path)
+    load(path, network, weights_key=weights_key, rename=rename, images=images, own=own)
     return network.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload]
+
+
+def with_its_end(network: Network, path: Path) -> Network:
+    """Give a new network the end of the student in a file, if that ends as its method wants; raises like `load`."""
+    check_there(path)
+    if path.suffix != ".safetensors":
+        return network
+    try:
+        with safe_open(path, framework="pt") as file:
+            described = (file.metadata() or {}).get(OTHER_END)
+        if described is None:
+            return network
+        made_by = json.loads(described)
+        return methods.get(made_by["method"]).other_end(network, **made_by["arguments"])
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: not a safetensors file, {_what_else(path, error)}") from error
+    except Exception as error:  # what a wrong end raises depends on what is wrong in it
+        raise UserError(f"{path}: says of its student's end what makes none ({error}); get it anew") from error
 
 
 def _read(path: Path) -> Any:
@@ -160,14 +260,14 @@ def _read(path: Path) -> Any:
 
 
 def _unpickle(path: Path) -> Any:
-    """Read a `.pth` file with torch's reader, which makes tensors and plain values and calls nothing else.
+    """Read a `.pth` file with torch's reader, which makes tensors and plain values, and calls only stand-ins of ours.
 
     Torch's reader sets no bounds: values inside one another, in a file made to harm, can keep it busy for ever or crash
     it.
     """
     try:
         _check_zip(path)
-        with torch.serialization.safe_globals([(_Unread, name) for name in BESIDE]):
+        with torch.serialization.safe_globals([*((_Unread, name) for name in BESIDE), *READ]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # what torch raises for a damaged file depends on where the damage is
         foreign = re.search(r"GLOBAL (\S+)", str(error))
@@ -220,3 +320,16 @@ def _is_weight(key: object, value: object) -> bool:
     if not isinstance(key, str) or not dense or str(value.dtype).endswith("_x2"):  # type: ignore[attr-defined]
         return False  # the last are two numbers in a byte
     return value.is_floating_point() or key.endswith(COUNTER)  # type: ignore[attr-defined]
+
+
+def _by_design(value: Tensor, expected: Tensor) -> Tensor:
+    """Where a file holds the infinities that the network is made with, such as those of attention masks."""
+    return torch.isinf(expected).cpu() & (value.to(expected.dtype) == expected.cpu())
+
+
+def _is_index(value: object, expected: Tensor) -> bool:
+    """Whether a network keeps whole numbers here, such as torchvision's Swin the positions of windows, and so does the
+    file.
+    """
+    whole = not (expected.is_floating_point() or expected.is_complex())
+    return whole and isinstance(value, Tensor) and value.dtype == expected.dtype and value.layout == torch.strided

@@ -5,8 +5,7 @@ a pyramid (SDD). Every logit method takes every combination; M=[1] without stand
 """
 
 import inspect
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -14,58 +13,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdcore import catalog, methods
-from kdcore.methods.contract import Setting, Step
+from kdcore.methods import _schedule
+from kdcore.methods.contract import Keep, Setting, Step
 from kdcore.networks.contract import Network, Output
 from kdcore.numerics import widen
+from kdcore.parts import BatchContext, Lesson, Parts, TeacherLogits, TeacherOutput
 from kdcore.scales import decouple, decouple_as_fusion_published, grid_logits, pyramid_logits, region_logits
 from kdcore.standardize import standardize
 
 PLAIN = (1,)
-
-
-@dataclass(frozen=True)
-class TeacherLogits:
-    """What a table holds of a teacher's outputs for B images: all that logit methods ask for."""
-
-    logits: Tensor
-    """(B, C), of the whole image."""
-    grid: Tensor | None
-    """(B, 16, C), of the cells of the 4 x 4 grid; None where no regions are asked for."""
-
-
-TeacherOutput = Output | TeacherLogits
-"""What an objective may know of a teacher's view of a batch."""
-
-
-@dataclass(frozen=True)
-class BatchContext:
-    """When a batch is seen, and which images it holds; methods that remember or draw need it."""
-
-    index: Tensor
-    """(B,) int64, positions of the images in the training set."""
-    epoch: int
-    """Counted from 1."""
-    generator: torch.Generator
-    """On the device, for what methods draw; determined by seed and epoch."""
-
-
-@dataclass(frozen=True)
-class Parts:
-    """The terms of a loss, scalars."""
-
-    task: Tensor
-    """Cross-entropy, weighted."""
-    distillation: Tensor | None
-    """The weighted sum of the methods' losses; None for the student trained alone."""
-    ce: Tensor
-    """Cross-entropy, unweighted; the sum over views."""
-    losses: dict[str, Tensor]
-    """Each method's loss by its name, unweighted."""
-
-    @property
-    def loss(self) -> Tensor:
-        """What is minimised."""
-        return self.task if self.distillation is None else self.task + self.distillation
 
 
 class Term(nn.Module):
@@ -73,12 +29,20 @@ class Term(nn.Module):
 
     Args:
         name: of the method.
-        recipe: its hyper-parameters, with kd_weight (times min(epoch / warmup, 1)) and warmup (epochs).
+        recipe: its hyper-parameters, with kd_weight (times min(epoch / warmup, 1)) and warmup (epochs), and where it is
+            not constant, schedule and decay_from (see `kdcore.methods._schedule`).
         setting: what an adapter is made from; None for methods without one.
+        epochs: of the whole training; needed by a schedule alone.
     """
 
-    def __init__(self, name: str, recipe: Mapping[str, Any], setting: Setting | None = None) -> None:
+    def __init__(
+        self, name: str, recipe: Mapping[str, Any], setting: Setting | None = None, *, epochs: int | None = None
+    ) -> None:
         super().__init__()
+        self.schedule = recipe.get("schedule", catalog.UNSAID["schedule"])
+        if self.schedule != "constant" and epochs is None:
+            raise ValueError(f"{name} needs the number of epochs for its schedule {self.schedule}")
+        self.epochs = epochs
         self.entry = catalog.methods()[name]
         self.method = methods.get(name)
         self.recipe = recipe
@@ -101,9 +65,24 @@ class Term(nn.Module):
         return self.entry.kind == "logit" and len(self.entry.views) == 1
 
     def weight(self, context: BatchContext | None) -> float:
-        """The weight of the method's loss: kd_weight, which rises over the first `warmup` epochs."""
-        warmup = self.recipe["warmup"]
-        return self.recipe["kd_weight"] * (min(self.required(context).epoch / warmup, 1.0) if warmup else 1.0)
+        """The weight of the method's loss: kd_weight, rising over the first `warmup` epochs, times its schedule."""
+        warmup, weight = self.recipe["warmup"], self.recipe["kd_weight"]
+        if warmup:
+            weight *= min(self.required(context).epoch / warmup, 1.0)
+        if self.schedule != "constant":
+            decay_from = self.recipe.get("decay_from", catalog.UNSAID["decay_from"])
+            epoch, epochs = self.required(context).epoch, cast(int, self.epochs)
+            weight *= _schedule.factor(self.schedule, epoch, epochs, decay_from=decay_from)
+        return weight
+
+    def prepare(self, target: Tensor, context: BatchContext | None) -> Any:
+        """What the adapter draws for a batch with classes `target` (B,), or takes from the epoch, before its loss is
+        computed (see `kdcore.methods.contract`); None where it does neither.
+        """
+        if not hasattr(self.adapter, "prepare"):
+            return None
+        now = self.required(context)
+        return cast(Any, self.adapter).prepare(target, epoch=now.epoch, generator=now.generator)
 
     def required(self, context: BatchContext | None) -> BatchContext:
         """The context of a batch, where the method cannot do without.
@@ -119,21 +98,20 @@ class Term(nn.Module):
 class FeatureTerm(Term):
     """A feature method: its loss relates the maps and vectors of two networks. Arguments are those of `Term`."""
 
-    def forward(
-        self, student: Sequence[Output], teacher: Sequence[TeacherOutput], target: Tensor, context: BatchContext | None
-    ) -> Tensor:
-        """The method's loss, unweighted, a scalar; arguments as for `Objective.forward`."""
+    def forward(self, student: Sequence[Output], lesson: Lesson) -> Tensor:
+        """The method's loss, unweighted, a scalar; arguments as for `Objective.losses`."""
         if self.adapter is None:
-            return self.method.distill(student[0], teacher[0], **self.keywords)
-        now = self.required(context)
+            return self.method.distill(student[0], lesson.teacher[0], **self.keywords)
+        now = self.required(lesson.context)
         return self.adapter(
             Step(
                 student=student[0],
-                teacher=cast(Output, teacher[0]),
-                target=target,
+                teacher=cast(Output, lesson.teacher[0]),
+                target=lesson.target,
                 index=now.index,
                 epoch=now.epoch,
                 generator=now.generator,
+                prepared=lesson.prepared[self.entry.name],
             )
         )
 
@@ -143,8 +121,10 @@ class LogitTerm(Term):
 
     Args:
         name: of the method.
-        recipe: as for `Term`, and where regions are decoupled, complementary_weight and decoupling.
+        recipe: as for `Term`, and where regions are decoupled, complementary_weight and decoupling, and
+            consistent_weight if it is not 1.
         setting: as for `Term`.
+        epochs: as for `Term`.
         levels: pyramid levels; (1,) is the network's own logits.
         stand: whether logits are standardised.
         heads: the linear classifiers of student and teacher, for the logits of regions.
@@ -156,25 +136,24 @@ class LogitTerm(Term):
         recipe: Mapping[str, Any],
         setting: Setting | None = None,
         *,
+        epochs: int | None = None,
         levels: tuple[int, ...] = PLAIN,
         stand: bool = False,
         heads: tuple[nn.Module, nn.Module] | None = None,
     ) -> None:
-        super().__init__(name, recipe, setting)
+        super().__init__(name, recipe, setting, epochs=epochs)
         if levels != PLAIN and heads is None:
             raise ValueError(f"levels {levels} need the classifiers of student and teacher")
         self.levels, self.stand, self.heads = levels, stand, heads
         self.standardizes_itself = "standardize" in inspect.signature(self.method.loss).parameters
 
-    def forward(
-        self, student: Sequence[Output], teacher: Sequence[TeacherOutput], target: Tensor, context: BatchContext | None
-    ) -> Tensor:
-        """The method's loss, unweighted, a scalar; arguments as for `Objective.forward`."""
+    def forward(self, student: Sequence[Output], lesson: Lesson) -> Tensor:
+        """The method's loss, unweighted, a scalar; arguments as for `Objective.losses`."""
         views = range(len(self.entry.views))
         of_student = [self._student_regions(student[view]) for view in views]
-        of_teacher = [self._teacher_regions(teacher[view]) for view in views]
+        of_teacher = [self._teacher_regions(lesson.teacher[view]) for view in views]
         predictions = of_teacher[0]
-        targets = target[:, None].expand(predictions.shape[:2])
+        targets, prepared = lesson.target[:, None].expand(predictions.shape[:2]), lesson.prepared[self.entry.name]
         logits, keywords = [*of_student, *of_teacher], self.keywords
         if self.standardizes_itself:
             keywords = {**keywords, "standardize": self.stand}
@@ -184,12 +163,13 @@ class LogitTerm(Term):
             by_region = [values.transpose(0, 1).contiguous() for values in logits]
             return self.method.loss(*by_region, targets.T, **keywords).mean()
         if self.adapter is not None:
-            per_region = self.adapter(*logits, targets, epoch=self.required(context).epoch)
+            when = {"epoch": self.required(lesson.context).epoch} if prepared is None else {"prepared": prepared}
+            per_region = self.adapter(*logits, targets, **when)
         else:
             per_region = self.method.loss(*logits, targets, **keywords)
         if self.levels == PLAIN:
             return per_region.mean()
-        return self._decoupled(per_region, predictions, teacher[0], target)
+        return self._decoupled(per_region, predictions, lesson.teacher[0], lesson.target)
 
     def _decoupled(self, per_region: Tensor, predictions: Tensor, teacher: TeacherOutput, target: Tensor) -> Tensor:
         """The mean of losses (B, N), those of complementary regions weighted; predictions (B, N, C) the teacher's."""
@@ -200,13 +180,16 @@ class LogitTerm(Term):
             predictions,
             target,
             complementary_weight=self.recipe["complementary_weight"],
+            consistent_weight=self.recipe.get("consistent_weight", catalog.UNSAID["consistent_weight"]),
             teacher_global=None if self.levels[0] == 1 else teacher.logits,
         )
 
     def _student_regions(self, output: Output) -> Tensor:
-        """The student's logits (B, N, C) of the regions that the levels name."""
+        """The student's logits (B, N, C) of the regions that the levels name; of the whole image those of its
+        distillation token, where it has one.
+        """
         if self.heads is None or self.levels == PLAIN:
-            return output.logits[:, None]
+            return (output.logits if output.distilled is None else output.distilled)[:, None]
         return pyramid_logits(output.final_map, self.heads[0], self.levels)
 
     def _teacher_regions(self, output: TeacherOutput) -> Tensor:
@@ -225,17 +208,25 @@ class Objective(nn.Module):
     Args:
         ce_weight: the weight of cross-entropy.
         terms: one per method; none for a network trained alone.
+        label_smoothing: the share of a label that cross-entropy spreads evenly over all classes.
     """
 
-    def __init__(self, ce_weight: float, terms: Sequence[Term] = ()) -> None:
+    def __init__(self, ce_weight: float, terms: Sequence[Term] = (), *, label_smoothing: float = 0.0) -> None:
         super().__init__()
-        self.ce_weight = ce_weight
+        self.ce_weight, self.label_smoothing = ce_weight, label_smoothing
         self.by_name = nn.ModuleDict({term.entry.name: term for term in terms})
 
     @property
     def terms(self) -> dict[str, Term]:
         """The terms by the names of their methods."""
         return cast(dict[str, Term], dict(self.by_name.items()))
+
+    def _task_logits(self, logits: Tensor) -> Tensor:
+        """What cross-entropy sees: the student's logits (B, C), or what an adapter makes of them."""
+        for term in self.terms.values():
+            if hasattr(term.adapter, "task_logits"):
+                logits = cast(Any, term.adapter).task_logits(logits)
+        return logits
 
     @property
     def views(self) -> int:
@@ -263,6 +254,7 @@ class Objective(nn.Module):
         teacher: Sequence[TeacherOutput],
         target: Tensor,
         context: BatchContext | None = None,
+        soft: Tensor | None = None,
     ) -> Parts:
         """The loss of a batch.
 
@@ -271,9 +263,33 @@ class Objective(nn.Module):
             teacher: the same without gradients; empty for a network trained alone.
             target: (B,) int64, class indices.
             context: which images these are, and when; None only where no method asks for it.
+            soft: (B, C), the shares of the classes in mixed images, which cross-entropy sees instead of `target`.
         """
-        ce = torch.stack([F.cross_entropy(widen(output.logits), target) for output in student]).sum()
-        losses = {name: term(student, teacher, target, context) for name, term in self.terms.items()}
+        lesson = self.lesson(teacher, target, context, soft)
+        return self.weighed(*self.losses(student, lesson), context)
+
+    def lesson(
+        self,
+        teacher: Sequence[TeacherOutput],
+        target: Tensor,
+        context: BatchContext | None = None,
+        soft: Tensor | None = None,
+    ) -> Lesson:
+        """Bring together what `losses` needs, and let the methods draw; arguments as for `forward`."""
+        prepared = {name: term.prepare(target, context) for name, term in self.terms.items()}
+        return Lesson(teacher, target, context, soft, prepared)
+
+    def losses(self, student: Sequence[Output], lesson: Lesson) -> tuple[Tensor, dict[str, Tensor]]:
+        """Cross-entropy, summed over views, and each method's loss by its name, unweighted scalars: what can be
+        compiled, for nothing here draws or changes with the epoch.
+        """
+        labels = lesson.target if lesson.soft is None else lesson.soft
+        logits = [widen(self._task_logits(output.logits)) for output in student]
+        ce = torch.stack([F.cross_entropy(of, labels, label_smoothing=self.label_smoothing) for of in logits]).sum()
+        return ce, {name: term(student, lesson) for name, term in self.terms.items()}
+
+    def weighed(self, ce: Tensor, losses: dict[str, Tensor], context: BatchContext | None) -> Parts:
+        """The terms of the loss from `losses`, with the weights of the epoch."""
         weighted = [term.weight(context) * losses[name] for name, term in self.terms.items()]
         return Parts(self.ce_weight * ce, torch.stack(weighted).sum() if weighted else None, ce, losses)
 
@@ -286,36 +302,58 @@ def build(
     teacher: Network,
     labels: Tensor,
     image_size: int,
+    batch_size: int,
+    epochs: int,
     levels: tuple[int, ...] = PLAIN,
     stand: bool = False,
-) -> Objective:
-    """The objective of a distilled cell.
+    label_smoothing: float = 0.0,
+    teacher_outputs: Callable[[], Iterator[Output]] = lambda: iter(()),
+    kept: Keep = lambda _name, compute: compute(),
+) -> tuple[Objective, Network]:
+    """The objective of a distilled cell, and the network to train with it.
 
     Args:
         method: a method or a sum; its feature terms take no levels and no stand.
         recipe: as the cell's card has it; that of a sum has its terms' names before their keys, "crd.kd_weight".
-        student: the network to train, on the device.
+        student: the network to train, on the device; a method that gives it another end takes it over.
         teacher: the frozen network, on the same device.
         labels: (N,) int64 on the device, the classes of all training images.
         image_size: height and width, in pixels.
+        batch_size: images of a step, of all processes together.
+        epochs: of the whole training.
         levels: pyramid levels of the logit terms.
         stand: whether their logits are standardised.
+        label_smoothing: as for `Objective`.
+        teacher_outputs: yields the teacher's outputs for the training images, as `Setting.teacher_outputs` says.
+        kept: keeps what a method computes of the teacher and the training images, as `Setting.kept` says.
 
     Returns:
-        The objective on the device of the labels; initial weights of its adapters come from torch's global generator.
+        The objective on the device of the labels, and the student, or what its method makes of it. Initial weights of
+        adapters and of new ends come from torch's global generator.
     """
-    names = [entry.name for entry in catalog.terms(method)]
-    setting = _setting(student, teacher, labels, image_size) if any(map(has_adapter, names)) else None
-    heads = (student.classifier, teacher.classifier)
-    terms: list[Term] = []
-    for name in names:
-        prefix = "" if len(names) == 1 else f"{name}."
+    entries = catalog.terms(method)
+    made: dict[str, Term] = {}
+    training: dict[str, Any] = {"labels": labels, "batch_size": batch_size, "epochs": epochs}
+    training |= {"teacher_outputs": teacher_outputs, "kept": kept}
+    # The method that gives the student another end is made first, for the others see the student with it.
+    for entry in sorted(entries, key=lambda entry: not entry.replaces_student):
+        setting = None
+        if has_adapter(entry.name):
+            setting = _setting(student, teacher, image_size, **training)
+        prefix = "" if len(entries) == 1 else f"{entry.name}."
         own = {key.removeprefix(prefix): value for key, value in recipe.items() if key.startswith(prefix)}
-        if catalog.methods()[name].kind == "logit":
-            terms.append(LogitTerm(name, own, setting, levels=levels, stand=stand, heads=heads))
+        if entry.kind == "logit":
+            heads = (student.classifier, teacher.classifier)
+            made[entry.name] = LogitTerm(
+                entry.name, own, setting, epochs=epochs, levels=levels, stand=stand, heads=heads
+            )
         else:
-            terms.append(FeatureTerm(name, own, setting))
-    return Objective(recipe["ce_weight"], terms).to(labels.device)
+            made[entry.name] = FeatureTerm(entry.name, own, setting, epochs=epochs)
+        if entry.replaces_student:
+            student = cast(Any, made[entry.name].adapter).as_student(student)
+            student = student.to(labels.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    goal = Objective(recipe["ce_weight"], [made[entry.name] for entry in entries], label_smoothing=label_smoothing)
+    return goal.to(labels.device), student
 
 
 def has_adapter(name: str) -> bool:
@@ -323,10 +361,17 @@ def has_adapter(name: str) -> bool:
     return hasattr(methods.get(name), "Adapter")
 
 
-def _setting(student: Network, teacher: Network, labels: Tensor, image_size: int) -> Setting:
+def _setting(student: Network, teacher: Network, image_size: int, **others: Any) -> Setting:
+    labels: Tensor = others["labels"]
     image = torch.zeros(1, 3, image_size, image_size, device=labels.device)
     was_training = student.training
     with torch.no_grad():
         of_student, of_teacher = student.eval()(image), teacher.eval()(image)
     student.train(was_training)
-    return Setting(student=of_student, teacher=of_teacher, teacher_norms=teacher.norms, labels=labels)
+    return Setting(
+        student=of_student,
+        teacher=of_teacher,
+        teacher_norms=teacher.norms,
+        classifiers=(student.classifier, teacher.classifier),
+        **others,
+    )

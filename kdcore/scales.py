@@ -70,18 +70,20 @@ def decouple(
     target: Tensor,
     *,
     complementary_weight: float = 2.0,
+    consistent_weight: float = 1.0,
     teacher_global: Tensor | None = None,
 ) -> Tensor:
     """Mean over samples and regions, with more weight where a region disagrees with the whole image.
 
     A region is complementary when exactly one of the teacher's two predictions, for the image and for the region,
-    is right; the others are consistent and weigh 1. The sum is divided by B * N, not by the sum of the weights.
+    is right; the others are consistent. The sum is divided by B * N, not by the sum of the weights.
 
     Args:
         per_region_loss: (B, N).
         teacher_logits: (B, N, C), regions coarse to fine.
         target: (B,), class indices.
         complementary_weight: weight of complementary regions.
+        consistent_weight: weight of the others, which is 1 in all publications.
         teacher_global: (B, C), the teacher's logits for the whole image. By default region 0, which is the average of
             the 4 x 4 grid whenever the levels begin with 1 (the network's own logits only where the map's side is a
             multiple of 4: on 7 x 7 maps the cells overlap); pass it for levels that do not.
@@ -90,7 +92,11 @@ def decouple(
         Scalar.
     """
     weights = decoupling_weights(
-        teacher_logits, target, complementary_weight=complementary_weight, teacher_global=teacher_global
+        teacher_logits,
+        target,
+        complementary_weight=complementary_weight,
+        consistent_weight=consistent_weight,
+        teacher_global=teacher_global,
     )
     return (weights * per_region_loss).mean()
 
@@ -100,13 +106,14 @@ def decoupling_weights(
     target: Tensor,
     *,
     complementary_weight: float = 2.0,
+    consistent_weight: float = 1.0,
     teacher_global: Tensor | None = None,
 ) -> Tensor:
-    """The weights (B, N) of `decouple`: 1 for consistent regions, `complementary_weight` for the others."""
+    """The weights (B, N) of `decouple`: those of consistent and of complementary regions."""
     whole_image = teacher_logits[:, 0] if teacher_global is None else teacher_global
     global_right = (whole_image.argmax(dim=-1) == target)[:, None]
     region_right = teacher_logits.argmax(dim=-1) == target[:, None]
-    weights = torch.where(global_right != region_right, complementary_weight, 1.0)
+    weights = torch.where(global_right != region_right, complementary_weight, consistent_weight)
     return weights.to(teacher_logits.dtype)
 
 
@@ -115,7 +122,7 @@ def decouple_as_fusion_published(per_region_loss: Tensor, teacher_logits: Tensor
 
     Its rows are ordered region by region, but it reads them as if sample by sample: row r is compared with the global
     prediction for sample r // N. The loss is the mean over the rows that agree plus the mean over those that do not,
-    and changes when the samples of a batch are permuted. It knows no complementary weight. For comparisons; `decouple`
+    and changes when the samples of a batch are permuted. It knows no weights. For comparisons; `decouple`
     is the right one.
 
     Args:

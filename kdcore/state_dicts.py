@@ -8,13 +8,15 @@ user chooses one by its name, such as "state_dict", "ema/model" or "state_dict/s
 
 import re
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from kdcore.networks import input_affine
+from kdcore.system.arrays import Array, as_tensor
 from kdcore.system.errors import UserError, named, shown
 
 COUNTER = "num_batches_tracked"
@@ -31,9 +33,22 @@ MOST_PREFIXES = 200
 WRAPPER = re.compile(r"(?<=\.)(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 """What torch.compile, FSDP and activation checkpointing put into the names of the parts that they wrap."""
 AVERAGE = re.compile(
-    r"(?i:(?:^|[^a-z])(?:ema|swa|shadow|avg|averaged?|polyak|smoothed)(?:[^a-z]|$))|(?:EMA|SWA)(?![a-z])|(?<=[a-z])Ema"
+    r"(?i:(?:^|[^a-z])(?:ema|swa|shadow|avg|averaged?|polyak|smoothed|mean_?teacher|moving_?averages?"
+    r"|slow_(?:weights|params|model))(?:[^a-z]|$))|(?:EMA|SWA)(?![a-z])|(?<=[a-z])(?:Ema|MovingAverage)"
+    r"|(?<![A-Za-z])(?:ema|swa)(?=[A-Z])"
 )
 """Found in the names under which checkpoints keep averages of the weights."""
+FOLLOWER = re.compile(r"(?i:(?:^|[^a-z])(?:teacher|target|momentum|slow|online)(?:[^a-z]|$))")
+"""Found in the names of networks that may be averages of another, where they have its shapes."""
+STATISTICS = ("running_mean", "running_var")
+"""Last parts of the names of what batch norm keeps, and averages of parameters alone lack."""
+SPELLINGS = {
+    "std": re.compile(r"std_?dev|stdev|standard_?deviation", re.IGNORECASE),
+    "var": re.compile(r"variance", re.IGNORECASE),
+}
+"""How `input_affine` spells a deviation and a variance -> how else checkpoints do."""
+BOTH = re.compile(r"mean_?(?:and_?)?std|normali[sz](?:e|er|ation)$", re.IGNORECASE)
+"""Found in the names of a mean and a deviation in one: two rows, or a list of two."""
 Rename = Mapping[str, str]
 """The name of a part of the network in the file -> its name in our network."""
 
@@ -63,6 +78,14 @@ class Candidate:
     def nearly_fits(self) -> bool:
         """Whether these are the weights of the network, and at most single numbers that are not known."""
         return not (self.missing or self.misshapen) and len(self.numbers) == len(self.unknown)
+
+    @property
+    def is_follower(self) -> bool:
+        """Whether these may be an average of the network's parameters, by their names and shapes, without statistics of
+        batch norm.
+        """
+        lacks = {key.rpartition(".")[2] for key in self.missing}
+        return bool(lacks) and lacks <= {*STATISTICS} and not self.misshapen and bool(FOLLOWER.search(self.where))
 
     @property
     def name(self) -> str:
@@ -98,7 +121,9 @@ def find(
             network does not have. The message does not name the file.
     """
     sought = _sought(expected, rename or {})
-    candidates = [one for where, tensors in _dictionaries(content) for one in _candidates(where, tensors, sought)]
+    candidates = [
+        one for where, tensors in _dictionaries(content, sought) for one in _candidates(where, tensors, sought)
+    ]
     if weights_key is not None:
         candidates = [one for one in candidates if one.is_below(weights_key)]
     if not candidates:
@@ -117,7 +142,55 @@ def find(
     if weights_key is not None:
         return fitting[0]
     averages = [name for name in _averages(content) if not any(_is_within(where, name) for where in taken)]
-    return replace(fitting[0], averages=averages)
+    followers = [one.where for one in candidates if one.is_follower and not one.equals(fitting[0])]
+    return replace(fitting[0], averages=list(dict.fromkeys([*averages, *followers])))
+
+
+def own_normalisations(content: object, expected: Mapping[str, Tensor]) -> dict[str, input_affine.Normalisation]:
+    """Find the means and deviations of channels that a checkpoint keeps for a layer which normalises images before the
+    network, or as a note of how they were normalised.
+
+    Args:
+        content: what the file holds.
+        expected: the network's state dict; what it has itself is no part of the result.
+
+    Returns:
+        The names of both, such as "normalize.mean and normalize.std" -> their values, for pixels from 0 to 1.
+    """
+    found = {}
+    for where, items in containers(content):
+        for keys, value in _normalisations(items, expected).items():
+            found[" and ".join(f"{where}/{key}" if where else key for key in keys)] = value
+    return found
+
+
+def _normalisations(
+    items: list[tuple[Any, Any]], known: Collection[str]
+) -> dict[tuple[str, ...], input_affine.Normalisation]:
+    """Find means and deviations as `input_affine.normalisations` does, in more spellings, and both in one entry."""
+    values = {key: value for key, value in items if isinstance(key, str) and len(key) <= LONGEST}
+    spelled = {key: key for key in values}
+    for key in values:
+        plain = SPELLINGS["var"].sub("var", SPELLINGS["std"].sub("std", key))
+        spelled.setdefault(plain, key)
+    pairs = input_affine.normalisations([(plain, values[key]) for plain, key in spelled.items()], known)
+    found: dict[tuple[str, ...], input_affine.Normalisation] = {
+        tuple(spelled[key] for key in keys): value for keys, value in pairs.items()
+    }
+    for key in filter(BOTH.search, values):
+        both = _two(values[key]) if key not in known else None
+        if both is not None:
+            for value in input_affine.normalisations(zip(("mean", "std"), both, strict=True), ()).values():
+                found[(key,)] = value
+    return found
+
+
+def _two(value: object) -> list[Any] | None:
+    """Return the two parts of a list, or the two rows of a tensor; None where it is no such thing."""
+    if isinstance(value, list | tuple):
+        return list(value) if len(value) == 2 else None
+    tensor = as_tensor(value)
+    return list(tensor) if tensor is not None and tensor.ndim > 1 and len(tensor) == 2 else None
 
 
 def _nearness(one: Candidate) -> tuple[int, int]:
@@ -149,19 +222,29 @@ def _sought(expected: Mapping[str, Tensor], rename: Rename) -> dict[str, tuple[s
     return sought
 
 
-def _dictionaries(content: object) -> Iterator[tuple[str, dict[str, Tensor]]]:
+def _dictionaries(content: object, sought: Mapping[str, tuple[str, Tensor]]) -> Iterator[tuple[str, dict[str, Tensor]]]:
     """Yield the path and the tensors of every dictionary that holds any, outer ones first."""
-    for where, items in _containers(content):
-        tensors = {key: value for key, value in items if isinstance(key, str) and isinstance(value, Tensor)}
+    for where, items in containers(content):
+        apart = {key for keys in _normalisations(items, sought) for key in keys}
+        values = {key: _tensor(key, value, sought) for key, value in items if isinstance(key, str) and key not in apart}
+        tensors = {key: value for key, value in values.items() if value is not None}
         if tensors:
             yield where, _unwrapped(tensors)
+
+
+def _tensor(key: str, value: object, sought: Mapping[str, tuple[str, Tensor]]) -> Tensor | None:
+    """Return a tensor as it is, and arrays and lists of numbers as tensors where their names are those of weights."""
+    if isinstance(value, Tensor) or not isinstance(value, Array | list | tuple) or len(key) > LONGEST:
+        return value if isinstance(value, Tensor) else None
+    plain = WRAPPER.sub("", key)
+    return as_tensor(value) if any(plain[len(prefix) :] in sought for prefix in _prefixes(plain)) else None
 
 
 def _averages(content: object) -> list[str]:
     """Name the parts of a file that hold averages of weights by their names, in whatever form."""
     found = []
-    for where, items in _containers(content):
-        tensors = [key for key, value in items if isinstance(value, Tensor) and value.numel() > 1]
+    for where, items in containers(content):
+        tensors = [key for key, value in items if isinstance(value, Array) or _numel(value) > 1]
         if tensors and any(AVERAGE.search(part) for part in where.split("/")):
             found.append(where)
         heads = {_average_in(key) for key in tensors if isinstance(key, str) and len(key) <= LONGEST} - {""}
@@ -181,7 +264,7 @@ def _average_in(key: str) -> str:
     return "" if first is None else ".".join(parts[: first + 1]) + "."
 
 
-def _containers(content: object) -> Iterator[tuple[str, list[tuple[Any, Any]]]]:
+def containers(content: object) -> Iterator[tuple[str, list[tuple[Any, Any]]]]:
     """Yield the path and the entries of every dictionary, list and tuple, outer ones first.
 
     In paths, entries of lists and keys that are no text, such as the decays of averages, go by their position.
@@ -250,6 +333,10 @@ def _prefixes(key: str) -> Iterator[str]:
     for position, character in enumerate(key):
         if character == ".":
             yield key[: position + 1]
+
+
+def _numel(value: object) -> int:
+    return value.numel() if isinstance(value, Tensor) else 0
 
 
 def _is_bookkeeping(key: str, value: Tensor) -> bool:

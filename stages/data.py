@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from kdcore.data import sources, storage
-from kdcore.matrix.cards import card_path
+from kdcore.matrix.card_files import card_path
 from kdcore.system import yamlfile
 from kdcore.system.files import whole
 from stages import run
@@ -16,6 +16,8 @@ def main() -> None:
     dataset = sources.fetch(section)
     with whole(Path("data") / dataset.name) as folder:
         storage.save(dataset, folder)
+    counts = f"{len(dataset.train.labels)} training and {len(dataset.test.labels)} test images"
+    print(f"{dataset.name}: {len(dataset.classes)} classes, {counts}")
 
 
 if __name__ == "__main__":

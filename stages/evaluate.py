@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from kdcore.matrix.cards import card_path
+from kdcore.matrix.card_files import card_path
 from kdcore.matrix.code import refuse_other_code
 from kdcore.matrix.fingerprint import fingerprint
-from kdcore.system import csvfile, yamlfile
+from kdcore.system import collector, csvfile, yamlfile
 from kdcore.system.files import whole, write_json
 from stages import run
 
@@ -15,10 +15,11 @@ def main(pair: str) -> None:
     card_file = card_path(pair, "evaluate")
     card = yamlfile.read(card_file)
     refuse_other_code(card, card_file, {"evaluation": fingerprint("kdcore.results.evaluation")})
-    from kdcore.data import storage
-    from kdcore.results import evaluation  # imported late, because it takes seconds
-    from kdcore.training import device
-    from kdcore.training.experiment import DATA
+    with collector.uncollected():  # takes seconds
+        from kdcore.data import storage
+        from kdcore.results import evaluation
+        from kdcore.training import device
+        from kdcore.training.experiment import DATA
 
     device.use_threads(card.get("threads"))
     dataset = storage.load(DATA / card["data"])

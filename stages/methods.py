@@ -1,4 +1,4 @@
-"""List the distillation methods with kind, paper, parameters and views: python -m stages.methods [NAME...]."""
+"""List the distillation methods by kind, with paper, needs and parameters: python -m stages.methods [NAME...]."""
 
 from rich.console import Console
 
@@ -14,8 +14,9 @@ def main(*names: str) -> None:
         entries = [entry for name in names for entry in catalog.terms(name)] or list(catalog.methods().values())
     except ValueError as error:
         raise UserError(str(error)) from error
-    console = Console(width=None if Console().is_terminal else 160)
-    console.print(method_listing.table(entries))
+    console = Console(width=None if Console().is_terminal else 100)
+    for table in method_listing.tables(entries):
+        console.print(table)
     console.print(method_listing.FOOTER, highlight=False)
 
 

@@ -4,8 +4,8 @@ import argparse
 
 from rich.console import Console
 
-from kdcore import catalog, networks
-from kdcore.system.errors import UserError
+from kdcore import networks
+from kdcore.matrix import networks_section, params
 from stages import run
 
 SMALLEST = 16
@@ -23,16 +23,14 @@ def main(*arguments: str) -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help="networks to show; all without one")
     parser.add_argument("--image-size", type=_image_size, help="height and width in pixels; as published without it")
     parser.add_argument("--stem", choices=networks.STEMS, default=networks.STEMS[0], help="see kdcore.networks.create")
+    parser.add_argument("--params", help="a params file, whose section networks counts too; alone, only that")
     chosen = parser.parse_args(arguments)
-    try:
-        for name in chosen.names:
-            catalog.check_known(name, networks.names(), "network")
-    except ValueError as error:
-        raise UserError(str(error)) from error
+    matrix = None if chosen.params is None else params.load(chosen.params)
+    names, described = networks_section.to_list(chosen.names, matrix, chosen.params)
     from kdcore.networks import listing  # torch takes seconds to import, for which a wrong name need not wait
 
     console = Console(width=None if Console().is_terminal else 160)
-    console.print(listing.table(chosen.names or networks.names(), chosen.stem, chosen.image_size))
+    console.print(listing.table(names, chosen.stem, chosen.image_size, described))
     console.print(listing.FOOTER, highlight=False)
 
 

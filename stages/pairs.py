@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from kdcore.matrix.cards import card_path
+from kdcore.matrix.card_files import card_path
 from kdcore.system import yamlfile
 from kdcore.system.errors import UserError
 from kdcore.system.files import whole

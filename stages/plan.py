@@ -1,16 +1,19 @@
 """Stage plan: params.yaml -> one card per stage and cell. With --check, only validates the params files named."""
 
-from kdcore.matrix import params
-from kdcore.matrix.cards import CARDS, make_cards
+from kdcore.matrix import idle, networks_section, params
+from kdcore.matrix.card_files import CARDS
+from kdcore.matrix.cards import make_cards
 from kdcore.matrix.check import check
 from kdcore.results import published
 from kdcore.system import yamlfile
+from kdcore.system.collector import uncollected
 from kdcore.system.errors import UserError, shown
 from kdcore.system.files import whole
 from kdcore.training import preflight
 from stages import run
 
 
+@uncollected()
 def main(*arguments: str) -> None:
     """Write the cards of params.yaml, or check other files."""
     if arguments and (arguments[0] != "--check" or len(arguments) == 1):
@@ -25,6 +28,8 @@ def main(*arguments: str) -> None:
         return
     matrix = params.load("params.yaml")
     cards = make_cards(matrix, published_recipes=recipes, known_teachers=known)
+    idle.warn(matrix)
+    networks_section.warn_of_files(matrix)
     with whole(CARDS) as folder:
         for name, card in cards.items():
             yamlfile.write(folder / f"{name}.yaml", card)

@@ -1,6 +1,6 @@
 """Write the report of a matrix whose cells still train to scratch/report: python -m stages.report."""
 
-from kdcore.matrix.cards import card_path
+from kdcore.matrix.card_files import card_path
 from stages import run
 
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from kdcore.matrix.cards import card_path
+from kdcore.matrix.card_files import card_path
 from kdcore.results import captions, published
 from kdcore.results.rows import Results, read_curves, read_evaluation
 from kdcore.results.write import write_results

@@ -3,11 +3,8 @@
 import sys
 from pathlib import Path
 
-from kdcore.data import storage
-from kdcore.matrix.cards import card_path
-from kdcore.system import yamlfile
-from kdcore.training import device, experiment
-from kdcore.training.adopt import NoSourceError, adopt_teacher, record_tried
+from kdcore.matrix.card_files import card_path
+from kdcore.system import collector, yamlfile
 from stages import run
 
 
@@ -16,8 +13,14 @@ def main(name: str) -> None:
     card_file = card_path(name, "teacher")
     card = yamlfile.read(card_file)
     out = Path("teachers") / name
+    with collector.uncollected():
+        from kdcore.training import experiment
     if card["source"] == "train":
         return experiment.run(card_file, out)
+    from kdcore.data import storage
+    from kdcore.training import device
+    from kdcore.training.adopt import NoSourceError, adopt_teacher, record_tried
+
     device.use_threads(card.get("threads"))
     dataset = storage.load(experiment.DATA / card["data"])
     try:

@@ -45,6 +45,20 @@ PAIR = "resnet8-resnet8"
 CELLS = {
     "tabled": ("kd", TRAIN),
     "remembered": ("crd+kd", TRAIN),
+    "recipe": (
+        "kd",
+        {
+            **TRAIN,
+            "optimizer": "adamw",
+            "betas": [0.9, 0.999],
+            "lr": 1e-3,
+            "warmup_epochs": 1,
+            "label_smoothing": 0.1,
+            "mixup": 0.8,
+            "cutmix": 1.0,
+            "ema": 0.9,
+        },
+    ),
     "dot": ("kd", {**TRAIN, "optimizer": "dot", "dot_delta": 0.075}),
 }
 TEACHER, OUT, COUNT = Path("pairs/teacher.safetensors"), Path("runs"), Path("steps")

@@ -1,12 +1,16 @@
 """Made-up results of a matrix of 252 cells, in the form that stage tables reads."""
 
 from functools import cache
+from itertools import product
 
 import numpy as np
 import pandas as pd
 
 from kdcore.catalog import levels
+from kdcore.matrix.cell import Cell
 from kdcore.matrix.fingerprint import ROOT
+from kdcore.matrix.recipes import overridden
+from kdcore.matrix.variants import Variant
 from kdcore.results.published import Published
 from kdcore.results.rows import Results
 from kdcore.system import yamlfile
@@ -20,7 +24,8 @@ EPOCHS = 24
 BINS = 15
 
 
-def matrix(*, pairs=PAIRS, seeds=(0, 1, 2), baselines=("vanilla",), missing=(), gain=1.0, data="cifar100", seed=0):
+def matrix(*, pairs=PAIRS, seeds=(0, 1, 2), baselines=("vanilla",), missing=(), gain=1.0, data="cifar100", seed=0,
+           variants=None, excluded=(), settings=None, methods=("kd", "dkd"), scales=(1, 2, 4)):  # fmt: skip
     """Make up 7 pairs x 2 methods x 3 scales x 2 stand x 3 seeds = 252 cells, and the students alone.
 
     Args:
@@ -31,15 +36,23 @@ def matrix(*, pairs=PAIRS, seeds=(0, 1, 2), baselines=("vanilla",), missing=(), 
         gain: how many percentage points each scale above M=[1], and stand, add to the accuracy.
         data: name of the data set; it decides which published figures are shown.
         seed: seed of the random numbers.
+        variants: section `variants` of params.yaml, besides base.
+        excluded: names of cells that params.yaml excludes.
+        settings: what section train says where variants say something else.
+        methods: logit methods and sums, each with all scales, without stand and with it.
+        scales: the scales of each.
     """
     random = np.random.default_rng(seed)
+    named = {name: Variant.model_validate(content) for name, content in {"base": {}, **(variants or {})}.items()}
+    points = _points(pairs, seeds, named, logit=product(methods, scales, (False, True)), baselines=baselines)
+    declared = [cell for cell in points
+                if cell.variant == "base" or _is_changed(cell, named[cell.variant])]  # fmt: skip
+    trained = [cell for cell in declared if cell.name not in excluded]
     evaluations, histories = [], {}
     for pair in pairs:
         base = random.uniform(68, 76)
-        kinds = [("kd", scale, stand) for scale in (1, 2, 4) for stand in (False, True)]
-        kinds += [("dkd", scale, stand) for scale in (1, 2, 4) for stand in (False, True)]
-        kinds += [(baseline, None, None) for baseline in baselines]
-        cells = [_cell(random, pair, kind, seed, base=base, gain=gain) for kind in kinds for seed in seeds]
+        cells = [_cell(random, cell, named[cell.variant], base=base, gain=gain)
+                 for cell in trained if cell.pair == pair]  # fmt: skip
         cells = [cell for cell in cells if cell["name"] not in missing]
         histories[pair] = pd.concat([_history(random, cell) for cell in cells], ignore_index=True)
         evaluations.append({
@@ -47,7 +60,24 @@ def matrix(*, pairs=PAIRS, seeds=(0, 1, 2), baselines=("vanilla",), missing=(), 
             "teacher": {**_metrics(random, base + 4), "parameters": 861_620, "multiply_adds": 125_490_000},
             "student": {"parameters": 278_324, "multiply_adds": 40_810_000},
         })  # fmt: skip
-    return Results.of(_card(pairs, seeds, baselines, data), evaluations, histories, _published(data))
+    card = _card(pairs, seeds, baselines, data) | {
+        "methods": list(methods),
+        "scales": list(scales),
+        "variants": {name: variant.model_dump(exclude_none=True) for name, variant in named.items()},
+        "recipes": {cell.name: _recipe(cell, named[cell.variant]) for cell in trained},
+        "excluded": [cell.name for cell in declared if cell.name in excluded],
+        **({"settings": settings} if settings else {}),
+    }
+    return Results.of(card, evaluations, histories, _published(data))
+
+
+def grid(**values):
+    """Make up variants of KD: one per two values of two parameters, besides temperature 4 with weight 2, the base."""
+    (one, several), (other, more) = values.items()
+    return {
+        f"t{x:g}_w{y:g}".replace(".", "_"): {"kd": {one: x, other: y}}
+        for x in several for y in more if (x, y) != (4, 2)
+    }  # fmt: skip
 
 
 def timing(name, **values):
@@ -58,32 +88,53 @@ def timing(name, **values):
     return Timing(name, **{**made, **values})
 
 
+def _points(pairs, seeds, variants, *, logit, baselines):
+    rows = list(logit)
+    for pair in pairs:
+        for (method, scale, stand), name, seed in product(rows, variants, seeds):
+            yield Cell(pair, method, seed, scale, stand, variant=name)
+        for baseline, name, seed in product(baselines, variants, seeds):
+            yield Cell(pair, baseline, seed, variant=name)
+
+
+def _is_changed(cell, variant):
+    """Whether a variant is for a cell, and changes something there; all of its settings of training count."""
+    return variant.is_for(cell) and bool(variant.train or overridden(cell, variant.recipes))
+
+
+def _recipe(cell, variant):
+    """Make up a recipe as the card of stage tables has it."""
+    values = {"ce_weight": 0.1, "temperature": 4.0}
+    values |= {"complementary_weight": 2.0} if (cell.scale or 1) != 1 else {}
+    recipe = {key: [value, "mdistiller"] for key, value in values.items()}
+    changes = overridden(cell, variant.recipes) if variant.recipes else {}
+    return recipe | {key: [value, f"params.yaml, variant {cell.variant}"] for key, value in changes.items()}
+
+
 def _card(pairs, seeds, baselines, data):
-    names = [f"{pair}-{method}-{scale}-{stand}-{seed}" for pair in pairs for method in ("kd", "dkd")
-             for scale in (1, 2, 4) for stand in (False, True) for seed in seeds]  # fmt: skip
-    names += [f"{pair}-{baseline}-{seed}" for pair in pairs for baseline in baselines for seed in seeds]
     return {
-        "data": data, "pairs": list(pairs), "methods": ["kd", "dkd"], "scales": [1, 2, 4], "stand": [False, True],
-        "baselines": list(baselines), "seeds": list(seeds), "stand_recipe": "paper", "accuracy": "top1",
+        "data": data, "pairs": list(pairs), "stand": [False, True], "baselines": list(baselines),
+        "seeds": list(seeds), "stand_recipe": "paper", "accuracy": "top1",
         "epochs": EPOCHS, "optimizer": "sgd", "exceptions": [], "subset": False,
         "teachers": {pair.split("-")[0]: "published checkpoint" for pair in pairs},
-        "recipes": {name: {"ce_weight": [0.1, "mdistiller"], "temperature": [4.0, "mdistiller"]} for name in names},
     }  # fmt: skip
 
 
-def _cell(random, pair, kind, seed, *, base, gain):
-    method, scale, stand = kind
+def _cell(random, cell, variant, *, base, gain):
     top1 = base + random.normal(0, 0.3)
-    identity = {"name": "-".join(map(str, (pair, method, seed))), "pair": pair, "method": method, "seed": seed}
-    if scale is not None:
-        top1 += gain * ((scale > 1) + stand)
-        identity |= {"name": f"{pair}-{method}-{scale}-{stand}-{seed}", "scale": scale}
-        identity |= {"levels": list(levels(scale)), "stand": stand, "student": pair.split("-")[1]}
+    identity = {"name": cell.name, "pair": cell.pair, "method": cell.method, "variant": cell.variant, "seed": cell.seed}
+    if cell.scale is not None:
+        top1 += gain * ((cell.scale > 1) + cell.stand)
+        identity |= {"scale": cell.scale, "levels": list(levels(cell.scale)), "stand": cell.stand}
+        identity |= {"student": cell.student}
+    recipe = {key: value for key, (value, _) in _recipe(cell, variant).items()}
+    if variant.recipes:
+        top1 -= abs(np.log2(recipe["temperature"] / 4)) + 0.3 * abs(recipe.get("complementary_weight", 2) - 2)
     return {
         **identity, **_metrics(random, top1), "top1_best": round(top1 + 0.2, 4),
-        "recipe": {"ce_weight": 0.1, "temperature": 4.0}, "commit": "0123456789ab", "device": "cpu: made up",
+        "recipe": recipe, "commit": "0123456789ab", "device": "cpu: made up",
         "computed_in": "float32", "threads": 2, "processes": 1, "versions": {"python": "3.11", "torch": "2.15"},
-        "epochs": EPOCHS, "weights_sha256": "0" * 64,
+        "epochs": variant.train.get("epochs", EPOCHS), "weights_sha256": "0" * 64,
     }  # fmt: skip
 
 
@@ -99,8 +150,8 @@ def _metrics(random, top1):
 
 
 def _history(random, cell):
-    epochs = np.arange(1, EPOCHS + 1)
-    top1 = cell["top1"] * (1 - np.exp(-epochs / 5)) + random.normal(0, 0.2, EPOCHS)
+    epochs = np.arange(1, cell["epochs"] + 1)
+    top1 = cell["top1"] * (1 - np.exp(-epochs / 5)) + random.normal(0, 0.2, cell["epochs"])
     top1[-1] = cell["top1"]
     frame = {"cell": cell["name"], "epoch": epochs, "lr": 0.05 * 0.1 ** (epochs > 15), "loss": 4 / epochs,
              "ce": 3 / epochs, "train_top1": top1 + 5, "test_top1": top1}  # fmt: skip

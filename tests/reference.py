@@ -20,16 +20,17 @@ needs_data = pytest.mark.skipif(not (DATA.is_dir() or REQUIRED), reason=f"no ref
 
 
 @cache
-def index() -> list[dict[str, Any]]:
-    """All golden cases; none where the reference is absent."""
+def index(wave: str = "golden") -> list[dict[str, Any]]:
+    """All golden cases of a folder, "golden" or "golden2"; none where the reference is absent."""
     if not FOLDER.is_dir():
         return []
-    return yaml.load((FOLDER / "golden/index.yaml").read_text(), Loader=yaml.CSafeLoader)["cases"]
+    cases = yaml.load((FOLDER / wave / "index.yaml").read_text(), Loader=yaml.CSafeLoader)["cases"]
+    return [{**case, "file": f"{wave}/{case['file']}"} for case in cases]
 
 
 @cache
 def _archive(file: str) -> Any:
-    return np.load(FOLDER / "golden" / file)
+    return np.load(FOLDER / file)
 
 
 class GoldenCase:
@@ -75,13 +76,22 @@ class GoldenCase:
             self.check(f"grad_{name}", gradient)
 
 
-def golden(*methods: str) -> pytest.MarkDecorator:
-    """Parametrise a test over every case of some methods, in float64 and float32."""
-    return pytest.mark.parametrize("case", list(_cases(methods)), ids=lambda c: f"{c[0]['id']}-{c[1]}")
+def golden(*methods: str, module: bool | None = None) -> pytest.MarkDecorator:
+    """Parametrise a test over every case of some methods, in float64 and float32.
+
+    Args:
+        methods: their names, which differ between the two folders.
+        module: only the cases that go through (or do not) the method's own trainable part; None for both.
+    """
+    return pytest.mark.parametrize("case", list(_cases(methods, module)), ids=lambda c: f"{c[0]['id']}-{c[1]}")
 
 
-def _cases(methods: tuple[str, ...]) -> Iterator[Any]:
-    found = [case for case in index() if case["method"] in methods]
+def _cases(methods: tuple[str, ...], module: bool | None) -> Iterator[Any]:
+    found = [
+        case
+        for case in [*index("golden"), *index("golden2")]
+        if case["method"] in methods and module in (None, case.get("module", False))
+    ]
     for case in found:
         for dtype in (torch.float64, torch.float32):
             yield case, dtype

@@ -20,7 +20,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from kdcore.matrix.cards import CARDS
+from kdcore.matrix.card_files import CARDS
 from kdcore.matrix.cell import RUNS
 from kdcore.system import yamlfile
 from kdcore.system.errors import RunError
@@ -174,7 +174,7 @@ def make(folder, *, seeds=1, epochs=1):
 
 
 def cell(method, scale, seed=0):
-    return f"{PAIR}-{method}-{scale}-False-{seed}"
+    return f"{PAIR}-{method}-{scale}-False-base-{seed}"
 
 
 def stop(process, how=signal.SIGTERM):

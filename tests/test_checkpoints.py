@@ -17,7 +17,9 @@ import torch
 from safetensors.torch import save, save_file
 
 from kdcore import checkpoints, networks
+from kdcore.networks.input_affine import Normalisation
 from kdcore.system.errors import UserError, shown
+from tests.masked import Masked
 
 NEW_NUMPY, OLD_NUMPY = b"numpy._core.multiarray", b"numpy.core.multiarray"
 
@@ -49,6 +51,10 @@ def respelt(data, spelling):
     return data
 
 
+def prefixed(prefix, content):
+    return {f"{prefix}{key}": value for key, value in content.items()}
+
+
 def loaded(path, **options):
     network = networks.create("resnet8", 10)
     checkpoints.load(path, network, **options)
@@ -56,6 +62,7 @@ def loaded(path, **options):
 
 
 def same(weights):
+    """Whether a network has these weights, whatever it does to its input."""
     return all(torch.equal(value, weights[key]) for key, value in state_dict().items())
 
 
@@ -92,10 +99,102 @@ def test_nothing_stays_allowed(tmp_path):
     assert set(torch.serialization.get_safe_globals()) == before
 
 
-def test_numpy_as_weights(tmp_path, zipped):
-    weights = {key: value.numpy() for key, value in state_dict().items()}
-    with pytest.raises(UserError, match="holds no state dict of tensors"):
-        loaded(written(tmp_path / "a.pth", {"model": weights}, zipped=zipped))
+@pytest.mark.parametrize("spelling", [OLD_NUMPY, NEW_NUMPY], ids=["numpy1", "numpy2"])
+@pytest.mark.parametrize("as_kept", [
+    lambda a: a, lambda a: a.copy(order="F"), lambda a: a.astype(a.dtype.newbyteorder(">")),
+], ids=["as it is", "by columns", "big-endian"])  # fmt: skip
+def test_numpy_as_weights(tmp_path, zipped, spelling, as_kept):
+    weights = {key: as_kept(value.numpy()) for key, value in state_dict().items()}
+    assert same(loaded(written(tmp_path / "a.pth", {"model": weights}, zipped=zipped, spelling=spelling)))
+
+
+@pytest.mark.parametrize("as_kept", [
+    lambda t: t.numpy(), lambda t: t.half().numpy(), lambda t: t.double().numpy(), lambda t: t.tolist(),
+], ids=["array", "float16", "float64", "list"])  # fmt: skip
+def test_an_average_kept_as_numbers_is_a_candidate(tmp_path, zipped, as_kept):
+    """It is not overlooked beside tensors."""
+    average = {f"module.{key}": as_kept(2 * value) for key, value in state_dict().items()}
+    path = written(tmp_path / "a.pth", {"model": state_dict(), "ema": average}, zipped=zipped)
+    with pytest.raises(UserError, match=r"fit and differ, 'model' and 'ema/module\.'; choose one with weights_key"):
+        loaded(path)
+    assert same(loaded(path, weights_key="model"))
+    half = {key: value.float() / 2 for key, value in loaded(path, weights_key="ema").items() if "num" not in key}
+    assert all(torch.allclose(value, state_dict()[key], atol=1e-3) for key, value in half.items())
+
+
+def test_arrays_that_hold_an_average_under_other_names_are_said(tmp_path, zipped, capsys):
+    shadow = [value.numpy() for value in state_dict().values()]
+    path = written(tmp_path / "a.pth", {"model": state_dict(), "ema": {"shadow_params": shadow}}, zipped=zipped)
+    assert same(loaded(path))
+    assert "seems to be in ['ema/shadow_params']" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", [
+    np.zeros(2), np.array(["a"]), np.zeros(2, dtype=[("a", "f4")]), np.zeros((1, 3)), [1.0, 2.0], [[1.0], [2.0, 3.0]],
+    ["a"], [None], [], [[]], np.array([None]),
+])  # fmt: skip
+def test_numbers_that_are_no_weights(tmp_path, zipped, value):
+    """Beside the weights they change nothing; in the place of one they are refused."""
+    assert same(loaded(written(tmp_path / "a.pth", {**state_dict(), "history": value}, zipped=zipped)))
+    with pytest.raises(UserError, match=r"does not fit .*fc\.bias"):
+        loaded(written(tmp_path / "a.pth", {**state_dict(), "fc.bias": value}, zipped=zipped))
+
+
+HALF = Normalisation((0.5,) * 3, (0.25,) * 3)
+OTHERS = Normalisation((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.201))
+
+
+@pytest.mark.parametrize(("wrap", "where"), [
+    (lambda s, m, d: {**prefixed("model.", s), "normalize.mean": m, "normalize.std": d},
+     "normalize.mean and normalize.std"),
+    (lambda s, m, d: {**prefixed("1.", s), "0.mean": m.view(1, 3, 1, 1), "0.std": d.view(1, 3, 1, 1)},
+     "0.mean and 0.std"),
+    (lambda s, m, d: {**prefixed("module.", s), "module.mu": 255 * m, "module.sigma": 255 * d},
+     "module.mu and module.sigma"),
+    (lambda s, m, d: {**prefixed("m.", s), "norm.mean": m, "norm.var": d**2}, "norm.mean and norm.var"),
+    (lambda s, m, d: {**s, "data_mean": m, "data_std": d}, "data_mean and data_std"),
+    (lambda s, m, d: {**s, "mean": m, "std_dev": d}, "mean and std_dev"),
+    (lambda s, m, d: {"model": s, "norm": {"mean": m, "stdev": d}}, "norm/mean and norm/stdev"),
+    (lambda s, m, d: {"model": s, "pixel_mean": m, "pixel_variance": d**2}, "pixel_mean and pixel_variance"),
+    (lambda s, m, d: {**s, "mean_std": torch.stack([m, d])}, "mean_std"),
+    (lambda s, m, d: {"model": s, "mean_std": torch.stack([m, d]).view(2, 3, 1, 1).numpy()}, "mean_std"),
+    (lambda s, m, d: {"model": s, "args": {"normalize": [m.tolist(), d.tolist()]}}, "args/normalize"),
+    (lambda s, m, d: {"model": s, "normalization": (m, d)}, "normalization"),
+    (lambda s, m, d: {"model": s, "pretrained_cfg": {"mean": tuple(m.tolist()), "std": d.tolist()}},
+     "pretrained_cfg/mean and pretrained_cfg/std"),
+    (lambda s, m, d: {"model": s, "norm": {"Mean": m.numpy(), "Std": d.numpy()}}, "norm/Mean and norm/Std"),
+    (lambda s, m, d: {"model": s, "args": argparse.Namespace(mean=m.tolist(), std=d.tolist())},
+     "args/mean and args/std"),
+    (lambda s, m, d: {"model": s, "args": SimpleNamespace(data=SimpleNamespace(mean=m.tolist(), std=d.tolist()))},
+     "args/data/mean and args/data/std"),
+])  # fmt: skip
+def test_a_normalisation_in_the_file(tmp_path, capsys, wrap, where):
+    """Wrappers of networks keep theirs beside the weights; where the images have another it is refused or said."""
+    mean, std = map(torch.tensor, OTHERS)
+    path = written(tmp_path / "a.pth", wrap(state_dict(), mean, std), zipped=True)
+    assert same(loaded(path, images=OTHERS))
+    assert same(loaded(path, images=HALF, own=OTHERS))
+    assert capsys.readouterr().err == ""
+    message = (
+        rf"a\.pth: holds a normalisation of images, {where}, with mean \[0\.4914, .* images here have mean \[0\.5, "
+    )
+    with pytest.raises(UserError, match=message):
+        loaded(path, images=HALF)
+    for options in ({}, {"images": HALF, "own": HALF}):
+        assert same(loaded(path, **options))
+        assert f"warning: {path}: holds a normalisation of images, {where}, with mean" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("beside", [
+    {"mean": [71.2, 70.9], "std": [0.1, 0.2]}, {"mean": torch.ones(3)}, {"mean": [-1.0, 0, 1], "std": [1.0] * 3},
+    {"mean": [0.5] * 3, "std": [0.0] * 3}, {"mean": "0.5", "std": None}, {"bn.running_mean": torch.zeros(3)},
+    {"mean": [0.5] * 3, "std": [300.0] * 3}, {"normalize": True}, {"normalize": [0.1, 0.2, 0.3]},
+    {"normalize": ["a", "b"]}, {"mean_std": torch.ones(2)}, {"mean_std": torch.zeros(2, 3)}, {"normalize": [[1], "b"]},
+])  # fmt: skip
+def test_what_is_no_normalisation(tmp_path, capsys, beside):
+    path = written(tmp_path / "a.pth", {"model": state_dict(), "beside": beside}, zipped=True)
+    assert same(loaded(path, images=HALF))
+    assert capsys.readouterr().err == ""
 
 
 class Call:
@@ -397,3 +496,15 @@ def test_other_files_are_called_what_they_are(tmp_path, content, message):
         with pytest.raises(UserError, match=f"{name}: not a .*{message}") as caught:
             checkpoints.load(tmp_path / name, networks.create("resnet8", 10))
         assert "weights_only" not in str(caught.value)
+
+
+def test_infinities_by_design_and_shared_weights_are_kept(tmp_path):
+    network, other, file = Masked(), Masked(), tmp_path / "weights.safetensors"
+    checkpoints.save(network, file)
+    checkpoints.load(file, other)
+    assert all(torch.equal(value, other.state_dict()[key]) for key, value in network.state_dict().items())
+    assert other.second.weight is other.first.weight
+    network.mask[1, 0] = torch.inf
+    checkpoints.save(network, file)
+    with pytest.raises(UserError, match=r"holds values that are not finite, in \['mask'\]"):
+        checkpoints.load(file, other)

@@ -134,7 +134,7 @@ def test_the_readmes_path_leads_to_a_matrix(followed, tmp_path):
     yamlfile.write(followed.folder / "mine.yaml", changed)
     checked = followed.run(sys.executable, "-m", "stages.plan", "--check", "mine.yaml")
     cells, *missing = checked.splitlines()
-    assert cells == "mine.yaml: 9 cells"
+    assert cells == "mine.yaml: 6 cells"
     assert [re.findall(r"/data/\w+(?:\.\w+)?", line) for line in missing] == [["/data/pets"], ["/data/teacher.pth"]]
 
 
@@ -153,37 +153,39 @@ def followed(tmp_path_factory):
 
 
 def test_a_method_is_its_file_and_its_test():
-    assert [block["path"] for block in BLOCK.finditer(PAGE)] == ["kdcore/methods/pearson.py", "tests/test_pearson.py"]
+    assert [block["path"] for block in BLOCK.finditer(PAGE)] == ["kdcore/methods/afd.py", "tests/test_afd.py"]
 
 
 @pytest.mark.slow
 def test_its_tests_and_style_pass(followed):
-    followed.run(sys.executable, "-m", "pytest", "-q", "tests/test_pearson.py")
-    files = ["kdcore/methods/pearson.py", "tests/test_pearson.py"]
+    followed.run(sys.executable, "-m", "pytest", "-q", "tests/test_afd.py")
+    files = ["kdcore/methods/afd.py", "tests/test_afd.py"]
     followed.run("ruff", "check", *files)
     followed.run("ruff", "format", "--check", *files)
 
 
 def test_it_is_listed_with_its_values(followed):
     listed = followed.run(sys.executable, "-m", "stages.methods")
-    assert "pearson" in listed
-    assert "temperature = 1.0 (> 0)" in listed
-    assert "arXiv:2205.10536" in listed
+    assert "afd" in listed
+    assert "embedding = 128 (integer >= 1)" in listed
+    assert "arXiv:2102.02973" in listed
 
 
 @pytest.mark.slow
 @pytest.mark.pipeline
 def test_it_trains_in_every_form(followed, project):
     """In the project whose tiny matrix has been run, its cells are all that is new, sums included."""
-    for file in ("kdcore/methods/pearson.py", "data/recipes.yaml"):
+    for file in ("kdcore/methods/afd.py", "data/recipes.yaml"):
         shutil.copy(followed.folder / file, project.folder / file)
-    project.set(methods=["kd", "dkd", "pearson", "at+pearson"], scales=[1, 2], stand=[False])
+    baselines = yamlfile.read(project.folder / "params.yaml")["baselines"]
+    project.set(methods=["kd", "dkd", "afd+kd"], baselines=[*baselines, "afd"], scales=[1, 2], stand=[False])
     ran = project.ran(project.sweep("--jobs", "2"))
-    new = {f"train@resnet14-resnet8-{m}-{scale}-False-0" for m in ("pearson", "at+pearson") for scale in (1, 2)}
+    new = {f"train@resnet14-resnet8-afd+kd-{scale}-False-base-0" for scale in (1, 2)}
+    new.add("baseline@resnet14-resnet8-afd-base-0")
     assert {name for name in ran if name.startswith(("train@", "baseline@", "teacher@"))} == new
     table = (project.folder / "tables/digits.md").read_text()
-    assert "| PEARSON + SDD [1,2]" in table
-    assert "| AT+PEARSON " in table
+    assert "| AFD " in table
+    assert "| AFD+KD + SDD [1,2]" in table
 
 
 def listing(*names):
@@ -192,11 +194,30 @@ def listing(*names):
     )
 
 
-def test_every_method_is_in_the_list():
+def test_every_method_is_in_the_list_by_kind():
+    """And no line is wider than 100 columns."""
     listed = listing().stdout
+    by_kind = dict(zip(catalog.KINDS, listed.split("Feature methods, for section baselines"), strict=True))
     for entry in catalog.methods().values():
-        assert re.search(rf"^│ {entry.name} +│ {entry.kind}", listed, re.MULTILINE), entry.name
+        assert re.search(rf"^│ {entry.name} +│ ", by_kind[entry.kind], re.MULTILINE), entry.name
     assert "…" not in listed
+    assert max(map(len, listed.splitlines())) <= 100
+
+
+@pytest.mark.parametrize(("name", "remarks"), [
+    ("kd", [""]),
+    ("mlkd", ["relates the images of a batch", "trained on weak and strong views of each image"]),
+    ("catkd", ["gives the student another end", "needs a final feature map, a linear classifier"]),
+    ("simkd", ["published without cross-entropy", "gives the student another end",
+               "needs a final feature map, a linear classifier"]),
+    ("revision", ["relates the images of a batch", "its loss contains cross-entropy"]),
+    ("ofd", ["needs feature maps before their ReLU"]),
+])  # fmt: skip
+def test_the_list_says_what_is_special(name, remarks):
+    """Each remark begins a line of its own, which may be folded."""
+    cells = [line.split("│")[2].strip() for line in listing(name).stdout.splitlines() if line.count("│") > 3]
+    special = " ".join(filter(None, cells)).partition(" - ")[2]
+    assert special.split(" - ") == remarks
 
 
 def test_list_of_some():

@@ -6,10 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from kdcore import methods, networks, objective
-from kdcore.methods import kd, mlkd
+from kdcore import catalog, methods, networks, objective
+from kdcore.methods import crld, kd, mlkd, wkd_l
 from kdcore.objective import BatchContext, LogitTerm, Objective, Term
-from kdcore.scales import decouple_as_fusion_published, pyramid_logits
+from kdcore.scales import decouple, decouple_as_fusion_published, pyramid_logits
 from kdcore.standardize import standardize
 from kdcore.training.random import device_generator
 from tests.methods.test_logit_methods import BATCH, SAMPLES
@@ -21,6 +21,7 @@ LOGIT = {
     **{name: values for name, values in {**SAMPLES, **BATCH}.items() if "-" not in name},
     "mlkd": {"temperature": 4.0, "variant": "as_published"},
     "ctkd": {"t_start": 1.0, "t_range": 20.0, "curriculum": 10, "variant": "instance"},
+    "wkd_l": {**SAMPLES["wkd_l"], "cost": "classifier", "sharpen": 1.0, "gamma_decay_from": 0.5},
 }
 
 
@@ -40,9 +41,11 @@ class Case:
 
     def build(self, method, recipe, **options):
         labels = torch.arange(20) % 10
-        return objective.build(
-            method, recipe, student=self.student, teacher=self.teacher, labels=labels, image_size=16, **options
-        )
+        goal, self.student = objective.build(
+            method, recipe, student=self.student, teacher=self.teacher, labels=labels, image_size=16, batch_size=8,
+            epochs=10, **options,
+        )  # fmt: skip
+        return goal
 
     def parts(self, method, recipe, **options):
         goal = self.build(method, recipe, **options)
@@ -54,12 +57,13 @@ def case():
     return Case()
 
 
-@pytest.mark.parametrize("name", [name for name in SAMPLES if name != "ctkd"])
+@pytest.mark.parametrize("name", sorted(({*SAMPLES} & {*LOGIT}) - {"ctkd", "wkd_l"}))
 def test_global_scale_without_stand_is_the_plain_method(case, name):
     parts = case.parts(name, {**LOGIT[name], **WEIGHTS})
-    out, taught = case.out[0].logits, case.taught[0].logits
-    plain = methods.get(name).loss(out, taught, case.target, **LOGIT[name]).mean()
-    ce = F.cross_entropy(out, case.target)
+    views = len(catalog.methods()[name].views)
+    out, taught = ([output.logits for output in outputs[:views]] for outputs in (case.out, case.taught))
+    plain = methods.get(name).loss(*out, *taught, case.target, **LOGIT[name]).mean()
+    ce = sum(F.cross_entropy(logits, case.target) for logits in out)
     torch.testing.assert_close(parts.losses[name], plain)
     torch.testing.assert_close(parts.loss, 0.3 * ce + 2.0 * plain)
 
@@ -109,6 +113,19 @@ def test_levels_without_the_whole_image_weigh_by_the_networks_own_prediction(cas
     torch.testing.assert_close(parts.losses["kd"], expected)
 
 
+def test_weights_of_regions_are_those_of_the_recipe(case):
+    def loss(**weights):
+        recipe = {"temperature": 4.0, **WEIGHTS, **REGIONS, **weights}
+        return case.parts("kd", recipe, levels=(1, 2, 4)).losses["kd"]
+
+    both, consistent = loss(), loss(complementary_weight=0.0)
+    complementary = loss(consistent_weight=0.0)
+    assert complementary > 0 < consistent
+    torch.testing.assert_close(complementary, both - consistent)
+    torch.testing.assert_close(loss(consistent_weight=1.0), both, rtol=0, atol=0)
+    assert loss(complementary_weight=0.0, consistent_weight=0.0) == 0
+
+
 def test_losses_across_a_batch_apply_to_each_region_and_are_averaged(case):
     recipe = {"temperature": 4.0, "variant": "as_published", **WEIGHTS}
     parts = case.parts("mlkd", recipe, levels=(1, 2), stand=True)
@@ -116,6 +133,27 @@ def test_losses_across_a_batch_apply_to_each_region_and_are_averaged(case):
     regions = [pyramid_logits(o.final_map, h, (1, 2)) for o, h in zip((*case.out, *case.taught), heads, strict=True)]
     apart = [mlkd.loss(*(r[:, n] for r in regions), temperature=4.0, standardize=True) for n in range(5)]
     torch.testing.assert_close(parts.losses["mlkd"], torch.stack(apart).mean())
+
+
+def test_two_views_of_single_samples_are_decoupled_by_the_weak_one(case):
+    """The confidences that CRLD asks for are those of plain logits, whatever the stand."""
+    conditions = {"temperature": 4.0, "tau_weak": 0.3, "tau_strong": 0.2, "within_weight": 2.0, "cross_weight": 0.5}
+    parts = case.parts("crld", {**conditions, **WEIGHTS, **REGIONS}, levels=(1, 2), stand=True)
+    heads = [case.student.classifier] * 2 + [case.teacher.classifier] * 2
+    regions = [pyramid_logits(o.final_map, h, (1, 2)) for o, h in zip((*case.out, *case.taught), heads, strict=True)]
+    per_region = crld.loss(*regions, **conditions, standardize=True)
+    assert 0 < (per_region == 0).sum() < per_region.numel()
+    torch.testing.assert_close(parts.losses["crld"], decouple(per_region, regions[2], case.target))
+
+
+def test_a_cost_between_classes_is_that_of_every_region(case):
+    parts = case.parts("wkd_l", {**LOGIT["wkd_l"], **WEIGHTS, **REGIONS}, levels=(1, 2), stand=True)
+    heads = case.student.classifier, case.teacher.classifier
+    s, t = (pyramid_logits(o.final_map, h, (1, 2)) for o, h in zip((case.out[0], case.taught[0]), heads, strict=True))
+    rows = F.normalize(heads[1].weight.detach())
+    inputs = standardize(s), standardize(t), case.target[:, None].expand(8, 5), 1 - (rows @ rows.T - 1).exp()
+    per_region = wkd_l.loss(*inputs, **SAMPLES["wkd_l"])
+    torch.testing.assert_close(parts.losses["wkd_l"], decouple(per_region, t, case.target))
 
 
 def test_two_views_have_two_cross_entropies(case):

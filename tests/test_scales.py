@@ -45,6 +45,30 @@ def test_weights_by_hand():
     assert decouple(loss, teacher, target, complementary_weight=1.0).item() == pytest.approx(37)
 
 
+def test_weights_of_both_kinds_of_regions():
+    """They split the sum in two parts: that of consistent and that of complementary regions."""
+    generator = torch.Generator().manual_seed(0)
+    teacher = torch.randn(6, 21, 3, generator=generator, dtype=torch.float64)
+    loss = torch.rand(6, 21, generator=generator, dtype=torch.float64)
+    target = torch.randint(3, (6,), generator=generator)
+
+    def total(complementary, consistent):
+        weights = {"complementary_weight": complementary, "consistent_weight": consistent}
+        return decouple(loss, teacher, target, **weights).item()
+
+    right = teacher.argmax(-1) == target[:, None]
+    agrees = right == right[:, :1]
+    consistent, complementary = (loss[of].sum().item() / loss.numel() for of in (agrees, ~agrees))
+    assert consistent > 0 < complementary
+    assert total(2.0, 1.0) == pytest.approx(2 * complementary + consistent)
+    assert total(2.0, 1.0) == decouple(loss, teacher, target).item()
+    assert total(2.0, 0.0) == pytest.approx(total(2.0, 1.0) - total(0.0, 1.0)) == pytest.approx(2 * complementary)
+    assert total(0.0, 1.0) == pytest.approx(consistent)
+    assert total(1.0, 1.0) == pytest.approx(loss.mean().item())
+    assert total(3.0, 3.0) == pytest.approx(3 * loss.mean().item())
+    assert total(0.0, 0.0) == 0
+
+
 def test_levels_without_the_whole_image_take_its_prediction_from_outside():
     right, wrong = [1.0, 0.0], [0.0, 1.0]
     teacher, target = torch.tensor([[wrong, right]]), torch.tensor([0])

@@ -131,10 +131,17 @@ PARAMETERS = {key: value for key, value in EMA.items() if "running" not in key a
 @pytest.mark.parametrize(("content", "where"), [
     ({"state_dict": OURS, "ema": PARAMETERS}, "ema"),
     ({"model": OURS, "avg_params": [EMA["conv1.weight"]]}, "avg_params"),
-    ({"model": OURS, "modelEMA": PARAMETERS}, "modelEMA"), ({"model": OURS, "ema-model": PARAMETERS}, "ema-model"),
+    ({"model": OURS, "modelEMA": PARAMETERS}, "modelEMA"),
+    ({"model": OURS, "emaModel": PARAMETERS}, "emaModel"),
+    ({"model": OURS, "ema-model": PARAMETERS}, "ema-model"),
     ({**prefixed("learner.model."), **prefixed("learner.model_ema.", PARAMETERS)}, "learner.model_ema."),
     ({"ema_net": OURS, "ema": {f"x{key}": value for key, value in EMA.items()}}, "ema"),
     ({"state_dict": OURS, "model_ema": {"shadow_params": list(PARAMETERS.values())}}, "model_ema/shadow_params"),
+    ({"model": OURS, "mean_teacher": PARAMETERS}, "mean_teacher"), ({"model": OURS, "slow_weights": PARAMETERS},
+                                                                    "slow_weights"),
+    ({"model": OURS, "ModelMovingAverage": PARAMETERS}, "ModelMovingAverage"),
+    ({**prefixed("student."), **prefixed("teacher.", PARAMETERS)}, "teacher."),
+    ({"online": OURS, "target": PARAMETERS}, "target"), ({"online": PARAMETERS, "net": OURS}, "online"),
     ({**prefixed("model."), **{f"model_ema.{key.replace('.', '')}": v for key, v in EMA.items()}}, "model_ema."),
 ])  # fmt: skip
 def test_an_average_that_does_not_fit_is_said(write, capsys, content, where):
@@ -145,6 +152,8 @@ def test_an_average_that_does_not_fit_is_said(write, capsys, content, where):
 @pytest.mark.parametrize("content", [
     {"state_dict": OURS, "ema": copy.deepcopy(OURS)}, {"ema": OURS}, {"model": OURS, "ema_decay": torch.tensor(0.9)},
     {"schema": {"a": torch.ones(3)}, "model": OURS}, {"model": OURS, "ema": {"a": 1}},
+    {**prefixed("student."), **prefixed("teacher.", DEEPER)}, {"model": OURS, "target": torch.ones(3)},
+    {"student": OURS, "teacher": {key: OURS[key] for key in PARAMETERS}},
 ])  # fmt: skip
 def test_what_is_no_other_average_is_not_said(write, capsys, content):
     assert same(load(write(content)))

@@ -15,6 +15,7 @@ from torch import Tensor
 from kdcore.data.affine import rotate
 
 ORDER, VIEWS, STRONG, STRONG_CROP, METHODS, ROTATION, STRONG_ROTATION, DROPOUT = range(8)
+MIXING, RESIZED, STRONG_RESIZED, DISTORTIONS, MAGNITUDES, JITTER, ERASING, NOISE = range(8, 16)
 """Purposes for which numbers are drawn: each has a random generator of its own in every epoch."""
 
 
@@ -118,5 +119,5 @@ class Normalize:
 
 
 def generator(seed: int, epoch: int, purpose: int) -> np.random.Generator:
-    """Return the random generator of one purpose (`ORDER` to `DROPOUT`) in one epoch."""
+    """Return the random generator of one purpose (`ORDER` to `NOISE`) in one epoch."""
     return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch, purpose])))

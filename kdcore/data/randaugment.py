@@ -191,9 +191,9 @@ def _cut_out(images: Tensor, cutout: Tensor) -> Tensor:
 
 
 def _blend(start: Tensor, images: Tensor, weight: Tensor) -> Tensor:
-    """Interpolate from `start` (weight 0) to the images (1), with Pillow's precision and truncation."""
+    """Interpolate from `start` (weight 0) to the images (1), and beyond, with Pillow's precision and truncation."""
     origin = start.float()
-    return (origin + _per_image(weight.float()) * (images.float() - origin)).to(torch.uint8)
+    return (origin + _per_image(weight.float()) * (images.float() - origin)).clamp(0, 255).to(torch.uint8)
 
 
 def _luma(images: Tensor) -> Tensor:

@@ -67,28 +67,39 @@ class Broken:
 
 
 class StreamedViews:
-    """Random views of encoded training images (implements `kdcore.data.feed.WeakViews`).
+    """Random views of encoded training images (implements `kdcore.data.views.WeakViews`).
 
     Args:
         split: the images.
         size: S, side of the views.
         flip: whether half of them are mirrored.
         device: takes the views.
+        augmented: whether views are random; if not, images are seen as in evaluation.
+        interpolation: how crops are resized.
     """
 
     view_count: int | None = None
 
-    def __init__(self, split: Encoded, *, size: int, flip: bool, device: torch.device) -> None:
+    def __init__(
+        self,
+        split: Encoded,
+        *,
+        size: int,
+        flip: bool,
+        device: torch.device,
+        augmented: bool = True,
+        interpolation: str = "bilinear",
+    ) -> None:
         self.wanted = _Order()
-        self.loader = _loader(_Decoder(split, size, flip), self.wanted, device)
-        self.device = device
+        self.loader = _loader(_Decoder(split, size, flip, interpolation), self.wanted, device)
+        self.device, self.augmented = device, augmented
 
     def names(self, seed: int, epoch: int) -> None:
         """Return None: the views cannot be counted."""
 
     def batches(self, batches: list[Tensor], *, count: int, seed: int, epoch: int) -> Iterator[list[Tensor]]:
         """For each batch (B,) of positions, yield `count` views (B, 3, S, S) uint8 on the device."""
-        purposes = (VIEWS, STRONG_CROP)[:count]
+        purposes = (VIEWS, STRONG_CROP)[:count] if self.augmented else ()
         self.wanted.batches = [
             [Wanted(i, tuple((seed, epoch, purpose, i) for purpose in purposes)) for i in batch.tolist()]
             for batch in batches
@@ -130,12 +141,13 @@ class _Order(Sampler[list[Wanted]]):
 class _Decoder(Decoded[Any]):
     """Decodes, crops and resizes one image."""
 
-    def __init__(self, split: Encoded, size: int, flip: bool) -> None:
+    def __init__(self, split: Encoded, size: int, flip: bool, interpolation: str = "bilinear") -> None:
         from torchvision.transforms import v2  # a second to import, and only streams need it
 
         self.split = split
         mirror = [v2.RandomHorizontalFlip()] if flip else []
-        self.random = v2.Compose([v2.RandomResizedCrop(size), *mirror, v2.PILToTensor()])
+        between = v2.InterpolationMode(interpolation)
+        self.random = v2.Compose([v2.RandomResizedCrop(size, interpolation=between), *mirror, v2.PILToTensor()])
         self.plain = v2.Compose([v2.Resize(round(CONTEXT * size)), v2.CenterCrop(size), v2.PILToTensor()])
 
     def __getitem__(self, wanted: Wanted) -> Tensor | Broken:
@@ -149,15 +161,15 @@ class _Decoder(Decoded[Any]):
         return torch.stack([self._view(image, seed) for seed in wanted.seeds])
 
     def _file(self, position: int) -> Path | bytes:
-        table = self.split.table
+        table, row = self.split.table, self.split.row(position)
         if "image" in table.column_names:
-            content: bytes = table["image"][position].as_py()
+            content: bytes = table["image"][row].as_py()
             return content
-        return (self.split.root or Path()) / table["path"][position].as_py()
+        return (self.split.root or Path()) / table["path"][row].as_py()
 
     def _name(self, position: int) -> str:
         file = self._file(position)
-        return str(file) if isinstance(file, Path) else f"{self.split.file}: image {position}"
+        return str(file) if isinstance(file, Path) else f"{self.split.file}: image {self.split.row(position)}"
 
     def _view(self, image: Image.Image, seed: tuple[int, ...]) -> Tensor:
         with torch.random.fork_rng(devices=[]):

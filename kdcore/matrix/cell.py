@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 RUNS = Path("runs")
+BASE = "base"
+"""The variant that changes nothing."""
 STAGES = ("train", "baseline")
 """The DVC stages that train cells: "train" those of logit methods, "baseline" all others."""
 TRAININGS = ("teacher", *STAGES)
@@ -25,6 +27,8 @@ class Cell:
     """Whether logits are standardised; None for baselines."""
     named_network: str | None = None
     """The network of a teacher that has a name of its own; None where the teacher's name is that of its network."""
+    variant: str = BASE
+    """The name of the changes to recipe and training (see `kdcore.matrix.variants`); `BASE` has none."""
 
     @property
     def teacher(self) -> str:
@@ -53,8 +57,8 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """The name that DVC shows behind "@": resnet56-resnet20-kd-2-True-0, or resnet56-resnet20-at-0."""
-        axes = (self.pair, self.method, self.scale, self.stand, self.seed)
+        """The name that DVC shows behind "@": resnet56-resnet20-kd-2-True-base-0, or resnet56-resnet20-at-base-0."""
+        axes = (self.pair, self.method, self.scale, self.stand, self.variant, self.seed)
         return "-".join(str(value) for value in axes if value is not None)
 
     @property

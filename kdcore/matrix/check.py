@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from kdcore.matrix import params
+from kdcore.matrix import idle, networks_section, params, selection
 from kdcore.matrix.cards import check_sources, make_cards, missing_here, resolve_recipes
 from kdcore.matrix.code import Card
 from kdcore.matrix.teacher_cards import check_teachers
@@ -39,10 +39,14 @@ def check(file: str, *, recipes: dict[str, Any], known_teachers: dict[str, Any])
     check_teachers(matrix, known_teachers, file)
     check_sources(matrix, file)
     cells = resolve_recipes(matrix, recipes, file)
+    selection.check(matrix, cells, file)
+    idle.warn(matrix, file)
+    networks_section.warn_of_files(matrix, file)
     missing = missing_here(matrix, known_teachers)
     is_own = os.path.realpath(file) == os.path.realpath(OWN)
     if missing and is_own:
         raise UserError("\n".join(missing))
     remarks = [f"- would not run here: {problem.removeprefix(f'{OWN}: ')}" for problem in missing]
     cards = make_cards(matrix, published_recipes=recipes, known_teachers=known_teachers) if is_own else {}
-    return Checked("\n".join([f"{file}: {len(cells)} cells", *remarks]), cards)
+    count = len(cells) - len(selection.copies(matrix, cells))
+    return Checked("\n".join([f"{file}: {count} cells", *remarks]), cards)

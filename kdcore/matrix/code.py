@@ -1,7 +1,9 @@
 """Fingerprints of the code that trains a network, as its card holds them."""
 
+from collections.abc import Mapping
 from functools import cache, partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from kdcore import catalog
@@ -9,6 +11,7 @@ from kdcore.matrix.fingerprint import ROOT, fingerprint
 from kdcore.system.errors import UserError
 
 Card = dict[str, Any]
+FOREIGN = "kdcore.networks.foreign"
 
 
 class Code:
@@ -16,9 +19,11 @@ class Code:
 
     Args:
         root: the folder that holds the sources of kdcore.
+        described: the descriptions of networks that params.yaml names, see `kdcore.matrix.networks_section`.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, described: Mapping[str, Card] = MappingProxyType({})) -> None:
+        self.described = described
         self.of = cache(partial(fingerprint, root=root))
 
     def trainer(self) -> str:
@@ -26,7 +31,12 @@ class Code:
         return self.of("kdcore.training.lockstep")  # it imports the loop
 
     def network(self, name: str) -> str:
-        """The fingerprint of one member of a family."""
+        """The fingerprint of one member of a family; of a network that params.yaml names that of what wraps it, and, of
+        one of the zoo, of its family too. The rest of such a network stands in its description.
+        """
+        if name in self.described:
+            zoo = self.described[name].get("zoo")
+            return "-".join([self.of(FOREIGN), *([self.network(zoo)] if zoo else [])])
         return self.of(catalog.networks()[name].module, only_network=name)
 
     def training(self, student: str, teacher: str | None = None, method: str = catalog.VANILLA) -> Card:
@@ -49,7 +59,7 @@ def check_code(card: Card, file: Path, *, loaded: str) -> None:
     Raises:
         UserError: a fingerprint differs.
     """
-    now = Code(ROOT).training(card["student"], card.get("teacher"), card["method"])
+    now = Code(ROOT, card.get("networks", {})).training(card["student"], card.get("teacher"), card["method"])
     refuse_other_code(card, file, now if now["trainer"] == loaded else {**now, "trainer": loaded})
 
 

@@ -27,10 +27,13 @@ pixels with stride 2, for larger images.
 
 
 def _white(value: Any) -> Any:
-    if value not in (None, "largest") and not (is_number(value, int) and 1 <= value <= 65535):
+    low, high = value if isinstance(value, list) and len(value) == 2 else (0, value)
+    numbers = is_number(low, int) and is_number(high, int) and 0 <= low < high <= 65535
+    if value not in (None, "largest") and not numbers:
         raise ValueError(
             f"{shown(value)}: must be the 16-bit value that becomes white, a whole number from 1 to 65535 such as "
-            "4095, or largest: the largest of the training images"
+            "4095; or those that become black and white, such as [29000, 32000]; or largest: the largest of the "
+            "training images"
         )
     return value
 
@@ -54,6 +57,10 @@ class Source(Section):
     """
     std: Std | None = None
     """Standard deviation of each channel, for the same."""
+    validation: Fraction | None = Field(default=None, exclude=True)
+    """The share of the training images of every class that no network is trained on, and that every epoch is measured
+    on; none if absent. The data set is stored with all of them, so its card does not hold this key.
+    """
 
     @model_validator(mode="after")
     def _both(self) -> "Source":
@@ -153,9 +160,9 @@ class Own(Parquet):
     """The first layer of the networks; if absent, small up to 64 pixels, else large."""
     test_share: Fraction | None = None
     """The share of each class that is kept for the test, if the images are not split already."""
-    scale_16bit: Annotated[int | Literal["largest"] | None, BeforeValidator(_white)] = None
-    """Which value of 16-bit greys becomes white: a number, or the largest value of the training images; if absent,
-    65535.
+    scale_16bit: Annotated[int | list[int] | Literal["largest"] | None, BeforeValidator(_white)] = None
+    """Which value of 16-bit greys becomes white: a number, or the largest value of the training images; or which become
+    black and white: two numbers; if absent, 0 and 65535.
     """
     background: Annotated[list[int] | Literal["white", "black"] | None, BeforeValidator(_colour)] = None
     """The colour that lies under transparent images; if absent, transparency is dropped."""
@@ -210,6 +217,12 @@ SOURCES = {
 def module(name: str) -> str:
     """Return the name of the module in kdcore.data.sources that fetches a data set."""
     return name if name in KNOWN else OWN
+
+
+def images_per_class(section: dict[str, Any]) -> int | None:
+    """Return how many training images every class of a data set has, where its section tells; else None."""
+    whole = {"cifar100": 500, "tiny_imagenet": None if section.get("subset") else 500}
+    return section.get("train_per_class") or whole.get(section["name"])
 
 
 def path(source: str) -> Path | None:

@@ -27,6 +27,8 @@ NUMBERLESS = {
     "kdcore.matrix": "says what is computed; its values stand in the cards",
     "kdcore.fetch": "downloads files, which are compared by checksums",
     "kdcore.data.storage": "keeps arrays, which DVC compares by their bytes",
+    "kdcore.training.finite": "ends a run or leaves it as it is",
+    "kdcore.training.kept": "keeps what a method has computed, bit for bit",
     "kdcore.training.teacher_cache": "keeps what the teacher would say, bit for bit",
 }
 """Modules and packages that change no number, and so count in no cell's fingerprint -> the reason."""
@@ -48,6 +50,11 @@ CHANGING = (
 """Calls that change the object which they are called on, or given; so do torch's methods that end in _."""
 
 
+BLOCKS = ("body", "orelse", "finalbody", "handlers", "cases")
+"""The fields of statements that hold other statements."""
+BLOCKED = (ast.Module, ast.stmt, ast.excepthandler, ast.match_case)
+
+
 def fingerprint(module: str, *, only_network: str | None = None, everything: bool = False, root: Path = ROOT) -> str:
     """A hash of the statements of a module, and of all that it imports inside the package.
 
@@ -65,7 +72,7 @@ def fingerprint(module: str, *, only_network: str | None = None, everything: boo
     for name in sorted(closure(module, root, everything=everything)):
         source = _path(name, root).read_text(encoding="utf-8")
         if only_network and name == module:
-            tree = _statements(source)
+            tree = _statements(ast.parse(source))
             _keep_network(tree, only_network)
             digest.update(f"{name} {_canonical(tree)}\n".encode())
         else:
@@ -131,17 +138,22 @@ class _Facts:
 @cache
 def _facts(source: str) -> _Facts:
     """Read a file once in a process, however many fingerprints it is a part of."""
+    tree = ast.parse(source)
     imports = [
-        (node.lineno, getattr(node, "level", 0), tuple(_named_modules(node)))
-        for node in _import_statements(ast.parse(source))
+        (node.lineno, getattr(node, "level", 0), tuple(_named_modules(node))) for node in _import_statements(tree)
     ]
-    counted = _statements(source)
+    counted = _statements(tree)
     used = tuple(name for node in _import_statements(counted) for name in _named_modules(node))
     return _Facts(tuple(imports), used, _canonical(counted))
 
 
 def _import_statements(tree: ast.AST) -> list[ast.Import | ast.ImportFrom]:
-    return [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+    """List the import statements of a file, those inside others too; expressions, most of a tree, hold none."""
+    waiting = [tree]
+    for node in waiting:
+        for block in BLOCKS:
+            waiting.extend(getattr(node, block, ()) if isinstance(node, BLOCKED) else ())
+    return [node for node in waiting if isinstance(node, ast.Import | ast.ImportFrom)]
 
 
 def _named_modules(node: ast.Import | ast.ImportFrom) -> list[str]:
@@ -152,11 +164,11 @@ def _named_modules(node: ast.Import | ast.ImportFrom) -> list[str]:
     return names
 
 
-def _statements(source: str) -> ast.Module:
-    """A file's syntax tree with only what could change a number: without imports that only the rest needs, and with the
-    others in one order.
+def _statements(tree: ast.Module) -> ast.Module:
+    """Leave in a file's syntax tree only what could change a number: without imports that only the rest needs, and with
+    the others in one order.
     """
-    tree: ast.Module = _Counted().visit(ast.parse(source))
+    tree = _Counted().visit(tree)
     used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
     for node in _import_statements(tree):
         node.names = [

@@ -1,24 +1,39 @@
 """Read params.yaml into typed, validated objects. No other module reads that file."""
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    ModelWrapValidatorHandler,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from kdcore import catalog
 from kdcore.catalog import levels
-from kdcore.matrix.cell import Cell
-from kdcore.matrix.data_section import KNOWN, OWN, Data
+from kdcore.matrix.cell import BASE, Cell
+from kdcore.matrix.data_section import Data
+from kdcore.matrix.networks_section import NamedNetwork
+from kdcore.matrix.networks_section import check_name as check_network_name
+from kdcore.matrix.problems import DATA_OPTIONS, describe, explained
+from kdcore.matrix.recipes import overridden
 from kdcore.matrix.section import Mean, Section, Std, Text
+from kdcore.matrix.selector import Scale, Selector, check_pair
+from kdcore.matrix.train_card import cell_settings
+from kdcore.matrix.train_recipe import Augmentation
 from kdcore.matrix.train_section import Train, TrainSettings
+from kdcore.matrix.tune_section import Tune
+from kdcore.matrix.variants import Variant, check_base, check_name
 from kdcore.system import workspace, yamlfile
-from kdcore.system.errors import SHOWN, UserError, check_address, named, shown, suggest
+from kdcore.system.errors import check_address, shown, suggest
 
 
 def of_kind(kind: str) -> AfterValidator:
@@ -32,7 +47,7 @@ def of_kind(kind: str) -> AfterValidator:
 
 
 def _check_network(name: str) -> str:
-    catalog.check_known(name, list(catalog.networks()), "network")
+    catalog.check_known(name, catalog.network_names(), "network")
     return name
 
 
@@ -45,16 +60,6 @@ def _check_teacher_name(name: str) -> str:
     return name
 
 
-def _check_pair(pair: str) -> str:
-    catalog.check_pair(pair, [pair.partition("-")[0]])  # its teacher is looked up in `Params`
-    return pair
-
-
-def _check_scale(scale: Any) -> Any:
-    levels(scale)
-    return scale
-
-
 def _check_axis(values: list[Any]) -> list[Any]:
     if not values:
         raise ValueError("is empty; an axis of the matrix needs at least one value")
@@ -62,6 +67,12 @@ def _check_axis(values: list[Any]) -> list[Any]:
     if twice:
         raise ValueError(f"names {', '.join(twice[:5])} more than once; keep one of each")
     return values
+
+
+def _check_no_share(top1: float) -> float:
+    if 0 < top1 <= 1:
+        raise ValueError(f"{top1:g}: is in percent: write {100 * top1:g}")
+    return top1
 
 
 def _check_scales(scales: list[int | str]) -> list[int | str]:
@@ -73,16 +84,11 @@ def _check_scales(scales: list[int | str]) -> list[int | str]:
     return scales
 
 
-TAGS = ("int", "str", OWN, *KNOWN)
-"""What pydantic puts into the path of a problem beside keys: the member of a union that it tried."""
-DATA_OPTIONS = MappingProxyType({"name": "--dataset", "source": "--source", "image_size": "--image-size"})
-"""Key of section data -> its option, for commands that measure."""
 MOST_CELLS = 100_000
+AXES = ("pairs", "methods", "scales", "stand", "baselines", "variants", "seeds")
 LONGEST_NAME = 64
-MOST_PROBLEMS = 20
-"""The most problems that one message lists."""
 Axis = AfterValidator(_check_axis)
-Percent = Annotated[float, Field(ge=0, le=100)]
+Percent = Annotated[float, Field(ge=0, le=100), AfterValidator(_check_no_share)]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
@@ -155,27 +161,42 @@ class Teacher(Section):
             )
         if "train" not in (self.source, self.otherwise) and self.train is not None:
             raise ValueError("train is for source train and for otherwise: train; a checkpoint is not trained")
-        if self.train is not None and self.train.optimizer != "sgd":
+        if self.train is not None and self.train.optimizer == "dot":
             raise ValueError("train.optimizer: a teacher is trained alone, which leaves dot nothing to tell apart; sgd")
         return self
+
+
+def _names_in(content: Any) -> list[str]:
+    """List the names in section `networks` of a params file, which is not checked yet."""
+    named = content.get("networks") if isinstance(content, dict) else None
+    return [name for name in named if isinstance(name, str)] if isinstance(named, dict) else []
 
 
 class TableOptions(Section):
     """Section `tables` of params.yaml: what the result tables show."""
 
     accuracy: Literal["top1", "top1_best"]
-    """top1 is the accuracy after the last epoch; top1_best is that of the best epoch, chosen on the test images."""
+    """top1 is the accuracy after the last epoch; top1_best is that of the best epoch, chosen on the validation
+    images, or where `data.validation` keeps none, on the test images.
+    """
 
 
 class Params(Section):
-    """All of params.yaml. The matrix is pairs x methods x scales x stand x seeds and pairs x baselines x seeds."""
+    """All of params.yaml. The matrix is pairs x methods x scales x stand x variants x seeds and pairs x baselines x
+    variants x seeds.
+    """
 
-    pairs: Annotated[list[Annotated[str, AfterValidator(_check_pair)]], Axis]
+    pairs: Annotated[list[Annotated[str, AfterValidator(check_pair)]], Axis]
     methods: Annotated[list[Annotated[str, of_kind("logit")]], Axis]
-    scales: Annotated[list[Annotated[int | str, BeforeValidator(_check_scale)]], Axis, AfterValidator(_check_scales)]
+    scales: Annotated[list[Scale], Axis, AfterValidator(_check_scales)]
     stand: Annotated[list[bool], Axis]
     baselines: Annotated[list[Annotated[str, of_kind("feature")]], Axis]
     seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Axis]
+    variants: Annotated[dict[Annotated[str, AfterValidator(check_name)], Variant], AfterValidator(check_base)]
+    exclude: list[Selector] = Field(default_factory=list)
+    """Names the cells that the matrix leaves out."""
+    networks: dict[Annotated[str, AfterValidator(check_network_name)], NamedNetwork] = Field(default_factory=dict)
+    """Networks that the zoo does not have, or not of this size, by names of the user's."""
     teachers: dict[Annotated[str, AfterValidator(_check_teacher_name)], Teacher]
     data: Data
     train: Train
@@ -186,25 +207,32 @@ class Params(Section):
     those below stand for standardised logits only.
     """
     tables: TableOptions
+    tune: Tune | None = None
+    """What `python -m stages.tune` searches; no stage depends on it."""
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _knows_its_networks(cls, content: Any, handler: ModelWrapValidatorHandler["Params"]) -> "Params":
+        """Let all sections name the networks of section `networks`; validators of the whole look there themselves."""
+        with catalog.naming(_names_in(content)):
+            return handler(content)
 
     @model_validator(mode="after")
     def _countable(self) -> "Params":
-        axes = {
-            axis: len(getattr(self, axis)) for axis in ("pairs", "methods", "scales", "stand", "baselines", "seeds")
-        }
-        pairs, methods, scales, stand, baselines, seeds = axes.values()
-        cells = pairs * seeds * (methods * scales * stand + baselines)
+        axes = {axis: len(getattr(self, axis)) for axis in AXES}
+        pairs, methods, scales, stand, baselines, variants, seeds = axes.values()
+        cells = pairs * variants * seeds * (methods * scales * stand + baselines)
         if cells > MOST_CELLS:
             lengths = ", ".join(f"{count:,} {axis}" for axis, count in axes.items())
             raise ValueError(
-                f"{lengths}: pairs x methods x scales x stand x seeds and pairs x baselines x seeds make {cells:,} "
-                f"cells; at most {MOST_CELLS:,} are allowed; shorten an axis"
+                f"{lengths}: pairs x methods x scales x stand x variants x seeds and pairs x baselines x variants x "
+                f"seeds make {cells:,} cells; at most {MOST_CELLS:,} are allowed; shorten an axis"
             )
         return self
 
     @model_validator(mode="after")
     def _teachers_have_networks(self) -> "Params":
-        known = list(catalog.networks())
+        known = [*catalog.networks(), *self.networks]
         for name, teacher in self.teachers.items():
             if teacher.network is None and name not in known:
                 raise ValueError(
@@ -224,7 +252,7 @@ class Params(Section):
         for pair in self.pairs:
             teacher = pair.split("-")[0]
             if teacher not in self.teachers:
-                known = [*self.teachers, *catalog.networks()]
+                known = [*self.teachers, *catalog.networks(), *self.networks]
                 hint, example = "", f"{teacher}: {{source: published}}"
                 if teacher not in known:
                     hint, example = suggest(teacher, known), f"{teacher}: {{network: resnet20, source: published}}"
@@ -232,39 +260,114 @@ class Params(Section):
                     f"pairs: {pair} needs the teacher {teacher}, which teachers does not list.{hint} "
                     f"Name another, or add for example 'teachers: {{{example}}}'"
                 )
-        for number, exception in enumerate(self.train.exceptions):
-            for pair in exception.pairs or []:
-                try:
-                    catalog.check_pair(pair, self.teachers)
-                except ValueError as error:
-                    raise ValueError(f"train.exceptions[{number}].pairs: {error}") from error
         return self
 
     def network_of(self, teacher: str) -> str:
         """The network of a teacher."""
         return self.teachers[teacher].network or teacher
 
+    def published_as(self, teacher: str) -> str:
+        """The name under which data/teachers.yaml may list a teacher's network: of one of the zoo, its name there."""
+        network = self.network_of(teacher)
+        return (network in self.networks and self.networks[network].zoo) or network
+
     @model_validator(mode="after")
-    def _exceptions_fit(self) -> "Params":
-        runs = [
-            (f"{method} for {pair}", {"student": pair.split("-")[1], "method": method, "pair": pair})
-            for pair, method in product(self.pairs, [*self.methods, *self.baselines])
-        ]
-        for what, run in runs:
+    def _selectors_name_something(self) -> "Params":
+        selectors = {f"exclude[{number}]": selector for number, selector in enumerate(self.exclude)}
+        selectors |= {f"train.exceptions[{number}]": case for number, case in enumerate(self.train.exceptions)}
+        selectors |= {f"variants.{name}.only": of.only for name, of in self.variants.items() if of.only is not None}
+        for key, selector in selectors.items():
             try:
-                self.train.of(**run)
-            except ValidationError as error:
-                message = error.errors()[0]["msg"].removeprefix("Value error, ")
-                raise ValueError(f"train.exceptions: of {what}: {message}") from error
+                with catalog.naming(self.networks):
+                    selector.check_named(teachers=list(self.teachers), variants=list(self.variants))
+            except ValueError as error:
+                raise ValueError(f"{key}.{error}") from error
         return self
 
-    def cells(self) -> Iterator[Cell]:
-        """Yield every cell of the matrix in the order of the axes: first those of logit methods, then baselines."""
+    @model_validator(mode="after")
+    def _settings_fit(self) -> "Params":
+        for cell in filter(self.is_declared, self.points()):
+            variant = self.variants[cell.variant]
+            try:
+                self.settings(cell)
+            except ValueError as error:
+                problem = describe(error.errors()[0], "") if isinstance(error, ValidationError) else str(error)
+                if variant.train and self._fits(replace(cell, variant=BASE)):
+                    raise ValueError(f"variants.{cell.variant}.train.{problem.removeprefix('train.')}") from error
+                raise ValueError(f"train.exceptions: of {cell.method} for {cell.pair}: {problem}") from error
+        return self
+
+    @model_validator(mode="after")
+    def _crops_fit(self) -> "Params":
+        if getattr(self.data, "augmentation", None) != "random_resized_crop" and self.data.name != "imagenet":
+            return self
+        of: dict[str, Any] = {"train": self.train.augmentation}
+        of |= {f"train.exceptions[{number}]": case.augmentation for number, case in enumerate(self.train.exceptions)}
+        of |= {f"teachers.{name}.train": one.train.augmentation for name, one in self.teachers.items() if one.train}
+        for where, augmentation in of.items():
+            if isinstance(augmentation, Augmentation) and augmentation.crop == "padded":
+                raise ValueError(
+                    f"{where}.augmentation.crop: padded: the images of {self.data.name} are decoded as they are "
+                    "needed, at any size; remove it"
+                )
+        return self
+
+    def _fits(self, cell: Cell) -> bool:
+        try:
+            self.settings(cell)
+        except ValueError:
+            return False
+        return True
+
+    def points(self) -> Iterator[Cell]:
+        """Yield every point of the matrix in the order of the axes: first those of logit methods, then baselines. DVC
+        has a stage for each of them.
+        """
         named = {pair: self.teachers[pair.split("-")[0]].network for pair in self.pairs}
-        for pair, method, scale, stand, seed in product(self.pairs, self.methods, self.scales, self.stand, self.seeds):
-            yield Cell(pair, method, seed, scale, stand, named[pair])
-        for pair, baseline, seed in product(self.pairs, self.baselines, self.seeds):
-            yield Cell(pair, baseline, seed, named_network=named[pair])
+        for pair, method, scale, stand, variant, seed in product(
+            self.pairs, self.methods, self.scales, self.stand, self.variants, self.seeds
+        ):
+            yield Cell(pair, method, seed, scale, stand, named[pair], variant)
+        for pair, baseline, variant, seed in product(self.pairs, self.baselines, self.variants, self.seeds):
+            yield Cell(pair, baseline, seed, named_network=named[pair], variant=variant)
+
+    def cells(self) -> Iterator[Cell]:
+        """Yield the points that are trained: those that the variant changes, and that `exclude` does not name."""
+        return filter(self.is_trained, self.points())
+
+    def is_declared(self, cell: Cell) -> bool:
+        """Whether a point of the matrix is an experiment of its own, excluded or not: its variant is for it, and gives
+        it a hyper-parameter that it uses, or training settings that take effect and differ.
+        """
+        variant = self.variants[cell.variant]
+        if cell.variant == BASE or not variant.is_for(cell):
+            return cell.variant == BASE
+        return bool(overridden(cell, variant.recipes)) or (bool(variant.train) and self._is_trained_otherwise(cell))
+
+    def _is_trained_otherwise(self, cell: Cell) -> bool:
+        """Whether training settings that take effect differ from those of `BASE`, or contradict each other."""
+        try:
+            settings, base = (cell_settings(one, self.settings(one)) for one in (cell, replace(cell, variant=BASE)))
+        except ValueError:
+            return True
+        return settings != base
+
+    def is_trained(self, cell: Cell) -> bool:
+        """Whether a point of the matrix is trained."""
+        return self.is_declared(cell) and not any(selector.covers(cell) for selector in self.exclude)
+
+    def settings(self, cell: Cell) -> TrainSettings:
+        """Return how a cell is trained: by section `train`, its exceptions, and the changes of the cell's variant.
+
+        Raises:
+            ValueError: they contradict each other, or the method's views.
+        """
+        return self.train.of(cell, self.variants[cell.variant].train)
+
+
+def network_names(file: str) -> list[str]:
+    """List the names in section `networks` of a params file, which is not checked here."""
+    return _names_in(yamlfile.read(file, bounded=True))
 
 
 def load(
@@ -293,66 +396,3 @@ def data_section(**values: Any) -> dict[str, Any]:
     """
     with explained("--dataset, --source", DATA_OPTIONS):
         return TypeAdapter(Data).validate_python(values).model_dump()
-
-
-@contextmanager
-def explained(where: str, options: Mapping[str, str] = MappingProxyType({})) -> Iterator[None]:
-    """Turn pydantic's validation error inside the block into a `UserError` in our own words.
-
-    Args:
-        where: the file or the options that hold the values, for messages.
-        options: key -> the command line's option that it comes from, which messages name instead.
-
-    Raises:
-        UserError: lists up to `MOST_PROBLEMS` problems, and how many more there are.
-    """
-    try:
-        yield
-    except ValidationError as error:
-        problems = list(dict.fromkeys(_located(problem, where, options) for problem in error.errors()))
-        more = len(problems) - MOST_PROBLEMS
-        rest = [f"and {more:,} more"] if more > 0 else []
-        raise UserError("\n".join([*problems[:MOST_PROBLEMS], *rest])) from error
-
-
-def _located(problem: Any, where: str, options: Mapping[str, str]) -> str:
-    """Describe a problem, and where it is: in a file, or in an option of the command line."""
-    first = str(next((part for part in problem["loc"] if part not in TAGS), ""))
-    if first not in options:
-        no_option = "; there is no option for it: name a params file that has it with --params"
-        is_missing = problem["type"] == "missing" and options is DATA_OPTIONS
-        return f"{where}: {first}: is missing{no_option}" if is_missing else f"{where}: {_describe(problem)}"
-    if problem["type"] == "extra_forbidden":
-        return f"{options[first]} {shown(problem['input'])}: this data set takes none; leave it out"
-    return f"{options[first]}: {_describe({**problem, 'loc': ()})}"
-
-
-def _as_list(key: str, given: Any) -> str:
-    """Say how a list is written: with this value, and behind -S too, where it is one line of text."""
-    text = json.dumps(given) if isinstance(given, bool) else str(given)
-    if not isinstance(given, bool | int | float | str) or len(text) > SHOWN or not text.isprintable() or not text:
-        return " ([a, b, ...])"
-    is_set_by_s = key.partition(".")[0] in Params.model_fields and "[" not in key
-    behind_s = f" (-S '{key}=[{text}]')" if is_set_by_s else ""
-    name = key.rpartition(".")[2]
-    return f"; write {name}{': ' if name else ''}[{text}]{behind_s}"
-
-
-def _describe(problem: Any) -> str:
-    key = ""
-    for part in problem["loc"]:
-        if part not in TAGS:
-            key += f"[{part}]" if isinstance(part, int) else f".{named(part)}" if key else named(part)
-    key = key.removesuffix(".[key]")
-    message = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] == "extra_forbidden":
-        message = "unknown key; remove it or correct its name"
-    elif problem["type"] == "missing":
-        message = "is missing; give it a value"
-    elif problem["type"] in ("dict_type", "model_type"):
-        message = f"{shown(problem['input'])}: must be keys and values (key: value)"
-    elif problem["type"] == "list_type":
-        message = f"{shown(problem['input'])}: must be a list{_as_list(key, problem['input'])}"
-    elif problem["type"] != "value_error":
-        message = f"{shown(problem['input'])}: {message}"
-    return f"{key}: {message}" if key else message

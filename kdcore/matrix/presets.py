@@ -1,21 +1,24 @@
 """List the params files in presets/, with what each would train and cost, and copy one of them to params.yaml."""
 
 import difflib
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from math import ceil
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from rich.table import Table
 
 from kdcore import catalog
-from kdcore.matrix import params
+from kdcore.matrix import networks_section, params
 from kdcore.matrix.cards import resolve_recipes
 from kdcore.matrix.data_section import Data
 from kdcore.matrix.params import Params
 from kdcore.matrix.teacher_cards import check_teachers
+from kdcore.matrix.train_recipe import Augmentation
 from kdcore.matrix.train_section import TrainSettings
 from kdcore.system.errors import UserError, suggest
 from kdcore.system.files import replace_text
@@ -129,7 +132,7 @@ def summarise(name: str, recipes: dict[str, Any], teachers: dict[str, Any]) -> S
         cells=len(cells),
         teachers=len(trained),
         epochs=(min(epochs), max(epochs)),
-        hours=hours([*cells, *trained], matrix.data),
+        hours=hours([*cells, *trained], matrix.data, networks_section.described(matrix, str(_path(name)))),
         source=sources[0],
     )
 
@@ -161,7 +164,7 @@ def table(summaries: list[Summary]) -> Table:
 def of_cells(matrix: Params) -> Iterator[Training]:
     """Yield the training of every cell."""
     for cell in matrix.cells():
-        settings = matrix.train.of(student=cell.student, method=cell.method, pair=cell.pair)
+        settings = matrix.settings(cell)
         views = max((len(entry.views) for entry in catalog.terms(cell.method)), default=1)
         yield Training(settings, cell.student, None if cell.method == catalog.VANILLA else cell.teacher_network, views)
 
@@ -173,19 +176,27 @@ def of_teachers(matrix: Params) -> Iterator[Training]:
             yield Training(teacher.train, matrix.network_of(name), None, 1)
 
 
-def hours(trainings: list[Training], data: Data) -> float | None:
-    """Estimate how many hours one GPU needs for all trainings; None for a data set that is not in `IMAGES`."""
+def hours(trainings: list[Training], data: Data, described: Mapping[str, Any] = MappingProxyType({})) -> float | None:
+    """Estimate how many hours one GPU needs for all trainings; None for a data set that is not in `IMAGES`.
+
+    Args:
+        trainings: of one preset.
+        data: its data set.
+        described: its own networks, see `kdcore.matrix.networks_section`.
+    """
     if data.name not in IMAGES:
         return None
-    images, classes, pixels = IMAGES[data.name]
-    if per_class := getattr(data, "train_per_class", None):
-        images = classes * per_class
-    seconds = 0.0
+    published, classes, pixels = IMAGES[data.name]
+    seconds, named = 0.0, json.dumps(dict(described))
     for of in trainings:
-        passes = TRAINING_PASSES * multiply_adds(of.student, classes, pixels)
+        passes = TRAINING_PASSES * multiply_adds(of.student, classes, pixels, named)
         if of.teacher is not None:
-            passes += multiply_adds(of.teacher, classes, pixels)
-        batch = of.settings.batch_size
+            passes += multiply_adds(of.teacher, classes, pixels, named)
+        batch, augmentation = of.settings.batch_size, of.settings.augmentation
+        per_class = of.settings.per_class or getattr(data, "train_per_class", None)
+        images = classes * per_class if per_class else published
+        if isinstance(augmentation, Augmentation) and augmentation.joined:
+            images *= 2
         seconds += of.settings.epochs * ceil(images / batch) * step_seconds(batch * of.views * passes)
     return seconds / 3600
 
@@ -196,15 +207,23 @@ def step_seconds(multiply_adds_of_step: float) -> float:
 
 
 @cache
-def multiply_adds(network: str, classes: int, pixels: int) -> int:
-    """Count a network's multiply-adds in the forward pass of one image, from shapes only: no number is computed."""
+def multiply_adds(network: str, classes: int, pixels: int, described: str = "{}") -> int:
+    """Count a network's multiply-adds in the forward pass of one image; those of the zoo from shapes only.
+
+    Args:
+        network: its name.
+        classes: of the data set.
+        pixels: height and width of its images.
+        described: the descriptions of networks that the preset names itself, as JSON.
+    """
     import torch
 
     from kdcore import networks
     from kdcore.networks import cost
 
-    with torch.device("meta"):
-        created = networks.create(network, classes, stem="small" if pixels <= SMALL else "large")
+    named, stem = json.loads(described), "small" if pixels <= SMALL else "large"
+    with torch.device("cpu" if network in named else "meta"):
+        created = networks.create(network, classes, stem=stem, described=named)
     return cost.multiply_adds(created, pixels)
 
 

@@ -4,12 +4,13 @@ The recipe of a sum such as crd+kd holds one `ce_weight`; the other parameters o
 "crd.kd_weight".
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from kdcore import catalog
-from kdcore.catalog import COMMON, DECOUPLED, levels
+from kdcore.catalog import COMMON, DECOUPLED, UNSAID, levels
 from kdcore.matrix.cell import Cell
 from kdcore.system.errors import UserError, named, shown, suggest
 
@@ -23,6 +24,8 @@ CHANGES = ("scales", "stand")
 """Circumstances in which publications change a logit method's values: "scales" if the scale has more regions than the
 whole image, "stand" if logits are standardised. The values of a later one override those of an earlier one.
 """
+WEIGHTS = {"complementary_weight": ">= 0", "consistent_weight": ">= 0"}
+"""The weights of regions in SDD's loss, with their allowed values."""
 BASE = "cifar100"
 """The data set whose recipes are inherited by data sets that data/recipes.yaml does not list."""
 
@@ -42,7 +45,13 @@ Domains = dict[str, str | list[Any]]
 
 
 def resolve(
-    cell: Cell, *, dataset: str, published: dict[str, Any], overrides: dict[str, Any], stand_recipe: str
+    cell: Cell,
+    *,
+    dataset: str,
+    published: dict[str, Any],
+    overrides: dict[str, Any],
+    stand_recipe: str,
+    changes: Mapping[str, Any] = MappingProxyType({}),
 ) -> Recipe:
     """Resolve the recipe of a cell: its hyper-parameters, each with its source.
 
@@ -54,17 +63,20 @@ def resolve(
         overrides: `methods_config` of params.yaml, as `check_overrides` accepts it.
         stand_recipe: "paper" or "matched"; matched ignores the published values for standardised logits, so that stand
             changes only the z-score.
+        changes: those of the cell's variant, in the form of `overrides`, all of which they override.
 
     Raises:
         UserError: a value is missing, or "fusion_as_published" is used with a scale that lacks the whole image.
     """
     recipe: Recipe = {}
-    decoupled = cell.scale is not None and levels(cell.scale) != (1,)
-    changed = {"scales": decoupled, "stand": bool(cell.stand) and stand_recipe == "paper"}
+    changed = {"scales": _is_decoupled(cell), "stand": bool(cell.stand) and stand_recipe == "paper"}
     kinds = ("default", *(kind for kind in CHANGES if changed[kind]))
-    for layer, source in _layers(cell, dataset, published, overrides, kinds):
+    for layer, source in _layers(cell, dataset, published, kinds):
         recipe |= {key: Value(value, source) for key, value in layer.items()}
-    needed = sorted(key for key in domains(cell.method) if decoupled or key.rpartition(".")[2] not in DECOUPLED)
+    layers_of = {"params.yaml": overrides, f"params.yaml, variant {cell.variant}": changes}
+    for source, layers in layers_of.items():
+        recipe |= {key: Value(value, source) for key, value in overridden(cell, layers).items()}
+    needed = [key for key in _needed(cell) if key in recipe or _parameter(key) not in UNSAID]
     for key in needed:
         if key not in recipe:
             raise UserError(
@@ -76,7 +88,48 @@ def resolve(
                 f"params.yaml: scales: {cell.scale!r}: {key} fusion_as_published needs the whole image among the "
                 f"levels, as its publication has it; use 2, 4 or L1_4, or methods_config.{cell.method}.{key}: sdd"
             )
-    return {key: recipe[key] for key in needed}
+    said = {key: recipe[key] for key in needed if recipe[key].value != UNSAID.get(_parameter(key))}
+    return {key: value for key, value in said.items() if _takes_effect(key, said)}
+
+
+def _takes_effect(key: str, recipe: Recipe) -> bool:
+    """Return whether a value of a recipe changes a cell: `decay_from` does where its term has a cosine."""
+    schedule = recipe.get(key.removesuffix("decay_from") + "schedule")
+    return _parameter(key) != "decay_from" or (schedule is not None and schedule.value == "cosine")
+
+
+def overridden(cell: Cell, overrides: Mapping[str, Any]) -> Layer:
+    """Return the values of a cell that overrides give, and that it uses.
+
+    Args:
+        cell: its method, pair and stand decide.
+        overrides: in the form of `methods_config`. Plain values come before those for stand, and of each of these, the
+            values of a sum's terms before the sum's own; later ones win.
+    """
+    names = cell.method.split(catalog.PLUS) if catalog.PLUS in cell.method else []
+    values: Layer = {}
+    for of_stand in (False, True) if cell.stand else (False,):
+        for name in names:
+            for layer in _override_layers(name, cell, overrides, of_stand):
+                values |= _in_sum(layer, name, first=name == names[0])
+        for layer in _override_layers(cell.method, cell, overrides, of_stand):
+            values |= layer
+    return {key: values[key] for key in _needed(cell) if key in values}
+
+
+def _is_decoupled(cell: Cell) -> bool:
+    return cell.scale is not None and levels(cell.scale) != (1,)
+
+
+def _needed(cell: Cell) -> list[str]:
+    """List the hyper-parameters that a cell uses."""
+    keys = domains(cell.method)
+    return sorted(key for key in keys if _is_decoupled(cell) or _parameter(key) not in DECOUPLED)
+
+
+def _parameter(key: str) -> str:
+    """Return a key of a recipe without the name of a sum's term: "kd.temperature" -> "temperature"."""
+    return key.rpartition(".")[2]
 
 
 def domains(method: str) -> Domains:
@@ -86,24 +139,26 @@ def domains(method: str) -> Domains:
     for entry in entries:
         own: Domains = {**entry.parameters, **COMMON}
         if (entry.kind, entry.across) == ("logit", "samples"):
-            own |= {"complementary_weight": ">= 0", "decoupling": list(entry.decouplings)}
+            own |= {**WEIGHTS, "decoupling": list(entry.decouplings)}
         allowed |= own if len(entries) == 1 else _in_sum(own, entry.name, first=False)
     return allowed
 
 
-def check_overrides(overrides: dict[str, Any], file: str = "params.yaml", teachers: Iterable[str] = ()) -> None:
+def check_overrides(
+    overrides: dict[str, Any], where: str = "params.yaml: methods_config", teachers: Iterable[str] = ()
+) -> None:
     """Refuse overrides of unknown methods, pairs or parameters, and values that are not allowed, even for unused cells.
 
     Args:
-        overrides: `methods_config` of params.yaml.
-        file: the file that holds the overrides, for messages.
+        overrides: `methods_config` of params.yaml, or the recipes of a variant.
+        where: the file and the key that holds the overrides, for messages.
         teachers: names of teachers that are no networks' names, which pairs may have.
 
     Raises:
         UserError: names the key and what is allowed.
     """
     for method, layer in overrides.items():
-        of_method = f"{file}: methods_config.{named(method)}"
+        of_method = f"{where}.{named(method)}"
         _check_method(method, of_method)
         _check_layer(method, layer, of_method)
         for pair, of_pair in _mapping(layer.get("pairs", {}), f"{of_method}.pairs").items():
@@ -114,22 +169,22 @@ def check_overrides(overrides: dict[str, Any], file: str = "params.yaml", teache
                 raise UserError(f"{where}.pairs: unknown parameter. A pair's values stand directly below it")
 
 
-def check_no_stand(overrides: dict[str, Any], file: str = "params.yaml") -> None:
+def check_no_stand(overrides: dict[str, Any], where: str = "params.yaml: methods_config") -> None:
     """Refuse overrides for standardised logits, which `stand_recipe: matched` excludes.
 
     Args:
-        overrides: `methods_config` of params.yaml, as `check_overrides` accepts it.
-        file: the file that holds the overrides, for messages.
+        overrides: `methods_config` of params.yaml, or the recipes of a variant, as `check_overrides` accepts them.
+        where: the file and the key that holds the overrides, for messages.
 
     Raises:
         UserError: names the key.
     """
     for method, layer in overrides.items():
         layers = {method: layer, **{f"{method}.pairs.{pair}": of for pair, of in layer.get("pairs", {}).items()}}
-        for where, values in layers.items():
+        for key, values in layers.items():
             if "stand" in values:
                 raise UserError(
-                    f"{file}: methods_config.{where}.stand: stand_recipe matched changes the z-score alone; "
+                    f"{where}.{key}.stand: stand_recipe matched changes the z-score alone; "
                     "remove it, or set stand_recipe: paper"
                 )
 
@@ -151,7 +206,7 @@ def check_published(content: dict[str, Any]) -> None:
         if "inherits" in section and parent not in parents:
             raise UserError(f"{where}.inherits: {parent!r} must be a data set here that inherits nothing itself")
         if "scales" in section:
-            allowed: Domains = {"complementary_weight": ">= 0", "decoupling": ["sdd"]}
+            allowed: Domains = {**WEIGHTS, "decoupling": ["sdd"]}
             _check_values(section["scales"], allowed, f"{where}.scales", source=True)
         for method, of_method in _mapping(section.get("methods", {}), f"{where}.methods").items():
             _check_published_method(method, of_method, f"{where}.methods.{method}")
@@ -230,13 +285,10 @@ def _only(values: Iterable[str], allowed: Iterable[str], where: str) -> None:
             raise UserError(f"{where}.{named(key)}: unknown parameter.{hint} Allowed: {', '.join(allowed)}")
 
 
-def _layers(
-    cell: Cell, dataset: str, published: dict[str, Any], overrides: dict[str, Any], kinds: tuple[str, ...]
-) -> Iterator[tuple[Layer, str]]:
-    """Yield all layers of values, each with its source; the values of a later layer override those of an earlier one.
+def _layers(cell: Cell, dataset: str, published: dict[str, Any], kinds: tuple[str, ...]) -> Iterator[tuple[Layer, str]]:
+    """Yield all published layers, each with its source; the values of a later layer override those of an earlier one.
 
-    Published values come first, then those of params.yaml. Of each of these, plain values come before those for
-    `CHANGES`. Of these again, the values of a sum's terms come before the sum's own.
+    Plain values come before those for `CHANGES`. Of each of these, the values of a sum's terms come before its own.
     """
     names = cell.method.split(catalog.PLUS) if catalog.PLUS in cell.method else []
     for kind in kinds:
@@ -244,12 +296,6 @@ def _layers(
             for layer, source in _published_layers(name, kind, cell, dataset, published):
                 yield _in_sum(layer, name, first=name == names[0]), f"inherited from {name}: {source}"
         yield from _published_layers(cell.method, kind, cell, dataset, published)
-    for of_stand in (False, True) if cell.stand else (False,):
-        for name in names:
-            for layer in _override_layers(name, cell, overrides, of_stand):
-                yield _in_sum(layer, name, first=name == names[0]), "params.yaml"
-        for layer in _override_layers(cell.method, cell, overrides, of_stand):
-            yield layer, "params.yaml"
 
 
 def _published_layers(
@@ -275,7 +321,7 @@ def _section(dataset: str, published: dict[str, Any]) -> dict[str, Any]:
     return listed.get(dataset, {} if dataset == BASE else {"inherits": BASE})
 
 
-def _override_layers(name: str, cell: Cell, overrides: dict[str, Any], of_stand: bool) -> Iterator[Layer]:
+def _override_layers(name: str, cell: Cell, overrides: Mapping[str, Any], of_stand: bool) -> Iterator[Layer]:
     """Yield a method's layers in params.yaml, plain or for stand: the method's, then the pair's, which override it."""
     of_method = overrides.get(name, {})
     for layer in (of_method, of_method.get("pairs", {}).get(cell.pair, {})):
@@ -327,8 +373,10 @@ def _check(where: str, value: Any, domain: str | list[Any]) -> None:
         right, wanted = isinstance(value, int) and number and 1 <= value <= MOST, f"an integer from 1 to {MOST:,}"
     elif domain == ">= 1":
         right, wanted = number and 1 <= value < LARGEST, f"a number >= 1 and below {LARGEST:g}"
-    elif domain == "[0, 1)":
+    elif domain in ("[0, 1)", "[0, 1]"):
         right, wanted = number and 0 <= value < 1, "a number from 0 to below 1"
+        if domain == "[0, 1]":
+            right, wanted = number and 0 <= value <= 1, "a number from 0 to 1"
     else:
         right = number and (0 < value < LARGEST or (value == 0 and domain == ">= 0"))
         wanted = f"a number {domain} and below {LARGEST:g}"

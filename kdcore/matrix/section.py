@@ -33,7 +33,16 @@ def is_number(value: Any, kind: type | UnionType) -> bool:
     return isinstance(value, kind) and not isinstance(value, bool)
 
 
-def _check_channels(values: Any, *, positive: bool) -> Any:
+def check_channels(values: Any, *, positive: bool) -> Any:
+    """Return three numbers, one per channel.
+
+    Args:
+        values: what a user gives.
+        positive: whether they must be above 0.
+
+    Raises:
+        ValueError: they are others than that.
+    """
     numbers = isinstance(values, list) and len(values) == 3 and all(is_number(value, int | float) for value in values)
     if not numbers or not all(0 <= value <= 1 and (value or not positive) for value in values):
         allowed = "three numbers above 0 and up to 1" if positive else "three numbers from 0 to 1"
@@ -44,9 +53,9 @@ def _check_channels(values: Any, *, positive: bool) -> Any:
     return values
 
 
-Mean = Annotated[list[float], BeforeValidator(partial(_check_channels, positive=False))]
+Mean = Annotated[list[float], BeforeValidator(partial(check_channels, positive=False))]
 """The mean of each colour channel, for pixels from 0 to 1."""
-Std = Annotated[list[float], BeforeValidator(partial(_check_channels, positive=True))]
+Std = Annotated[list[float], BeforeValidator(partial(check_channels, positive=True))]
 """The standard deviation of each colour channel, for pixels from 0 to 1."""
 MOST = 10**6
 Count = Annotated[int, Field(ge=1, le=MOST)]

@@ -4,7 +4,7 @@ from typing import Any
 
 from kdcore import catalog
 
-SETTINGS = ("epochs", "batch_size", "precision", "threads")
+SETTINGS = ("epochs", "batch_size", "precision", "threads", "per_class", "augmentation", "mixup", "cutmix", "compile")
 """The training settings that must be the same in all cells that are trained side by side."""
 
 
@@ -21,4 +21,5 @@ def kind(card: dict[str, Any]) -> str | None:
     needs_maps = any(entry.kind == "feature" for entry in terms)
     if not needs_maps or any(len(entry.views) > 1 or entry.name == "ofd" for entry in terms):
         return None
-    return str([card["pair"], card["seed"], card["data"], *(card["train"].get(key) for key in SETTINGS)])
+    images = (card["data"], card.get("validation"), card.get("test"))
+    return str([card["pair"], card["seed"], *images, *(card["train"].get(key) for key in SETTINGS)])

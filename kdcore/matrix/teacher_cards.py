@@ -5,8 +5,9 @@ from typing import Any, cast
 from kdcore import catalog
 from kdcore.matrix.code import Card, Code
 from kdcore.matrix.listed_teachers import COPIES, FILE, SUFFIXES, KnownTeachers, Published, own_copy
+from kdcore.matrix.networks_section import used
 from kdcore.matrix.params import Params, Teacher
-from kdcore.matrix.train_card import settings_card, threads_card
+from kdcore.matrix.train_card import settings_card, threads_card, validation_card
 from kdcore.matrix.train_section import TrainSettings
 from kdcore.system import workspace
 from kdcore.system.errors import UserError, shown
@@ -32,7 +33,7 @@ def check_teachers(params: Params, known_teachers: dict[str, Any], file: str) ->
     known = KnownTeachers.of(known_teachers)
     for name, teacher in params.teachers.items():
         if teacher.source == "published":
-            _listed(name, params.network_of(name), params.data.name, known, file)
+            _listed(name, params.published_as(name), params.data.name, known, file)
 
 
 def teacher_card(name: str, teacher: Teacher, params: Params, known: KnownTeachers, code: Code) -> Card:
@@ -50,13 +51,14 @@ def teacher_card(name: str, teacher: Teacher, params: Params, known: KnownTeache
     """
     network, dataset = params.network_of(name), params.data.name
     card: Card = {"name": name, "student": network, "data": dataset, "source": teacher.source}
+    card |= used(code.described, network)
     if teacher.source == "train":
-        return {**card, **_teacher_training(teacher), "code": code.training(network)}
+        return {**card, **_teacher_training(teacher, params), "code": code.training(network)}
     card |= threads_card(params.train)
     card |= {key: value for key in READING if (value := getattr(teacher, key)) is not None}
     code_used = {"student": code.network(network)}
     if teacher.source == "published":
-        of_network = _listed(name, network, dataset, known, "params.yaml")
+        of_network = _listed(name, params.published_as(name), dataset, known, "params.yaml")
         card |= _published_accuracy(teacher, of_network, known)
         card |= {"sources": _published_sources(name, network, teacher, dataset, of_network)}
     else:
@@ -64,18 +66,19 @@ def teacher_card(name: str, teacher: Teacher, params: Params, known: KnownTeache
         card |= {"sha256": _checkpoint_sha256(name, teacher), **_published_accuracy(teacher, listed, known)}
         card |= {"member": teacher.member} if teacher.member else {}
     if teacher.otherwise == "train":
-        card |= {"otherwise": "train", **_teacher_training(teacher)}
+        card |= {"otherwise": "train", **_teacher_training(teacher, params)}
         code_used = code.training(network)
     return {**card, "code": code_used}
 
 
-def _teacher_training(teacher: Teacher) -> Card:
+def _teacher_training(teacher: Teacher, params: Params) -> Card:
     """Return how a teacher is trained here: only with settings of its own, which no student shares."""
     return {
         "method": catalog.VANILLA,
         "seed": SEED,
         "recipe": {"ce_weight": 1.0},
         "train": settings_card(cast(TrainSettings, teacher.train), catalog.VANILLA),
+        **validation_card(params.data),
     }
 
 

@@ -3,14 +3,17 @@
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError, model_validator
 from typing_extensions import Self
 
 from kdcore import catalog
-from kdcore.matrix.section import MOST, Count, Fraction, NonNegative, Positive, Section
+from kdcore.matrix import train_recipe
+from kdcore.matrix.cell import Cell
+from kdcore.matrix.section import MOST, Count, Fraction, NonNegative, Positive
+from kdcore.matrix.selector import SELECTORS, Selector
+from kdcore.matrix.train_recipe import BETAS, AnyAugmentation, Augmentation, Optimizer, RecipeKeys
 from kdcore.system.errors import UserError, shown
 
-SELECTORS = ("students", "methods", "pairs")
 MOST_THREADS = 1024
 
 
@@ -30,6 +33,8 @@ def _check_milestone(given: Any) -> Any:
 
 
 Milestones = list[Annotated[int | float, BeforeValidator(_check_milestone)]]
+Schedule = Literal["step", "cosine"]
+Share = Annotated[float, Field(gt=0, le=1)]
 
 
 def as_epochs(milestones: Milestones, epochs: int) -> list[int]:
@@ -43,51 +48,43 @@ def as_epochs(milestones: Milestones, epochs: int) -> list[int]:
     return [int(epoch.to_integral_value(ROUND_HALF_UP)) for epoch in exact]
 
 
-class SpecialCase(Section):
+class SpecialCase(Selector, RecipeKeys):
     """Other settings for the cells that all of its selectors name."""
 
-    students: list[str] | None = None
-    methods: list[str] | None = None
-    pairs: list[str] | None = None
     epochs: Count | None = None
     batch_size: Annotated[int, Field(ge=2, le=10**6)] | None = None
     lr: Positive | None = None
     weight_decay: NonNegative | None = None
+    schedule: Schedule | None = None
     milestones: Milestones | None = None
+    lr_decay: Share | None = None
     grad_clip_norm: Positive | None = None
     small_maps: Literal["repeat"] | None = None
+    per_class: Count | None = None
+    augmentation: AnyAugmentation | None = None
+    optimizer: Optimizer | None = None
+    momentum: Annotated[float, Field(ge=0, lt=1)] | None = None
+    nesterov: bool | None = None
 
     @model_validator(mode="after")
     def _means_something(self) -> "SpecialCase":
-        given = {key: value for key, value in self.model_dump(exclude_none=True).items() if value != []}
-        if not given.keys() & set(SELECTORS) or not given.keys() - set(SELECTORS):
-            raise ValueError(
-                f"needs a selector ({', '.join(SELECTORS)}) and a setting "
-                f"({', '.join(key for key in type(self).model_fields if key not in SELECTORS)})"
-            )
-        for student in self.students or []:
-            catalog.check_known(student, list(catalog.networks()), "network")
-        for method in self.methods or []:
-            catalog.terms(method)
-        for pair in self.pairs or []:
-            catalog.check_pair(pair, [pair.partition("-")[0]])  # its teacher is looked up in `Params`
+        if not self.settings():
+            of_recipe = list(RecipeKeys.model_fields)
+            own = [key for key in type(self).model_fields if key not in (*SELECTORS, *of_recipe)]
+            raise ValueError(f"needs a setting ({', '.join([*own, *of_recipe])})")
         return self
-
-    def covers(self, *, student: str, method: str, pair: str) -> bool:
-        """Whether all of its selectors name this cell."""
-        chosen = ((self.students, student), (self.methods, method), (self.pairs, pair))
-        return all(names is None or name in names for names, name in chosen)
 
     def settings(self) -> dict[str, Any]:
         """What it changes."""
         return self.model_dump(exclude_none=True, exclude=set(SELECTORS))
 
 
-class TrainSettings(Section):
+class TrainSettings(RecipeKeys):
     """How a network is trained: the optimiser, its schedule, the batch, and the precision."""
 
-    optimizer: Literal["sgd", "dot"] = "sgd"
-    """sgd: with momentum. dot: the distillation-oriented optimiser, with separate momenta for task and distillation."""
+    optimizer: Optimizer = "sgd"
+    """sgd: with momentum. dot: the distillation-oriented optimiser, with separate momenta for task and distillation.
+    adamw, lamb: adaptive, with `betas` instead of `momentum`, and without weight decay of vectors and positions."""
     dot_delta: Fraction | None = None
     """dot alone: by how much distillation's momentum is above `momentum`, and the task's below."""
     epochs: Count
@@ -99,12 +96,12 @@ class TrainSettings(Section):
     nesterov: bool = False
     """Whether a step looks ahead along the momentum (Sutskever et al., ICML 2013)."""
     weight_decay: NonNegative = 0.0005
-    schedule: Literal["step", "cosine"] = "step"
+    schedule: Schedule = "step"
     milestones: Milestones = Field(default_factory=list)
     """Step schedule: epochs, counted from 1, after which the rate is multiplied by `lr_decay`; all as whole epochs, or
     all as shares of `epochs` (see `as_epochs`).
     """
-    lr_decay: Annotated[float, Field(gt=0, le=1)] | None = None
+    lr_decay: Share | None = None
     grad_clip_norm: Positive | None = None
     """Longest gradient of all parameters together; longer ones are scaled down to it. Absent: none is."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -116,6 +113,18 @@ class TrainSettings(Section):
     small_maps: Literal["repeat"] | None = None
     """What becomes of regions if a final map has fewer cells than the finest level: they are refused if this is absent.
     repeat: regions share cells, as in SDD's published results of MobileNetV2, whose map has 2 x 2 cells."""
+    per_class: Count | None = None
+    """How many training images of each class are used, the first ones beside those kept for validation; all if absent.
+    """
+    augmentation: AnyAugmentation = "standard"
+    """How training images are seen. standard: as the data set's augmentation has it. none: as in evaluation. Else what
+    `kdcore.matrix.train_recipe.Augmentation` says."""
+
+    @property
+    def moments(self) -> tuple[float, float]:
+        """`betas`, or what they are where there are none."""
+        first, second = self.betas or BETAS
+        return first, second
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -129,6 +138,7 @@ class TrainSettings(Section):
             if not self.milestones or self.lr_decay is None:
                 raise ValueError("schedule step needs milestones and lr_decay")
             self._check_milestones()
+        train_recipe.check(self)
         return self
 
     def _check_milestones(self) -> None:
@@ -159,7 +169,7 @@ class TrainSettings(Section):
 
 
 def stretched(settings: TrainSettings, epochs: int, where: str) -> TrainSettings:
-    """Return training settings for another number of epochs, with milestones at the same shares of it.
+    """Return training settings for another number of epochs, with milestones and warm-up at the same shares of it.
 
     Args:
         settings: those of the old number.
@@ -171,12 +181,18 @@ def stretched(settings: TrainSettings, epochs: int, where: str) -> TrainSettings
     """
     if not 1 <= epochs <= MOST:
         raise UserError(f"{where}: {shown(epochs)} must be from 1 to {MOST:,}")
-    milestones = settings.milestones
+    milestones, warmup = settings.milestones, settings.warmup_epochs
+    if warmup:
+        share = Decimal(warmup) * epochs / settings.epochs
+        warmup = min(int(share.to_integral_value(ROUND_HALF_UP)), epochs - 1)
     if settings.schedule == "step" and isinstance(milestones[0], int):
         moved = [Decimal(milestone) * epochs / settings.epochs for milestone in milestones]
         milestones = [int(epoch.to_integral_value(ROUND_HALF_UP)) for epoch in moved]
     try:
-        return TrainSettings.model_validate({**settings.model_dump(), "epochs": epochs, "milestones": milestones})
+        warm = {"warmup_epochs": warmup, "warmup_lr": settings.warmup_lr if warmup else None}
+        return TrainSettings.model_validate(
+            {**settings.model_dump(), "epochs": epochs, "milestones": milestones, **warm}
+        )
     except ValidationError as error:
         become = shown(as_epochs(milestones, epochs))
         raise UserError(
@@ -190,14 +206,49 @@ class Train(TrainSettings):
     exceptions: list[SpecialCase] = Field(default_factory=list)
     """Other settings for some of the cells; later ones win."""
 
-    def of(self, *, student: str, method: str, pair: str) -> TrainSettings:
+    _known: dict[Any, TrainSettings] = PrivateAttr(default_factory=dict)
+    """Settings that were validated before: most cells of a matrix have the same."""
+
+    def of(self, cell: Cell, changes: dict[str, Any]) -> TrainSettings:
         """The settings of one cell.
 
+        Args:
+            cell: decides which exceptions there are for it.
+            changes: those of its variant, which override the exceptions'.
+
         Raises:
-            ValueError: they contradict each other.
+            ValueError: they contradict each other, or the method's views.
         """
-        changes: dict[str, Any] = {}
-        for exception in self.exceptions:
-            if exception.covers(student=student, method=method, pair=pair):
-                changes |= exception.settings()
-        return TrainSettings.model_validate({**self.model_dump(exclude={"exceptions"}), **changes})
+        covering = tuple(number for number, case in enumerate(self.exceptions) if case.covers(cell))
+        key = covering, repr(changes)
+        if key not in self._known:
+            values = self.model_dump(exclude={"exceptions"})
+            for number in covering:
+                values |= self.exceptions[number].settings()
+            self._known[key] = TrainSettings.model_validate({**values, **changes})
+        _check_images(self._known[key], cell.method)
+        return self._known[key]
+
+
+def _check_images(settings: TrainSettings, method: str) -> None:
+    """Raise a ValueError where a method cannot do with training images as the settings have them."""
+    for entry in catalog.terms(method):
+        if settings.augmentation == "none" and len(entry.views) > 1:
+            raise ValueError(
+                f"train.augmentation: none: method {entry.name} sees {' and '.join(entry.views)} views of each image, "
+                "and the strong view is an augmentation; leave the method out, or set augmentation: standard for it in "
+                "train.exceptions"
+            )
+        joined = isinstance(settings.augmentation, Augmentation) and settings.augmentation.joined
+        if joined and len(entry.views) > 1:
+            raise ValueError(
+                f"train.augmentation.joined: true: method {entry.name} sees {' and '.join(entry.views)} views of each "
+                "image, and a plain copy has one; leave the method out, or set joined: false"
+            )
+        if settings.mixes and entry.target == "refused":
+            given = {key: value for key in ("mixup", "cutmix") if (value := getattr(settings, key))}
+            raise ValueError(
+                f"train.{', '.join(f'{key}: {value}' for key, value in given.items())}: method {entry.name} corrects a "
+                "teacher that names another class than the label, and a mixed image has two; leave the method out, or "
+                f"set {', '.join(f'{key}: 0' for key in given)} for it in train.exceptions"
+            )

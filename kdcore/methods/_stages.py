@@ -23,7 +23,7 @@ def matched(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> tuple[list[
 def same_size(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     """Two maps (B, Ch, H, W) with the larger one pooled (adaptively) to the height and width of the smaller."""
     size = min(first.shape[-2], second.shape[-2]), min(first.shape[-1], second.shape[-1])
-    return _pooled(first, size), _pooled(second, size)
+    return pooled_to(first, size), pooled_to(second, size)
 
 
 def summed(stage_loss: Callable[..., Tensor], *of_stages: Sequence[Tensor]) -> Tensor:
@@ -31,5 +31,6 @@ def summed(stage_loss: Callable[..., Tensor], *of_stages: Sequence[Tensor]) -> T
     return torch.stack([stage_loss(*of_stage) for of_stage in zip(*of_stages, strict=True)]).sum()
 
 
-def _pooled(feature_map: Tensor, size: tuple[int, int]) -> Tensor:
+def pooled_to(feature_map: Tensor, size: tuple[int, int]) -> Tensor:
+    """A map (B, Ch, H, W) averaged adaptively to a height and width."""
     return feature_map if feature_map.shape[-2:] == size else F.adaptive_avg_pool2d(feature_map, size)

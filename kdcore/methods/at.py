@@ -16,6 +16,7 @@ from kdcore.numerics import at_least_float32
 
 KIND = "feature"
 PARAMETERS = {"p": ">= 1"}
+NEEDS = ["stages"]
 
 
 def attention(feature_map: Tensor, p: float) -> Tensor:

@@ -17,6 +17,7 @@ from kdcore.numerics import at_least_float32
 
 KIND = "feature"
 ACROSS = "batch"
+TARGET = "dominant"
 PARAMETERS = {
     "temperature": "> 0",
     "momentum": "[0, 1)",
@@ -174,9 +175,13 @@ class Adapter(nn.Module):
             self.register_buffer(f"memory_{role}", memory)
             self.register_buffer(f"z_{role}", torch.tensor(math.nan))
 
+    def prepare(self, target: Tensor, *, epoch: int, generator: torch.Generator) -> Tensor:
+        """Draw K images of other classes for each of `target` (B,): (B, K)."""
+        return self.others.draw(target, self.negatives, generator)
+
     def forward(self, step: Step) -> Tensor:
         """Compute the `loss` of this batch, then update the rows of its images in both memories."""
-        drawn = torch.cat([step.index[:, None], self.others.draw(step.target, self.negatives, step.generator)], dim=1)
+        drawn = torch.cat([step.index[:, None], step.prepared], dim=1)
         student = unit(self.student(step.student.pooled).float())
         teacher = unit(self.teacher(step.teacher.pooled).float())
         memories, z = (self.memory_student, self.memory_teacher), (self.z_student, self.z_teacher)

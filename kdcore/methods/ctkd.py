@@ -81,14 +81,18 @@ class Adapter(nn.Module):
             inputs = 2 * setting.student.logits.shape[-1]
             self.theta = nn.Sequential(nn.Linear(inputs, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 1), nn.Flatten(-2))
 
-    def temperature(self, student: Tensor, teacher: Tensor, epoch: int) -> Tensor:
-        """Compute T: a scalar, or (...) for logits (..., C)."""
+    def prepare(self, target: Tensor, *, epoch: int, generator: torch.Generator) -> float:
+        """Return the factor of theta's gradient in an epoch."""
+        return reversal(epoch, self.curriculum)
+
+    def temperature(self, student: Tensor, teacher: Tensor, factor: float) -> Tensor:
+        """Compute T: a scalar, or (...) for logits (..., C); theta's gradient is multiplied by the factor."""
         theta = self.theta
         if isinstance(theta, nn.Module):
             theta = theta(torch.cat([student.detach(), teacher], dim=-1))
-        reversed_theta = _Reverse.apply(theta, reversal(epoch, self.curriculum))
+        reversed_theta = _Reverse.apply(theta, factor)
         return self.t_start + self.t_range * torch.sigmoid(reversed_theta)
 
-    def forward(self, student: Tensor, teacher: Tensor, target: Tensor, *, epoch: int) -> Tensor:
+    def forward(self, student: Tensor, teacher: Tensor, target: Tensor, *, prepared: float) -> Tensor:
         """Compute the `loss` at the current temperature: (..., C), (..., C), (...) -> (...)."""
-        return loss(student, teacher, target, temperature=self.temperature(student, teacher, epoch))
+        return loss(student, teacher, target, temperature=self.temperature(student, teacher, prepared))

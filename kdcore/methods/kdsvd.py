@@ -20,6 +20,8 @@ from kdcore.numerics import at_least_float32
 
 KIND = "feature"
 PARAMETERS = {"k": "integer >= 1"}
+NEEDS = ["stages"]
+LEAST_STAGES = 3
 SPARE = 3
 """How many more vectors of the student are offered than the teacher has."""
 

@@ -46,14 +46,15 @@ def terms(
     temperature: float,
     standardize: bool = False,
     variant: str = "as_published",
+    fixed_temperatures: tuple[float, ...] = FIXED_TEMPERATURES,
 ) -> Terms:
-    """The four terms, each summed over five temperatures. Arguments as in `loss`."""
+    """The four terms, each summed over the temperatures. Arguments as in `loss`, and the temperatures but the first."""
     weak, strong = (student_weak, teacher_weak), (student_strong, teacher_strong)
     samples, classes = (mask.to(student_weak.dtype) for mask in unsure(teacher_weak))
     if variant == "as_published":
         samples, classes = (mask.mean(dim=-1, keepdim=True).expand_as(mask) for mask in (samples, classes))
     kl_weak, kl_strong = (tuple(map(standardized, view)) if standardize else view for view in (weak, strong))
-    temperatures = (temperature, *FIXED_TEMPERATURES)
+    temperatures = (temperature, *fixed_temperatures)
     found = []
     for t in dict.fromkeys(temperatures):
         times = temperatures.count(t)

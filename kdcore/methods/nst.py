@@ -16,6 +16,7 @@ from kdcore.numerics import at_least_float32
 
 KIND = "feature"
 PARAMETERS: dict[str, str] = {}
+NEEDS = ["stages"]
 
 
 def kernel_mean(first: Tensor, second: Tensor) -> Tensor:

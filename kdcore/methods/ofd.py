@@ -16,6 +16,7 @@ from kdcore.numerics import at_least_float32
 
 KIND = "feature"
 PARAMETERS = {"variant": ["frozen", "as_published"]}
+NEEDS = ["preacts"]
 RARE = 0.001
 """Below this probability of a negative value, the margin is three deviations below zero."""
 

@@ -17,6 +17,7 @@ from kdcore.numerics import at_least_float32
 
 KIND = "feature"
 PARAMETERS = {"mid_channels": "integer >= 1", "student_preact": [False, True]}
+NEEDS = ["stages", "preacts"]
 LEVELS = (4, 2, 1)
 
 

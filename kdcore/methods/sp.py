@@ -17,6 +17,7 @@ from kdcore.numerics import at_least_float32
 KIND = "feature"
 ACROSS = "batch"
 PARAMETERS: dict[str, str] = {}
+NEEDS = ["stages"]
 
 
 def similarity(feature_map: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from kdcore.numerics import at_least_float32
 
 KIND = "feature"
 PARAMETERS = {"initial_variance": "> 0", "variant": ["trained", "as_published"]}
+NEEDS = ["stages"]
 EPSILON = 1e-5
 TINY = 1e-12
 

@@ -2,6 +2,7 @@
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 
@@ -21,8 +22,12 @@ def multiply_adds(network: nn.Module, image_size: int) -> int:
         image_size: height and width, in pixels.
     """
     image = torch.zeros(1, 3, image_size, image_size, device=next(network.parameters()).device)
-    was_training = network.training
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    was_training, learnt = network.training, [value for value in network.parameters() if value.requires_grad]
+    network.requires_grad_(False)  # the counter looks for gradients, which views of parameters have none of here
+    plain = sdpa_kernel(SDPBackend.MATH)  # attention in matrix products, which are counted on every device
+    with torch.no_grad(), plain, FlopCounterMode(display=False) as counter:
         network.eval()(image)
     network.train(was_training)
+    for value in learnt:
+        value.requires_grad_(True)
     return counter.get_total_flops() // 2

@@ -18,20 +18,27 @@ STEM = 32
 BLOCKS = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1))
 """Channels and stride."""
 STAGES = (0, 3, 5, 11, 13)
+"""Which layers end a stage; the first is the stem."""
 
 
-class ImageNetMobileNetV1(Network):
-    """Stem, 13 depthwise separable convolutions, average pool, linear classifier."""
+class MobileNetV1(Network):
+    """Stem, depthwise separable convolutions, average pool, linear classifier.
 
-    def __init__(self, num_classes: int) -> None:
+    Args:
+        num_classes: C.
+        blocks: how many of the 13 convolutions there are; the later ones are left out.
+    """
+
+    def __init__(self, num_classes: int, blocks: int = len(BLOCKS)) -> None:
         super().__init__()
         self.model = nn.Sequential(
             nn.Sequential(nn.Conv2d(3, STEM, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(STEM))
         )
         inputs = STEM
-        for outputs, stride in BLOCKS:
+        for outputs, stride in BLOCKS[:blocks]:
             self.model.append(_separable(inputs, outputs, stride))
             inputs = outputs
+        self.ends = tuple(stage for stage in STAGES if stage <= blocks)
         self.fc = nn.Linear(inputs, num_classes)
 
     @property
@@ -42,7 +49,7 @@ class ImageNetMobileNetV1(Network):
     @property
     def norms(self) -> tuple[nn.BatchNorm2d, ...]:
         """The norms that end the stages."""
-        return tuple(cast(nn.BatchNorm2d, cast(nn.Sequential, self.model[i])[-1]) for i in STAGES[1:])
+        return tuple(cast(nn.BatchNorm2d, cast(nn.Sequential, self.model[i])[-1]) for i in self.ends[1:])
 
     def forward(self, images: Tensor) -> Output:
         """(B, 3, H, W) -> Output."""
@@ -51,7 +58,7 @@ class ImageNetMobileNetV1(Network):
         for i, block in enumerate(self.model):
             preact = block(x)
             x = F.relu(preact)
-            if i in STAGES:
+            if i in self.ends:
                 maps.append(x)
                 preacts.append(preact)
         pooled = x.mean(dim=(2, 3))
@@ -76,4 +83,4 @@ def build(num_classes: int, *, stem: str) -> Network:
         num_classes: C.
         stem: not looked at.
     """
-    return ImageNetMobileNetV1(num_classes)
+    return MobileNetV1(num_classes)

@@ -18,6 +18,8 @@ NETWORKS = {
     "imagenet_resnet18": {"blocks": (2, 2, 2, 2), "bottleneck": False},
     "imagenet_resnet34": {"blocks": (3, 4, 6, 3), "bottleneck": False},
     "imagenet_resnet50": {"blocks": (3, 4, 6, 3), "bottleneck": True},
+    "imagenet_resnet101": {"blocks": (3, 4, 23, 3), "bottleneck": True},
+    "imagenet_resnet152": {"blocks": (3, 8, 36, 3), "bottleneck": True},
 }
 
 

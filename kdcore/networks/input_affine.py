@@ -5,15 +5,86 @@ elsewhere may have been trained with others. Its network then gets two more buff
 which are applied to its input, and which its weights' file holds.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from kdcore.system.arrays import as_tensor
+from kdcore.system.errors import shown
+
 SCALE, SHIFT = "kdcore_input_scale", "kdcore_input_shift"
 """Names of the buffers, and of their entries in a state dict."""
 Rgb = Sequence[float]
+MEAN = re.compile(r"mean|(?<![a-z])mu(?![a-z])", re.IGNORECASE)
+"""Found in the names of means, which are those of the deviations where it is one of `STDS` instead."""
+STDS = ("std", "sigma", "var")
+LONGEST = 500
+"""Characters of the longest name that is looked at."""
+
+
+class Normalisation(NamedTuple):
+    """Mean and standard deviation of each channel, for pixels from 0 to 1."""
+
+    mean: Rgb
+    std: Rgb
+
+    def is_close(self, other: "Normalisation") -> bool:
+        """Whether both are the same but for rounding, which is little beside the deviations."""
+        return all(
+            abs(a - b) <= 0.02 * scale
+            for mine, others in zip(self, other, strict=True)
+            for a, b, scale in zip(mine, others, self.std, strict=True)
+        )
+
+    def __str__(self) -> str:
+        """Write both for a message, in six digits, as params.yaml takes them."""
+        mean, std = ([float(f"{value:.6g}") for value in values] for values in (self.mean, self.std))
+        return f"mean {shown(mean)} and std {shown(std)}"
+
+
+def normalisations(
+    items: Iterable[tuple[object, object]], known: Collection[str]
+) -> dict[tuple[str, str], Normalisation]:
+    """Find pairs of entries that are plainly the mean and the deviation of three channels, such as normalize.mean.
+
+    Args:
+        items: the entries of a dictionary.
+        known: names of weights of a network; entries of these names, with any prefix, are those.
+
+    Returns:
+        The names of both entries -> what they hold, for pixels from 0 to 1.
+    """
+    found = {}
+    values = {key.lower(): (key, value) for key, value in items if isinstance(key, str) and len(key) <= LONGEST}
+    for lower, (key, value) in values.items():
+        head, dot, last = lower.rpartition(".")
+        partners = [f"{head}{dot}{MEAN.sub(std, last, count=1)}" for std in STDS] if _is_mean(last) else []
+        partner = next((values[name] for name in partners if name in values), None)
+        if partner is None or any(key == name or key.endswith(f".{name}") for name in known):
+            continue
+        mean, std = _three(value), _three(partner[1])
+        if std and "var" in partner[0].lower():
+            std = tuple(abs(x) ** 0.5 for x in std)
+        if mean and std and min(mean) >= 0 and min(std) > 0 and max(mean + std) <= 255:
+            largest = 255 if max(mean + std) > 1 else 1  # of pixels from 0 to 255
+            found[key, partner[0]] = Normalisation(*(tuple(x / largest for x in values) for values in (mean, std)))
+    return found
+
+
+def _is_mean(name: str) -> bool:
+    """Whether an entry is the mean of something; those that batch normalisation keeps are of what it has seen."""
+    return MEAN.search(name) is not None and not name.startswith("running_")
+
+
+def _three(value: object) -> tuple[float, ...] | None:
+    """Return the numbers of three channels, also where one stands for all; None where they are others."""
+    tensor = as_tensor(value)
+    if tensor is None or tensor.layout != torch.strided or tensor.numel() not in (1, 3):
+        return None
+    return tuple(tensor.double().flatten().expand(3).tolist())
 
 
 def attach(network: nn.Module, *, mean: Rgb, std: Rgb, own_mean: Rgb, own_std: Rgb) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from kdcore.networks.contract import Network
 from kdcore.system.errors import UserError, shown
 
+Probe = TypeVar("Probe", bound=nn.Module)
 TOLERANCE = 1e-3
 """The largest difference between a network's logits and its classifier of the averaged final map, as a share of the
 largest logit. Rounding makes 1e-6 in float32 and 1e-4 with TF32.
@@ -88,7 +90,11 @@ def _disturbed(network: Network) -> Network:
     """
     values = [value for module in network.modules() for value in vars(module).values() if isinstance(value, Tensor)]
     computed = {id(value): value.detach().clone() for value in values}  # from parameters, which torch does not copy
-    probe = copy.deepcopy(network, computed).eval()
+    return disturb(copy.deepcopy(network, computed).eval())
+
+
+def disturb(probe: Probe) -> Probe:
+    """Add small random numbers, in place, to parameters and buffers that are the same throughout."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for value in (*probe.parameters(), *probe.buffers()):

@@ -1,7 +1,7 @@
-"""ShuffleNetV2: Ma et al., ECCV 2018, arXiv:1807.11164, of width 1, for 32 x 32 images.
+"""ShuffleNetV2: Ma et al., ECCV 2018, arXiv:1807.11164, of widths 1 and 1.5, for 32 x 32 images.
 
-As in RepDistiller and mdistiller ("ShuffleV2"): a 1 x 1 stem without stride and pooling, and layers as PyTorch
-initialises them. State-dict keys are those of their checkpoints.
+As in RepDistiller and mdistiller ("ShuffleV2") and, of width 1.5, in SimKD ("ShuffleV2_1_5"): a 1 x 1 stem without
+stride and pooling, and layers as PyTorch initialises them. State-dict keys are those of their checkpoints.
 
 All blocks but a stage's first pass half of their channels on as they are, rectified by an earlier block. `preacts` are
 those channels and the other half before its ReLU, as the published distillers take them, but shuffled as the stage is.
@@ -16,7 +16,10 @@ from torch import Tensor, nn
 from kdcore.networks import _stem
 from kdcore.networks.contract import Network, Output
 
-NETWORKS = {"shufflenetv2": {"widths": (116, 232, 464), "blocks": (4, 8, 4), "last": 1024}}
+NETWORKS = {
+    "shufflenetv2": {"widths": (116, 232, 464), "blocks": (4, 8, 4), "last": 1024},
+    "shufflenetv2_x1_5": {"widths": (176, 352, 704), "blocks": (4, 8, 4), "last": 1024},
+}
 STEM = 24
 HALVES = 2
 

@@ -6,14 +6,12 @@ from typing import Any
 
 from kdcore.catalog import levels
 from kdcore.matrix.train_section import SELECTORS
-from kdcore.results.rows import Card, Entry, Evaluation, Results, by_size, reasons, several_views
+from kdcore.results import gain_notes, recipe_notes, tuning
+from kdcore.results.entry import BUDGET, Entry
+from kdcore.results.row import Card, Row, by_size, common_label, in_words, printed, recipe_of, rows
+from kdcore.results.rows import Evaluation, Results, reasons, several_views
 from kdcore.results.significance import ALPHA
 
-PROTOCOLS = {
-    "top1": "of the last epoch",
-    "top1_best": "of the best epoch, chosen on the test images (teachers: the weights that taught)",
-}
-"""Which epoch an accuracy was measured at, by the setting `tables.accuracy`."""
 AXES = (
     "SDD [m,...], or M=[m,...]: the loss is computed on regions, in grids of m x m; [1] is the whole image. "
     "stand: logits are standardised (z-score over the classes) before the loss. "
@@ -68,7 +66,6 @@ def origins(card: Card, metas: dict[str, dict[str, Any]]) -> dict[str, str]:
 
 def caption(card: Card, evaluations: list[Evaluation]) -> str:
     """Say what the numbers are, on which data, over how many seeds, and who the teachers are."""
-    images = " or ".join(sorted({f"{evaluation['train_images']:,}" for evaluation in evaluations})) or "the"
     seeds = card["seeds"]
     over = f"mean ± sample standard deviation over n = {len(seeds)} seeds" if len(seeds) > 1 else "n = 1 seed"
     teachers = ", ".join(
@@ -77,10 +74,33 @@ def caption(card: Card, evaluations: list[Evaluation]) -> str:
         if name in {pair.split("-")[0] for pair in card["pairs"]}
     )
     return (
-        f"Top-1 accuracy (%) on {_data(card, evaluations)} {PROTOCOLS[card['accuracy']]}; {over}; "
-        f"{counted(card['epochs'], 'epoch')} of {images} training images. "
-        f"{_gains(card)}{_axes(card)}Teachers: {teachers}."
+        f"Top-1 accuracy (%) on {_data(card, evaluations)} {protocol(card)}; {over}; "
+        f"{counted(card['epochs'], 'epoch')} of {_images(card, evaluations)}. "
+        f"{gain_notes.in_parentheses(card)}{_axes(card)}Teachers: {teachers}."
     )
+
+
+def protocol(card: Card) -> str:
+    """Say which epoch an accuracy was measured at, and which images chose it."""
+    if card["accuracy"] == "top1":
+        return "of the last epoch"
+    among = f" of those that were measured ({recipe_notes.measured(card)})" if "evaluate_every" in card else ""
+    images = _validation(card) if "validation" in card else "test images"
+    return f"of the best epoch{among}, chosen on the {images} (teachers: the weights that taught)"
+
+
+def _validation(card: Card) -> str:
+    return f"validation images ({100 * card['validation']:g}% of the training images)"
+
+
+def _images(card: Card, evaluations: list[Evaluation]) -> str:
+    """Say how many images networks were trained on, and how many were left out of training for validation."""
+    per_class = card.get("per_class")
+    counts = {one["classes"] * per_class if per_class else one["train_images"] for one in evaluations}
+    images = " or ".join(f"{count:,}" for count in sorted(counts)) or "the"
+    each = f", {per_class} of each class" if per_class else ""
+    kept = f"; the {_validation(card)} are not among them" if "validation" in card else ""
+    return f"{images} training images{each}{kept}"
 
 
 def notes(results: Results) -> list[str]:
@@ -88,15 +108,13 @@ def notes(results: Results) -> list[str]:
     and doubts, cells that are missing, have learnt nothing or were trained unlike the others.
     """
     card = results.card
-    costs = [
-        f"{evaluation['pair']}: teacher {_cost(evaluation['teacher'])}; student {_cost(evaluation['student'])}."
-        for evaluation in results.evaluations
-    ]
     return [
-        *costs,
+        *_cost_notes(results),
         *_stand_notes(card),
         *_scale_notes(card),
         *_training_notes(card),
+        *recipe_notes.notes(results),
+        *tuning.notes(card),
         *_provenance_notes(results.evaluations),
         *marks(results),
     ]
@@ -105,7 +123,10 @@ def notes(results: Results) -> list[str]:
 def marks(results: Results) -> list[str]:
     """List the notes without which words, symbols and numbers in the tables cannot be understood."""
     return [
+        *_variant_notes(results.card),
         *_missing_notes(results.entries),
+        *_excluded_notes(results),
+        *gain_notes.notes(results),
         *_collapse_notes(results.evaluations),
         *_accepted_notes(results),
         *_budget_notes(results.entries),
@@ -122,7 +143,15 @@ def _by_method(card: Card, changes: Callable[[Card, str, str], str]) -> Iterator
         for change, pairs in pairs_of.items():
             where = "" if len(pairs) == len(card["pairs"]) else f" ({', '.join(pairs)})"
             if change:
-                yield f"{method.upper()}{where}", change
+                yield f"{printed(method)}{where}", change
+
+
+def _cost_notes(results: Results) -> Iterator[str]:
+    for evaluation in results.evaluations:
+        pair = evaluation["pair"]
+        yield f"{pair}: teacher {_cost(evaluation['teacher'])}; student {_cost(evaluation['student'])}."
+        for some, cost, _ in results.own_costs(pair):
+            yield f"{pair}, {common_label(some)}: the evaluated student has {_cost(cost)}."
 
 
 def _stand_notes(card: Card) -> Iterator[str]:
@@ -147,11 +176,13 @@ def _training_notes(card: Card) -> Iterator[str]:
     for method in (*card["baselines"], *card["methods"]):
         views = several_views(method)
         if views:
-            yield f"{method.upper()}: trained on {views}, with cross-entropy on both."
+            yield f"{printed(method)}: trained on {views}, with cross-entropy on both."
     if card["exceptions"]:
         yield f"Trained with other settings: {'; '.join(_exception(exception) for exception in card['exceptions'])}."
     if card.get("small_maps") or any(exception.get("small_maps") for exception in card["exceptions"]):
         yield "small_maps repeat: where a final map has fewer cells than the finest level, regions share cells."
+    if card.get("augmentation") == "none":
+        yield "Training images were seen without augmentation (train.augmentation: none)."
     if card["optimizer"] == "dot":
         yield "Optimizer: DOT, with separate momenta for the gradients of cross-entropy and of distillation."
 
@@ -161,6 +192,36 @@ def _missing_notes(entries: list[Entry]) -> Iterator[str]:
     if missing:
         cells = sum(len(entry.missing) for entry in missing)
         yield f"Missing: {counted(cells, 'cell')} of {counted(len(missing), 'row')} have no result yet."
+
+
+def _variant_notes(card: Card) -> Iterator[str]:
+    """Say what the variants change whose names stand in the names of rows."""
+    for name in sorted({row.variant for row in rows(card) if row.change == row.variant}):
+        variant = card["variants"][name]
+        yield f"{name}: {in_words({**_flat(variant['recipes']), **variant['train']})}."
+
+
+def _flat(recipes: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in recipes.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _excluded_notes(results: Results) -> Iterator[str]:
+    shown = [entry for entry in results.entries if entry.excluded]
+    whole = [entry for entry in shown if not entry.declared]
+    if whole:
+        yield "excluded: params.yaml leaves these cells out (exclude); they are not trained."
+    for seeds in dict.fromkeys(entry.excluded for entry in shown if entry.declared):
+        which = "; ".join(f"{entry.pair}: {entry.row.label}" for entry in shown if entry.excluded == seeds)
+        yield (
+            f"n: the mean is over fewer seeds than the caption says, for params.yaml excludes {_seeds(seeds)}: {which}."
+        )
+
+
+def _seeds(seeds: tuple[int, ...]) -> str:
+    return f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {', '.join(map(str, seeds))}"
 
 
 def _collapse_notes(evaluations: list[Evaluation]) -> Iterator[str]:
@@ -193,7 +254,7 @@ def _budget_notes(entries: list[Entry]) -> Iterator[str]:
             rows_of.setdefault(" and ".join(entry.budget), {}).setdefault(entry.pair, []).append(entry.row.label)
     for budget, pairs in rows_of.items():
         which = "; ".join(f"{pair}: {', '.join(labels)}" for pair, labels in pairs.items())
-        yield f"§ Trained with another budget, {budget}: {which}."
+        yield f"{BUDGET} Trained with another budget, {budget}: {which}."
 
 
 def _provenance_notes(evaluations: list[Evaluation]) -> Iterator[str]:
@@ -205,6 +266,7 @@ def _provenance_notes(evaluations: list[Evaluation]) -> Iterator[str]:
         "devices": {cell["device"] for cell in cells},
         "numbers of threads": {str(cell["threads"]) for cell in cells},
         "precisions": {cell["computed_in"] for cell in cells},
+        "ways to compute steps": {"compiled" if cell.get("compiled") == "yes" else "not compiled" for cell in cells},
     }
     for what, values in differences.items():
         if len(values) > 1:
@@ -225,20 +287,20 @@ def _publication_notes(results: Results) -> Iterator[str]:
         about = results.published.sources[source]
         yield f"Published figures from {about.title} ({about.file}); protocol: {about.protocol}."
         if about.doubt:
-            yield f"Doubt about figures from {about.title}: {about.doubt}."
+            yield f"† Every figure from {about.title}: {about.doubt}."
     for entry in results.entries:
         figure = entry.figure
-        if figure is not None and figure.doubt:
+        if figure is not None and figure.doubt and figure.doubt != results.published.sources[figure.source].doubt:
             yield f"† {entry.row.label}, {entry.pair}, published {figure.top1:.2f}: {figure.doubt}."
 
 
 def _inherited(card: Card) -> list[str]:
     """Name the methods whose rows have inherited values; "kd with stand" where only the rows with stand have them."""
     marked: dict[str, set[bool]] = {}
-    for name, recipe in card["recipes"].items():
-        parts = name.split("-")
-        if any("inherited" in source for _, source in recipe.values()):
-            marked.setdefault(parts[2], set()).add("True" in parts)
+    for row in rows(card)[1:]:
+        recipes = [recipe_of(card, pair, row) for pair in card["pairs"]]
+        if any("inherited" in source for recipe in recipes for _, source in recipe.values()):
+            marked.setdefault(str(row.method), set()).add(bool(row.stand))
     return [f"{method} with stand" if stands == {True} else method for method, stands in sorted(marked.items())]
 
 
@@ -247,15 +309,12 @@ def _stand_changes(card: Card, method: str, pair: str) -> str:
 
     Empty where the matrix lacks rows with or without stand, or stand changes the z-score alone for all methods.
     """
-    recipes: dict[bool, dict[str, Any]] = {}
-    for name, recipe in card["recipes"].items():
-        parts = name.removeprefix(f"{pair}-").split("-")
-        if name.startswith(f"{pair}-{method}-") and len(parts) == 4:
-            recipes.setdefault(parts[2] == "True", recipe)
-    if len(recipes) < 2 or card["stand_recipe"] == "matched":
-        return ""
-    changes = ", ".join(_changes(recipes[False], recipes[True]))
-    return f"and {changes}" if changes else "alone"
+    for scale in sorted(card["scales"], key=by_size):
+        without, with_stand = (recipe_of(card, pair, Row(method, scale, stand)) for stand in (False, True))
+        if without and with_stand and card["stand_recipe"] != "matched":
+            changes = ", ".join(_changes(without, with_stand))
+            return f"and {changes}" if changes else "alone"
+    return ""
 
 
 def _scale_changes(card: Card, method: str, pair: str) -> str:
@@ -263,8 +322,7 @@ def _scale_changes(card: Card, method: str, pair: str) -> str:
     scales = sorted(card["scales"], key=by_size)
     if levels(scales[0]) != (1,):
         return ""
-    names = [f"{pair}-{method}-{scale}-False-{card['seeds'][0]}" for scale in scales]
-    plain, *others = (card["recipes"].get(name, {}) for name in names)
+    plain, *others = (recipe_of(card, pair, Row(method, scale, False)) for scale in scales)
     return ", ".join(dict.fromkeys(change for other in others for change in _changes(plain, other)))
 
 
@@ -276,31 +334,14 @@ def _changes(before: dict[str, Any], after: dict[str, Any]) -> Iterator[str]:
 
 def _exception(exception: dict[str, Any]) -> str:
     """Write an exception of params.yaml in words: "students mobilenetv2, vgg8: lr 0.01"."""
-    which = " and ".join(f"{key} {', '.join(exception[key])}" for key in SELECTORS if key in exception)
+    which = " and ".join(f"{key} {', '.join(map(str, exception[key]))}" for key in SELECTORS if key in exception)
     return f"{which}: {', '.join(f'{key} {value}' for key, value in exception.items() if key not in SELECTORS)}"
-
-
-def _gains(card: Card) -> str:
-    has_plain = False in card["stand"] and any(levels(scale) == (1,) for scale in card["scales"])
-    if not has_plain or len(card["scales"]) * len(card["stand"]) < 2:
-        return ""
-    return f"In parentheses, the gain over the method's plain row{_bold(card)}. "
 
 
 def _axes(card: Card) -> str:
     """Explain M and stand, where the matrix has rows with them."""
     has_regions = any(levels(scale) != (1,) for scale in card["scales"])
     return AXES if card["methods"] and (has_regions or True in card["stand"]) else ""
-
-
-def _bold(card: Card) -> str:
-    if len(card["seeds"]) < 2:
-        return "; with one seed no gain is told from noise, and none is bold"
-    return (
-        f"; bold where {len(card['seeds'])} seeds support it (paired over seeds, with the noise of the method's rows "
-        f"pooled; two-sided t-test, p < {ALPHA} after Holm's adjustment for all gains of a pair; the others may be "
-        "gains too)"
-    )
 
 
 def _joined(versions: dict[str, str]) -> str:

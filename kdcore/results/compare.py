@@ -9,11 +9,12 @@ from typing import Any, Literal
 import pandas as pd
 from scipy import stats
 
+from kdcore.matrix.cell import BASE
 from kdcore.results import significance
 from kdcore.results.captions import counted
 from kdcore.results.published import Figure
 from kdcore.results.revisions import Side
-from kdcore.results.rows import Row
+from kdcore.results.row import Row
 from kdcore.results.significance import ALPHA
 from kdcore.system.errors import RunError, UserError
 
@@ -21,7 +22,9 @@ Kind = Literal["plain", "headline", "row"]
 BETTER, WORSE, EQUAL, NOISE, UNKNOWN = "better", "worse", "equal", "not told from noise", "unknown"
 PAIRED, WELCH, INTERVAL = "paired t-test", "Welch's t-test", "prediction interval"
 INCONCLUSIVE = (NOISE, UNKNOWN)
-HEADLINE = "headline: the method with the highest M of its matrix, and with stand if the matrix has it"
+HEADLINE = (
+    "headline: the method with the highest M of its matrix, and with stand if the matrix has it, without a variant"
+)
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class Line:
     row: str
     """The row on the old side."""
     new_row: str
-    """The row on the new side; it differs from `row` only between headlines."""
+    """The row on the new side; it differs from `row` between headlines, and where a variant changes other values."""
     old: float
     """Mean over seeds, in percent."""
     new: float
@@ -108,12 +111,13 @@ class Comparison:
 
     @property
     def doubts(self) -> list[str]:
-        """Notes below the table about published figures that may be wrong."""
-        return [
-            f"† {line.row}, {line.pair}, published {line.old if line.n_old is None else line.new:.2f}: {line.doubt}."
-            for line in self.lines
-            if line.doubt
-        ]
+        """Notes below the table about published figures that may be wrong: one per reason, with all its figures."""
+        which: dict[str, list[str]] = {}
+        for line in self.lines:
+            if line.doubt:
+                figure = line.old if line.n_old is None else line.new
+                which.setdefault(line.doubt, []).append(f"{line.row}, {line.pair}, published {figure:.2f}")
+        return [f"† {'; '.join(figures)}: {doubt}." for doubt, figures in which.items()]
 
     def markdown(self) -> str:
         """Return a table for an issue or a terminal."""
@@ -176,17 +180,20 @@ def check_regressions(lines: Sequence[Line], tolerance: float | None) -> str:
 
 
 def _lines(old: Side, new: Side) -> Iterator[Line]:
+    there = {key: key[1] for key in new.rows}
     kinds = list(dict.fromkeys((pair, str(row.method)) for pair, row in old.rows))
     for pair, method in kinds:
         for other, row in old.rows:
-            if (other, row.method) == (pair, method) and (pair, row) in new.rows:
-                yield _line(old, new, pair, (row, row), _kind(row, pair, old, new))
+            if (other, row.method) == (pair, method) and (pair, row) in there:
+                yield _line(old, new, pair, (row, there[pair, row]), _kind(row, pair, old, new))
         first, second = old.headline(pair, method), new.headline(pair, method)
         if first is not None and second is not None and first != second:
             yield _line(old, new, pair, (first, second), "headline")
 
 
 def _kind(row: Row, pair: str, old: Side, new: Side) -> Kind:
+    if row.variant != BASE:
+        return "row"
     if row.is_plain or row.scale is None:
         return "plain"
     headlines = [side.headline(pair, str(row.method)) for side in (old, new) if not side.is_published]
@@ -252,18 +259,25 @@ def _direction(line: Line) -> str:
 
 
 def _settings(side: Side, other: Side) -> dict[str, str]:
-    """Return settings of params.yaml, of teachers only those of pairs on both sides; what became of these teachers; and
-    the epochs that the cells of methods on both sides were trained for.
+    """Return settings of params.yaml, of teachers and variants only those of rows on both sides; what became of these
+    teachers; and the epochs that the cells of methods on both sides were trained for.
     """
-    shared = {(pair, row.method) for pair, row in other.rows}
-    epochs = {count for (pair, row), counts in side.epochs.items() if (pair, row.method) in shared for count in counts}
+    shared = {(pair, row.method, row.variant) for pair, row in other.rows}
+    epochs = {
+        count
+        for (pair, row), counts in side.epochs.items()
+        if (pair, row.method, row.variant) in shared
+        for count in counts
+    }
     pairs = {pair for pair, _ in side.rows} & {pair for pair, _ in other.rows}
     teachers = sorted({pair.partition("-")[0] for pair in pairs})
-    known = {
-        key: text
-        for key, text in side.settings.items()
-        if other.settings and (not key.startswith("teachers.") or key.split(".")[1] in teachers)
-    }
+    variants = {row.variant for _, row in side.rows} & {row.variant for _, row in other.rows}
+    named = {"teachers": teachers, "variants": variants}
+    known = {}
+    for key, text in side.settings.items():
+        section, _, below = key.partition(".")
+        if other.settings and (section not in named or below.partition(".")[0] in named[section]):
+            known[key] = text
     became = {
         f"teachers.{name}.{key}": str(value)
         for name in teachers

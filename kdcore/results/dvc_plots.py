@@ -22,19 +22,22 @@ def top1(results: Results) -> pd.DataFrame:
         # Python's round, as in all tables: NumPy's differs where a figure ends in 5.
         (entry.pair, entry.row.label, round(mean, 2), entry.deviation and round(entry.deviation, 2))
         for entry in results.entries
-        if (mean := entry.mean) is not None and not entry.missing
+        if (mean := entry.mean) is not None
     ]
     return pd.DataFrame(lines, columns=["pair", "row", "top1", "deviation"])
 
 
 def curves(results: Results) -> pd.DataFrame:
-    """Return test accuracy per pair, row and epoch in percent, mean over the seeds that there are so far."""
+    """Return test accuracy per pair, row and epoch in percent, mean over the seeds that there are so far; epochs after
+    which one of the seeds was not measured are left out.
+    """
     labels = {cell: entry.row.label for entry in results.entries for cell in results.cells_of(entry)}
     parts = [pd.DataFrame(columns=["pair", "row", "epoch", "test_top1"])]
     for pair, history in results.histories.items():
         labelled = history.assign(pair=pair, row=history["cell"].map(labels))
-        mean = labelled.groupby(["pair", "row", "epoch"], sort=False)["test_top1"].mean().round(2)
-        parts.append(mean.reset_index())
+        seeds = labelled.groupby(["pair", "row", "epoch"], sort=False)["test_top1"]
+        are_measured = seeds.count() == seeds.size()
+        parts.append(seeds.mean()[are_measured].round(2).reset_index())
     return pd.concat([part for part in parts if len(part)] or parts, ignore_index=True)
 
 
@@ -45,7 +48,7 @@ def reliability(results: Results) -> pd.DataFrame:
     """
     parts = [pd.DataFrame(columns=["pair", "row", "confidence", "accuracy", "count"])]
     for entry in results.entries:
-        networks = [] if entry.missing else results.measured(entry)
+        networks = [] if entry.lacks else results.measured(entry)
         if networks and all("reliability" in network for network in networks):
             bins = pooled(networks).round({"confidence": 4, "accuracy": 4})
             parts.append(bins.assign(pair=entry.pair, row=entry.row.label)[parts[0].columns])

@@ -1,19 +1,26 @@
 """Measure trained networks: accuracy, calibration, agreement with the teacher, cost."""
 
+import sys
+from collections.abc import Mapping, Sequence
+from functools import partial
 from math import isnan
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics.functional.classification import multiclass_accuracy
 
-from kdcore import checkpoints
-from kdcore.data.dataset import Dataset
+from kdcore import checkpoints, networks
+from kdcore.data import subsets
+from kdcore.data.dataset import Dataset, Encoded, Split
 from kdcore.matrix.cell import RUNS
 from kdcore.networks.cost import multiply_adds, parameters
+from kdcore.networks.input_affine import Normalisation
+from kdcore.networks.other_end import OtherEnd
 from kdcore.system.errors import UserError
 from kdcore.system.files import file_sha256
 from kdcore.training import collapse, run_folder
@@ -31,40 +38,59 @@ def evaluate_pair(
     """Measure the teacher and every cell of a pair.
 
     Args:
-        card: the card of stage evaluate, with the pair and its cells.
-        dataset: the data set whose test images are used.
+        card: the card of stage evaluate, with the pair and its cells, and with the share of the validation images if
+            there are any.
+        dataset: the data set whose test images are used, with all of its training images.
         teacher_weights: the teacher's checkpoint.
         device: where to compute.
 
     Returns:
         A summary with metrics of the teacher, cost of both networks, and one entry per cell: identity, metrics, recipe,
-        provenance and, for a cell that has learnt nothing, the sign of that (see `collapse`). Then the histories of all
-        cells, one row per cell and epoch.
+        provenance; `top1_ema`, of the averaged weights, where there are any; `cost` where its student ends otherwise
+        (see `own_cost`); and, for a cell that has learnt nothing, the sign of that (see `collapse`). `train_images`
+        counts the training images besides validation images. Then the histories of all cells, one row per cell and
+        epoch.
 
     Raises:
         UserError: a cell has no whole run, or its weights or logits are not finite.
     """
     classes, image_size, stem = len(dataset.classes), dataset.image_size, dataset.stem
+    validation = {"validation": card["validation"]} if "validation" in card else {}
+    dataset = subsets.chosen(dataset, **validation)
     labels = torch.from_numpy(dataset.test.labels).to(device)
     teacher_name, student_name = card["pair"].split("-")
-    teacher = checkpoints.restore(card.get("teacher", teacher_name), classes, teacher_weights, device, stem=stem)
-    teacher_logits = _predicted(teacher, teacher_weights, dataset, device)
+    named = card.get("networks")
+    restored = partial(checkpoints.restore, num_classes=classes, device=device, stem=stem, described=named)
+    teacher = restored(card.get("teacher", teacher_name), path=teacher_weights)
+    teacher_logits = _predicted(teacher, teacher_weights, dataset.test, dataset, device)
+    student_cost = plain_cost(student_name, classes, stem=stem, image_size=image_size, described=named)
     cells, histories = [], []
     for identity in card["cells"]:
         folder = RUNS / card["pair"] / identity["name"]
-        meta, history = run_folder.read(folder, identity)
-        student = checkpoints.restore(student_name, classes, folder / run_folder.WEIGHTS, device, stem=stem)
-        logits = _predicted(student, folder / run_folder.WEIGHTS, dataset, device)
-        collapsed = collapse.reason(
-            len(logits.argmax(dim=1).unique()), list(history["train_top1"]), dataset.train.labels
-        )
+        meta, history = run_folder.read(folder, {**identity, **validation})
+        weights = folder / run_folder.WEIGHTS
+        student = restored(student_name, path=weights)
+        logits = _predicted(student, weights, dataset.test, dataset, device)
+        averaged = {}
+        if meta["train"].get("ema"):
+            of_average = folder / run_folder.AVERAGE
+            average = restored(student_name, path=of_average)
+            averaged = {
+                "top1_ema": measure(_predicted(average, of_average, dataset.test, dataset, device), labels)["top1"]
+            }
+        per_class = meta["train"].get("per_class")
+        learnt = dataset.train.labels if per_class is None else np.repeat(np.arange(classes), per_class)
+        collapsed = collapse.reason(len(logits.argmax(dim=1).unique()), list(history["train_top1"]), learnt)
         cells.append(
             {
                 **identity,
                 **_with_reliability(logits, labels, teacher_logits),
                 "top1_best": best_top1(history),
+                **_on_validation(student, weights, dataset, device),
+                **averaged,
                 **provenance(meta),
-                "weights_sha256": file_sha256(folder / run_folder.WEIGHTS),
+                "weights_sha256": file_sha256(weights),
+                **own_cost(student, image_size, student_cost),
                 **({"collapsed": collapsed} if collapsed else {}),
             }
         )
@@ -74,14 +100,21 @@ def evaluate_pair(
         "train_images": len(dataset.train.labels),
         "classes": classes,
         "teacher": {**_with_reliability(teacher_logits, labels, teacher_logits), **cost(teacher, image_size)},
-        "student": cost(student, image_size),
+        "student": student_cost,
         "cells": cells,
     }
     return summary, pd.concat(histories, ignore_index=True)
 
 
 def evaluate_checkpoint(
-    network: str, weights: Path, dataset: Dataset, device: torch.device, *, weights_key: str | None = None
+    network: str,
+    weights: Path,
+    dataset: Dataset,
+    device: torch.device,
+    mean_std: Sequence[float] | None = None,
+    *,
+    weights_key: str | None = None,
+    described: Mapping[str, Any] | None = None,
 ) -> tuple[dict[str, float], pd.Series]:
     """Measure one network.
 
@@ -90,18 +123,36 @@ def evaluate_checkpoint(
         weights: its checkpoint, ours or a published one.
         dataset: the data set whose test images are used.
         device: where to compute.
+        mean_std: the three means and the three deviations of the images that it was trained on, where they are not the
+            data set's; None takes those that the folder of a run records.
         weights_key: see `kdcore.checkpoints.load`.
+        described: see `kdcore.networks.create`.
 
     Returns:
         Metrics (see `measure`), the number of test images and the cost; and top-1 in percent by class.
 
     Raises:
-        UserError: the checkpoint cannot be read or does not fit the network, or its weights or logits are not finite.
+        UserError: the checkpoint cannot be read or does not fit the network, or its weights or logits are not finite;
+            or it was trained on images of another normalisation that nothing says.
     """
     classes = len(dataset.classes)
-    restored = checkpoints.restore(network, classes, weights, device, stem=dataset.stem, weights_key=weights_key)
+    images = Normalisation(dataset.mean, dataset.std)
+    own = Normalisation(mean_std[:3], mean_std[3:]) if mean_std else run_folder.recorded(weights)[1]
+    restored = checkpoints.restore(
+        network,
+        classes,
+        weights,
+        device,
+        stem=dataset.stem,
+        weights_key=weights_key,
+        images=images,
+        own=own,
+        described=described,
+    )
+    if own is not None and own != images:
+        print(f"{weights}: sees images normalised by {own}, as in its training", file=sys.stderr)
     labels = torch.from_numpy(dataset.test.labels).to(device)
-    logits = _predicted(restored, weights, dataset, device)
+    logits = _predicted(restored, weights, dataset.test, dataset, device)
     metrics = {**measure(logits, labels), "test_images": len(labels), **cost(restored, dataset.image_size)}
     by_class = _accuracy(logits, labels, 1, average="none").cpu() * 100
     return metrics, pd.Series(by_class.tolist(), index=dataset.classes, name="top1").round(DIGITS)
@@ -154,24 +205,67 @@ def cost(network: nn.Module, image_size: int) -> dict[str, int]:
     return {"parameters": parameters(network), "multiply_adds": multiply_adds(network, image_size)}
 
 
+def plain_cost(
+    name: str, classes: int, *, stem: str, image_size: int, described: Mapping[str, Any] | None = None
+) -> dict[str, int]:
+    """Count the `cost` of a network as it is made, before a method gives it another end; no weights are made for one of
+    the zoo.
+    """
+    with torch.device("cpu" if described and name in described else "meta"):  # others' code may ask for values
+        return cost(networks.create(name, classes, stem=stem, described=described), image_size)
+
+
+def own_cost(student: nn.Module, image_size: int, plain: dict[str, int]) -> dict[str, dict[str, int]]:
+    """Return the `cost` of a cell's student as a part of its entry, where its method gave it another end.
+
+    Args:
+        student: the network that is evaluated.
+        image_size: height and width, in pixels.
+        plain: the cost of the network that it was made from. Empty is returned where the two are equal.
+    """
+    own = cost(student, image_size) if isinstance(student, OtherEnd) else plain
+    return {} if own == plain else {"cost": own}
+
+
 def best_top1(history: pd.DataFrame) -> float:
-    """Return the accuracy of the best epoch in percent, chosen on the test images as many papers do."""
-    return round(float(history["test_top1"].max()), DIGITS)
+    """Return the test accuracy of the best epoch in percent: the first of those that are best on the validation images,
+    or, in a history without them, on the test images, as many papers choose it. Epochs that were not measured
+    (`train.evaluate_every`) are none of them.
+    """
+    chosen_on = history["val_top1" if "val_top1" in history else "test_top1"]
+    return round(float(history["test_top1"].iloc[int(np.nanargmax(chosen_on.to_numpy()))]), DIGITS)
 
 
 def provenance(meta: dict[str, Any]) -> dict[str, Any]:
-    """Take from a run's meta.json what trained it: recipe, epochs, code and machine, accepted changes of the code."""
+    """Take from a run's meta.json what trained it: recipe, epochs, training images of each class where that is not all,
+    how rarely it was measured where that is not after every epoch, code and machine, whether steps were compiled where
+    that was asked for, accepted changes of the code.
+    """
     accepted = {"accepted": meta["accepted"]} if meta.get("accepted") else {}
-    return {**{key: meta.get(key) for key in PROVENANCE}, "epochs": meta["train"]["epochs"], **accepted}
+    budget = {key: meta["train"][key] for key in ("epochs", "per_class", "evaluate_every") if key in meta["train"]}
+    compiled = {"compiled": meta["compiled"]} if "compiled" in meta else {}
+    return {**{key: meta.get(key) for key in PROVENANCE}, **compiled, **budget, **accepted}
 
 
-def _predicted(network: nn.Module, weights: Path, dataset: Dataset, device: torch.device) -> Tensor:
-    """Predict the test images; logits that are not finite would be counted as predictions, so they are an error."""
-    logits = predict(network, dataset.test, dataset, device)
+def _on_validation(network: nn.Module, weights: Path, dataset: Dataset, device: torch.device) -> dict[str, float]:
+    """Return the accuracy in percent on the validation images as a part of an entry; empty where there are none."""
+    if dataset.validation is None:
+        return {}
+    labels = torch.from_numpy(dataset.validation.labels).to(device)
+    logits = _predicted(network, weights, dataset.validation, dataset, device)
+    return {"val_top1": measure(logits, labels)["top1"]}
+
+
+def _predicted(
+    network: nn.Module, weights: Path, images: Split | Encoded, dataset: Dataset, device: torch.device
+) -> Tensor:
+    """Predict images; logits that are not finite would be counted as predictions, so they are an error."""
+    logits = predict(network, images, dataset, device)
     broken = int((~torch.isfinite(logits).all(dim=1)).sum())
     if broken:
+        what = "test" if images is dataset.test else "validation"
         raise UserError(
-            f"{weights}: the logits of {broken} of {len(logits)} test images are not finite; train it again"
+            f"{weights}: the logits of {broken} of {len(logits)} {what} images are not finite; train it again"
         )
     return logits
 

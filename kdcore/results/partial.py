@@ -8,14 +8,15 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
 import torch
 
-from kdcore import networks
-from kdcore.data import storage
-from kdcore.matrix.cards import CARDS
+from kdcore import catalog, checkpoints, networks
+from kdcore.data import storage, subsets
+from kdcore.matrix.card_files import CARDS
 from kdcore.matrix.cell import RUNS
 from kdcore.results import captions, evaluation, published
 from kdcore.results.evaluation import DIGITS
@@ -31,6 +32,8 @@ from kdcore.training.timings import Timing
 
 OUT = Path("scratch/report")
 EVALUATIONS, TEACHERS = Path("evaluations"), Path("teachers")
+IN_HISTORY = MappingProxyType({"val_top1": "val_top1", "top1_ema": "ema_test_top1"})
+"""What a cell's evaluation has where its run has it -> the column of the history that ends with it."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +61,10 @@ class Unfinished:
     """One line per finished epoch."""
 
     def __str__(self) -> str:
-        """Say how far it is, in one line."""
-        return f"{self.name}: {len(self.history)} of {self.epochs} epochs, {_last(self.history):.2f}%"
+        """Say how far it is, in one line, with the accuracy that was measured last."""
+        measured = self.history["test_top1"].dropna()
+        top1 = f"{measured.iloc[-1]:.2f}%" if len(measured) else "not measured yet"
+        return f"{self.name}: {len(self.history)} of {self.epochs} epochs, {top1}"
 
 
 @dataclass(frozen=True)
@@ -139,6 +144,7 @@ def _pair_so_far(
         histories.append(done.history.assign(cell=name))
     histories += [one.history.assign(cell=one.name) for one in unfinished if one is not None]
     summary = evaluated if reused else _without_evaluation(card, pair, teacher)
+    cells = [{**_own_cost(cell, card, summary["student"]), **cell} for cell in cells]
     together = pd.concat(histories[1:] or histories, ignore_index=True)
     return {**summary, "cells": cells}, together, unfinished
 
@@ -162,10 +168,10 @@ def _done(folder: Path, card: Card, read: Callable[[Path], dict[str, Any]]) -> D
         return None
     try:
         meta = read(folder)
-        if not meta.items() >= card.items():
+        if not run_folder.is_of(meta, card):
             return None
         run_folder.check(folder, card)
-        return Done(meta, None if "adopted" in meta else run_folder.read_history(folder / run_folder.HISTORY))
+        return Done(meta, None if "adopted" in meta else run_folder.read_history(folder / run_folder.HISTORY, card))
     except UserError as error:
         _warn(error)
         return None
@@ -178,7 +184,7 @@ def _unfinished(card_file: Path) -> Unfinished | None:
     try:
         if live.stat().st_mtime < card_file.stat().st_mtime:
             return None
-        return Unfinished(card["name"], card["train"]["epochs"], run_folder.read_history(live))
+        return Unfinished(card["name"], card["train"]["epochs"], run_folder.read_history(live, card))
     except FileNotFoundError:
         return None
     except UserError as error:
@@ -196,15 +202,17 @@ def _card_file(identity: dict[str, Any]) -> Path:
 
 
 def _timings(evaluations: list[Evaluation]) -> dict[str, Timing]:
-    """Return the latest time of every cell that one process trained here without a break, from its present card."""
-    log = {(timing.name, timing.card, timing.epochs): timing for timing in timings.load()}
+    """Return the latest time of every cell that one process trained here without a break, from its present card, and
+    without others side by side, whose time would be told for its own.
+    """
+    log = {(timing.name, timing.card, timing.epochs): timing for timing in timings.load() if not timing.beside}
     cells = [cell for evaluation in evaluations for cell in evaluation["cells"]]
     keys = {cell["name"]: (cell["name"], file_sha256(_card_file(cell)), cell["epochs"]) for cell in cells}
     return {name: log[key] for name, key in keys.items() if key in log}
 
 
-def _last(history: pd.DataFrame) -> float:
-    return round(float(history["test_top1"].iloc[-1]), DIGITS)
+def _last(history: pd.DataFrame, column: str = "test_top1") -> float:
+    return round(float(history[column].iloc[-1]), DIGITS)
 
 
 def _is_same_run(evaluated: dict[str, Any], cell: dict[str, Any]) -> bool:
@@ -217,23 +225,55 @@ def _cell(identity: dict[str, Any], done: Done, history: pd.DataFrame) -> dict[s
         **identity,
         "top1": done.top1,
         "top1_best": evaluation.best_top1(history),
+        **{name: _last(history, column) for name, column in IN_HISTORY.items() if column in history},
         **evaluation.provenance(done.meta),
         "weights_sha256": file_sha256(RUNS / identity["pair"] / identity["name"] / run_folder.WEIGHTS),
     }
 
 
+def _own_cost(cell: dict[str, Any], card: Card, plain: dict[str, int]) -> dict[str, Any]:
+    """Return the cost of a cell's student that ends as its method wants, see `evaluation.own_cost`."""
+    if not any(entry.replaces_student for entry in catalog.terms(cell["method"])):
+        return {}
+    manifest = storage.read_manifest(DATA / card["data"])
+    weights = RUNS / cell["pair"] / cell["name"] / run_folder.WEIGHTS
+    try:
+        named = cell["student"] in _described(cell["pair"])
+        with torch.device("cpu" if named else "meta"):  # costs depend on shapes alone; others' code may ask for values
+            network = networks.create(
+                cell["student"], len(manifest.classes), stem=manifest.stem, described=_described(cell["pair"])
+            )
+            return evaluation.own_cost(checkpoints.with_its_end(network, weights), manifest.image_size, plain)
+    except UserError as error:
+        print(f"warning: {error}; the cost of its student is not known", file=sys.stderr)
+        return {}
+
+
+def _described(pair: str) -> dict[str, Any]:
+    """Return the descriptions of a pair's networks that params.yaml names."""
+    return yamlfile.read(CARDS / "evaluate" / f"{pair}.yaml").get("networks", {})
+
+
 def _without_evaluation(card: Card, pair: str, teacher: Done) -> Evaluation:
     """Return what is known of a pair besides its cells."""
     manifest = storage.read_manifest(DATA / card["data"])
-    with torch.device("meta"):  # costs depend on shapes alone
-        both = [
-            networks.create(card.get("networks", {}).get(name, name), len(manifest.classes), stem=manifest.stem)
-            for name in pair.split("-")
-        ]
-    teacher_cost, student_cost = (evaluation.cost(network, manifest.image_size) for network in both)
+    teacher_cost, student_cost = (
+        evaluation.plain_cost(
+            card.get("networks", {}).get(name, name),
+            len(manifest.classes),
+            stem=manifest.stem,
+            image_size=manifest.image_size,
+            described=_described(pair),
+        )
+        for name in pair.split("-")
+    )
+    counted = manifest.counts.train
+    if "validation" in card:
+        dataset = subsets.chosen(storage.load(DATA / card["data"]), validation=card["validation"])
+        counted = len(dataset.train.labels)
     return {
         "pair": pair,
-        "train_images": manifest.counts.train,
+        "train_images": counted,
         "classes": len(manifest.classes),
         "teacher": {"top1": teacher.top1, **teacher_cost},
         "student": student_cost,

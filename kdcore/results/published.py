@@ -1,17 +1,20 @@
 """Published accuracies, to print beside the measured ones (data/published.yaml)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter
 
-from kdcore.matrix.params import Percent, explained
+from kdcore.matrix.params import Percent
+from kdcore.matrix.problems import explained
 from kdcore.matrix.section import Count, Section, Text
 from kdcore.system.errors import UserError, named, shown
 
 FILE = "data/published.yaml"
-SGD = "sgd"
-"""The optimiser of records that name none."""
+SGD, DOT = "sgd", "dot"
+"""Only DOT is part of an experiment; records that name no optimiser are of what their publication trains with."""
 
 
 class Source(Section):
@@ -40,6 +43,8 @@ class _Record(Section):
     levels: Annotated[list[Count], Field(min_length=1)] | None = None
     stand: bool | None = None
     optimizer: Literal["sgd", "dot"] = "sgd"
+    values: Annotated[dict[Text, float | int | bool | str], Field(min_length=1)] | None = None
+    """Values of the recipe that are not the method's own ones, as in ablations: {complementary_weight: 4}."""
     top1: Percent
     source: Text
     note: Text | None = None
@@ -48,7 +53,15 @@ class _Record(Section):
     @property
     def key(self) -> tuple[Any, ...]:
         """Key of the experiment in `Published.figures`."""
-        return _key(self.teacher, self.student, self.method, self.levels, self.stand, optimizer=self.optimizer)
+        return _key(
+            self.teacher,
+            self.student,
+            self.method,
+            self.levels,
+            self.stand,
+            optimizer=self.optimizer,
+            values=self.values or {},
+        )
 
 
 _RECORDS = TypeAdapter(list[_Record])
@@ -67,7 +80,7 @@ class Figure:
     runs: int = 1
     """How many runs it averages; 1 where the source does not say."""
     doubt: str | None = None
-    """Why it may be wrong, where its own source or another one contradicts it."""
+    """Why it may be wrong: its own source or another one contradicts it, or all figures of its source are doubtful."""
 
 
 @dataclass(frozen=True)
@@ -85,10 +98,11 @@ class Published:
             UserError: the content is wrong (see `check`).
         """
         sources, records = _checked(content)
-        figures = {
-            record.key: Figure(record.top1, record.source, record.note, sources[record.source].runs, record.doubt)
-            for record in records.get(dataset, [])
-        }
+        figures = {}
+        for record in records.get(dataset, []):
+            source = sources[record.source]
+            doubt = record.doubt or source.doubt
+            figures[record.key] = Figure(record.top1, record.source, record.note, source.runs, doubt)
         return cls(figures, sources)
 
     def find(
@@ -100,9 +114,13 @@ class Published:
         stand: bool | None = None,
         *,
         optimizer: str = SGD,
+        values: Mapping[str, Any] = MappingProxyType({}),
     ) -> Figure | None:
-        """Find the figure of one experiment; `teacher` is None for a network trained alone."""
-        return self.figures.get(_key(teacher, student, method, levels, stand, optimizer=optimizer))
+        """Find the figure of one experiment; `teacher` is None for a network trained alone, and `values` are those of
+        the recipe that are not the method's own ones. All optimisers but DOT count as SGD.
+        """
+        optimizer = DOT if optimizer == DOT else SGD
+        return self.figures.get(_key(teacher, student, method, levels, stand, optimizer=optimizer, values=values))
 
 
 def check(content: dict[str, Any]) -> None:
@@ -141,6 +159,14 @@ def _records(dataset: str, content: Any, sources: dict[str, Source]) -> list[_Re
 
 
 def _key(
-    teacher: str | None, student: str, method: str, levels: list[int] | None, stand: bool | None, *, optimizer: str
+    teacher: str | None,
+    student: str,
+    method: str,
+    levels: list[int] | None,
+    stand: bool | None,
+    *,
+    optimizer: str,
+    values: Mapping[str, Any],
 ) -> tuple[Any, ...]:
-    return teacher, student, method, tuple(levels or ()), stand, optimizer
+    key = teacher, student, method, tuple(levels or ()), stand, optimizer
+    return (*key, frozenset(values.items())) if values else key

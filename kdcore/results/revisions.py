@@ -3,7 +3,7 @@
 import io
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -11,9 +11,11 @@ from typing import Any, cast
 import pandas as pd
 
 from kdcore.catalog import levels
+from kdcore.matrix.cell import BASE
 from kdcore.results import published
 from kdcore.results.published import Figure
-from kdcore.results.rows import Row, by_size, figure_of, rows
+from kdcore.results.row import Row, by_size, rows
+from kdcore.results.rows import figure_of
 from kdcore.system import yamlfile
 from kdcore.system.errors import UserError
 from kdcore.system.git import git
@@ -21,11 +23,15 @@ from kdcore.system.git import git
 WORKSPACE, PUBLISHED = "workspace", "published"
 CELLS, METRICS, PARAMS = "tables/cells.csv", "tables/metrics.json", "params.yaml"
 COLUMNS = ("pair", "method", "seed")
-"""Columns that `CELLS` must have besides the accuracy; logit methods also have scale and stand."""
+"""Columns that `CELLS` must have besides the accuracy; logit methods also have scale and stand. A table
+without the column variant is older than variants: all its cells are of `BASE`.
+"""
+AS_THEY_ARE = ("variant", "change")
+"""Columns whose texts are never numbers or gaps, even if a variant is called 1 or NA."""
 REMEDY = f"name a commit, branch or tag (git log --oneline -- {CELLS}), an experiment (dvc exp list), {WORKSPACE} or "
 REMEDY += PUBLISHED
-SECTIONS = ("data", "train", "teachers")
-"""Sections of params.yaml that say on what cells were trained, how, and who taught."""
+SECTIONS = ("data", "train", "teachers", "variants")
+"""Sections of params.yaml that say on what cells were trained, how, who taught, and what variants change."""
 Seeds = dict[int, float]
 """Accuracy in percent by seed."""
 
@@ -54,8 +60,8 @@ class Side:
         if self.metrics.get(pair, {}).get(method, {}).get("headline") is None:
             return None
         scale, stand = self._highest
-        wanted = (pair, method, scale, stand)
-        return next((row for key, row in self.rows if (key, row.method, row.scale, row.stand) == wanted), None)
+        row = Row(method, scale, stand)
+        return row if (pair, row) in self.rows else None
 
     @cached_property
     def _highest(self) -> tuple[int | str | None, bool]:
@@ -113,7 +119,8 @@ class Files:
         raise UserError(f"{self.name}: has no tables; {self._remedy()}")
 
     def cells(self, accuracy: str) -> pd.DataFrame:
-        """Read a line per cell: pair, method, seed, scale, stand (None for baselines), epochs (None: not known), top1.
+        """Read a line per cell: pair, method, variant, change, seed, scale, stand, epochs, top1; None where the table
+        does not say.
 
         Args:
             accuracy: the column of the file that becomes top1.
@@ -125,14 +132,16 @@ class Files:
         if not (text or "").strip():
             raise UserError(f"{self.name}: has no {CELLS}, or an empty one; {self._remedy()}")
         try:
-            frame = pd.read_csv(io.StringIO(text), dtype={"scale": str, "stand": str})
+            texts = dict.fromkeys(("scale", "stand", *AS_THEY_ARE), str)
+            gaps = {column: [""] for column in ("scale", "stand", "epochs", accuracy)}
+            frame = pd.read_csv(io.StringIO(text), dtype=texts, na_values=gaps, keep_default_na=False)
         except ValueError as error:
             raise UserError(f"{self.name}: {CELLS} is no table ({error}); {self._remedy()}") from error
         missing = [column for column in (*COLUMNS, accuracy) if column not in frame]
         if missing or pd.to_numeric(frame[accuracy], errors="coerce").isna().any():
             what = f"lacks {', '.join(missing)}" if missing else f"has cells without {accuracy}"
             raise UserError(f"{self.name}: {CELLS} {what}; {self._remedy()}")
-        frame = frame.reindex(columns=[*COLUMNS, "scale", "stand", "epochs", accuracy]).astype(object)
+        frame = frame.reindex(columns=[*COLUMNS, *AS_THEY_ARE, "scale", "stand", "epochs", accuracy]).astype(object)
         return frame.where(frame.notna(), None).rename(columns={accuracy: "top1"})
 
     def metrics(self) -> dict[str, Any]:
@@ -194,9 +203,10 @@ def _measured(files: Files, accuracy: str) -> Side:
     epochs: dict[tuple[str, Row], set[int]] = {}
     declared = rows(_axes(cells))
     for pair in dict.fromkeys(cell["pair"] for cell in cells):
-        for row in declared:
-            held = [cell for cell in cells if cell["pair"] == pair and row.holds(cell)]
+        for axes in declared:
+            held = [cell for cell in cells if cell["pair"] == pair and axes.holds(cell)]
             if held:
+                row = replace(axes, change=held[0]["change"])
                 accuracies[pair, row] = dict(sorted((cell["seed"], cell["top1"]) for cell in held))
                 epochs[pair, row] = {int(cell["epochs"]) for cell in held if cell["epochs"] is not None}
     return Side(files.name, data, accuracies, files.metrics(), settings=_settings(files.params()), epochs=epochs)
@@ -216,7 +226,9 @@ def _flat(name: str, value: object) -> Iterator[tuple[str, str]]:
 
 
 def _identified(cell: dict[str, Any], files: Files) -> dict[str, Any]:
-    """Return a cell whose scale and stand have the types that they have in params.yaml."""
+    """Return a cell with its variant, whose scale and stand have the types that they have in params.yaml."""
+    variant = cell["variant"] or BASE
+    cell = {**cell, "variant": variant, "change": cell["change"] or ("" if variant == BASE else variant)}
     if cell["scale"] is None:
         return {**cell, "stand": None}
     scale = int(cell["scale"]) if cell["scale"].isdecimal() else cell["scale"]
@@ -228,14 +240,19 @@ def _identified(cell: dict[str, Any], files: Files) -> dict[str, Any]:
 
 
 def _axes(cells: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the axes of the matrix that has these cells, under the keys of the card of stage tables."""
+    """Return the matrix that has these cells, under the keys of the card of stage tables."""
     logit = [cell for cell in cells if cell["scale"] is not None]
+    of_rows = [(Row(*(cell[key] for key in ("method", "scale", "stand", "variant"))), cell) for cell in cells]
     return {
         "pairs": list(dict.fromkeys(cell["pair"] for cell in cells)),
         "baselines": list(dict.fromkeys(cell["method"] for cell in cells if cell["scale"] is None)),
         "methods": list(dict.fromkeys(cell["method"] for cell in logit)),
         "scales": list(dict.fromkeys(cell["scale"] for cell in logit)),
         "stand": list(dict.fromkeys(cell["stand"] for cell in logit)),
+        "variants": {cell["variant"]: {"train": {}, "recipes": {}} for cell in cells},
+        "seeds": list(dict.fromkeys(cell["seed"] for cell in cells)),
+        "recipes": {row.cell(cell["pair"], cell["seed"]): {} for row, cell in of_rows},
+        "excluded": [],
     }
 
 

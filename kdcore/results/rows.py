@@ -1,26 +1,26 @@
 """The results of a matrix by row and pair, beside what was published: what tables, figures and the page show."""
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from statistics import mean, stdev
+from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
 
 from kdcore import catalog
-from kdcore.catalog import levels
-from kdcore.matrix.cell import Cell
-from kdcore.results import significance
+from kdcore.matrix.cell import BASE
+from kdcore.matrix.train_card import is_measured
+from kdcore.results.entry import Entry
+from kdcore.results.gains import with_gains
 from kdcore.results.published import Figure, Published
-from kdcore.results.significance import ALPHA, Comparison
+from kdcore.results.row import Card, Row, recipe_of, rows
 from kdcore.system import validated
 from kdcore.system.validated import Provenance, Stored
 from kdcore.training.timings import Timing
 
 METRICS, CURVES = "metrics.json", "curves.csv"
 """The files that stage evaluate writes for a pair."""
-Card = dict[str, Any]
 Evaluation = dict[str, Any]
 
 
@@ -44,6 +44,7 @@ class _Cell(Provenance):
     name: str
     pair: str
     method: str
+    variant: str
     seed: int
     top1: float
     top5: float
@@ -51,10 +52,15 @@ class _Cell(Provenance):
     ece: float
     agreement: float
     top1_best: float
+    val_top1: float | None = None
+    top1_ema: float | None = None
+    per_class: int | None = None
+    evaluate_every: int | None = None
     epochs: int
     weights_sha256: str
     reliability: _Bins | None = None
     collapsed: str = ""
+    cost: _Cost | None = None
 
 
 class _Evaluation(Stored):
@@ -69,93 +75,6 @@ class _Evaluation(Stored):
 
 
 @dataclass(frozen=True)
-class Row:
-    """One row of the table: an experiment without its pair and seed."""
-
-    label: str
-    method: str | None
-    """None for the teacher's row."""
-    scale: int | str | None = None
-    stand: bool | None = None
-
-    @property
-    def levels(self) -> list[int] | None:
-        """Levels of the pyramid of regions (M); None for the teacher, baselines and feature methods."""
-        return None if self.scale is None else list(levels(self.scale))
-
-    @property
-    def m(self) -> str:
-        """The levels in brackets: "[1,2]"."""
-        return f"[{','.join(map(str, self.levels or []))}]"
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether this is a logit method without regions and without standardisation."""
-        return self.levels == [1] and not self.stand
-
-    def holds(self, cell: dict[str, Any]) -> bool:
-        """Whether a cell of an evaluation is one of this row's seeds."""
-        return (cell["method"], cell.get("scale"), cell.get("stand")) == (self.method, self.scale, self.stand)
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One row for one pair."""
-
-    pair: str
-    row: Row
-    values: tuple[float, ...]
-    """Accuracies in percent, one per seed that has a result, in the order of the matrix; one for the teacher."""
-    missing: tuple[int, ...] = ()
-    """Seeds that the matrix declares and that have no result."""
-    figure: Figure | None = None
-    """The published accuracy."""
-    budget: tuple[str, ...] = ()
-    """How its cells' training differs from what the caption says: other epochs, more views of each image."""
-    gain: float | None = None
-    """Percentage points above the plain row of the method; None for that row itself and for rows without one."""
-    compared: Comparison | None = None
-    """The test of the gain over the seeds, with the noise of all the method's rows (`significance.in_blocks`); None
-    where the seeds do not show their noise.
-    """
-    adjusted: float | None = None
-    """The comparison's p, adjusted for all gains of the pair (`significance.holm`)."""
-
-    @property
-    def seeds(self) -> int:
-        """How many seeds the matrix declares."""
-        return len(self.values) + len(self.missing)
-
-    @property
-    def is_significant(self) -> bool:
-        """Whether seeds support the gain: it is above 0, and its adjusted p below `significance.ALPHA`."""
-        return self.adjusted is not None and self.adjusted < ALPHA and (self.gain or 0) > 0
-
-    @property
-    def mean(self) -> float | None:
-        """Mean over seeds in percent; None where a seed is missing, because no seed is left out of a mean."""
-        return None if self.missing else mean(self.values)
-
-    @property
-    def deviation(self) -> float | None:
-        """Sample standard deviation over seeds; None for one seed, or where one is missing."""
-        return None if self.missing or len(self.values) < 2 else stdev(self.values)
-
-    @property
-    def difference(self) -> float | None:
-        """Measured minus published, percentage points."""
-        return None if self.mean is None or self.figure is None else self.mean - self.figure.top1
-
-    @property
-    def is_within_noise(self) -> bool | None:
-        """Whether the published figure is one that another seed might have given; None where seeds cannot tell."""
-        if self.figure is None or self.difference is None:
-            return None
-        allowed = significance.noise(self.values, self.figure.runs)
-        return None if allowed is None else abs(self.difference) <= allowed
-
-
-@dataclass(frozen=True)
 class Results:
     """All that tables, figures and the report show."""
 
@@ -167,7 +86,7 @@ class Results:
     """Per pair, a line per cell and epoch: cell, epoch, lr, loss, ce, each method's loss, train_top1, test_top1."""
     published: Published
     entries: list[Entry]
-    """Pair by pair, the rows in their order."""
+    """Pair by pair, the rows in their order; a pair has none for a variant that it has no cells of."""
     timings: dict[str, Timing] = field(default_factory=dict)
     """Training times by the names of cells. Stage tables has none: its outputs must be the same on every run."""
 
@@ -203,14 +122,24 @@ class Results:
             return []
         if entry.row.method is None:
             return [evaluation["teacher"]]
-        return [cell for cell in evaluation["cells"] if entry.row.holds(cell)]
+        names = set(self.cells_of(entry))
+        return [cell for cell in evaluation["cells"] if cell["name"] in names]
+
+    def own_costs(self, pair: str) -> list[tuple[list[Row], dict[str, int], int]]:
+        """List the rows of a pair whose evaluated students do not cost what the pair's student does, because their
+        method gives them another end: such rows of one method, variant and cost, the cost, and how many cells have it.
+        """
+        rows_of: dict[tuple[Any, ...], list[Row]] = {}
+        for entry in self.entries_of(pair):
+            for cell in self.measured(entry):
+                if "cost" in cell:
+                    of_one = entry.row.method, entry.row.variant, tuple(cell["cost"].items())
+                    rows_of.setdefault(of_one, []).append(entry.row)
+        return [(list(dict.fromkeys(some)), dict(cost), len(some)) for (_, _, cost), some in rows_of.items()]
 
     def cells_of(self, entry: Entry) -> list[str]:
-        """Name the cells that the matrix declares for a row, one per seed; none for the teacher's row."""
-        row = entry.row
-        if row.method is None:
-            return []
-        return [Cell(entry.pair, row.method, seed, row.scale, row.stand).name for seed in self.card["seeds"]]
+        """Name the cells of a row that are trained, one per seed; none for the teacher's row."""
+        return [] if entry.row.method is None else [entry.row.cell(entry.pair, seed) for seed in entry.declared]
 
 
 def read_evaluation(folder: Path) -> Evaluation:
@@ -226,39 +155,45 @@ def read_curves(folder: Path, evaluation: Evaluation) -> pd.DataFrame:
     """Read the histories of a pair's cells, for `Results.histories`.
 
     Raises:
-        UserError: they are missing or damaged, or a cell's epochs are not all there.
+        UserError: they are missing or damaged, or a cell's epochs are not all there, or not all that were measured.
     """
     file = folder / CURVES
-    curves = validated.read_table(file, ("epoch", "train_top1", "test_top1"))
+    curves = validated.read_table(file, ("epoch", "train_top1"))
     expected = {cell["name"]: cell["epochs"] for cell in evaluation["cells"]}
     if "cell" not in curves or curves["cell"].value_counts().to_dict() != expected:
         raise validated.damaged(file, f"its cells and epochs are not those of {METRICS}")
+    every = {cell["name"]: cell.get("evaluate_every") for cell in evaluation["cells"]}
+    measured = [
+        is_measured(int(epoch), epochs=expected[cell], every=every[cell])
+        for cell, epoch in zip(curves["cell"], curves["epoch"], strict=True)
+    ]
+    validated.check_finite(file, curves[measured], ["test_top1"])
     return curves
 
 
-def rows(card: Card) -> list[Row]:
-    """Return the rows of the table in order: teacher, baselines, and per method plain, SDD, stand and both."""
-    ordered = [Row("Teacher", None)]
-    for baseline in card["baselines"]:
-        ordered.append(Row("Student" if baseline == catalog.VANILLA else baseline.upper(), baseline))
-    for method in card["methods"]:
-        for stand in sorted(card["stand"]):
-            for scale in sorted(card["scales"], key=by_size):
-                row = Row(method.upper(), method, scale, stand)
-                label = row.label + (f" + SDD {row.m}" if row.levels != [1] else "") + (" + stand" if stand else "")
-                ordered.append(replace(row, label=label))
-    return ordered
-
-
-def by_size(scale: int | str) -> tuple[int, int, tuple[int, ...]]:
-    """Sort key of a scale: its finest level, then how many levels it has, then the levels themselves."""
-    return max(levels(scale)), len(levels(scale)), levels(scale)
-
-
 def collect(card: Card, evaluations: list[Evaluation], published: Published) -> list[Entry]:
-    """Return what was measured and published for every row and pair that the matrix declares, finished or not."""
-    by_pair = {evaluation["pair"]: evaluation for evaluation in evaluations}
-    return [entry for pair in card["pairs"] for entry in _entries(card, pair, by_pair.get(pair), published)]
+    """Return what was measured and published for every row and pair that the matrix declares, finished or not,
+    excluded or not.
+    """
+    by_pair, declared = {evaluation["pair"]: evaluation for evaluation in evaluations}, rows(card)
+    excluded = set(card["excluded"])
+    retrained = {name for name, variant in card["variants"].items() if variant["train"]}
+    found = []
+    for pair in card["pairs"]:
+        entries = [_entry(card, pair, row, by_pair.get(pair), published) for row in declared]
+        left_out = [tuple(s for s in card["seeds"] if entry.row.cell(pair, s) in excluded) for entry in entries]
+        entries = [replace(entry, excluded=seeds) for entry, seeds in zip(entries, left_out, strict=True)]
+        shown = [entry for entry in entries if entry.declared or entry.excluded]
+        found += with_gains(shown, retrained, _copies(card, pair, declared))
+    return found
+
+
+def _copies(card: Card, pair: str, declared: list[Row]) -> dict[Row, Row]:
+    """Return the rows that a pair has under another variant, because their cells would be the same: row -> that one."""
+    points = {replace(row.base, variant=name) for row in declared if row.method for name in card["variants"]}
+    by_name = {row.cell(pair, seed): row for row in points for seed in card["seeds"]}
+    copies = card.get("copies", {})
+    return {by_name[name]: by_name[other] for name, other in copies.items() if name in by_name}
 
 
 def reasons(meta: dict[str, Any]) -> list[str]:
@@ -272,43 +207,58 @@ def several_views(method: str) -> str:
     return f"{' and '.join(views)} views of each image" if len(views) > 1 else ""
 
 
-def _entries(card: Card, pair: str, evaluation: Evaluation | None, published: Published) -> Iterator[Entry]:
-    entries = [_entry(card, pair, row, evaluation, published) for row in rows(card)]
-    gained = {entry.row: entry for method in card["methods"] for entry in _with_gains(entries, method)}
-    compared = [gained.get(entry.row, entry) for entry in entries]
-    adjusted = iter(significance.holm([entry.compared.p for entry in compared if entry.compared is not None]))
-    for entry in compared:
-        yield entry if entry.compared is None else replace(entry, adjusted=next(adjusted))
-
-
-def _with_gains(entries: list[Entry], method: str) -> Iterator[Entry]:
-    """Compare the rows of a method that have all their seeds with the plain row; yield none where that is missing."""
-    whole = [entry for entry in entries if entry.row.method == method and not entry.missing]
-    plain = next((entry for entry in whole if entry.row.is_plain), None)
-    if plain is not None:
-        others = [entry for entry in whole if entry is not plain]
-        comparisons = significance.in_blocks([list(entry.values) for entry in (plain, *others)])
-        for entry, compared in zip(others, comparisons, strict=True):
-            yield replace(entry, gain=mean(entry.values) - mean(plain.values), compared=compared)
-
-
 def _entry(card: Card, pair: str, row: Row, evaluation: Evaluation | None, published: Published) -> Entry:
-    figure = None  # nothing is published about a part of a data set
-    if not card["subset"]:
-        figure = figure_of(pair, row, published, optimizer=card["optimizer"], stand_recipe=card["stand_recipe"])
-    cells = [] if evaluation is None else evaluation["cells"]
+    figure = None if card["subset"] else _figure(card, pair, row, published)  # nothing is published about a part
     if row.method is None:
         teacher = () if evaluation is None else (evaluation["teacher"]["top1"],)
-        return Entry(pair, row, teacher, () if teacher else (card["seeds"][0],), figure)
-    held = {cell["seed"]: cell for cell in cells if row.holds(cell)}
-    accuracies = tuple(held[seed][card["accuracy"]] for seed in card["seeds"] if seed in held)
-    missing = tuple(seed for seed in card["seeds"] if seed not in held)
+        seed = tuple(card["seeds"][:1])
+        return Entry(pair, row, teacher, seed, () if teacher else seed, figure=figure)
+    cells = [] if evaluation is None else evaluation["cells"]
+    declared = tuple(seed for seed in card["seeds"] if row.cell(pair, seed) in card["recipes"])
+    held = {cell["seed"]: cell for cell in cells if row.holds(cell) and cell["seed"] in declared}
+    accuracies = tuple(held[seed][card["accuracy"]] for seed in declared if seed in held)
+    missing = tuple(seed for seed in declared if seed not in held)
     other_epochs = sorted({cell["epochs"] for cell in held.values()} - {card["epochs"]})
-    budget = (*(f"{count} epochs" for count in other_epochs), several_views(row.method))
-    return Entry(pair, row, accuracies, missing, figure, tuple(filter(None, budget)))
+    used, said = ({_part(one.get("per_class"), evaluation) for one in some} for some in (held.values(), [card]))
+    images = (f"{count} training images of each class" if count else "all training images" for count in used - said)
+    budget = (*(f"{count} epochs" for count in other_epochs), *sorted(images), several_views(row.method))
+    return Entry(pair, row, accuracies, declared, missing, figure=figure, budget=tuple(filter(None, budget)))
 
 
-def figure_of(pair: str, row: Row, published: Published, *, optimizer: str, stand_recipe: str) -> Figure | None:
+def _part(per_class: int | None, evaluation: Evaluation | None) -> int | None:
+    """Return how many training images of each class are used; None for all of them, however that is written."""
+    if per_class is None or evaluation is None:
+        return per_class
+    return None if per_class * evaluation["classes"] == evaluation["train_images"] else per_class
+
+
+def _figure(card: Card, pair: str, row: Row, published: Published) -> Figure | None:
+    values = changed_values(card, pair, row)
+    return figure_of(
+        pair, row, published, optimizer=card["optimizer"], stand_recipe=card["stand_recipe"], values=values
+    )
+
+
+def changed_values(card: Card, pair: str, row: Row) -> dict[str, Any]:
+    """Return the values of a variant's recipe that are not those of the same row of `BASE`.
+
+    Empty for `BASE` itself, and where a variant changes the training too, or there is nothing to compare with.
+    """
+    changed, base = recipe_of(card, pair, row), recipe_of(card, pair, row.base)
+    if row.variant == BASE or card["variants"][row.variant]["train"] or not (changed and base):
+        return {}
+    return {key: value for key, (value, _) in changed.items() if key not in base or base[key][0] != value}
+
+
+def figure_of(
+    pair: str,
+    row: Row,
+    published: Published,
+    *,
+    optimizer: str,
+    stand_recipe: str,
+    values: Mapping[str, Any] = MappingProxyType({}),
+) -> Figure | None:
     """Find what was published for a row; None where nothing was.
 
     Args:
@@ -317,12 +267,15 @@ def figure_of(pair: str, row: Row, published: Published, *, optimizer: str, stan
         published: the figures of the data set.
         optimizer: "sgd" or "dot".
         stand_recipe: "paper", or "matched", which no publication has.
+        values: the values by which a variant's recipe differs from that of `BASE`. A variant without any has no figure.
     """
     teacher, student = pair.split("-")
     if row.method is None:
         return published.find(None, teacher, catalog.VANILLA)
+    if row.variant != BASE and not values:
+        return None
     if row.stand and stand_recipe == "matched":
         return None  # publications change temperature and weight too
     if row.method == catalog.VANILLA:
-        return published.find(None, student, row.method)
-    return published.find(teacher, student, row.method, row.levels, row.stand, optimizer=optimizer)
+        return published.find(None, student, row.method, values=values)
+    return published.find(teacher, student, row.method, row.levels, row.stand, optimizer=optimizer, values=values)

@@ -1,62 +1,43 @@
 """The tables of a paper: Markdown, LaTeX, CSV, and metrics for DVC."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Any
 
 import pandas as pd
 
 from kdcore import catalog
+from kdcore.matrix.cell import BASE
 from kdcore.results import captions
-from kdcore.results.rows import Card, Entry, Results, by_size, reasons
+from kdcore.results.ablation import Ablation, ablations
+from kdcore.results.entry import EXCLUDED, KD, OVER, PLAIN, STUDENT, Entry, Gain
+from kdcore.results.row import GROUPS, Card, Row, by_size, common_label, in_words, rows
+from kdcore.results.rows import Results, reasons
+from kdcore.results.typeset import PREVIEW, Table, latex, markdown
 from kdcore.system import csvfile
 from kdcore.system.files import write_json
 
 SHA256_DIGITS = 12
-MISSING = "missing"
 NOTHING = "–"
 """Where the matrix declares nothing, or nothing was published."""
 IDENTICAL, DISTINCT = "identical structures", "distinct structures"
 ABLATION = "ablation over M"
-LATEX = {"±": r"$\pm$", "–": "--", "≈": r"$\approx$", "†": r"$^\dagger$", "§": r"\S", "<": "$<$", "(-": "($-$"}
-"""Characters that the fonts of plain LaTeX lack, and commands for them."""
-ESCAPED = {
-    "\\": "/",
-    **{character: f"\\{character}" for character in "&%#_{}$"},
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-}
-"""Characters that LaTeX reads as commands; the backslash of a path becomes a stroke."""
-LATEX_PAIRS, LATEX_COLUMNS = 3, 5
-"""How many pairs with published figures, and how many columns without, are as wide as a page."""
-PREVIEW = r"""\documentclass{article}
-\usepackage{booktabs}
-\usepackage[a4paper, landscape, margin=1cm]{geometry}
-\begin{document}
-\input{%s}
-\end{document}
-"""
-"""A document around a file of tables."""
-
-
-@dataclass(frozen=True)
-class Table:
-    """One table, as text."""
-
-    name: str
-    """Which rows and columns it holds, for its caption."""
-    text: pd.DataFrame
-    bold: pd.DataFrame
-    """Whether seeds support the gain in each field of `text`."""
+Field = tuple[str, bool]
+"""A text, and whether it is bold."""
 
 
 def tables(results: Results) -> list[Table]:
-    """Make a table of pairs from one network family, one of pairs from two, and, for several scales, the ablation."""
+    """Make all tables: of pairs from one network family and of pairs from two, gains over the student and over KD, and
+    ablations over M and over the numbers that variants vary.
+    """
     kinds: dict[str, list[str]] = {}
     for pair in results.card["pairs"]:
         kinds.setdefault(_kind(pair, results.card), []).append(pair)
     by_kind = [_pair_table(name, results, kinds[name]) for name in (IDENTICAL, DISTINCT) if name in kinds]
-    return [*by_kind, *([_ablation(results)] if len(results.card["scales"]) > 1 else [])]
+    gains = [table for kind in (STUDENT, KD) if (table := _gain_table(results, kind)) is not None]
+    over_m = [_ablation_over_m(results)] if len(results.card["scales"]) > 1 else []
+    return [*by_kind, *gains, *over_m, *(_ablation(results, ablation) for ablation in ablations(results))]
 
 
 def write(results: Results, folder: Path) -> None:
@@ -78,7 +59,7 @@ def numbers(results: Results) -> pd.DataFrame:
     """Return the tables as numbers, one line per row and pair."""
     lines = []
     for entry in results.entries:
-        figure, compared = entry.figure, entry.compared
+        figure = entry.figure
         lines.append(
             {
                 "pair": entry.pair,
@@ -86,16 +67,15 @@ def numbers(results: Results) -> pd.DataFrame:
                 "method": entry.row.method,
                 "M": entry.row.levels and " ".join(map(str, entry.row.levels)),
                 "stand": entry.row.stand,
+                "variant": entry.row.variant,
                 "top1_mean": entry.mean,
                 "top1_std": entry.deviation,
                 "n": len(entry.values),
                 "missing": len(entry.missing),
+                "excluded": len(entry.excluded),
                 "budget": "; ".join(entry.budget),
-                "gain_over_plain": entry.gain,
-                "gain_margin": compared and compared.margin,
-                "gain_p": compared and compared.p,
-                "gain_p_adjusted": entry.adjusted,
-                "gain_supported": entry.is_significant,
+                **_gain_columns(entry),
+                "below_student": entry.is_below_student,
                 "published": figure and figure.top1,
                 "published_source": figure and figure.source,
                 "published_doubt": figure and figure.doubt,
@@ -106,46 +86,74 @@ def numbers(results: Results) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
+def _gain_columns(entry: Entry) -> dict[str, Any]:
+    """Return the gains of every kind: points, what they are over, half the confidence interval, and p."""
+    found: dict[str, Any] = {}
+    for kind in OVER:
+        gain, prefix = entry.gains.get(kind), "gain" if kind == PLAIN else f"gain_over_{kind}"
+        compared = gain and gain.compared
+        found |= {
+            f"gain_over_{kind}": gain and gain.points,
+            f"{prefix}_reference": gain and gain.over.label,
+            f"{prefix}_n": gain and (gain.shared or len(entry.values)),
+            f"{prefix}_margin": compared and compared.margin,
+            f"{prefix}_p": compared and compared.p,
+            f"{prefix}_p_adjusted": gain and gain.adjusted,
+            f"{prefix}_supported": gain is not None and gain.is_supported,
+        }
+    return found
+
+
 def cells(results: Results) -> pd.DataFrame:
     """Return every cell that has a result, with its metrics, recipe, the sources of its values, and provenance."""
     lines = []
+    changes = {name: entry.row.change for entry in results.entries for name in results.cells_of(entry)}
     for evaluation in results.evaluations:
         for cell in evaluation["cells"]:
             recipe = "; ".join(f"{key}={value}" for key, value in cell["recipe"].items())
             resolved = results.card["recipes"][cell["name"]]
             sources = "; ".join(f"{key}: {source}" for key, (_, source) in resolved.items())
             versions = "; ".join(f"{name} {version}" for name, version in cell["versions"].items())
-            line = {**cell, "recipe": recipe, "recipe_sources": sources, "versions": versions}
+            line = {
+                **cell,
+                "change": changes.get(cell["name"], ""),
+                "recipe": recipe,
+                "recipe_sources": sources,
+                "versions": versions,
+                **{key: cell.get("cost", evaluation["student"])[key] for key in ("parameters", "multiply_adds")},
+            }
             if "levels" in line:
                 line |= {"scale": str(line["scale"]), "levels": " ".join(map(str, line["levels"]))}
-            line = {key: value for key, value in line.items() if key not in ("reliability", "accepted")}
+            line = {key: value for key, value in line.items() if key not in ("reliability", "accepted", "cost")}
             lines.append({**line, "accepted": "; ".join(reasons(cell))})
     return pd.DataFrame(lines)
 
 
-def metrics(results: Results) -> dict[str, dict[str, dict[str, float | str | None]]]:
+def metrics(results: Results) -> dict[str, dict[str, dict[str, Any]]]:
     """Return means over seeds per pair and method, under keys that two revisions share whatever their matrices.
 
     `plain` is the row with M=[1] and without standardisation; baselines have no other. `headline` is the row with the
-    highest scale of the matrix, standardised if the matrix has stand. Percent, rounded to hundredths; None where the
-    matrix has no such row, or a seed of it is missing.
+    highest scale of the matrix, standardised if the matrix has stand. Both are without a variant. `rows` has all of the
+    method's rows that the pair has (see `Row.key`). Percent, rounded to hundredths; None where the matrix has no such
+    row, a seed of it is missing, or all are excluded.
 
     Under `teachers` is each teacher's accuracy, with where its weights came from: the path or address of a checkpoint
     with the first digits of its sha256, or that it was trained here.
     """
     highest = max(results.card["scales"], key=by_size)
     headline = (highest, True in results.card["stand"])
-    means: dict[str, dict[str, dict[str, float | str | None]]] = {"teachers": _teachers(results)}
+    means: dict[str, dict[str, dict[str, Any]]] = {"teachers": _teachers(results)}
     for entry in results.entries:
-        if entry.row.method is None:
+        row = entry.row
+        if row.method is None:
             continue
-        values = means.setdefault(entry.pair, {}).setdefault(entry.row.method, {"plain": None})
+        empty: dict[str, Any] = {"plain": None} if row.scale is None else {"plain": None, "headline": None}
+        values = means.setdefault(entry.pair, {}).setdefault(row.method, {**empty, "rows": {}})
         hundredths = None if entry.mean is None else round(entry.mean, 2)
-        if entry.row.scale is None or entry.row.is_plain:
+        values["rows"][row.key] = hundredths
+        if row.variant == BASE and (row.scale is None or row.is_plain):
             values["plain"] = hundredths
-        if entry.row.scale is not None:
-            values.setdefault("headline", None)
-        if (entry.row.scale, entry.row.stand) == headline:
+        if row.variant == BASE and (row.scale, row.stand) == headline:
             values["headline"] = hundredths
     return means
 
@@ -163,103 +171,99 @@ def _teachers(results: Results) -> dict[str, dict[str, float | str | None]]:
     return found
 
 
-def markdown(all_tables: list[Table], caption: str, remarks: list[str]) -> str:
-    """Return the tables for a README or an issue."""
-    parts = [caption, ""]
-    for table in all_tables:
-        text = table.text.where(~table.bold, "**" + table.text + "**")
-        text.columns = pd.Index([" ".join(column).strip() for column in text.columns])
-        parts += [f"### {table.name[0].upper()}{table.name[1:]}", ""] if len(all_tables) > 1 else []
-        parts += [text.to_markdown(stralign="left", disable_numparse=True), ""]
-    return "\n".join([*parts, *(f"- {remark}" for remark in remarks), ""])
-
-
-def latex(all_tables: list[Table], caption: str, remarks: list[str], marks: list[str]) -> str:
-    """Return the tables for a paper; they need the package booktabs, nothing else.
-
-    Args:
-        all_tables: the tables; one with more pairs than fit on a page becomes several environments `table`.
-        caption: the caption of every table, after its name.
-        remarks: all notes, kept as comments.
-        marks: the notes that explain symbols in the tables, printed below the last one.
-    """
-    parts = ["".join(f"% {' '.join(remark.split())}\n" for remark in remarks)]
-    for table in all_tables:
-        title = _escape(f"{table.name[0].upper()}{table.name[1:]}. {caption}")
-        parts += [_latex(table.text[columns], table.bold[columns], title) for columns in _pages(table)]
-    below = "".join(f"\\par {_escape(' '.join(mark.split()))}\n" for mark in marks)
-    text = "\n".join(parts)
-    if below:
-        head, end, tail = text.rpartition("\\end{table}")
-        text = f"{head}\\par\\medskip\\footnotesize\n{below}{end}{tail}"
-    for symbol, command in LATEX.items():
-        text = text.replace(symbol, command)
-    return text
-
-
-def _pages(table: Table) -> list[list[tuple[str, str]]]:
-    """Return the columns that fit beside each other, page by page."""
-    columns = cast(list[tuple[str, str]], list(table.text.columns))
-    groups = list(dict.fromkeys(first for first, _ in columns))
-    size = LATEX_PAIRS if any(second for _, second in columns) else LATEX_COLUMNS
-    chosen = [groups[i : i + size] for i in range(0, len(groups), size)]
-    return [[column for column in columns if column[0] in page] for page in chosen]
-
-
-def _latex(text: pd.DataFrame, bold: pd.DataFrame, caption: str) -> str:
-    style = text.style.format(escape="latex").format_index(escape="latex").format_index(escape="latex", axis=1)
-    weights = bold.map(lambda supported: "textbf:--rwrap;" if supported else "")
-    return style.apply(lambda _: weights, axis=None).to_latex(
-        hrules=True,
-        position="t",
-        position_float="centering",
-        caption=caption,
-        column_format="l" + "c" * text.shape[1],
-        multicol_align="c",
-    )
-
-
 def _kind(pair: str, card: Card) -> str:
-    named, known = card.get("networks", {}), catalog.networks()
-    teacher, student = (known[named.get(name, name)].module for name in pair.split("-"))
+    named, known, families = card.get("networks", {}), catalog.networks(), card.get("families", {})
+    own = [named.get(name, name) for name in pair.split("-")]
+    teacher, student = (families[name] if name in families else known[name].module for name in own)
     return IDENTICAL if teacher == student else DISTINCT
+
+
+def _table(name: str, columns: Mapping[tuple[str, str], Mapping[str, Field]], lines: list[str]) -> Table:
+    """Put a table together from its columns; where one has no field in a line, it has a dash."""
+    filled = {head: [fields.get(line, (NOTHING, False)) for line in lines] for head, fields in columns.items()}
+    text = {head: [text for text, _ in fields] for head, fields in filled.items()}
+    bold = {head: [bold for _, bold in fields] for head, fields in filled.items()}
+    return Table(name, pd.DataFrame(text, index=lines), pd.DataFrame(bold, index=lines))
+
+
+def _table_of_rows(name: str, columns: Mapping[tuple[str, str], Mapping[str, Field]], shown: list[Row]) -> Table:
+    """Put a table together whose lines are rows, under the titles of their groups if there are several methods'."""
+    table = _table(name, columns, [row.label for row in shown])
+    titles = [GROUPS[row.group] for row in shown]
+    return replace(table, groups=titles) if len({*titles} - {GROUPS["alone"]}) > 1 else table
 
 
 def _pair_table(name: str, results: Results, pairs: list[str]) -> Table:
     """Make a table of rows x pairs: what was measured and, where there is something, what was published."""
-    text: dict[tuple[str, str], dict[str, str]] = {}
-    bold: dict[tuple[str, str], dict[str, bool]] = {}
+    columns: dict[tuple[str, str], dict[str, Field]] = {}
     for pair in pairs:
         entries = results.entries_of(pair)
-        columns = [("", _measured)]
-        if any(entry.figure is not None for entry in entries):
-            columns = [("measured", _measured), ("published", _published)]
-        for title, shown in columns:
-            text[pair, title] = {entry.row.label: shown(entry) for entry in entries}
-            bold[pair, title] = {entry.row.label: entry.is_significant and shown is _measured for entry in entries}
-    return Table(name, pd.DataFrame(text), pd.DataFrame(bold))
+        has_figures = any(entry.figure is not None for entry in entries)
+        measured = {entry.row.label: _measured(entry, results.card, entry.gains.get(PLAIN)) for entry in entries}
+        columns[pair, "measured" if has_figures else ""] = measured
+        if has_figures:
+            columns[pair, "published"] = {entry.row.label: (_published(entry), False) for entry in entries}
+    return _table_of_rows(name, columns, rows(results.card))
 
 
-def _ablation(results: Results) -> Table:
-    """Make the table with a line per pair, method and stand, and a column per scale."""
-    text: dict[tuple[str, str], dict[str, str]] = {}
-    bold: dict[tuple[str, str], dict[str, bool]] = {}
+def _gain_table(results: Results, kind: str) -> Table | None:
+    """Make a table of gains, rows x pairs; None where it would hold nothing that other tables do not."""
+    gained = {entry.row for entry in results.entries if kind in entry.gains}
+    if {row.method for row in gained} <= {"kd" if kind == KD else catalog.VANILLA}:
+        return None
+    columns: dict[tuple[str, str], dict[str, Field]] = {}
+    for entry in results.entries:
+        if entry.row in gained:
+            gain = entry.gains.get(kind)
+            text = (entry.lacks or NOTHING) if gain is None else f"{gain.points:+.2f}{gain.n}{entry.signs}"
+            column = columns.setdefault((entry.pair, ""), {})
+            column[entry.row.label] = text, gain is not None and gain.is_supported
+    shown = [row for row in rows(results.card) if row in gained]
+    return _table_of_rows(f"gains over {OVER[kind]}, in percentage points", columns, shown)
+
+
+def _ablation_over_m(results: Results) -> Table:
+    """Make the table with a line per pair, method, stand and variant, and a column per scale."""
+    groups: dict[tuple[str, str | None, bool | None, str], list[Entry]] = {}
     for entry in results.entries:
         if entry.row.levels is not None:
-            column = f"M={entry.row.m}", ""
-            line = f"{entry.pair} {str(entry.row.method).upper()}{' + stand' if entry.row.stand else ''}"
-            text.setdefault(column, {})[line] = _measured(entry)
-            bold.setdefault(column, {})[line] = entry.is_significant
-    return Table(ABLATION, pd.DataFrame(text), pd.DataFrame(bold))
+            key = entry.pair, entry.row.method, entry.row.stand, entry.row.variant
+            groups.setdefault(key, []).append(entry)
+    columns: dict[tuple[str, str], dict[str, Field]] = {}
+    lines = []
+    for (pair, _, _, variant), entries in groups.items():
+        if variant == BASE or len(entries) > 1:
+            lines.append(f"{pair} {common_label(entry.row for entry in entries)}")
+            for entry in entries:
+                field = _measured(entry, results.card, entry.gains.get(PLAIN))
+                columns.setdefault((f"M={entry.row.m}", ""), {})[lines[-1]] = field
+    return _table(ABLATION, columns, lines)
 
 
-def _measured(entry: Entry) -> str:
-    """Write mean ± deviation (gain over plain), and § where the budget is not the caption's."""
+def _ablation(results: Results, ablation: Ablation) -> Table:
+    """Make the table with a line for all that an ablation leaves alone, and a column per value."""
+    columns = {
+        (in_words({ablation.name: value}), ""): {
+            f"{line.pair} {line.label}": _measured(line.entries[value], results.card, line.change_at(value))
+            if value in line.entries
+            else (EXCLUDED, False)
+            for line in ablation.lines
+            if value in line.entries or value in line.excluded
+        }
+        for value in ablation.ticks
+    }
+    return _table(f"ablation over {ablation.key}", columns, [f"{line.pair} {line.label}" for line in ablation.lines])
+
+
+def _measured(entry: Entry, card: Card, gain: Gain | None) -> Field:
+    """Write mean ± deviation (gain), n where it is not the caption's, and the row's marks."""
     if entry.mean is None:
-        missing = len(entry.missing)
-        return MISSING if missing == entry.seeds else f"{MISSING} ({missing} of {entry.seeds})"
+        return entry.lacks, False
     text = f"{entry.mean:.2f}" + ("" if entry.deviation is None else f" ± {entry.deviation:.2f}")
-    return text + ("" if entry.gain is None else f" ({entry.gain:+.2f})") + (" §" if entry.budget else "")
+    if gain is not None:
+        text += f" ({gain.points:+.2f}{gain.n if gain.shared != entry.seeds else ''})"
+    is_short = entry.row.method is not None and entry.seeds < len(card["seeds"])
+    return text + (f", n = {entry.seeds}" if is_short else "") + entry.signs, gain is not None and gain.is_supported
 
 
 def _published(entry: Entry) -> str:
@@ -270,9 +274,3 @@ def _published(entry: Entry) -> str:
     if entry.difference is None:
         return text
     return f"{text} ({entry.difference:+.2f}{' ≈' if entry.is_within_noise else ''})"
-
-
-def _escape(text: str) -> str:
-    for character, command in ESCAPED.items():
-        text = text.replace(character, command)
-    return text

@@ -1,4 +1,4 @@
-"""Clean scratch/: remove states, live files, logs, downloads and teachers' tables, which only save time."""
+"""Clean scratch/: remove states, live files, logs, downloads, teachers' tables and compiled code, which save time."""
 
 import shutil
 from collections.abc import Iterable, Iterator
@@ -9,7 +9,7 @@ from filelock import FileLock, Timeout
 
 from kdcore.fetch import download
 from kdcore.sweep import journal
-from kdcore.training import pulse, teacher_cache
+from kdcore.training import compiler, pulse, teacher_cache
 from kdcore.training.state import saved_states
 
 
@@ -31,9 +31,10 @@ def clean() -> Iterator[str]:
         yield f"logs: {_shown(_remove([journal.LOGS]))}"
     yield from _clean_downloads()
     if running:
-        yield "teachers' tables: kept, for cells train now"
+        yield "teachers' tables, compiled code: kept, for cells train now"
     else:
         yield f"teachers' tables: {_shown(_remove_tables())}"
+        yield f"compiled code: {_shown(_remove(path for path in [compiler.FOLDER] if path.is_dir()))}"
 
 
 def _is_of(live: Path, names: list[str]) -> bool:

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from math import inf
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -83,14 +83,19 @@ def parse(arguments: Sequence[str], description: str | None) -> Options:
     parser.add_argument("-S", dest="changes", action="append", default=[], metavar="KEY=VALUE", help=CHANGES)
     parser.add_argument("-n", "--dry-run", action="store_true", help="only say what would be done, and why")
     parser.add_argument("--failed", action="store_true", help="only what failed in the last sweep")
+    add_workers(parser)
+    parser.add_argument("--retries", type=int, default=2, metavar="N", help="for lost workers and memory (default: 2)")
+    parser.add_argument("--timeout", type=float, default=60, metavar="MINUTES", help=TIMEOUT)
+    return Options(**vars(parser.parse_args(arguments)))
+
+
+def add_workers(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say which workers there are."""
     where = parser.add_mutually_exclusive_group()
     where.add_argument("-j", "--jobs", type=int, metavar="N", help="at a time (default: by GPUs, or cores and memory)")
     where.add_argument("--scheduler", metavar="ADDRESS", help=SCHEDULER)
     where.add_argument("--cluster", type=Path, metavar="FILE", help="a cluster's queue, see docs/cluster.md")
     parser.add_argument("--slots-per-gpu", type=int, default=1, metavar="N", help="jobs on one GPU (default: 1)")
-    parser.add_argument("--retries", type=int, default=2, metavar="N", help="for lost workers and memory (default: 2)")
-    parser.add_argument("--timeout", type=float, default=60, metavar="MINUTES", help=TIMEOUT)
-    return Options(**vars(parser.parse_args(arguments)))
 
 
 def sweep(options: Options) -> int:
@@ -106,10 +111,11 @@ def sweep(options: Options) -> int:
     processes.refuse_together()
     if options.is_local:
         gpus.gpus()
+    gpus.device_wanted()
     if options.dry_run:
         return show_forecast(options)
     with journal.opened() as diary, Screen(diary) as screen, ExitStack() as stack:
-        hire = _hiring(options, stack, screen.say)
+        hire = hiring(options, stack, screen.say)
         for line in mend.mend(Path.cwd()):
             screen.say(line)
         if options.changes:
@@ -162,7 +168,7 @@ def show_forecast(options: Options) -> int:
     if options.cluster is not None:
         from kdcore.sweep import cluster_file
 
-        content = cluster_file.read(options.cluster)
+        content = cluster_file.read(options.cluster, partial(console.print, markup=False, soft_wrap=True))
         what = f"\n{options.cluster}: jobs: {content.jobs}, each with this script:\n"
         console.print(what, cluster_file.script(content, options.cluster), markup=False, soft_wrap=True)
     return 0
@@ -227,15 +233,16 @@ def failed() -> list[str]:
 
 
 def summary(ended: Sweep) -> str:
-    """Say how a sweep ended: a line for each failure, and a line of counts."""
+    """Say how a sweep ended: which stages had remarks, a line for each failure, and a line of counts."""
     count = {state: ended.schedule.count(state) for state in State}
     text = ", ".join(f"{number} {state.value}" for state, number in count.items() if number)
     failures = [f"failed: {step.name}: {step.reason}" for step in ended.failures]
+    remarked = [f"remarks: {display.shortened(ended.remarked)}, above and in {journal.LOGS}/"] if ended.remarked else []
     again = ["python -m stages.sweep --failed tries these again"] if failures else []
-    return "\n".join([*failures, *again, text])
+    return "\n".join([*remarked, *failures, *again, text])
 
 
-def _hiring(options: Options, stack: ExitStack, say: Callable[[str], None]) -> "Callable[[], Crew]":
+def hiring(options: Options, stack: ExitStack, say: Callable[[str], None]) -> "Callable[[], Crew]":
     """Make the function that connects the workers. The scheduler or cluster file that the command line names is tried
     now, before anything is done.
 
@@ -245,10 +252,12 @@ def _hiring(options: Options, stack: ExitStack, say: Callable[[str], None]) -> "
     if options.cluster is not None:
         from kdcore.sweep import clusters
 
-        clusters.check(options.cluster)
+        clusters.check(options.cluster, say)
     hire = cache(lambda: stack.enter_context(_crew(options, say)))
     if options.scheduler is not None:
         hire()
+        if device := gpus.device_wanted():
+            say(f"{gpus.DEVICE}={device}: counts for stages that run here; workers obey that of their own environment")
     return hire
 
 

@@ -7,7 +7,7 @@ a job, and takes `memory: 16` for 16 bytes.
 import os
 import re
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from inspect import signature
@@ -15,11 +15,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, Literal
 
+import dask
 from dask.utils import parse_bytes
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from kdcore.matrix.params import explained
+from kdcore.matrix.problems import explained
 from kdcore.matrix.section import Count, Positive, Section, Text
+from kdcore.sweep.queue_rules import dropped, exports, ignored, obeyed, overruled, unfit
 from kdcore.system import yamlfile
 from kdcore.system.errors import UserError, named, shown, suggest
 
@@ -35,25 +37,22 @@ HINTS = {
     "host": " It belongs into scheduler_options.",
     "dashboard_address": " It belongs into scheduler_options.",
 }
-ARRAY = "makes an array, whose jobs a sweep does not know; 'jobs', beside 'options', says how many there are"
-OTHER = "submits to a cluster that is not asked for its jobs; set the variable SLURM_CLUSTERS, which all commands read"
-WAITS = "lets the command that submits a job wait until the job has ended, and so the sweep; leave it away"
-UNFIT = {
-    "SLURMCluster": {
-        "-a": ARRAY,
-        "--array": ARRAY,
-        r"-M\S*": OTHER,
-        r"--clu\S*": OTHER,
-        "-W": WAITS,
-        "--wait": WAITS,
-    },
-    "PBSCluster": {"-J": ARRAY, "-t": ARRAY, r"-W ?\S*block=true": WAITS},
-    "MoabCluster": {"-t": ARRAY},
-    "SGECluster": {"-t": ARRAY, "-sync y": WAITS},
-    "OARCluster": {"--array": ARRAY, "--array-param-file": ARRAY},
-    "LSFCluster": {r"-J ?\S*\[": ARRAY, "-K": WAITS},
+NEWER = {
+    "job_extra": "job_extra_directives",
+    "env_extra": "job_script_prologue",
+    "extra": "worker_extra_args",
+    "header_skip": "job_directives_skip",
 }
-"""Class -> pattern of a directive that a sweep cannot do with -> why."""
+"""Old name of an option -> its new one, beside which dask-jobqueue ignores the old one."""
+NOT_CONFIGURED = ("config_name", "protocol", "security", "nanny", "silence_logs", "processes")
+"""Options that Dask's configuration does not decide; `processes` is 1 where the file leaves it out."""
+DIRECTIVE = re.compile(r"#(SBATCH|PBS|MSUB|BSUB|OAR|\$)\s")
+"""The beginning of a line that a queue may read as a directive wherever it is in a job's script."""
+ARGUMENTS = {
+    "--name": "a sweep knows a job's worker by the name that it gives it",
+    "--nworkers": "'processes' says how many workers a job has",
+}
+"""Argument of a worker that a sweep gives itself -> why."""
 PLACEHOLDER = "tcp://<this machine>:<a free port>"
 
 
@@ -111,16 +110,25 @@ def _folder(path: str) -> str:
     return whole
 
 
+def _command(text: str) -> str:
+    for line in text.splitlines():
+        if directive := DIRECTIVE.match(line):
+            raise ValueError(f"{shown(line)}: belongs into job_extra_directives, there without {directive[0].strip()}")
+    return text
+
+
 def _extra_argument(argument: str) -> str:
-    if re.split(r"[\s=]", argument.strip())[0] == "--name":
-        raise ValueError("'--name': a sweep knows a job's worker by the name that it gives it; leave it away")
+    for word in re.split(r"[\s=\"']", argument):
+        if word in ARGUMENTS:
+            raise ValueError(f"'{word}': {ARGUMENTS[word]}; leave it away")
     return argument
 
 
 Words = Annotated[Text, BeforeValidator(_words)]
 Size = Annotated[str, BeforeValidator(_size), AfterValidator(_memory)]
 Lines = Annotated[list[Words], BeforeValidator(_entries)]
-Script = Annotated[list[Annotated[str, Field(min_length=1), BeforeValidator(_words)]], BeforeValidator(_entries)]
+Command = Annotated[str, Field(min_length=1), BeforeValidator(_words), AfterValidator(_command)]
+Script = Annotated[list[Command], BeforeValidator(_entries)]
 """Commands of a shell; one entry may hold several lines."""
 Directives = Annotated[Any, AfterValidator(_directives)]
 Arguments = Annotated[list[Annotated[Words, AfterValidator(_extra_argument)]], BeforeValidator(_entries)]
@@ -142,6 +150,7 @@ class Options(Section):
     job_directives_skip: Lines | None = None
     header_skip: Lines | None = None
     job_script_prologue: Script | None = None
+    job_script_epilogue: Script | None = None
     env_extra: Script | None = None
     worker_extra_args: Arguments | None = None
     extra: Arguments | None = None
@@ -213,11 +222,16 @@ def _parameters(made: type) -> Iterator[str]:
             yield from signature(vars(base)["__init__"]).parameters
 
 
-def read(path: Path) -> ClusterFile:
-    """Read and validate a cluster file.
+def read(path: Path, say: Callable[[str], object] = lambda line: None) -> ClusterFile:
+    """Read and validate a cluster file, with what else decides the jobs: Dask's configuration, and variables.
+
+    Args:
+        path: of the file.
+        say: shows a line to a person, on what else decides the jobs.
 
     Returns:
-        Its content; options that are left empty are left out, and a job has one process unless the file says more.
+        Its content; options that are left empty are left out, those that Dask's configuration sets are added, a job has
+        one process unless the file says more, and this process's KDCORE_ variables.
 
     Raises:
         UserError: it is wrong; the message lists the problems.
@@ -239,19 +253,50 @@ def read(path: Path) -> ClusterFile:
         raise UserError("\n".join([*unknown, f"Allowed: {', '.join(known)}"]))
     with explained(f"{path}: options"):
         options = Options.model_validate(content.options).model_dump(exclude_none=True)
-    options = {"processes": 1, **options}
-    if problem := _elsewhere(content.cluster) or _misfit(content.cluster, options):
-        raise UserError(f"{path}: options: {problem}")
+    job_class = getattr(jobqueue(), content.cluster).job_cls
+    section = f"jobqueue.{options.get('config_name', job_class.default_config_name())}"
+    added = {
+        name: value
+        for name, value in _configured(content.cluster, section).items()
+        if name not in options and NEWER.get(name) not in options
+    }
+    with explained(f"{section} of Dask's configuration, which an option in {path} replaces"):
+        added = Options.model_validate(added).model_dump(exclude_none=True)
+    options = {"processes": 1, **added, **options}
+    if problem := _problem(content.cluster, options):
+        origin = f" ({section} of Dask's configuration)" if problem.partition(":")[0] in added else ""
+        raise UserError(f"{path}: options{origin}: {problem}")
+    if added:
+        listed = ", ".join(f"{name}: {shown(value)}" for name, value in added.items())
+        say(f"{path}: {section} of Dask's configuration adds {listed}")
+    if variables := obeyed(content.cluster):
+        say(f"{path}: the queue also obeys {', '.join(variables)}")
+    if variables := ignored():
+        say(f"{path}: {', '.join(variables)}: chooses GPUs of this machine, and is not passed on to jobs")
+    shebang = options.get("shebang", "")
+    if passed := exports(
+        "" if content.cluster == "HTCondorCluster" else shebang
+    ):  # which runs /bin/sh, whatever it says
+        prologue = options.get("job_script_prologue") or options.pop("env_extra", [])
+        options["job_script_prologue"] = [*passed, *prologue]
     content = content.model_copy(update={"options": options})
     script(content, path)
     return content
 
 
-def _elsewhere(cluster: str) -> str:
-    """Say which variable sends jobs to a cluster that is not asked for them; empty where none does."""
-    wanted = os.environ.get("SBATCH_CLUSTERS", "")
-    is_here = cluster != "SLURMCluster" or wanted in ("", os.environ.get("SLURM_CLUSTERS"))
-    return "" if is_here else f"SBATCH_CLUSTERS={wanted}: {OTHER}"
+def _configured(cluster: str, section: str) -> dict[str, Any]:
+    """Read from Dask's own configuration the options that somebody has set there: in its files, or by variables."""
+    defaults, values = dask.config.merge(*dask.config.defaults), {}
+    for name in allowed(cluster):
+        key = f"{section}.{'name' if name == 'job_name' else name}"
+        value = dask.config.get(key, None)
+        if name not in NOT_CONFIGURED and value not in (None, dask.config.get(key, None, config=defaults)):
+            values[name] = value
+    return values
+
+
+def _problem(cluster: str, options: dict[str, Any]) -> str:
+    return overruled(cluster, options) or dropped(options) or _misfit(cluster, options) or _unfit(cluster, options)
 
 
 def _misfit(cluster: str, options: dict[str, Any]) -> str:
@@ -268,10 +313,19 @@ def _misfit(cluster: str, options: dict[str, Any]) -> str:
     for name in ("job_extra_directives", "job_extra"):
         if not isinstance(options.get(name, wanted()), wanted):
             return f"{name}: {shown(options[name])}: must be {kind}, with {cluster}"
-        for line in options.get(name, ()):
-            for directive, reason in UNFIT.get(cluster, {}).items():
-                if re.search(rf"(^|\s){directive}(?![a-z-])", line):
-                    return f"{name}: {shown(line)}: {reason}"
+    for old, new in NEWER.items():
+        if options.get(old) and options.get(new):
+            return f"{old}: {shown(options[old])}: is ignored, for it is the old name of {new}; leave one of them away"
+    return ""
+
+
+def _unfit(cluster: str, options: dict[str, Any]) -> str:
+    """Say which option writes a directive that a sweep cannot do with; empty where none does."""
+    for name in ("job_extra_directives", "job_extra", "job_name", "queue", "account", "project", "resource_spec"):
+        given, before = options.get(name, []), "-J " if (cluster, name) == ("LSFCluster", "job_name") else ""
+        for text in [given] if isinstance(given, str) else given:
+            if reason := unfit(cluster, before + text):
+                return f"{name}: {shown(text)}: {reason}"
     return ""
 
 

@@ -84,13 +84,17 @@ def cluster(path: Path, say: Callable[[str], None]) -> Iterator[tuple[Client, Jo
         yield client, jobs
 
 
-def check(path: Path) -> None:
+def check(path: Path, say: Callable[[str], object]) -> None:
     """See that jobs can be submitted as a cluster file says.
+
+    Args:
+        path: of the file.
+        say: shows a line to a person, on what else decides the jobs.
 
     Raises:
         UserError: it is wrong, or this machine cannot submit jobs to such a queue.
     """
-    content = cluster_file.read(path)
+    content = cluster_file.read(path, say)
     job_class = getattr(cluster_file.jobqueue(), content.cluster).job_cls
     command = shlex.split(job_class.submit_command)[0]
     if shutil.which(command) is None:

@@ -11,12 +11,13 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from distributed import Client, Future, Scheduler
+from distributed import Client, Future, LocalCluster, Scheduler
 from distributed.client import FutureCancelledError
 from distributed.scheduler import KilledWorker
 
 from kdcore.sweep import FOLDER
 from kdcore.sweep.dask_workers import PLUGIN, PULSES, SLOT, Joining, Report, carry_out, report_place, stop_stages
+from kdcore.sweep.gpus import DEVICE
 from kdcore.sweep.job_queue import JobQueue
 from kdcore.sweep.processes import (
     Ending,
@@ -159,7 +160,21 @@ class Crew:
         submitted then.
         """
         queue_trouble = self.job_queue.trouble if self.job_queue is not None else ""
-        return [*self.troubles, *([f"no job is submitted any more: {queue_trouble}"] if queue_trouble else [])]
+        ended = [f"no job is submitted any more: {queue_trouble}"] if queue_trouble else []
+        remarks = dict.fromkeys(place.remark for place in self.places.values() if place.remark)
+        blind = [] if isinstance(self.client.cluster, LocalCluster) else self.blind
+        return [*self.troubles, *ended, *remarks, *blind]
+
+    @property
+    def blind(self) -> list[str]:
+        """Which workers see no GPU, a line each, or one line where none sees any."""
+        addresses = [address for address, place in self.places.items() if place.is_blind]
+        whose = [f"worker {address} sees" for address in addresses]
+        if whose and len(whose) == len(self.places):
+            whose = ["the workers see"]
+        return [
+            f"{who} no GPU, and cells compute on the CPU there; {DEVICE}=cpu says that it is meant" for who in whose
+        ]
 
     def reasons(self) -> list[str]:
         """Say why there may be no worker, and what to do."""
@@ -184,8 +199,11 @@ class Crew:
         future.add_done_callback(partial(self._end, job.step))
 
     def run_here(self, job: Job) -> None:
-        """Run a stage in the sweep's folder, beside those of the workers."""
-        work = self.here.submit(run, job, self.environment, self.stopping.is_set, method=self.method)
+        """Run a stage in the sweep's folder, beside those of the workers. Stage plan needs nothing of what the fork
+        server still imports while it runs, so it has an interpreter of its own.
+        """
+        method = "spawn" if job.step == "plan" else self.method
+        work = self.here.submit(run, job, self.environment, self.stopping.is_set, method=method)
         work.add_done_callback(lambda done: self.ended.put(Delivery(done.result())))
 
     def finished(self, timeout: float) -> list[Delivery]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import multiprocessing
+import os
 import socket
 import threading
 import time
@@ -13,12 +14,15 @@ from typing import cast
 from distributed import Worker, WorkerPlugin, get_worker
 
 import kdcore
+from kdcore.sweep.clone import Clone
 from kdcore.sweep.dvc_pipeline import PROJECT_FILE
-from kdcore.sweep.gpus import Claims
+from kdcore.sweep.gpus import DEVICE, Claims, device_wanted
 from kdcore.sweep.processes import (
     GRACE,
     LOOK,
+    THREADS,
     Ending,
+    Environment,
     Job,
     Outcome,
     Slots,
@@ -39,11 +43,15 @@ PULSES = "kdcore-pulses"
 """The Dask topic on which workers that share no files with the sweep report how far their cells are."""
 
 CLAIMING = 5.0
-"""Seconds between two looks whether another worker has left slots of a GPU."""
+"""Seconds between two looks whether others have left slots of a GPU, or the clone."""
 PROFILERS = ("profile", "profile-cycle")
 """Periodic callbacks of a Dask worker that inspect all threads a hundred times a second. Python 3.11 may then hang for
 ever when DVC begins a thread during a garbage collection (CPython issue 106883), so a sweep stops them.
 """
+
+TOLD = os.environ.get(THREADS, "")
+"""The number of threads that this process was started with: by a person, a script that was sourced, or a queue. Where
+there is none, Dask sets 1; and later sweeps set what their cells have."""
 
 
 @dataclass
@@ -59,6 +67,12 @@ class Place:
     """How processes are started, see `processes.prepare`."""
     trouble: str = ""
     """Why the worker cannot run stages, whatever other workers do."""
+    in_use: str = ""
+    """Who uses the clone, so that the worker has to wait; empty where nobody does."""
+    is_blind: bool = False
+    """Whether it computes on the CPU only because it sees no GPU."""
+    remark: str = ""
+    """What a person should know though the worker runs stages."""
     stopping: threading.Event = field(default_factory=threading.Event)
 
 
@@ -88,6 +102,8 @@ class Joining(WorkerPlugin):
     """Where the worker that holds this copy of the plugin runs stages."""
     claims: Claims | None = None
     """Its slots, which other workers on its machine may want too."""
+    clone: Clone | None = None
+    """The clone in which it works, if it has files of its own."""
     claiming: "asyncio.Task[None] | None" = None
 
     async def setup(self, worker: Worker) -> None:
@@ -97,27 +113,38 @@ class Joining(WorkerPlugin):
         try:
             refuse_together()
             slots = every_slot(worker.state.nthreads, self.slots_per_gpu, self.threads)
+            self.place.is_blind = DEVICE not in slots[0] and not device_wanted()
+            if TOLD not in ("", "1", slots[0][THREADS]) and not self.place.trouble:
+                self.place.remark = (
+                    f"workers were started with {THREADS}={TOLD}, which does not count: cells there have "
+                    f"{slots[0][THREADS]} threads, unless train.threads is set; that of the sweep counts"
+                )
             if not self.place.trouble:
                 self.claims = Claims(slots, worker.state.nthreads, self.name)
-                self.place.slots.add(self.claims.take())
+                self.clone = Clone(Path(self.place.folder), self.name, self.root) if self.place.is_apart else None
+                self.place.slots.add(self._claim(self.place, self.claims))
         except (UserError, OSError) as error:  # its machine or environment is not fit for it
             self.place.trouble = self.place.trouble or str(error)
         if self.claims is not None and not self.place.trouble:
             self.place.method = prepare(slots[0], self.code)
-            self.claiming = asyncio.create_task(self._claim_more(worker, self.place.slots, self.claims))
+            self.claiming = asyncio.create_task(self._claim_more(worker, self.place, self.claims))
         await worker.set_resources(**{SLOT: self.place.slots.count})
         for name in PROFILERS:
             if name in worker.periodic_callbacks:
                 worker.periodic_callbacks.pop(name).stop()
 
-    @staticmethod
-    async def _claim_more(worker: Worker, slots: Slots, claims: Claims) -> None:
-        """Offer slots that another worker on this machine has left."""
-        while slots.count < claims.wanted:
+    def _claim(self, place: Place, claims: Claims) -> list[Environment]:
+        """Claim free slots, but none before the clone is this sweep's alone."""
+        place.in_use = "" if self.clone is None else self.clone.keep()
+        return [] if place.in_use else claims.take()
+
+    async def _claim_more(self, worker: Worker, place: Place, claims: Claims) -> None:
+        """Offer slots once others have left them, or the clone."""
+        while place.slots.count < claims.wanted:
             await asyncio.sleep(CLAIMING)
-            if more := claims.take():
-                slots.add(more)
-                await worker.set_resources(**{SLOT: slots.count})
+            if more := self._claim(place, claims):
+                place.slots.add(more)
+                await worker.set_resources(**{SLOT: place.slots.count})
 
     async def teardown(self, worker: Worker) -> None:
         """Let running stages save their states: their sweep is gone, or this worker ends."""
@@ -130,6 +157,8 @@ class Joining(WorkerPlugin):
                 await asyncio.sleep(LOOK)
         if self.claims is not None:
             self.claims.release()
+        if self.clone is not None:
+            self.clone.release()
 
     def _find(self, here: Path, slots: Slots) -> Place:
         if (here / PROJECT_FILE).is_file() and not (here / self.token).is_file():
@@ -173,8 +202,10 @@ def carry_out(job: Job, parcel: Parcel, plugin: str) -> Delivery:
         post.fetch(parcel.inputs)
         beat = partial(_send_pulse, worker, job)
         outcome = run(job, environment, is_to_end, method=place.method, worker=name, beat=beat)
-        done = outcome.ending is Ending.DONE
-        return Delivery(outcome, is_apart=True, outputs=post.send_outputs(parcel.outputs) if done else None)
+        if outcome.ending is not Ending.DONE:
+            return Delivery(outcome, is_apart=True)
+        post.check(parcel.inputs)
+        return Delivery(outcome, is_apart=True, outputs=post.send_outputs(parcel.outputs))
     except RunError as error:
         return Delivery(Outcome(job.step, Ending.FAILED, worker=name, tail=str(error).splitlines()), place.is_apart)
     finally:
@@ -200,13 +231,18 @@ class Report:
     trouble: str
     is_passing: bool = False
     """Whether the trouble ends when other workers leave."""
+    is_blind: bool = False
+    """Whether it computes on the CPU only because it sees no GPU."""
+    remark: str = ""
+    """What a person should know though the worker runs stages."""
 
 
 def report_place(plugin: str, dask_worker: Worker) -> Report:
     """Say what a sweep has to know of a worker; runs on the worker."""
     place = _place(dask_worker, plugin)
-    taken = "" if place.slots.count else "other workers on its machine have all slots of its GPUs"
-    return Report(place.is_apart, place.trouble or taken, is_passing=not place.trouble and bool(taken))
+    taken = "" if place.slots.count else place.in_use or "other workers on its machine have all slots of its GPUs"
+    trouble, is_passing = place.trouble or taken, not place.trouble and bool(taken)
+    return Report(place.is_apart, trouble, is_passing, place.is_blind and not trouble, place.remark)
 
 
 def _place(worker: Worker, plugin: str) -> Place:

@@ -34,10 +34,11 @@ COUNTED = {
 }
 
 
-class _SilentConsole(Console):
+class SilentConsole(Console):
     """Goes silent when its reader is gone: a matrix takes days, and the terminal that shows it may end before."""
 
     def on_broken_pipe(self) -> None:
+        """Say nothing any more."""
         self.quiet = True
         os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
 
@@ -52,7 +53,7 @@ class Screen:
 
     def __init__(self, journal: Journal, console: Console | None = None) -> None:
         self.journal = journal
-        self.console = console or _SilentConsole(stderr=True, emoji=False)
+        self.console = console or SilentConsole(stderr=True, emoji=False)
         self.seconds: dict[str, float | None] = {}
         """Stage -> the seconds that it is estimated to take."""
         self.live = Live(console=self.console, auto_refresh=False, transient=True)
@@ -256,4 +257,5 @@ class _RaisingConsole(Console):
     """Raises BrokenPipeError when its reader is gone, which `stages.run` turns into a silent end."""
 
     def on_broken_pipe(self) -> None:
+        """Say nothing any more."""
         raise BrokenPipeError

@@ -21,8 +21,10 @@ from dvc_data.hashfile.hash_info import HashInfo
 from dvc_data.hashfile.meta import Meta
 from dvc_data.hashfile.tree import Tree
 
-from kdcore.matrix.cards import CARDS, Card
+from kdcore.matrix.card_files import CARDS
+from kdcore.matrix.cards import Card
 from kdcore.matrix.cell import TRAININGS
+from kdcore.matrix.left_out import MARKER, is_left_out
 from kdcore.matrix.params import Params
 from kdcore.sweep.display import listed
 from kdcore.sweep.dvc_pipeline import Pipeline
@@ -48,6 +50,7 @@ CONTENTS = {"runs": "cells", "teachers": "teachers", "evaluations": "evaluations
 """Folder -> what stages put into it."""
 SHORT, FEW, MANY = 40, 3, 10
 """The longest value that a reason shows, the most changes, and the most changes below one key that are told apart."""
+MARKER_MD5 = hashlib.md5(MARKER.encode(), usedforsecurity=False).hexdigest()
 Sums = dict[str, str]
 """Path -> md5; that of a folder ends with .dir."""
 
@@ -61,6 +64,8 @@ class Outlook(str, Enum):
     BLOCKED = "blocked"
     """Nothing that it reads is known to have changed, but something must run first, which may change it."""
     UP_TO_DATE = "up to date"
+    LEFT_OUT = "left out"
+    """The matrix leaves the cell out; a sweep writes its marker, which takes no time."""
 
 
 class Lookup:
@@ -192,8 +197,20 @@ class Judge:
         """All cards as the plan would write them."""
         return self.make_cards()
 
+    @cached_property
+    def left_out(self) -> set[str]:
+        """The stages of cells that the matrix leaves out."""
+        if not self.params.exclude and len(self.params.variants) == 1:
+            return set()
+        return {name.replace("/", "@", 1) for name, card in self.cards.items() if is_left_out(card)}
+
     def judge(self, step: str) -> tuple[Outlook, str]:
         """Say what would become of a stage, and why; the stages that it needs must have been judged."""
+        if step in self.left_out:
+            self.outputs[step] = dict.fromkeys(self.lookup.pipeline.outputs(step), MARKER_MD5)
+            if self.lookup.recorded_outs(step) == self.outputs[step]:
+                self.up_to_date.add(step)
+            return Outlook.LEFT_OUT, ""
         now = {path: self._hash_after(step, path) for path in self.lookup.pipeline.dependencies(step)}
         if MISSING in now.values():
             self.outputs[step] = None
@@ -258,8 +275,11 @@ class Judge:
         for filler in fillers:
             for output, md5 in (self.outputs[filler] or {}).items():
                 inside = Path(output).relative_to(path).as_posix()
-                files = {file: value for file, value in files.items() if not file.startswith(f"{inside}/")}
-                files |= {f"{inside}/{file}": value for file, value in self.files_in_cache(md5).items()}
+                files = {file: value for file, value in files.items() if not f"{file}/".startswith(f"{inside}/")}
+                if md5 == MARKER_MD5:
+                    files[inside] = md5
+                else:
+                    files |= {f"{inside}/{file}": value for file, value in self.files_in_cache(md5).items()}
         return hash_of_folder(files)
 
     def _foretell(self, step: str) -> None:
@@ -287,7 +307,7 @@ class Judge:
             return "data"
         if path.startswith("pairs/"):
             return f"teacher {Path(path).name.partition('-')[0]}"
-        fillers = self.fillers.get(path, [])
+        fillers = [filler for filler in self.fillers.get(path, []) if filler not in self.left_out]
         unknown = [filler for filler in fillers if self.outputs[filler] is None]
         if not unknown:
             return path

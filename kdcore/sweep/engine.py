@@ -2,7 +2,7 @@
 
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,19 +11,18 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from kdcore.matrix import side_by_side
-from kdcore.matrix.cards import CARDS
-from kdcore.matrix.cell import STAGES, TRAININGS
 from kdcore.sweep import journal as journals
 from kdcore.sweep.display import Screen, Waiting, shortened
 from kdcore.sweep.dvc_pipeline import Pipeline, Verdict
 from kdcore.sweep.journal import Journal
+from kdcore.sweep.markers import Markers
 from kdcore.sweep.processes import GRACE, Ending, Job, Outcome, end_at_once
 from kdcore.sweep.schedule import Order, Schedule, State, Step
+from kdcore.sweep.steps import card_of, check_outputs, is_here, is_left_out, remarks
 from kdcore.sweep.transfer import Delivery, Parcel, Post
-from kdcore.system import signals, yamlfile
+from kdcore.system import signals
 from kdcore.system.errors import FULL_DISK, RunError, UserError, is_full
-from kdcore.system.files import file_sha256, read_json, replace_text
-from kdcore.training import run_folder
+from kdcore.system.files import file_sha256, replace_text
 from kdcore.training.pulse import pulses
 
 if TYPE_CHECKING:
@@ -33,8 +32,6 @@ PATIENCE = 10.0
 """Seconds that a stopped sweep waits, beyond the time that stages have to save, for workers to report their end."""
 TICK = 0.25
 """Seconds between two updates of the journal and the screen."""
-HERE = ("plan", "data", "pairs", "tables")
-"""Stages that run in the sweep's folder: they read files outside DVC, or download."""
 UNFINISHED = (State.WAITING, State.RUNNING)
 RETRIED = (Ending.LOST, Ending.OUT_OF_MEMORY, Ending.STOPPED)
 """Endings after which a stage is tried again. It may be stopped though the sweep goes on: with its worker."""
@@ -90,6 +87,11 @@ class Sweep:
         self.is_ending_all = False
         """Whether running stages are to end too: after a signal, or where no worker will come any more."""
         self.kinds: dict[str, str | None] = {}
+        self.remarked: list[str] = []
+        """Stages that are done, and have said what a person should read."""
+        self.markers = Markers(pipeline)
+        self.left_out: dict[str, bool] = {}
+        """Stage -> whether it is that of a cell which the matrix leaves out, as far as it was asked."""
         self.leaders: dict[str, str] = {}
         """Stage -> the running stage whose process trains it side by side with its own."""
         self.sent: set[str] = set()
@@ -154,11 +156,17 @@ class Sweep:
             return
         while True:
             ready = [name for name in self.schedule.ready() if name not in self.leaders]
+            others = [name for name in ready if self._is_left_out(name)]
+            for name in others:
+                with self._failing(self.schedule.steps[name]):
+                    self.markers.keep(name)
+                    self.schedule.settle(name, State.LEFT_OUT)
             if self._is_busy():
                 ready = [name for name in ready if is_here(name)]
             if not ready:
                 return
-            self._begin(ready[0])
+            if not others:
+                self._begin(ready[0])
 
     def _is_busy(self) -> bool:
         """Say whether all slots are taken; not before there is a crew, for perhaps nothing is stale."""
@@ -209,6 +217,11 @@ class Sweep:
             self.say(f"{step.name}: was in the cache")
         return verdict is Verdict.STALE
 
+    def _is_left_out(self, name: str) -> bool:
+        if name not in self.left_out:
+            self.left_out[name] = is_left_out(name)
+        return self.left_out[name]
+
     def _beside(self, step: Step, crew: "Crew") -> list[str]:
         """Choose the stages to train side by side with one: an equal share, for each slot, of the stale cells of its
         kind. A stage that is tried again goes alone, for it may have been too large.
@@ -246,10 +259,10 @@ class Sweep:
 
     def _kind(self, name: str) -> str | None:
         """Stages of the same kind can be trained side by side; None for one that goes alone."""
-        stage, _, cell = name.partition("@")
         if name not in self.kinds:
-            kind = side_by_side.kind(yamlfile.read(CARDS / stage / f"{cell}.yaml")) if stage in STAGES else None
-            self.kinds[name] = kind and f"{stage} {kind}"
+            card = card_of(name)
+            kind = None if card is None else side_by_side.kind(card)
+            self.kinds[name] = kind and f"{name.partition('@')[0]} {kind}"
         return self.kinds[name]
 
     def _take(self, delivery: Delivery) -> None:
@@ -265,7 +278,10 @@ class Sweep:
                 check_outputs(step.name, self.pipeline.outputs(step.name))
                 self.pipeline.finish(step.name)
                 self.schedule.settle(step.name, State.DONE)
-                self.say(f"{step.name}: done in {outcome.seconds:.1f} s")
+                said = remarks(step.name, outcome.tail)
+                self.remarked += [step.name] if said else []
+                lines = [f"{step.name}: done in {outcome.seconds:.1f} s", *(f"    {line}" for line in said)]
+                self.say("\n".join(lines))
         elif outcome.ending is Ending.STOPPED and (self.stopped or self.is_ending_all):
             self.schedule.settle(step.name, State.STOPPED)
         elif outcome.ending in RETRIED and self._has_tries(step):
@@ -360,35 +376,6 @@ class Sweep:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-
-def is_here(step: str) -> bool:
-    """Say whether a stage runs in the sweep's folder, and so takes no slot of a worker."""
-    stage, _, name = step.partition("@")
-    if stage == "teacher":
-        card = CARDS / "teacher" / f"{name}.yaml"
-        return not card.is_file() or yamlfile.read(card)["source"] != "train"
-    return stage in HERE
-
-
-def check_outputs(step: str, outputs: Sequence[str]) -> None:
-    """Refuse outputs that are no valid results, though the exit code was 0.
-
-    Args:
-        step: the stage's name.
-        outputs: the paths that it should have made.
-
-    Raises:
-        UserError: one is missing, damaged, or the result of another card.
-    """
-    stage, _, name = step.partition("@")
-    for output in map(Path, outputs):
-        if not output.exists():
-            raise UserError(f"{output}: has not been made")
-        for file in output.glob("*.json"):
-            read_json(file)
-        if stage in TRAININGS:
-            run_folder.check(output, yamlfile.read(CARDS / stage / f"{name}.yaml"))
 
 
 def _reason(outcome: Outcome) -> str:

@@ -27,6 +27,7 @@ from kdcore.system.files import file_digests
 
 ROWS = 40
 """The most rows of the table; stages with one outlook and reason share a row where there would be more."""
+SHOWN = (Outlook.TO_RUN, Outlook.CACHED, Outlook.BLOCKED, Outlook.UP_TO_DATE)
 AHEAD = (Outlook.TO_RUN, Outlook.BLOCKED)
 """Outlooks of stages that take time."""
 
@@ -116,7 +117,7 @@ class Forecast:
     def totals(self) -> list[str]:
         """Return the lines below the table: counts, time and disk."""
         lines = [
-            f"{what}: " + ", ".join(f"{self.count(outlook, cells=cells)} {outlook.value}" for outlook in Outlook)
+            f"{what}: " + ", ".join(f"{self.count(outlook, cells=cells)} {outlook.value}" for outlook in SHOWN)
             for what, cells in (("cells", True), ("other stages", False))
         ]
         if self.trainings(*AHEAD):
@@ -172,12 +173,15 @@ def make(
     lines = {}
     for step in pipeline.steps:
         outlook, reason = judge.judge(step)
+        if outlook is Outlook.LEFT_OUT:
+            continue
         cell = order.cells.get(step)
         training = (
             _teacher(step, params, estimates) if cell is None else Training(order.seconds[step], estimates.bytes(cell))
         )
         lines[step] = Line(step, outlook, reason, cell, training)
-    return Forecast([lines[step] for step in run_order(pipeline.needs, order.rank)], jobs, pipeline.cache)
+    steps = [step for step in run_order(pipeline.needs, order.rank) if step in lines]
+    return Forecast([lines[step] for step in steps], jobs, pipeline.cache)
 
 
 def _teacher(step: str, params: Params, estimates: Estimates) -> Training | None:

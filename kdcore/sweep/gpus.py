@@ -17,7 +17,7 @@ CUDA_DEVICE = re.compile(r"cuda(?::(\d+))?")
 NUMBER = re.compile(r"\+?([0-9]+)")
 """How CUDA reads a number: what follows it counts for nothing."""
 OTHER_DEVICE = re.compile(r"(cpu|hpu|mps|mtia|xpu)(:\d+)?")
-"""The other devices of torch on which a sweep shares no slots; whether one is there, its stages find."""
+"""The other devices of torch; whether one is there, its stages find."""
 LISTED = re.compile(r"(GPU \d+|\s+MIG \S+).*\(UUID: ([^)\s]+)\)")
 """A line of `nvidia-smi -L`: a GPU, or a part of the GPU above it."""
 OLD_PART = re.compile(r"MIG-(GPU-[^/]+)/\d+/\d+")
@@ -33,6 +33,26 @@ Environment = dict[str, str]
 """Environment variables that give a stage its GPU and its number of threads."""
 
 
+def device_wanted() -> str:
+    """Read which device KDCORE_DEVICE names; empty where it names none. Whether it is there is not checked.
+
+    Raises:
+        UserError: it names no device.
+    """
+    named = os.environ.get(DEVICE, "")
+    if named and not (CUDA_DEVICE.fullmatch(named) or OTHER_DEVICE.fullmatch(named)):
+        raise UserError(f"{DEVICE}={named}: is no device; use cpu, cuda or cuda:1, or leave {DEVICE} away")
+    return named
+
+
+def accelerator() -> str:
+    """Name the device that is neither a CPU nor a GPU of CUDA and that KDCORE_DEVICE chooses for all stages, with its
+    number: "xpu:0" or "mps:0"; empty where it chooses none.
+    """
+    chosen = OTHER_DEVICE.fullmatch(device_wanted())
+    return f"{chosen[1]}{chosen[2] or ':0'}" if chosen and chosen[1] != "cpu" else ""
+
+
 def gpus() -> list[str]:
     """List the GPUs that stages may use, as CUDA_VISIBLE_DEVICES names them. With KDCORE_DEVICE=cuda:1 it is the second
     of the visible ones alone. torch, which takes seconds, is asked only where nvidia-smi knows of no GPU, and
@@ -41,11 +61,9 @@ def gpus() -> list[str]:
     Raises:
         UserError: KDCORE_DEVICE names no device or a GPU that is not visible, or nvidia-smi does not answer.
     """
-    named = os.environ.get(DEVICE)
+    named = device_wanted()
     wanted = CUDA_DEVICE.fullmatch(named or "cuda")
     if wanted is None:
-        if not OTHER_DEVICE.fullmatch(str(named)):
-            raise UserError(f"{DEVICE}={named}: is no device; use cpu, cuda or cuda:1, or leave {DEVICE} away")
         return []
     found = installed()
     names = visible(os.environ.get(VISIBLE), found)
@@ -165,7 +183,7 @@ class Claims:
     or of `dask worker --nworkers 2`. Each slot is a lock that one of them holds until it ends.
 
     Args:
-        slots: the environment of every slot that there is; those without a GPU are free for all.
+        slots: the environment of every slot that there is; those without a GPU or other device are free for all.
         most: how many the worker wants.
         sweep: a name that no other sweep has.
     """
@@ -177,9 +195,9 @@ class Claims:
         uuids, times = [*installed()] if any(VISIBLE in slot for slot in slots) else [], Counter[str]()
         job = next((os.environ[name] for name in JOB_NUMBERS if name in os.environ), "")
         for slot in slots:
-            name = slot.get(VISIBLE, "")
+            name = slot.get(VISIBLE) or slot.get(DEVICE, "")
             uuid = uuids[int(name)] if name.isdigit() and int(name) < len(uuids) else name
-            if uuid.isdigit():  # without nvidia-smi; another job's GPU 0 may be another one
+            if uuid.isdigit() or VISIBLE not in slot:  # without nvidia-smi; another job's GPU 0 may be another one
                 uuid = f"{job}-{uuid}"
             times[uuid] += 1
             file = f"{sweep}-{re.sub('[^A-Za-z0-9-]', '_', uuid)}-{times[uuid]}.lock"

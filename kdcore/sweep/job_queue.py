@@ -24,7 +24,7 @@ from dask.utils import parse_timedelta
 
 from kdcore.sweep.display import duration
 from kdcore.sweep.processes import tail
-from kdcore.sweep.queue_commands import NUMBERS, QUESTIONS, QueueError, call, logs, states
+from kdcore.sweep.queue_commands import NUMBERS, QUESTIONS, QueueError, call, environment, logs, states
 from kdcore.system.errors import shown
 
 if TYPE_CHECKING:
@@ -50,8 +50,6 @@ CANCELS, CANCEL_PAUSE = 3, 2.0
 """How often a sweep that ends tells the queue to cancel its jobs until it obeys, and the seconds between."""
 WHERE = {"-name": "-name", "-remote": "-name", "-pool": "-pool"}
 """Option of condor_submit that says where jobs go -> the same one of HTCondor's other commands."""
-NEVER = "(?!)"
-"""Matches nothing."""
 LOG_LINES = 12
 """Lines of a job's log that a message holds."""
 
@@ -100,6 +98,8 @@ class JobQueue:
         """Why no worker can be expected any more; empty as long as one can."""
         self.refused = self.died = 0
         """Submissions that the queue refused in a row, and looks in a row that found jobs dead."""
+        self.unconfirmed: list[str] = []
+        """Names of the workers whose jobs the queue did not take, as it seemed."""
         self.submitted = 0
         self.pause_until = self.asked = 0.0
         """Monotonic times."""
@@ -160,6 +160,7 @@ class JobQueue:
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
                     start_new_session=True,
+                    env=environment(),
                 )
 
     def tick(self, now: float) -> None:
@@ -192,13 +193,18 @@ class JobQueue:
         return [job for job in self.jobs if job.seen is None]
 
     def _connected(self) -> list[str]:
-        return [str(worker.name) for worker in list(self.cluster.scheduler.workers.values())]
+        # Dask's own thread changes this SortedDict, whose `values` would look up workers that have just left
+        return [str(worker.name) for worker in list(dict.values(self.cluster.scheduler.workers))]
 
     def _meet(self, now: float) -> None:
         """Note whose workers are connected, and part with jobs whose workers have left."""
-        names, brief = self._connected(), []
+        brief, names = [], {re.sub(r"^(worker-\d+)-\d+$", r"\1", name) for name in self._connected()}
+        for worker in [worker for worker in self.unconfirmed if worker in names]:
+            self.unconfirmed.remove(worker)
+            told = "though the queue did not confirm its job: one more than wanted, which ends with the sweep"
+            self.say(f"{worker} is there, {told}")
         for job in list(self.jobs):
-            if any(name == job.worker or name.startswith(f"{job.worker}-") for name in names):
+            if job.worker in names:
                 job.came = now if job.seen is None else job.came
                 job.seen = now
                 if not job.is_well and now - job.came >= BRIEF:
@@ -305,27 +311,29 @@ class JobQueue:
 
     def _submit(self) -> None:
         """Submit one job."""
-        name, number_in = f"worker-{self.submitted}", NUMBERS.get(self.kind, NEVER)
+        name, number_in, complaint = f"worker-{self.submitted}", NUMBERS[self.kind], ""
         self.submitted += 1
 
-        async def told(command: list[str], *, shell: bool = False) -> str:
+        async def call_queue(command: list[str], *, shell: bool = False) -> str:
             if shell:  # dask-jobqueue would throw away what bsub says
                 return self._call(["sh", "-c", command[0].replace(" 2> /dev/null", "")])
             return self._call(command)
 
         try:
             job = self._job(name)
-            job._call = told
+            job._call = call_queue
             with job.job_file() as script:
                 said = asyncio.run(job._submit_job(script))
         except (QueueError, OSError, ValueError) as error:
             said = error.output if isinstance(error, QueueError) else ""
+            complaint = str(error)
             if not re.search(number_in, said):  # else it failed after it had submitted the job
-                self._refuse(str(error))
+                self.unconfirmed.append(name)
+                self._refuse(complaint)
                 return
         try:
-            told_number = re.search(number_in, said)
-            number = told_number[1] if told_number else str(job._job_id_from_submit_output(said))
+            told = re.search(number_in, said)
+            number = told[1] if told and told.re.groups else str(job._job_id_from_submit_output(said))
         except ValueError:  # to submit another one would leave one more that nobody cancels
             self.trouble = (
                 f"the queue took a job and did not say its number, so it may still be there: {shown(said)}\n"
@@ -334,6 +342,8 @@ class JobQueue:
             return
         self.refused = 0
         self.jobs.append(Job(number, name, time.monotonic()))
+        if complaint:
+            self.say(f"the queue took job {number}, and complained: {complaint}")
 
     def _refuse(self, words: str) -> None:
         self.refused += 1

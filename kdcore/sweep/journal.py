@@ -107,7 +107,7 @@ def is_running() -> bool:
 
 def _holder() -> str:
     latest = read()
-    if latest is None:
-        return "another sweep has just begun here"
+    if latest is None or latest.ended is not None:
+        return "another sweep, or a search (python -m stages.tune), has begun here"
     since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(latest.started))
     return f"another sweep is at work here: '{latest.command}', process {latest.pid} on {latest.host} since {since}"

@@ -26,12 +26,13 @@ from typing import NoReturn
 
 import psutil
 
-from kdcore.sweep.gpus import DEVICE, VISIBLE, Environment, gpus
+from kdcore.sweep.gpus import DEVICE, VISIBLE, Environment, accelerator, gpus
 from kdcore.system.errors import OUT_OF_MEMORY, UserError
 from kdcore.training import pulse
 
-PRELOADED = ("kdcore.sweep.processes", "torch", "stages.train", "stages.teacher", "stages.evaluate")
-"""Modules whose imports take seconds: the fork server imports them once for all stages."""
+PRELOADED = ("kdcore.sweep.processes", "torch", "stages.train", "stages.teacher", "stages.evaluate",
+             "kdcore.training.experiment", "kdcore.results.evaluation")  # fmt: skip
+"""Modules whose imports take seconds, those that stages import late too: the fork server imports them once for all."""
 GRACE = 30.0
 """Seconds that a stage has to save its state after SIGTERM, before it is killed."""
 LOOK = 0.5
@@ -43,6 +44,9 @@ SHIELDED = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 SERVER_GONE = 255
 """The exit code that multiprocessing gives to a process whose fork server was killed before it could tell the code."""
 THREADS, BESIDE, TOGETHER = "OMP_NUM_THREADS", "KDCORE_BESIDE", "KDCORE_PROCESSES"
+ALLOTTED = (("SLURM_JOB_ID", "SLURM_CPUS_ON_NODE"), ("PBS_JOBID", "NCPUS"), ("PBS_JOBID", "PBS_NUM_PPN"),
+            ("LSB_JOBID", "LSB_DJOB_NUMPROC"), ("JOB_ID", "NSLOTS"))  # fmt: skip
+"""Pairs of variables by which a queue tells a job that it is one, and how many cores of the machine it has."""
 CELL_MEMORY = 1.5e9
 """Bytes that a cell of CIFAR-100 needs on the CPU, see benchmarks/memory.py."""
 
@@ -51,14 +55,17 @@ CELL_MEMORY = 1.5e9
 
 
 def cores() -> int:
-    """Count the cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Count the cores that this process may use: in a job those that its queue tells it of."""
+    seen = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    told = [os.environ.get(name, "") for job, name in ALLOTTED if job in os.environ]
+    return min([seen, *(int(number) for number in told if number.isdecimal() and int(number) > 0)])
 
 
 def default_jobs(slots_per_gpu: int) -> int:
     """Say how many stages run at a time: one per slot of a GPU; without GPUs as many as cores and memory allow."""
-    if names := gpus():
-        return len(names) * slots_per_gpu
+    names = gpus()
+    if names or accelerator():
+        return max(1, len(names)) * slots_per_gpu
     return max(1, min(cores(), int(psutil.virtual_memory().available / CELL_MEMORY)))
 
 
@@ -72,12 +79,14 @@ def every_slot(jobs: int, slots_per_gpu: int, threads: int | None) -> list[Envir
 
     Returns:
         The environment of each slot. Without GPUs there are as many as jobs, else all slots of the GPUs: first one on
-        every GPU, then the second ones.
+        every GPU, then the second ones. KDCORE_DEVICE=xpu or mps is a single GPU.
     """
     names = gpus()
     slots: list[Environment] = [{} for _ in range(jobs)]
     if names:  # the GPU's name decides which one it is; without a device the CPU would stand in for one that is broken
         slots = [{VISIBLE: gpu, DEVICE: "cuda"} for _ in range(slots_per_gpu) for gpu in names]
+    elif device := accelerator():
+        slots = [{DEVICE: device} for _ in range(slots_per_gpu)]
     share = threads or max(1, cores() // min(jobs, len(slots)))
     return [{**slot, THREADS: str(share)} for slot in slots]
 

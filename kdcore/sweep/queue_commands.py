@@ -65,19 +65,28 @@ NUMBERS = {
     "lsf": r"Job <(\d+)>",
     "sge": r"Your job (\d+)",
     "pbs": r"(?m)^(\d+)\.\S*$",
+    "moab": r"(?m)^(?:[A-Za-z]\w*\.)?(\d+)(?:\.\S*)?$",
+    "oar": r"OAR_JOB_ID=(\d+)",
+    "htcondor": r"submitted to cluster \d+",
 }
-"""What a queue says of a job that it has taken; dask-jobqueue would take the first number of a greeting for it."""
+"""What a queue says of a job that it has taken; dask-jobqueue would take the first number of a greeting for it, and
+adds to HTCondor's number that of the process.
+"""
 
 
-DROPPED = (
-    *("SQUEUE_ACCOUNT", "SQUEUE_LICENSES", "SQUEUE_NAMES", "SQUEUE_PARTITION", "SQUEUE_QOS", "SQUEUE_STATES"),
-    *("LSB_BJOBS_FORMAT", "SBATCH_ARRAY_INX", "SBATCH_WAIT"),
-    *("SCANCEL_ACCOUNT", "SCANCEL_INTERACTIVE", "SCANCEL_NAME", "SCANCEL_PARTITION", "SCANCEL_QOS", "SCANCEL_STATE"),
-    *("SCANCEL_USER", "SCANCEL_WCKEY"),
+DROPPED = re.compile(
+    r"SQUEUE_\w+|SCANCEL_\w+|LSB_BJOBS_FORMAT|SBATCH_ARRAY_INX|SBATCH_WAIT|BSUB_BLOCK|BSUB_QUIET|PBS_DPREFIX"
+    r"|(CUDA|HIP|ROCR)_VISIBLE_DEVICES"
 )
 """Variables by which squeue hides jobs, which would be taken for gone, or bjobs their numbers, by which sbatch submits
-arrays, or waits for the end of a job, and by which scancel leaves jobs in the queue.
+arrays, or waits for the end of a job, as bsub does, by which bsub says no number, by which scancel leaves jobs in the
+queue, by which qsub reads no directives, and which choose GPUs of this machine, not of a job's.
 """
+
+
+def environment() -> dict[str, str]:
+    """Return the environment of a command of a queue: that of this process without variables that `DROPPED` matches."""
+    return {name: value for name, value in os.environ.items() if not DROPPED.fullmatch(name)}
 
 
 class QueueError(Exception):
@@ -114,7 +123,7 @@ def call(command: Sequence[str], closing: threading.Event) -> str:
                 stdout=printed,
                 stderr=complaints,
                 start_new_session=True,
-                env={name: value for name, value in os.environ.items() if name not in DROPPED},
+                env=environment(),
             )
             code = _wait(process, closing)
             output, words = (_contents(file) for file in (printed, complaints))

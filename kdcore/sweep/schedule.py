@@ -21,6 +21,8 @@ class State(str, Enum):
     CACHED = "cached"
     """It was run before, and its outputs were brought back from DVC's cache."""
     UP_TO_DATE = "up to date"
+    LEFT_OUT = "left out"
+    """A cell that the matrix leaves out: it has its marker."""
     FAILED = "failed"
     BLOCKED = "blocked"
     """A step that it needs has failed."""
@@ -28,7 +30,7 @@ class State(str, Enum):
     """A person has ended the sweep; the next one continues the step."""
 
 
-GOOD = (State.DONE, State.CACHED, State.UP_TO_DATE)
+GOOD = (State.DONE, State.CACHED, State.UP_TO_DATE, State.LEFT_OUT)
 SETTLED = (*GOOD, State.FAILED, State.BLOCKED, State.STOPPED)
 
 
@@ -154,7 +156,7 @@ class Order:
         self.work: dict[str, float] = defaultdict(float)
         """Teacher or pair -> the seconds of all its cells, as far as they are known."""
         for step, cell in self.cells.items():
-            epochs = params.train.of(student=cell.student, method=cell.method, pair=cell.pair).epochs
+            epochs = params.settings(cell).epochs
             self.seconds[step] = estimates.seconds(cell, epochs)
             for whose in (cell.teacher, cell.pair):
                 self.work[whose] += self.seconds[step] or 0.0

@@ -18,8 +18,10 @@ from rich.console import Console
 from rich.table import Table
 
 from kdcore.catalog import VANILLA
-from kdcore.matrix.cards import CARDS, Card
+from kdcore.matrix.card_files import CARDS
+from kdcore.matrix.cards import Card
 from kdcore.matrix.cell import RUNS, Cell
+from kdcore.matrix.left_out import is_left_out
 from kdcore.sweep import journal
 from kdcore.sweep.display import duration, pulse_of, time_left
 from kdcore.sweep.journal import Journal
@@ -166,9 +168,10 @@ def collect() -> Status:
     if not names and not (at_work and journalled):
         raise UserError(f"{CARDS}: there is no plan yet; run 'dvc repro plan' or 'python -m stages.sweep'")
     cards = {name: yamlfile.read_written(_card(name)) for name in names}
+    others = {name for name, card in cards.items() if is_left_out(card)}
     by_name = pulses()
     stages = []
-    for name in {**cards, **journalled}:
+    for name in (name for name in {**cards, **journalled} if name not in others):
         step = journalled.get(name)
         if name in cards and not (at_work and step is not None):
             stages.append(_from_files(name, cards[name], step, by_name))

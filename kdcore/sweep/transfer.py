@@ -94,7 +94,19 @@ class Post:
         with self._stage(items) as stage:
             for objects in stage.get_used_objs().values():
                 stage.repo.cloud.pull(objects)
-            stage.checkout(force=True)
+            for out in stage.outs:  # the stage's own checkout would hide what fails, and lock out other workers here
+                out.checkout(force=True)
+
+    def check(self, items: Sequence[Item]) -> None:
+        """See that files which a stage has read are still those that were fetched for it.
+
+        Raises:
+            RunError: one is not; the message names all.
+        """
+        with self._stage(items) as stage:
+            changed = [out.def_path for out in stage.outs if not out.exists or out.changed_checksum()]
+        if changed:
+            raise RunError(f"{', '.join(changed)}: changed in {self.folder} while the stage read it; run it again")
 
     def send_outputs(self, paths: Sequence[str]) -> list[Item]:
         """Send outputs from their places in this clone to the remote; returns their entries for dvc.lock.
@@ -104,7 +116,8 @@ class Post:
         """
         with self._stage([{"path": path} for path in paths]) as stage:
             stage.save_outs()
-            stage.commit()
+            for out in stage.outs:
+                out.commit()
             for objects in stage.get_used_objs().values():
                 stage.repo.cloud.push(objects)
             return [dict(item) for item in to_single_stage_lockfile(stage)["outs"]]

@@ -20,7 +20,9 @@ FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 MISPLACED = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
 INTERRUPTED = "interrupted; run it again to go on from the last finished epoch"
 LESS_MEMORY = (
-    "take a smaller train.batch_size, train.precision: bfloat16, or fewer jobs at a time (--jobs, --slots-per-gpu)"
+    "take a smaller train.batch_size, train.precision: bfloat16, or fewer jobs at a time (--jobs, --slots-per-gpu); "
+    "the decoded images of the data set lie there too, on a GPU once for each job, unless data.augmentation is "
+    "random_resized_crop"
 )
 
 

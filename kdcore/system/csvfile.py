@@ -1,6 +1,7 @@
 """CSV files whose figures have the digits that their meaning deserves: 14.15, not 14.149999999999999."""
 
 import csv
+import math
 from collections.abc import Mapping, Sequence
 from io import StringIO
 from pathlib import Path
@@ -9,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas as pd
 
-PERCENT = ("top1", "top5", "agreement", "ece", "deviation", "difference", "gain_over_plain", "gain_margin", "published")
+GAINS = ("gain_over_plain", "gain_over_student", "gain_over_kd")
+MARGINS = ("gain_margin", "gain_over_student_margin", "gain_over_kd_margin")
+PERCENT = ("top1", "top5", "agreement", "ece", "deviation", "difference", *GAINS, *MARGINS, "published")
 """Columns in percent or percentage points, besides those that begin or end with top1."""
 RATE = "lr"
 
@@ -28,12 +31,18 @@ def rounded(column: str, value: Any) -> Any:
 
 
 def text(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return rows as CSV, under the keys of the first one, rounded by `rounded`."""
+    """Return rows as CSV, under the keys of the first one, rounded by `rounded`; NaN becomes an empty field."""
     file = StringIO()
     table = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
     table.writeheader()
-    table.writerows({column: rounded(column, value) for column, value in row.items()} for row in rows)
+    table.writerows(
+        {column: rounded(column, value) for column, value in row.items() if not _is_nan(value)} for row in rows
+    )
     return file.getvalue()
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float) and math.isnan(value)
 
 
 def write(path: Path, frame: "pd.DataFrame") -> None:

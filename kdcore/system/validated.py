@@ -91,3 +91,14 @@ def read_table(file: Path, needed: Sequence[str]) -> "pd.DataFrame":
     if not is_whole:
         raise damaged(file, "cut short, or a number is missing or not finite")
     return table
+
+
+def check_finite(file: Path, rows: "pd.DataFrame", columns: Sequence[str]) -> None:
+    """Check that some rows of a table have finite numbers in all of these columns.
+
+    Raises:
+        UserError: one is missing or not finite; the message names the file.
+    """
+    missing = [column for column in columns if column not in rows]
+    if missing or not (abs(rows[list(columns)].to_numpy(dtype=float)) < float("inf")).all():
+        raise damaged(file, f"no column {missing[0]}" if missing else "a number is missing or not finite")

@@ -13,15 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kdcore.matrix.cards import CARDS
+from kdcore.matrix.card_files import CARDS
 from kdcore.matrix.cell import RUNS, TRAININGS
+from kdcore.matrix.left_out import is_left_out
 from kdcore.system import yamlfile
 from kdcore.system.errors import UserError, shown, suggest
 from kdcore.system.files import file_sha256, json_text, replace_text
 from kdcore.system.git import code_version
 from kdcore.training import run_folder
 
-CODE, ACCEPTED = "code", "accepted"
+CODE, ACCEPTED, NETWORKS = "code", "accepted", "networks"
 Card = dict[str, Any]
 
 
@@ -30,7 +31,7 @@ class Candidate:
     """A teacher or cell that DVC would make again."""
 
     stage: str
-    """The stage's name in DVC, "train@resnet20-resnet8-kd-1-False-0"."""
+    """The stage's name in DVC, "train@resnet20-resnet8-kd-1-False-base-0"."""
     folder: Path
     """The folder of its results."""
     card: Card
@@ -48,7 +49,7 @@ class Candidate:
     @property
     def changed_code(self) -> list[str]:
         """Which fingerprints differ: "trainer", "method", ..."""
-        old, new = self.meta.get(CODE, {}), self.card[CODE]
+        old, new = _fingerprints(self.meta), _fingerprints(self.card)
         return [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
 
 
@@ -100,10 +101,10 @@ def accept(chosen: Sequence[Candidate], reason: str) -> None:
     if not chosen:
         return
     for candidate in chosen:  # all of them before any is changed
-        run_folder.check(candidate.folder, {**candidate.card, CODE: candidate.meta[CODE]})
+        run_folder.check(candidate.folder, candidate.card | _of_code(candidate.meta))
     files = {candidate.stage: _checksums(candidate.folder, candidate.meta) for candidate in chosen}
     for candidate in chosen:
-        old, new = candidate.meta[CODE], candidate.card[CODE]
+        old, new = _fingerprints(candidate.meta), _fingerprints(candidate.card)
         if old != new:
             entry = {
                 "reason": reason,
@@ -113,7 +114,7 @@ def accept(chosen: Sequence[Candidate], reason: str) -> None:
                 "files": files[candidate.stage],
             }
             accepted = [*candidate.meta.get(ACCEPTED, []), entry]
-            meta = {**candidate.meta, CODE: new, ACCEPTED: accepted}
+            meta = candidate.meta | _of_code(candidate.card) | {ACCEPTED: accepted}
             replace_text(candidate.folder / run_folder.META, json_text(meta))
     _dvc_commit(*(candidate.stage for candidate in chosen))
 
@@ -123,6 +124,8 @@ def _candidate(stage: str, changes: list[Any]) -> Candidate | None:
     kind, _, name = stage.partition("@")
     card_file = CARDS / kind / f"{name}.yaml"
     card = yamlfile.read(card_file)
+    if is_left_out(card):
+        return None
     folder = Path("teachers") / name if kind == "teacher" else RUNS / card["pair"] / name
     if not (folder / run_folder.META).is_file():
         return None
@@ -131,8 +134,8 @@ def _candidate(stage: str, changes: list[Any]) -> Candidate | None:
     except UserError as error:
         return Candidate(stage, folder, card, {}, (str(error),))
     rewritten = _is_rewritten(folder, meta)
-    obstacles = [*_values(card, meta), *_inputs(changes, card_file, folder, rewritten=rewritten)]
-    if CODE not in meta or (meta[CODE] == card[CODE] and not rewritten):
+    obstacles = [*differences(card, meta), *_inputs(changes, card_file, folder, rewritten=rewritten)]
+    if CODE not in meta or (_fingerprints(meta) == _fingerprints(card) and not rewritten):
         obstacles.append(f"{folder} holds other results than DVC has recorded")
     return Candidate(stage, folder, card, meta, tuple(obstacles))
 
@@ -141,31 +144,59 @@ def _is_rewritten(folder: Path, meta: Card) -> bool:
     """Whether an earlier call has accepted these very files, and was ended before DVC recorded them."""
     accepted = meta.get(ACCEPTED)
     last = accepted[-1] if isinstance(accepted, list) and accepted else {}
-    return "to" in last and last["to"] == meta.get(CODE) and last.get("files") == _checksums(folder, meta)
+    return "to" in last and last["to"] == _fingerprints(meta) and last.get("files") == _checksums(folder, meta)
 
 
 def _checksums(folder: Path, meta: Card) -> dict[str, str]:
     """The sha256 of every file of results by its path; of meta.json without what `accept` writes."""
     files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path != folder / run_folder.META]
-    kept = {key: value for key, value in meta.items() if key not in (CODE, ACCEPTED)}
+    kept = {key: value for key, value in _values(meta).items() if key != ACCEPTED}
     described = hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
     return {path.relative_to(folder).as_posix(): file_sha256(path) for path in files} | {run_folder.META: described}
 
 
-def _values(card: Card, meta: Card) -> Iterator[str]:
-    """Values of the card, except fingerprints, that differ from those that the results were made from."""
+def _of_code(content: Card) -> Card:
+    """The parts of a card or meta.json that hold fingerprints: of the project's code, and of networks by name."""
+    return {key: content[key] for key in (CODE, NETWORKS) if key in content}
+
+
+def _fingerprints(content: Card) -> Card:
+    """The fingerprints of a card or meta.json: of the project's code, and what makes each network by name."""
+    named = {f"network {name}": one["package"] for name, one in content.get(NETWORKS, {}).items() if "package" in one}
+    return {**content.get(CODE, {}), **named}
+
+
+def _values(content: Card) -> Card:
+    """A card or meta.json without fingerprints."""
+    kept = {key: value for key, value in content.items() if key != CODE}
+    if NETWORKS in kept:
+        kept[NETWORKS] = {
+            name: {key: value for key, value in one.items() if key != "package"} for name, one in kept[NETWORKS].items()
+        }
+    return kept
+
+
+def differences(card: Card, meta: Card) -> Iterator[str]:
+    """Yield the values of a card, except fingerprints, that differ from those that a folder's results were made from.
+
+    Args:
+        card: of the teacher, baseline or cell.
+        meta: the content of the folder's meta.json.
+    """
+    card, meta = _values(card), _values(meta)
     for key, value in card.items():
-        old = meta.get(key)
-        if key == CODE or old == value:
-            continue
-        if isinstance(value, dict) and isinstance(old, dict):
-            for part in sorted({*value, *old}):
-                if old.get(part) != value.get(part):
-                    yield f"{key}.{part} was {shown(old.get(part))}, is {shown(value.get(part))}"
-        else:
-            yield f"{key} was {shown(old)}, is {shown(value)}"
+        yield from _changes(key, meta.get(key), value)
     for key in sorted(meta.keys() - card.keys() - set(run_folder.PROVENANCE)):
         yield f"{key} was {shown(meta[key])}, is gone"
+
+
+def _changes(key: str, old: Any, new: Any) -> Iterator[str]:
+    """Yield the values below a key that differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for part in sorted({*old, *new}):
+            yield from _changes(f"{key}.{part}", old.get(part), new.get(part))
+    elif old != new:
+        yield f"{key} was {shown(old)}, is {shown(new)}"
 
 
 def _inputs(changes: list[Any], card_file: Path, folder: Path, *, rewritten: bool) -> Iterator[str]:

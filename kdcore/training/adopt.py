@@ -11,12 +11,12 @@ import torch
 from kdcore import checkpoints
 from kdcore.data.dataset import Dataset
 from kdcore.fetch import archives, download
-from kdcore.networks import input_affine
 from kdcore.networks.contract import Network
+from kdcore.networks.input_affine import Normalisation
 from kdcore.system import workspace
 from kdcore.system.errors import UserError
 from kdcore.system.files import file_sha256, json_text, replace_text
-from kdcore.training import checked_teacher, inference, provenance, run_folder
+from kdcore.training import checked_teacher, provenance, run_folder
 
 PUBLISHED = "published"
 KINDS = ("file", "address", "archive", "torchvision", "by_hand")
@@ -88,13 +88,11 @@ def adopt_teacher(
             several to try.
     """
     network, adopted, tried = _first(card, dataset, device, patience)
-    if "mean" in card:
-        input_affine.attach(network, mean=dataset.mean, std=dataset.std, own_mean=card["mean"], own_std=card["std"])
-    labels = torch.from_numpy(dataset.test.labels).to(device)
-    top1 = inference.top1(inference.predict(network, dataset.test, dataset, device), labels).item()
+    top1 = checked_teacher.measure(network, dataset)
     checked_teacher.check(card, adopted.source, top1, network, dataset)
     measured = {"adopted": asdict(adopted), "tried": tried, "top1": round(top1, 4)}
-    run_folder.write(out, network, [], {**card, **measured, **provenance.describe(device)})
+    seen = run_folder.seen(dataset)
+    run_folder.write(out, network, [], {**card, **measured, **seen, **provenance.describe(device)})
     return top1
 
 
@@ -155,19 +153,16 @@ def _restored(
                 file,
                 device,
                 stem=dataset.stem,
+                described=card.get("networks"),
                 weights_key=card.get("weights_key", source.get("weights_key")),
                 rename=card.get("rename"),
+                images=Normalisation(dataset.mean, dataset.std),
+                own=Normalisation(card["mean"], card["std"]) if "mean" in card else None,
             )
         except UserError:
             if adopted.trusted_on_first_use:
                 download.forget(download.cached(adopted.source))
             raise
-    if "mean" not in card and hasattr(network, input_affine.SCALE):
-        raise UserError(
-            f"{adopted.source}: was adopted before, for a data set whose normalisation it does not say, and "
-            f"renormalises the images of that; set teachers.{card['name']}.mean and teachers.{card['name']}.std to "
-            "those that it was trained with"
-        )
     return network, adopted
 
 

@@ -15,16 +15,17 @@ most frequent class.
 ADVICE = "see its history; a lower train.lr, or lower weights of the method, may help"
 
 
-def reason(predicted: int, train_top1: Sequence[float], labels: np.ndarray) -> str | None:
+def reason(predicted: int, train_top1: Sequence[float], labels: np.ndarray, *, images: str = "test") -> str | None:
     """Say why a network counts as collapsed; None if it does not.
 
     Args:
-        predicted: how many different classes the network names for the test images.
+        predicted: how many different classes the network names for the images that it is measured on.
         train_top1: the training accuracy of every epoch, in percent.
         labels: class indices (N,) of the training images.
+        images: what the images are called that the network is measured on.
     """
     if predicted == 1:
-        return "predicts one class for all test images"
+        return f"predicts one class for all {images} images"
     chance = np.bincount(labels).max() / len(labels)
     last = train_top1[-EPOCHS:]
     error = sqrt(chance * (1 - chance) / (EPOCHS * len(labels)))

@@ -4,10 +4,12 @@ import ctypes
 import os
 import platform
 import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
-from kdcore.system.errors import SHOWN, UserError
+from kdcore.system.errors import SHOWN, UserError, is_out_of_memory
 
 VARIABLE = "KDCORE_DEVICE"
 OWN_THREADS = torch.get_num_threads()
@@ -19,6 +21,7 @@ def choose() -> torch.device:
 
     Raises:
         UserError: the variable names no device of this machine.
+        RuntimeError: the device has too little memory left for its context.
     """
     name = os.environ.get(VARIABLE) or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -27,8 +30,19 @@ def choose() -> torch.device:
             raise RuntimeError("it has shapes, and no numbers")
         return device
     except (RuntimeError, AssertionError, ImportError) as error:
+        if is_out_of_memory(error):
+            raise
         reason = textwrap.shorten(str(error), SHOWN, placeholder="...")
-        raise UserError(f"{VARIABLE}={name}: no such device here ({reason}); use cpu, cuda or cuda:1") from error
+        raise UserError(f"{VARIABLE}={name}: no such device here ({reason}); use {_allowed()}") from error
+
+
+def _allowed() -> str:
+    """Write which values KDCORE_DEVICE may have here, as far as torch can count devices."""
+    count, visible = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    if not count:
+        return "cpu, cuda or cuda:1"
+    chosen = "" if visible is None else f", those of CUDA_VISIBLE_DEVICES={visible}, which are counted from 0"
+    return f"cpu, or cuda:0 to cuda:{count - 1}{chosen}" if count > 1 else f"cpu or cuda{chosen}"
 
 
 def use_threads(count: int | str | None) -> None:
@@ -41,12 +55,14 @@ def use_threads(count: int | str | None) -> None:
 
 
 def prepare_torch(device: torch.device) -> None:
-    """Make torch compute deterministically on a device, and keep freed memory if the device is the CPU.
+    """Make torch compute deterministically and keep freed memory, if the device is the CPU; an operation that has no
+    deterministic form raises an error there.
 
-    An operation that has no deterministic form raises an error on the CPU, and only warns on a GPU.
+    On a GPU some operations, such as the gradient of the pooling to regions, have no deterministic form, so no setting
+    gives equal bits; torch then takes the fastest forms.
     """
     # torch.use_deterministic_algorithms does the same, but imports torch's compiler (see kdcore.training.optimizers).
-    torch.set_deterministic_debug_mode("error" if device.type == "cpu" else "warn")
+    torch.set_deterministic_debug_mode("error" if device.type == "cpu" else "default")
     # Filling new memory would take a third of a small network's time; nothing here reads memory before writing it.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     if device.type == "cpu":
@@ -82,6 +98,26 @@ def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
     if precision == "auto":
         return torch.bfloat16 if _multiplies_bfloat16(device) else torch.float32
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
+
+
+def tf32() -> list[str]:
+    """List what a GPU computes in TF32, with 10 bits of fraction, where tensors are float32."""
+    allowed = {
+        "convolutions": torch.backends.cudnn.allow_tf32,
+        "matrix products": torch.backends.cuda.matmul.allow_tf32,
+    }
+    return [name for name, is_allowed in allowed.items() if is_allowed]
+
+
+@contextmanager
+def without_tf32() -> Iterator[None]:
+    """Compute in float32 with all of its bits inside the block, on a GPU too."""
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:

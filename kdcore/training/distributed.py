@@ -12,8 +12,10 @@ from typing import Any, TypeVar, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from kdcore.data.feed import Shard
+from kdcore.system.errors import UserError
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -38,6 +40,13 @@ class World(Shard):
         """Return the module with batch norms that use the batch of all processes; its state dict keeps its keys."""
         if self.size == 1:
             return module
+        for part in module.modules():
+            if isinstance(part, _BatchNorm) and not _can_be_shared(part, device):
+                raise UserError(
+                    f"{type(part).__name__}: a batch norm that does more, as timm's with a ReLU do, or that is of "
+                    "vectors or without weights on the CPU, cannot be shared among processes; train this network in "
+                    "one process"
+                )
         if device.type == "cuda":
             return cast(Module, nn.SyncBatchNorm.convert_sync_batchnorm(module))
         for part in module.modules():
@@ -56,6 +65,15 @@ class World(Shard):
 
 
 ALONE = World()
+
+
+def _can_be_shared(norm: nn.Module, device: torch.device) -> bool:
+    """Whether `World.synchronised` knows a batch norm: on the GPU what torch converts, on the CPU what stands here."""
+    if device.type == "cuda":
+        return type(norm) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+    return type(norm) in (nn.BatchNorm2d, SharedBatchNorm) and bool(
+        norm.affine and norm.track_running_stats and norm.momentum is not None
+    )
 
 
 class _Total(torch.autograd.Function):

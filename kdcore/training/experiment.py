@@ -1,9 +1,10 @@
 """Carrying out a card: train the network and write its results; the same for teachers, baselines and students."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,14 @@ from kdcore.data.dataset import Dataset
 from kdcore.matrix import side_by_side
 from kdcore.matrix.code import Code, check_code
 from kdcore.matrix.fingerprint import ROOT
+from kdcore.matrix.train_card import measured_on
+from kdcore.matrix.train_section import TrainSettings
 from kdcore.networks import regions
 from kdcore.networks.contract import Network
 from kdcore.system import yamlfile
 from kdcore.system.errors import UserError
 from kdcore.system.signals import Interrupted, Interruption
-from kdcore.training import collapse, device, lockstep, loop, provenance, run_folder, timings, torchrun
+from kdcore.training import collapse, compiler, device, lockstep, loop, provenance, run_folder, timings, torchrun
 from kdcore.training.distributed import World
 from kdcore.training.live import TrainingProgress
 from kdcore.training.state import BusyError, ResumeState, capture, restore
@@ -28,11 +31,20 @@ from kdcore.training.state import BusyError, ResumeState, capture, restore
 DATA = Path("data")
 LOADED = Code(ROOT).trainer()
 """The fingerprint of the training code that this process has loaded."""
+IMAGES = {"val": "validation", "test": "test"}
+"""What the images are called that a run is measured on."""
 BESIDE_VARIABLE = "KDCORE_BESIDE"
 """Names, with spaces between them, of cells that a sweep has trained side by side with the one that it starts."""
 
 
-def run(card_file: Path, out: Path, *, teacher_weights: Path | None = None, beside: Sequence[Path] = ()) -> None:
+def run(
+    card_file: Path,
+    out: Path,
+    *,
+    teacher_weights: Path | None = None,
+    beside: Sequence[Path] = (),
+    watch: Callable[[list[loop.Row]], None] | None = None,
+) -> None:
     """Train what a card says, continuing an interrupted run, and write the results as a whole.
 
     Under torchrun the processes train it together and the first one writes.
@@ -43,6 +55,9 @@ def run(card_file: Path, out: Path, *, teacher_weights: Path | None = None, besi
         teacher_weights: the teacher's weights, where the card names a teacher.
         beside: cards of other cells of the same `side_by_side.kind`, to train side by side with this one. Their results
             are not written here: each leaves a saved state after its last epoch, from which its own run writes them.
+        watch: is called with the history after every epoch that is trained here, once its state is saved, and in one
+            process only. What it raises ends the run, which leaves no results, and can be resumed like an interrupted
+            one.
 
     Raises:
         UserError: an input file is missing or damaged, or the cell cannot be shared among processes.
@@ -72,10 +87,12 @@ def run(card_file: Path, out: Path, *, teacher_weights: Path | None = None, besi
             states = {student: state, **others}
             for _ in training:
                 saved = {run: states[run] for run in together} if world.leads else {}
-                save_epoch(saved)
+                save_epoch(saved, every=watch is not None)
+                if watch is not None and world.leads and not student.sums.steps:
+                    watch(student.history)
                 leave_if_asked(saved, interruption)
         if world.leads:
-            _finish(student, card_file, card, out, progress, share=1 + len(others))
+            _finish(student, card_file, {**card, **inputs.described()}, out, progress, share=1 + len(others))
             state.remove()
             _warn_of_collapse(student, inputs.dataset)
 
@@ -91,6 +108,8 @@ class _Inputs:
     teacher: Network | None
     device: torch.device
     world: World
+    compiled: str | None
+    """What `compiler.chosen` returned."""
 
     @classmethod
     def load(cls, card_file: Path, teacher_weights: Path | None, world: World) -> "_Inputs":
@@ -99,30 +118,67 @@ class _Inputs:
         if world.size > 1:
             torchrun.check_divisible(card)
         device.use_threads(card["train"].get("threads"))
-        dataset, where = storage.load(DATA / card["data"]), device.choose()
+        if not measured_on(card):
+            raise UserError(f"{card_file}: test: false needs validation, or nothing is measured; set validation: 0.1")
+        dataset, where = loop.seen_by(card, storage.load(DATA / card["data"])), device.choose()
         files, teacher = [DATA / card["data"] / storage.MANIFEST], None
         if card.get("teacher"):
             if teacher_weights is None:
                 raise UserError(f"{card_file}: names the teacher {card['teacher']}, whose weights were not given")
             files.append(teacher_weights)
             classes = len(dataset.classes)
-            teacher = checkpoints.restore(card["teacher"], classes, teacher_weights, where, stem=dataset.stem)
-        inputs = cls(card, files, dataset, teacher, where, world)
+            teacher = checkpoints.restore(
+                card["teacher"],
+                classes,
+                teacher_weights,
+                where,
+                stem=dataset.stem,
+                described=card.get("networks"),
+            )
+        settings = TrainSettings.model_validate(card["train"])
+        is_foreign = any("zoo" not in described for described in card.get("networks", {}).values())
+        way = compiler.chosen(settings, dataset, where, world.size, is_foreign=is_foreign)
+        inputs = cls(card, files, dataset, teacher, where, world, way)
         if teacher is not None:
             inputs.check_regions(teacher, f"teacher {card['teacher']}", card)
         return inputs
 
     def state(self, card_file: Path) -> ResumeState:
-        """Where the state of a cell is kept."""
+        """Where the state of a cell is kept.
+
+        Raises:
+            UserError: there is one of a run that was compiled, and nothing can be compiled here any more.
+        """
         dtype = device.compute_dtype(self.card["train"]["precision"], self.device)
-        return ResumeState.of(card_file, *self.files, device=self.device, dtype=dtype, processes=self.world.size)
+        of = partial(ResumeState.of, card_file, *self.files, device=self.device, dtype=dtype)
+        state = of(processes=self.world.size, compiled=self.compiled == compiler.DONE)
+        if self.compiled == compiler.UNABLE and (begun := of(compiled=True)).size:
+            raise UserError(
+                f"{begun.path}: the steps of {begun.name} were compiled before it was interrupted (train.compile: "
+                "auto), and nothing can be compiled here, see above; mend that, or remove the file, and "
+                f"{begun.path.stem}.*, to begin anew without a compiler"
+            )
+        return state
 
     def run(self, card: dict[str, Any], state: ResumeState, callbacks: loop.Callbacks | None = None) -> loop.Run:
         """A cell's run, new or resumed from its state."""
-        run = loop.prepare(card, self.dataset, self.teacher, device=self.device, callbacks=callbacks, world=self.world)
+        run = loop.prepare(
+            card,
+            self.dataset,
+            self.teacher,
+            device=self.device,
+            callbacks=callbacks,
+            world=self.world,
+            compiled=self.compiled == compiler.DONE,
+        )
         self.check_regions(run.student, f"student {card['student']}", card)
         restore(run, state.load())
         return run
+
+    def described(self) -> dict[str, Any]:
+        """How images are normalised, and where settings ask for it, whether steps were compiled; for meta.json."""
+        said = {} if self.compiled is None else {"compiled": self.compiled}
+        return {**run_folder.seen(self.dataset), **said}
 
     def check_regions(self, network: Network, name: str, card: dict[str, Any]) -> None:
         """Refuse a network without logits for the regions that a cell asks for, see `kdcore.networks.regions`."""
@@ -163,10 +219,15 @@ def _say_resumed(runs: Sequence[loop.Run]) -> None:
             print(f"{run.name}: resumes at epoch {run.epoch} of {epochs}{after}", file=sys.stderr)
 
 
-def save_epoch(saved: Mapping[loop.Run, ResumeState]) -> None:
-    """Save the state of every run that has just finished an epoch."""
+def save_epoch(saved: Mapping[loop.Run, ResumeState], *, every: bool = False) -> None:
+    """Save the state of every run that has just finished an epoch, if it is due, or the run's last one.
+
+    Args:
+        saved: the runs, and where each is saved.
+        every: whether to save one that is not due too.
+    """
     for run, state in saved.items():
-        if not run.sums.steps:
+        if not run.sums.steps and (every or state.is_due or run.epoch > run.settings.epochs):
             state.save(capture(run))
 
 
@@ -182,7 +243,8 @@ def leave_if_asked(saved: Mapping[loop.Run, ResumeState], interruption: Interrup
     where = f"the end of epoch {first.epoch - 1}"
     if first.sums.steps:
         where = f"epoch {first.epoch}, step {first.sums.steps} of {first.steps_per_epoch}"
-        for run, state in saved.items():
+    for run, state in saved.items():
+        if run.sums.steps or state.epochs != len(run.history):
             state.save(capture(run))
     others = f" and {len(saved) - 1} more" if len(saved) > 1 else ""
     said = f"interrupted ({interruption.signal.name}), saved at {where}; run it again to go on from there"
@@ -195,7 +257,8 @@ def _finish(
     """Write the results and the log of timings, and remove the live files; `share` cells shared the time."""
     made = {"computed_in": str(run.dtype).removeprefix("torch."), "processes": run.world.size}
     meta = {**card, **provenance.describe(run.device), **made}
-    run_folder.write(out, run.student, run.history, meta, adapters=run.objective)
+    average = None if run.average is None else run.average.network
+    run_folder.write(out, run.student, run.history, meta, adapters=run.objective, average=average)
     if progress.trained:
         timings.record(
             card_file,
@@ -204,11 +267,13 @@ def _finish(
             epochs=progress.trained,
             seconds=progress.seconds / share,
             images_per_second=progress.images_per_second * share,
+            beside=share - 1,
         )
     progress.forget()
 
 
 def _warn_of_collapse(run: loop.Run, dataset: Dataset) -> None:
-    reason = collapse.reason(run.predicted, [row["train_top1"] for row in run.history], dataset.train.labels)
+    train_top1, images = [row["train_top1"] for row in run.history], IMAGES[run.measured[-1]]
+    reason = collapse.reason(run.predicted, train_top1, dataset.train.labels, images=images)
     if reason:
         print(f"warning: {run.name}: collapsed: {reason}; {collapse.ADVICE}", file=sys.stderr)

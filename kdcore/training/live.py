@@ -4,18 +4,19 @@ import json
 import math
 import os
 import platform
+import sys
 import time
 from dataclasses import asdict
 from types import TracebackType
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from typing import Any
 
 from kdcore.system import csvfile
 from kdcore.system.files import remove_file, replace_text
 from kdcore.training.loop import Callbacks, Row
 from kdcore.training.pulse import Pulse, live_file, pulse_file
 
+MEASURED = ("val", "test")
+"""The images that a run may be measured on, in the order of the columns of its history."""
 PULSE_SECONDS = 5.0
 """The least number of seconds between two pulses while steps are taken."""
 
@@ -40,22 +41,16 @@ class TrainingProgress:
         self.started = time.perf_counter()
         self.done = 0
         self.last: Row = {}
+        self.state = ""
+        """What the bar says of the last epoch."""
+        self.measured: Row = {}
+        """The row of the last epoch after which the network was measured, of this process or an earlier one."""
         self.shown = shown
         self.history: list[Row] = []
         self.begun = 0
         self.next_pulse = math.inf
-        self.console = Console(stderr=True, quiet=not shown)
-        self.bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[state]}"),
-            TimeRemainingColumn(),
-            console=self.console,
-            transient=True,
-            disable=not self.console.is_terminal,
-        )
-        self.task = self.bar.add_task(name, total=epochs * images, state="")
+        self.bar: Any = None
+        """Shown in a terminal, from the first step on."""
 
     @property
     def callbacks(self) -> Callbacks:
@@ -86,7 +81,7 @@ class TrainingProgress:
         """
         self.history = history
         self.begun = len(history) * self.images + seen
-        self.bar.update(self.task, completed=self.begun)
+        self.measured = next(filter(_is_measured, reversed(history)), {})
         self._write_live()
 
     def forget(self) -> None:
@@ -111,7 +106,7 @@ class TrainingProgress:
             epoch=len(self.history),
             epochs=self.epochs,
             loss=last.get("loss"),
-            test_top1=last.get("test_top1"),
+            test_top1=self.measured.get("test_top1"),
             images_per_second=round(rate, 1),
             seconds_left=round(left / rate, 1) if rate else None,
             pid=os.getpid(),
@@ -123,33 +118,53 @@ class TrainingProgress:
 
     def _on_step(self, images: int) -> None:
         self.done += images
-        self.bar.advance(self.task, images)
+        if self.bar is None and self.shown and sys.stderr.isatty():
+            self.bar = _bar(self.name, self.epochs * self.images)
+        if self.bar is not None:
+            self.bar.update(0, completed=self.begun + self.done)
         if time.monotonic() >= self.next_pulse:
             self._write_pulse()
 
     def _on_epoch(self, row: Row) -> None:
         self.last = row
+        self.measured = row if _is_measured(row) else self.measured
         self._write_live()
-        state = (
-            f"epoch {row['epoch']:.0f}  loss {row['loss']:.3f}  test {row['test_top1']:.2f}%  "
-            f"{self.images_per_second:,.0f} images/s"
-        )
-        self.bar.update(self.task, completed=row["epoch"] * self.images, state=state)
+        top1 = {name: self.measured.get(f"{name}_top1") for name in MEASURED}
+        measured = "  ".join(f"{name} {value:.2f}%" for name, value in top1.items() if value is not None)
+        rate = f"{self.images_per_second:,.0f} images/s"
+        self.state = f"epoch {row['epoch']:.0f}  loss {row['loss']:.3f}  {measured}  {rate}"
+        if self.bar is not None:
+            self.bar.update(0, completed=row["epoch"] * self.images, state=self.state)
 
     def __enter__(self) -> "TrainingProgress":
-        """Show the bar."""
-        self.bar.start()
+        """Begin; the bar appears with the first step."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Replace the bar by one line with accuracy, time and rate; after an error, print nothing."""
-        self.bar.stop()
-        if error is None and self.last:
-            self.console.print(
-                f"{self.name}: top-1 {self.last['test_top1']:.2f}% in {self.seconds:.1f} s, "
-                f"{self.images_per_second:,.0f} images/s",
-                highlight=False,
-                soft_wrap=True,
-            )
+        if self.bar is not None:
+            self.bar.stop()
+        if error is None and self.last and self.shown:
+            is_tested = "test_top1" in self.last
+            top1 = f"{self.last['test_top1']:.2f}%" if is_tested else f"{self.last['val_top1']:.2f}% (validation)"
+            rate = f"{self.images_per_second:,.0f} images/s"
+            print(f"{self.name}: top-1 {top1} in {self.seconds:.1f} s, {rate}", file=sys.stderr)
+
+
+def _bar(name: str, total: int) -> Any:
+    """Start a progress bar of `total` images on stderr. Only now is rich imported, for which no first step waits."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn())
+    state = TextColumn("{task.fields[state]}")
+    bar = Progress(*columns, state, TimeRemainingColumn(), console=Console(stderr=True), transient=True)
+    bar.add_task(name, total=total, state="")
+    bar.start()
+    return bar
+
+
+def _is_measured(row: Row) -> bool:
+    return not any(math.isnan(row[f"{name}_top1"]) for name in MEASURED if f"{name}_top1" in row)

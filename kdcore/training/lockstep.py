@@ -8,11 +8,11 @@ import sys
 from collections.abc import Iterator, Sequence
 
 from kdcore.data.dataset import Dataset
-from kdcore.data.feed import Batch, Feed
+from kdcore.data.feed import Batch
 from kdcore.networks.contract import Network, Output
-from kdcore.objective import TeacherOutput
+from kdcore.parts import TeacherOutput
 from kdcore.training import teacher_outputs
-from kdcore.training.loop import Run, steps
+from kdcore.training.loop import Run, feed_of, steps
 from kdcore.training.random import drawn_state, restore_drawn
 
 _END = object()
@@ -74,8 +74,10 @@ class _Going:
 
 
 def _prepare(first: Run, teacher: Network, dataset: Dataset) -> teacher_outputs.Teacher:
-    feed, size = Feed(dataset, first.device), first.settings.batch_size
-    return teacher_outputs.prepare(teacher, first.objective, feed, first.world, first.dtype, batch_size=size)
+    feed, size = feed_of(first, dataset), first.settings.batch_size
+    return teacher_outputs.prepare(
+        teacher, first.objective, feed, first.world, first.dtype, batch_size=size, compiled=first.compiled
+    )
 
 
 class _Shared:
@@ -104,4 +106,5 @@ class _Shared:
 def _versions(outputs: Sequence[TeacherOutput]) -> list[int]:
     """How often each tensor of the outputs was changed in place."""
     tensors = [value for output in outputs if isinstance(output, Output) for value in output]
-    return [part._version for value in tensors for part in (value if isinstance(value, tuple) else (value,))]
+    parts = [part for value in tensors for part in (value if isinstance(value, tuple) else (value,))]
+    return [part._version for part in parts if part is not None]

@@ -1,55 +1,18 @@
-"""Optimise by gradient descent with momentum.
-
-These classes are used instead of torch.optim's, because making a torch.optim optimiser imports torch's compiler, which
-takes 0.9 to 1.0 s of processor time (torch 2.15) in every process of a serial `dvc repro`. Torch's own kernels do the
-arithmetic.
-"""
+"""Optimise by gradient descent with momentum, and choose the optimiser and the learning rate of every epoch."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, cast
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from kdcore.matrix.train_section import TrainSettings
+from kdcore.training.adaptive import LAMB, AdamW, undecayed
+from kdcore.training.descent import Descent, Stepping
 
 
-class Descent:
-    """Base class of optimisers with momentum: it holds the parameters, and buffers that remember past gradients.
-
-    Args:
-        parameters: what to train; frozen parameters are left out.
-        lr: learning rate, > 0; may be changed between steps.
-        momentum: in [0, 1).
-        weight_decay: >= 0, for every parameter.
-    """
-
-    def __init__(self, parameters: Iterable[nn.Parameter], *, lr: float, momentum: float, weight_decay: float) -> None:
-        self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
-        self.lr, self.momentum, self.weight_decay = lr, momentum, weight_decay
-        self.buffers: dict[str, dict[int, Tensor]] = {}
-
-    def buffer(self, name: str, position: int) -> Tensor:
-        """Return the buffer of this name for the parameter at this position: a tensor of its shape, zeros at first."""
-        of_name = self.buffers.setdefault(name, {})
-        if position not in of_name:
-            of_name[position] = torch.zeros_like(self.parameters[position])
-        return of_name[position]
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the buffers, name -> position of the parameter -> tensor, for `load_state_dict`."""
-        return self.buffers
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over the buffers of another optimiser of the same parameters, from its `state_dict`."""
-        self.buffers = {
-            name: {position: value.to(self.parameters[position].device) for position, value in of_name.items()}
-            for name, of_name in state.items()
-        }
-
-
-class SGD(Descent):
+class SGD(Stepping):
     """Stochastic gradient descent with momentum; also takes the arguments of `Descent`.
 
     Args:
@@ -60,37 +23,13 @@ class SGD(Descent):
         super().__init__(parameters, **options)
         self.nesterov = nesterov
 
-    def minimise(
-        self,
-        loss: Tensor,
-        *,
-        longest: float | None = None,
-        average: Callable[[Sequence[nn.Parameter]], None] | None = None,
-    ) -> None:
-        """Compute the gradients of a loss, and take one step.
-
-        Args:
-            loss: scalar.
-            longest: the largest allowed norm of the gradient of all parameters together, to which a longer one is
-                scaled down; None sets no limit.
-            average: is called with the parameters once they have gradients, to average these over several processes.
-        """
-        for parameter in self.parameters:
-            parameter.grad = None
-        loss.backward()
-        if average is not None:
-            average(self.parameters)
-        if longest is not None:
-            nn.utils.clip_grad_norm_(self.parameters, longest)
-        self.step()
-
     def step(self) -> None:
         """Move the parameters along their gradients; those without one stay as they are."""
-        reached = [i for i, parameter in enumerate(self.parameters) if parameter.grad is not None]
+        reached = self.reached()
         with torch.no_grad():
             torch._fused_sgd_(
                 [self.parameters[i] for i in reached],
-                [cast(Tensor, self.parameters[i].grad) for i in reached],
+                self.gradients(reached),
                 [self.buffer("momentum", i) for i in reached if self.momentum],
                 weight_decay=self.weight_decay,
                 momentum=self.momentum,
@@ -160,8 +99,20 @@ def _gradients(loss: Tensor, parameters: list[nn.Parameter], *, keep: bool) -> G
     return torch.autograd.grad(loss, parameters, allow_unused=True, retain_graph=keep)
 
 
-def make_optimizer(settings: TrainSettings, parameters: list[nn.Parameter]) -> SGD | DOT:
-    """Make the optimiser that the settings name, with the learning rate of the first epoch."""
+def make_optimizer(settings: TrainSettings, *trained: nn.Module) -> Stepping | DOT:
+    """Make the optimiser that the settings name, with the learning rate of the first epoch.
+
+    Args:
+        settings: name the optimiser and its constants.
+        trained: the student, and what else is trained beside it.
+    """
+    parameters = [parameter for module in trained for parameter in module.parameters()]
+    if settings.optimizer in ("adamw", "lamb"):
+        kept = [parameter for module in trained for parameter in undecayed(module)]
+        adaptive = {"adamw": AdamW, "lamb": LAMB}[settings.optimizer]
+        return adaptive(
+            parameters, lr=settings.lr, betas=settings.moments, weight_decay=settings.weight_decay, undecayed=kept
+        )
     common: dict[str, Any] = {
         "lr": settings.lr,
         "momentum": settings.momentum,
@@ -175,10 +126,18 @@ def make_optimizer(settings: TrainSettings, parameters: list[nn.Parameter]) -> S
 def learning_rate(settings: TrainSettings, epoch: int) -> float:
     """Return the learning rate of an epoch, counted from 1.
 
-    With schedule step, the rate is multiplied by lr_decay once the epoch exceeds each milestone. With schedule cosine,
-    it falls along half a cosine from lr in epoch 1 to 0 after the last epoch.
+    Over the first `warmup_epochs` it rises along a line from warmup_lr, which it has in epoch 1, to the lr of the epoch
+    after them. With schedule step, the rate is multiplied by lr_decay once the epoch exceeds each milestone. With
+    schedule cosine, it falls along half a cosine from lr in epoch 1 to 0, or `min_lr`, after the last epoch; a warm-up
+    replaces the cosine's beginning and does not shift it, as in timm's `CosineLRScheduler`.
     """
+    if settings.warmup_epochs is not None and epoch <= settings.warmup_epochs:
+        start = settings.warmup_lr or 0.0
+        return start + (epoch - 1) * ((settings.lr - start) / settings.warmup_epochs)
     if settings.schedule == "cosine":
-        return settings.lr * 0.5 * (1 + math.cos(math.pi * (epoch - 1) / settings.epochs))
+        share = 0.5 * (1 + math.cos(math.pi * (epoch - 1) / settings.epochs))
+        if settings.min_lr is not None:
+            return settings.min_lr + (settings.lr - settings.min_lr) * share
+        return settings.lr * share
     decays = sum(epoch > milestone for milestone in settings.milestones)
     return settings.lr * (settings.lr_decay**decays if settings.lr_decay is not None else 1.0)

@@ -1,49 +1,104 @@
 """Find before the pipeline runs what its stages would refuse, perhaps after hours of a teacher's training."""
 
+import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from kdcore.matrix.cards import CARDS
+from kdcore.matrix import data_section
+from kdcore.matrix.card_files import CARDS
+from kdcore.matrix.cell import BASE
 from kdcore.matrix.code import Card
+from kdcore.matrix.left_out import is_left_out
 from kdcore.system import yamlfile
+from kdcore.system.files import file_digests
 
-DATA = Path("data")
+if TYPE_CHECKING:
+    from kdcore.data.dataset import Dataset
+
+DATA, MADE, LOCK = Path("data"), CARDS / "data.yaml", Path("dvc.lock")
+STAGE_DATA = re.compile(r"^  data:\n(?:   .*\n)+", re.MULTILINE)
+"""The entry of stage data in dvc.lock, which is read alone: with those of all cells it takes seconds."""
 
 
 def check(cards: dict[str, Card]) -> None:
-    """Refuse checkpoints on this machine that do not fit their networks, and cells with regions whose networks can have
-    none. Where the data set is not stored here yet, its classes and its images are not known, and the stages refuse
-    them.
+    """Refuse checkpoints on this machine that do not fit their networks, cells with regions whose networks can have
+    none, and parts of the training images that classes are too small for. Where the data set is not stored here yet,
+    its classes and its images are not known, and the stages refuse them.
 
     Args:
         cards: those of the matrix, or none.
 
     Raises:
-        UserError: names the teacher or the network, and what does not fit.
+        UserError: names the teacher, the network or the setting, and what does not fit.
     """
     adopted = [card for name, card in cards.items() if name.startswith("teacher/") and _is_here(card)]
     regional = {
         (role, card[role], tuple(card["levels"]), card["train"].get("small_maps"))
         for name, card in cards.items()
         for role in ("teacher", "student")
-        if name.startswith("train/") and max(card["levels"]) > 1
+        if name.startswith("train/") and not is_left_out(card) and max(card["levels"]) > 1
     }
-    stored = CARDS / "data.yaml"
-    if not (adopted or regional) or not stored.is_file() or yamlfile.read(stored) != cards["data"]:
+    described = {
+        key: one
+        for name, card in cards.items()
+        if name.startswith("evaluate/")
+        for key, one in card.get("networks", {}).items()
+    }
+    partial = [card for card in cards.values() if "validation" in card or "per_class" in card.get("train", {})]
+    if not (adopted or regional or partial):
+        return
+    dataset = _stored(cards["data"])
+    _check_classes(cards["data"], dataset, [card for card in partial if "train" in card])
+    if dataset is None or not (adopted or regional):
         return
     from kdcore import networks  # torch, which these import, takes seconds, and some matrices need none
-    from kdcore.data import storage
     from kdcore.networks import regions
     from kdcore.training import adopt
 
-    folder = DATA / cards["data"]["name"]
-    if not (folder / storage.MANIFEST).is_file():
-        return
-    dataset = storage.load(folder)
     for card in adopted:
         adopt.check_fits(card, dataset)
     for role, name, levels, small_maps in sorted(regional, key=str):
-        network = networks.create(name, len(dataset.classes), stem=dataset.stem)
+        network = networks.create(name, len(dataset.classes), stem=dataset.stem, described=described)
         regions.check_regions(network, f"{role} {name}", levels, image_size=dataset.image_size, small_maps=small_maps)
+
+
+def _stored(card: Card) -> "Dataset | None":
+    """Load the data set if it is stored here as its card says."""
+    from kdcore.data import storage  # half a second
+
+    folder = DATA / card["name"]
+    if not MADE.is_file() or yamlfile.read(MADE) != card or not (folder / storage.MANIFEST).is_file():
+        return None
+    return None if is_of_earlier_plan(folder) else storage.load(folder)
+
+
+def is_of_earlier_plan(folder: Path) -> bool:
+    """Return whether DVC has made a stored data set from another card than stage plan has written since.
+
+    Args:
+        folder: the data set's. Where dvc.lock does not record it, nothing is known, and the answer is no.
+    """
+    found = STAGE_DATA.search(LOCK.read_text(encoding="utf-8")) if LOCK.is_file() and MADE.is_file() else None
+    if found is None:
+        return False
+    entry = yamlfile.parse(found[0], str(LOCK))["data"]
+    made = {one["path"]: one.get("md5") for kind in ("deps", "outs") for one in entry.get(kind, ())}
+    return folder.as_posix() in made and made.get(MADE.as_posix()) != file_digests(MADE, "md5")["md5"]
+
+
+def _check_classes(section: Card, dataset: "Dataset | None", cards: list[Card]) -> None:
+    """Refuse cards that take more training images than a class has, as far as it is known how many that are."""
+    from kdcore.data import subsets
+
+    known = data_section.images_per_class(section)
+    counts = {} if known is None else {"every class": known}
+    if dataset is not None:
+        counts = subsets.counts(dataset)
+    for card in cards:
+        part = subsets.part_of(card)
+        if card.get("variant", BASE) != BASE:
+            part["key"] += f" of variant {card['variant']}"
+        subsets.check(counts, **part)
 
 
 def _is_here(card: Card) -> bool:

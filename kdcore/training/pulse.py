@@ -26,7 +26,10 @@ class Pulse:
     loss: float | None
     """The mean loss of the last finished epoch; None before the first one has ended."""
     test_top1: float | None
-    """The test accuracy after the last finished epoch, in percent; None before the first one has ended."""
+    """Of the last epoch after which the network was measured."""
+    """The test accuracy after the last finished epoch, in percent; None before the first one has ended, and in a run
+    that never looks at test images.
+    """
     images_per_second: float
     """Training images per second in this process; the time includes evaluation."""
     seconds_left: float | None

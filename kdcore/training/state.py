@@ -4,6 +4,7 @@ import errno
 import hashlib
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
@@ -30,6 +31,10 @@ HEADER = KIND + b"2 "
 newline and the content follow.
 """
 DIGITS = 2 * hashlib.sha256().digest_size
+LARGE = 32e6
+"""Bytes of a state, such as crd's with its memories of all images, from which it is not saved after every epoch."""
+SHARE = 0.05
+"""The largest share of a run's time that saving its large states may take."""
 PATIENCE = 0.5
 """How many seconds a run waits for its lock, which `make_room` of another process may hold for a moment."""
 
@@ -54,23 +59,35 @@ class ResumeState:
         self.before = path.with_suffix(".before")
         self.aside = path.with_suffix(".unfinished")
         self.lock = path.with_suffix(".lock")
+        self.epochs: int | None = None
+        """How many whole epochs the state holds that was saved last; None before one is."""
+        self.due = 0.0
+        """The time of `time.monotonic` from which another one is to be saved."""
 
     @classmethod
     def of(
-        cls, *inputs: Path, device: torch.device, dtype: torch.dtype = torch.float32, processes: int = 1
+        cls,
+        *inputs: Path,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+        processes: int = 1,
+        compiled: bool = False,
     ) -> "ResumeState":
         """Find the state of the run that these input files determine.
 
         The file's name also depends on the kind of device, the type that is computed in, the version of torch, and the
-        numbers of threads and processes. So a run resumes only from a state with which it ends with the same bits.
+        numbers of threads and processes, and on whether steps are compiled. So a run resumes only from a state with
+        which it ends with the same bits.
 
         Args:
             inputs: files that determine the run; the first one is the card, after which the state is named.
             device: where the run is computed; only its kind counts.
             dtype: the type in which convolutions and matrix products are computed.
             processes: how many processes train the run together.
+            compiled: whether its steps are compiled.
         """
         computed = f"{torch.__version__} {device.type} {dtype} {torch.get_num_threads()} {processes}"
+        computed += " compiled" if compiled else ""
         digest = hashlib.sha256(computed.encode())
         for path in inputs:
             digest.update(hashlib.sha256(path.read_bytes()).digest())
@@ -121,6 +138,7 @@ class ResumeState:
         Raises:
             OSError: the file cannot be written; if the disk is full, the error names the file.
         """
+        began = time.monotonic()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         buffer = BytesIO()
         torch.save(state, buffer)
@@ -139,6 +157,16 @@ class ResumeState:
             self.path.replace(self.before)
         self.aside.replace(self.path)
         sync(self.path.parent)
+        self.epochs, self.due = len(state["history"]), time.monotonic()
+        if buffer.getbuffer().nbytes >= LARGE:
+            self.due += (self.due - began) / SHARE
+
+    @property
+    def is_due(self) -> bool:
+        """Whether a run that has finished an epoch is to save it: after every epoch, but large states so rarely that
+        saving them takes `SHARE` of the time at most. A run that is killed then repeats the epochs since the last one.
+        """
+        return time.monotonic() >= self.due
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -273,4 +301,5 @@ def restore(run: "Run", state: dict[str, Any] | None) -> None:
 
 
 def _parts(run: "Run") -> dict[str, Any]:
-    return {"student": run.student, "objective": run.objective, "optimizer": run.optimizer}
+    average = {} if run.average is None else {"average": run.average.network}
+    return {"student": run.student, "objective": run.objective, "optimizer": run.optimizer, **average}

@@ -6,6 +6,8 @@ and student must see the same view (Beyer et al., Knowledge Distillation: A Good
 those of all views that occur, and all cells of a teacher share it, whatever their student, scale, method,
 standardisation or seed. A cell computes only the views that no cell before it has seen.
 
+On a GPU the teacher is run at every step unless `KDCORE_TABLES_GB` is set (`is_wanted`).
+
 A table is a sparse file that the processes of one machine share. Each row has a checksum, so that a row which was not
 written completely, or has changed since, is computed again. Two processes that compute the same row write the same
 bytes. The file is read and written by system calls and not mapped into memory: a failing disk then raises an error,
@@ -13,6 +15,7 @@ after which training continues without the table, instead of ending the process 
 """
 
 import errno
+import functools
 import hashlib
 import json
 import os
@@ -34,9 +37,11 @@ from torch import Tensor
 
 from kdcore.data.dataset import Split
 from kdcore.data.feed import Feed
+from kdcore.matrix.fingerprint import PACKAGE, fingerprint
 from kdcore.networks.contract import Network
 from kdcore.scales import GRID
 from kdcore.system.files import allowed_bytes, remove_folder, whole, write_json
+from kdcore.training.device import tf32
 
 CACHE = Path("scratch/teacher-tables")
 FOLDER_VARIABLE = "KDCORE_TABLES"
@@ -47,6 +52,9 @@ FORMAT = 2
 ABOUT, LOGITS = "about.json", "logits"
 KEY = 24
 """How many hexadecimal digits the name of a table has."""
+OUTPUTS = "kdcore.training.teacher_outputs"
+"""The module that runs teachers; with what it imports it determines, beside a network's own code, what a teacher says.
+"""
 CHECK = np.dtype("<u4")
 """The type of the checksum in front of the numbers of a row: their CRC-32. It is not 0 for a row of zeros, which tells
 such a row from one that was never written.
@@ -149,10 +157,30 @@ class TeacherTable:
         )
 
 
+def is_wanted(device: torch.device) -> bool:
+    """Return whether tables are read and written while a network trains on this device: on the CPU; elsewhere only
+    where `KDCORE_TABLES_GB` is set.
+
+    The host starts no kernel while it reads a batch from a table (0.3 to 0.6 ms) or writes it (1.6 ms), and a teacher
+    that is not run saves 0.4 to 0.7 ms on a large GPU.
+    """
+    return device.type == "cpu" or SIZE_VARIABLE in os.environ
+
+
+def computed_on(device: torch.device) -> list[object]:
+    """Return what decides, beside code, weights and images, how a teacher's outputs on a device are rounded: GPUs of
+    one kind agree whatever their numbers, and CPU threads count on the CPU alone.
+    """
+    if device.type == "cuda":
+        return [torch.cuda.get_device_name(device), torch.__version__, *tf32()]
+    return [device.type, torch.__version__, torch.get_num_threads()]
+
+
 def open_table_of(
-    teacher: Network, feed: Feed, batch_size: int, dtype: torch.dtype, *, regions: bool
+    teacher: Network, feed: Feed, batch_size: int, dtype: torch.dtype, *, regions: bool, is_compiled: bool = False
 ) -> TeacherTable | None:
     """Open the table of a teacher's logits for the views of a feed; None if no table can be made, or none is wanted.
+    That one is wanted and does not fit is said on stderr.
 
     Logits that are computed in bfloat16 are stored in float16, which holds all of their digits. A cell that needs no
     regions uses the table of cells that do, if there is one.
@@ -163,24 +191,37 @@ def open_table_of(
         batch_size: how many images the teacher is run on at a time, which decides its kernels.
         dtype: the type in which the teacher is computed.
         regions: whether the logits of the cells of the 4 x 4 grid are needed too.
+        is_compiled: whether the teacher's pass is compiled, which rounds otherwise.
     """
+    if not is_wanted(feed.device):
+        return None
     look = feed.dataset
     identity: dict[str, object] = {
-        "teacher": _digest(value.cpu().numpy() for value in teacher.state_dict().values()),
-        "images": _digest([cast(Split, look.train).images]),
+        "teacher": digest_of(value.cpu().numpy() for value in teacher.state_dict().values()),
+        "images": digest_of([cast(Split, look.train).images]),
         "look": [look.image_size, look.padding, look.flip, look.mean, look.std],
-        "network": type(teacher).__name__,
-        "computed": [str(dtype), batch_size, str(feed.device), torch.__version__, torch.get_num_threads()],
+        "network": teacher.identity,
+        "code": code_of(teacher),
+        "computed": [str(dtype), batch_size, *computed_on(feed.device)],
     }
+    if is_compiled:
+        identity["compiled"] = True
     kept = torch.float16 if dtype == torch.bfloat16 else torch.float32
-    alone = Shape(len(feed.labels), cast(int, feed.view_count), 1, teacher.classifier.out_features)
+    alone = Shape(len(feed.labels), cast(int, feed.view_count), 1, len(look.classes))
     with_grid = replace(alone, regions=1 + GRID**2)
     if regions:
         return open_table(identity, with_grid, kept)
     return open_table(identity, with_grid, kept, make=False) or open_table(identity, alone, kept)
 
 
-def _digest(arrays: Iterable[np.ndarray]) -> str:
+def code_of(teacher: Network) -> list[str]:
+    """Return fingerprints of the code that computes a teacher's outputs: its network's, and that which feeds it."""
+    ours = {type(part).__module__ for part in teacher.modules() if type(part).__module__.startswith(f"{PACKAGE}.")}
+    return [fingerprint(module) for module in (*sorted(ours), OUTPUTS)]
+
+
+def digest_of(arrays: Iterable[np.ndarray]) -> str:
+    """Compute the SHA-256 of the bytes of arrays, in hexadecimal digits."""
     digest = hashlib.sha256()
     for array in arrays:
         digest.update(np.ascontiguousarray(array).data)
@@ -204,18 +245,20 @@ def open_table(
     if allowed_bytes(SIZE_VARIABLE, LARGEST) == 0:
         return None
     content = {**identity, **asdict(shape), "dtype": str(dtype), "machine": platform.node(), "format": FORMAT}
-    key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:KEY]
-    cache = Path(os.environ.get(FOLDER_VARIABLE) or CACHE)
-    size = shape.table_bytes(dtype)
+    folder = folder_of(content)
+    cache, size = folder.parent, shape.table_bytes(dtype)
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with FileLock(cache / "lock"):
-            if not _is_whole(cache / key, size):
-                if not make or not _make_room(cache, size):
+            if not _is_whole(folder, size):
+                if not make:
                     return None
-                _make(cache / key, content, size)
-            os.utime(cache / key)
-            return TeacherTable(cache / key, shape, dtype)
+                if not make_room(cache, size):
+                    _say_too_large(cache, shape, size)
+                    return None
+                _make(folder, content, size)
+            os.utime(folder)
+            return TeacherTable(folder, shape, dtype)
     except OSError as error:
         if not make:  # the caller asks for another table next
             return None
@@ -227,8 +270,27 @@ def open_table(
         return None
 
 
+@functools.cache
+def _say_too_large(folder: Path, shape: Shape, size: int) -> None:
+    """Say, once in a process, that a table of `size` bytes finds no room."""
+    limit = allowed_bytes(SIZE_VARIABLE, LARGEST)
+    regions = f" of {shape.regions} regions" if shape.regions > 1 else ""
+    print(
+        f"warning: {folder}: the table of the teacher's logits{regions}, of up to {size / 1e9:.3g} GB, finds no room, "
+        f"for {SIZE_VARIABLE} allows {limit / 1e9:g} GB and a tenth of the disk stays free; training goes on, and runs "
+        "the teacher at every step. train.precision: bfloat16 halves a table of float32",
+        file=sys.stderr,
+    )
+
+
+def folder_of(content: dict[str, object]) -> Path:
+    """Return where the table is kept that has this identity."""
+    key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:KEY]
+    return Path(os.environ.get(FOLDER_VARIABLE) or CACHE) / key
+
+
 def tables(cache: Path) -> list[Path]:
-    """List the folders of tables in a folder that may hold other things too."""
+    """List the folders of tables, and of `kdcore.training.kept`, in a folder that may hold other things too."""
     return [
         path for path in cache.iterdir() if re.fullmatch(f"[0-9a-f]{{{KEY}}}", path.name) and (path / ABOUT).is_file()
     ]
@@ -246,13 +308,16 @@ def _make(folder: Path, content: dict[str, object], size: int) -> None:
         write_json(aside / ABOUT, content)
 
 
-def _make_room(cache: Path, needed: int) -> bool:
-    """Remove the tables that were used longest ago until one of `needed` bytes fits; returns whether it fits."""
+def make_room(cache: Path, needed: int) -> bool:
+    """Remove the tables that were used longest ago until one of `needed` bytes fits; returns whether it fits.
+
+    The caller holds the lock of the folder.
+    """
     limit = allowed_bytes(SIZE_VARIABLE, LARGEST)
     oldest = sorted(tables(cache), key=lambda path: path.stat().st_mtime)
     while True:
         disk = shutil.disk_usage(cache)
-        used = sum((path / LOGITS).stat().st_size for path in oldest)
+        used = sum(file.stat().st_size for path in oldest for file in path.iterdir() if file.name != ABOUT)
         if used + needed <= limit and disk.free - needed >= SPARE * disk.total:
             return True
         if not oldest or needed > limit:

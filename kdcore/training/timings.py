@@ -44,13 +44,29 @@ class Timing:
     """How many CPU threads each process used."""
     finished: str
     """The time at which the training ended: UTC, in the format of ISO 8601."""
+    batch_size: int | None = None
+    """Images per step; None in a log of an earlier version."""
+    beside: int = 0
+    """How many other cells the process trained side by side with it: times are then those of the mean cell."""
+
+    @property
+    def step_milliseconds(self) -> float | None:
+        """Milliseconds per step, with the step's share of the evaluations; None where the batch size is not known."""
+        return None if self.batch_size is None else 1000 * self.batch_size / self.images_per_second
 
 
 _TIMING = TypeAdapter(Timing)
 
 
 def record(
-    card_file: Path, out: Path, meta: dict[str, Any], *, epochs: int, seconds: float, images_per_second: float
+    card_file: Path,
+    out: Path,
+    meta: dict[str, Any],
+    *,
+    epochs: int,
+    seconds: float,
+    images_per_second: float,
+    beside: int = 0,
 ) -> None:
     """Append a training to the log; other processes may append at the same time.
 
@@ -61,6 +77,7 @@ def record(
         epochs: how many epochs this process has trained.
         seconds: how many seconds this process took.
         images_per_second: training images per second in this process; the time includes evaluation.
+        beside: how many other cells it trained side by side with this one.
     """
     timing = Timing(
         name=meta["name"],
@@ -74,6 +91,8 @@ def record(
         device=meta["device"],
         threads=meta["threads"],
         finished=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        batch_size=meta["train"]["batch_size"],
+        beside=beside,
     )
     line = f"{json.dumps(asdict(timing))}\n".encode()
     FILE.parent.mkdir(parents=True, exist_ok=True)

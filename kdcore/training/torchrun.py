@@ -95,14 +95,18 @@ def joined() -> Iterator[World]:
 
 
 def check_divisible(card: dict[str, Any]) -> None:
-    """Refuse a cell that several processes cannot train: its loss is not a mean over samples, or its optimiser is dot.
+    """Refuse a cell that several processes cannot train: its loss is not a mean over samples, its optimiser is dot,
+    or it mixes images.
 
     Raises:
-        UserError: names the method or the optimiser that relates the samples of a batch.
+        UserError: names the method, the optimiser or the key that relates the samples of a batch.
     """
     related = [entry.name for entry in catalog.terms(card["method"]) if entry.across == "batch"]
     reasons = [f"method {name} relates the samples of a batch" for name in related]
     if card["train"].get("optimizer") == "dot":
         reasons.append("optimizer dot needs the gradients of each loss")
+    mixed = [key for key in ("mixup", "cutmix") if card["train"].get(key)]
+    if mixed:
+        reasons.append(f"{' and '.join(mixed)} mix{'' if len(mixed) > 1 else 'es'} images of the whole batch")
     if reasons:
         raise UserError(f"{card['name']}: {', and '.join(reasons)}; train it in one process, without torchrun")

@@ -51,6 +51,24 @@ def test_batches_that_were_seen_are_skipped(forty, skip):
         assert all(torch.equal(a, b) for a, b in zip(expected.views, seen.views, strict=True))
 
 
+@pytest.mark.parametrize(
+    ("most", "pixels", "times"), [(1024, 1 << 20, 1), (32, 1 << 20, 2), (1024, 16 * 256, 3), (1, 1, 3)]
+)
+def test_strong_views_of_several_batches_are_distorted_at_once(forty, monkeypatch, most, pixels, times):
+    """With the bits that each batch has by itself, also where an epoch is resumed in the middle of them."""
+    expected = list(Feed(forty, CPU).batches(16, views=2, seed=0, epoch=3))
+    calls, distort = [], feed.apply_strong_views
+    monkeypatch.setattr(feed, "TOGETHER", most)
+    monkeypatch.setattr(feed, "TOGETHER_PIXELS", pixels)
+    monkeypatch.setattr(feed, "apply_strong_views", lambda *given: calls.append(1) or distort(*given))
+    seen = list(Feed(forty, CPU).batches(16, views=2, seed=0, epoch=3))
+    assert len(calls) == times
+    rest = list(Feed(forty, CPU).batches(16, views=2, seed=0, epoch=3, skip=1))
+    for ours, theirs in zip([*seen, *rest], [*expected, *expected[1:]], strict=True):
+        assert torch.equal(ours.index, theirs.index)
+        assert all(torch.equal(a, b) for a, b in zip(ours.views, theirs.views, strict=True))
+
+
 def test_the_strong_view_has_a_crop_of_its_own(forty, monkeypatch):
     """Both views of an image are drawn apart, from the seed and the epoch; other draws are others'."""
     monkeypatch.setattr(feed, "apply_strong_views", lambda images, views: images)
@@ -97,6 +115,23 @@ def test_turned_images_are_pillows():
         assert np.array_equal(turned.permute(1, 2, 0).numpy(), expected)
     strong = epoch_views(3, 2, 40, offsets=1, flip=False, rotation=20.0, strong=True)
     assert not torch.equal(views.angle, strong.angle)
+
+
+@pytest.mark.parametrize(("side", "padding", "flip", "rotation"), [(8, 2, True, 0.0), (12, 0, True, 15.0)])
+def test_unaugmented_training_images_are_seen_as_in_evaluation(side, padding, flip, rotation):
+    looks = {"image_size": 8, "padding": padding, "flip": flip, "rotation": rotation}
+    dataset = resident(side=side, augmented=False, **looks)
+    (expected,) = unaugmented(dataset.train, dataset, CPU)
+    feed = Feed(dataset, CPU)
+    assert feed.view_count == 1
+    for epoch in (1, 2):
+        seen = list(feed.batches(4, views=1, seed=0, epoch=epoch))
+        index = torch.cat([batch.index for batch in seen])
+        assert torch.equal(index, epoch_order(0, epoch, 6))
+        assert torch.equal(torch.cat([batch.views[0] for batch in seen]), expected[index])
+        assert np.concatenate([batch.view_names for batch in seen]).tolist() == index.tolist()
+    assert not torch.equal(next(Feed(resident(side=side, **looks), CPU).batches(6, views=1, seed=0, epoch=1)).views[0],
+                           expected[epoch_order(0, 1, 6)])  # fmt: skip
 
 
 class TestStream:
@@ -179,6 +214,24 @@ class TestStream:
         small = picture.resize((48, 40), Image.Resampling.BILINEAR).crop((6, 2, 41, 37))
         assert plain.shape == (10, 3, 35, 35)
         torch.testing.assert_close(plain[0], torch.from_numpy(np.array(small)).permute(2, 0, 1).float())
+
+    def test_unaugmented_training_images_are_seen_as_in_evaluation(self, split):
+        expected = torch.cat(list(unaugmented(split, self.dataset(split), CPU)))
+        for epoch in (1, 2):
+            seen = self.epoch(split, epoch=epoch, feeder=Feed(self.dataset(split, augmented=False), CPU))
+            index = torch.cat([index for _, index in seen])
+            assert torch.equal(torch.cat([views[0] for views, _ in seen]), expected[index])
+
+    @pytest.mark.parametrize("processes", ["0", "1"])
+    def test_some_of_the_images(self, split, processes, monkeypatch):
+        """The pictures are those of their positions, in training and in evaluation."""
+        monkeypatch.setenv(stream.VARIABLE, processes)
+        chosen = np.array([7, 1, 4])
+        expected = torch.cat(list(unaugmented(split, self.dataset(split), CPU)))[chosen]
+        some = split.take(chosen)
+        assert torch.equal(torch.cat(list(unaugmented(some, self.dataset(some), CPU))), expected)
+        ((views, index),) = self.epoch(some, feeder=Feed(self.dataset(some, augmented=False), CPU))
+        assert torch.equal(views[0], expected[index])
 
     def test_from_bytes_and_from_disk(self, split, tmp_path):
         content = [(split.root / path.as_py()).read_bytes() for path in split.table["path"]]

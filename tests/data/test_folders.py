@@ -7,13 +7,13 @@ from PIL import Image
 
 from kdcore.data import sources, storage
 from kdcore.data.dataset import Encoded
-from kdcore.data.sources import folders, imagenet, splits
+from kdcore.data.sources import contents, folders, imagenet, splits
 from kdcore.data.sources.divided import _divide
 from kdcore.matrix import params
 from kdcore.system.errors import UserError
 from tests.data.own_sets import fetch_own, write_parquet
 from tests.data.test_parquet_files import LFS
-from tests.pictures import encoded, write_tree
+from tests.pictures import encoded, picture, write_tree
 
 CLASSES = ["cat", "dog"]
 NFC, NFD = "caf\u00e9", "cafe\u0301"
@@ -129,6 +129,22 @@ class TestSplitsAsClasses:
         with pytest.raises(UserError, match=r"fold1, fold2 hold no images .* same names \(cat\)"):
             fetch_own(f"folder:{tmp_path}", test_share=0.5)
 
+    @pytest.mark.parametrize("names", [["2019", "2020"], ["fold_1", "fold_2"], ["part-a", "part-b", "part-c"]])
+    def test_share_one_name(self, tmp_path, names):
+        for start, folder in enumerate(names):
+            write_tree(tmp_path / folder, ["cat", f"other{folder}"], 2, start=10 * start)
+        with pytest.raises(UserError, match=rf"{', '.join(names)} hold no images .* same names \(cat\)"):
+            fetch_own(f"folder:{tmp_path}", test_share=0.5)
+
+    def test_share_one_name_and_may_be_classes(self, tmp_path, capsys):
+        for start, folder in enumerate(("amazon", "webcam")):
+            write_tree(tmp_path / folder, ["cat", f"other{start}"], 2, start=10 * start)
+        assert fetch_own(f"folder:{tmp_path}", test_share=0.5).classes == ["amazon", "webcam"]
+        assert capsys.readouterr().err.startswith(
+            f"{tmp_path}: amazon, webcam are taken as classes, though each holds a folder cat; if that is a class, "
+            "they are parts of a split\n"
+        )
+
     def test_beside_classes(self, tmp_path):
         write_tree(tmp_path, ["bird"], 2)
         for folder in ("fold1", "fold2"):
@@ -180,6 +196,21 @@ class TestSplitsAsClasses:
             with pytest.raises(UserError, match="cat, dog hold no images themselves"):
                 fetch_own(f"folder:{tmp_path}", test_share=test_share)
 
+    @pytest.mark.parametrize("inside", ["", "data/", "train/"])
+    @pytest.mark.parametrize("test", ["test", "Val"])
+    @pytest.mark.parametrize("own", [True, False])
+    def test_one_class_that_is_split(self, tmp_path, inside, test, own):
+        root = tmp_path / "train" if inside == "train/" else tmp_path
+        write_tree(root, ["dog", *["cat"] * own], 4)
+        holder = root / f"cat/{inside.removeprefix('train/')}"
+        write_tree(holder, ["train", test], 2, start=10)
+        if inside == "train/":
+            write_tree(tmp_path / "test", CLASSES, 2, start=20)
+        with pytest.raises(
+            UserError, match=rf"{holder}: holds the folders train and {test}, so this class seems to be"
+        ):
+            fetch_own(f"folder:{tmp_path}", test_share=None if inside == "train/" else 0.5)
+
     @pytest.mark.parametrize(("cat", "dog"), [
         (["persian", "siamese"], ["poodle"]), (["persian", "other"], ["poodle", "other"]), (["images"], ["images"]),
         (["a", "b"], []),
@@ -200,6 +231,33 @@ class TestSplitsAsClasses:
         write_tree(tmp_path, ["bus", "train"], 4)
         assert fetch_own(f"folder:{tmp_path}", test_share=0.5).classes == ["bus", "train"]
         assert "train: is taken for a class, though it is called like a split" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("name", [
+        "test_images", "unlabeled", "val2017", "samples", "BACKGROUND_Google", "extra", "unsorted", "Thumbnails",
+        "extra-images",
+    ])  # fmt: skip
+    @pytest.mark.parametrize("inside", ["", "train"])
+    def test_called_like_no_class(self, tmp_path, name, inside, capsys):
+        write_tree(tmp_path / inside, [*CLASSES, name], 4)
+        assert len(fetch_own(f"folder:{tmp_path}", test_share=0.5).classes) == 3
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1
+        assert said.startswith(f"{tmp_path / inside / name}: is taken for a class, though it is called like ")
+        assert said.endswith("; move it away if it is none\n")
+
+    @pytest.mark.parametrize("name", ["background", "sampler", "other", "extravagant", "temple", "new", "valley"])
+    def test_called_like_a_class(self, tmp_path, name, capsys):
+        write_tree(tmp_path, [*CLASSES, name], 4)
+        fetch_own(f"folder:{tmp_path}", test_share=0.5)
+        assert capsys.readouterr().err == ""
+
+    @pytest.mark.parametrize("inside", ["cat", "Cat", "data/cat", "cat/2019", "birds/../cat"])
+    def test_a_folder_called_like_a_class_beside(self, tmp_path, inside):
+        write_tree(tmp_path, CLASSES, 4)
+        path = tmp_path / "new" / inside
+        write_tree(path.parent, [path.name], 2, start=10)
+        with pytest.raises(UserError, match=r"new: holds no images itself but folders that are called like .* \(cat\)"):
+            fetch_own(f"folder:{tmp_path}", test_share=0.5)
 
     def test_images_beside_folders_of_the_same_names(self, tmp_path, capsys):
         for start, name in enumerate(CLASSES):
@@ -479,11 +537,123 @@ class TestMasks:
         assert fetch_own(f"folder:{tmp_path}", test_share=0.5).classes == sorted(names)
 
     @pytest.mark.parametrize(("ending", "is_said"), [
-        ("_mask", True), ("-Mask_1", True), ("_masks", True), ("_gt", True), ("_masked", False), ("_1", False),
+        ("_mask", True), ("-Mask_1", True), ("_masks", True), ("_gt", True), ("_thumb", True),
+        ("_masked", False), ("_1", False),
     ])  # fmt: skip
     def test_beside_images(self, tmp_path, ending, is_said, capsys):
         write_tree(tmp_path, CLASSES, 4)
         for number in range(4):
             (tmp_path / f"cat/cat_{number}{ending}.png").write_bytes(encoded(5, number, form="PNG"))
-        fetch_own(f"folder:{tmp_path}", test_share=0.25)
-        assert ("images are called like masks of others" in capsys.readouterr().err) == is_said
+        fetch_own(f"folder:{tmp_path}", test_share=0.25)  # an image and its mask may be in different splits
+        assert ("4 images are called like masks or previews of others" in capsys.readouterr().err) == is_said
+
+
+class TestImagesTwice:
+    @pytest.mark.parametrize("kind", ["image", "folder"])
+    @pytest.mark.parametrize("split", ["train", "test"])
+    def test_through_links_in_one_class(self, tmp_path, kind, split):
+        for start, folder in enumerate(("train", "test")):
+            write_tree(tmp_path / folder, CLASSES, 4, start=10 * start)
+        folder = tmp_path / split / "cat"
+        if kind == "folder":
+            write_tree(folder, ["one"], 2, start=50)
+            (folder / "two").symlink_to("one")
+        else:
+            for path in sorted(folder.iterdir())[:2]:
+                path.with_name(f"again_{path.name}").symlink_to(path.name)
+        with pytest.raises(UserError, match="of the same class, through a link; 2 images would count twice; remove"):
+            fetch_own(f"folder:{tmp_path}")
+
+    def test_links_to_a_store(self, tmp_path, capsys):
+        """As git-annex and DVC keep equal images; copies would be said, and so are they."""
+        for start, folder in enumerate(("train", "test")):
+            write_tree(tmp_path / folder, CLASSES, 2, start=10 * start)
+        write_tree(tmp_path / ".store", ["cat"], 1, start=50)
+        for path in (tmp_path / "train/cat").iterdir():
+            path.unlink()
+            path.symlink_to("../../.store/cat/cat_50.jpg")
+        fetch_own(f"folder:{tmp_path}")
+        assert "1 of 4 training images are equal to earlier ones" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("augmentation", [None, "random_resized_crop"])
+    @pytest.mark.parametrize(("copied", "message"), [
+        (4, "all 4 test images are training images too"), (3, "3 of 4 test images are training images too"), (1, None),
+    ])  # fmt: skip
+    def test_a_copy_of_the_training_images(self, tmp_path, copied, message, augmentation, capsys):
+        write_tree(tmp_path / "train", CLASSES, 4)
+        write_tree(tmp_path / "test", CLASSES, 2, start=50)
+        others = sorted((tmp_path / "train").rglob("*.jpg"))
+        for path, other in zip(sorted((tmp_path / "test").rglob("*.jpg"))[:copied], others, strict=False):
+            path.write_bytes(other.read_bytes())
+        if message:
+            with pytest.raises(UserError, match=message):
+                fetch_own(f"folder:{tmp_path}", augmentation=augmentation)
+        else:
+            fetch_own(f"folder:{tmp_path}", augmentation=augmentation)
+            assert "1 of 4 test images are equal to training images\n" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("augmentation", [None, "random_resized_crop"])
+    @pytest.mark.parametrize("split", ["train", "test"])
+    def test_one_class_twice(self, tmp_path, split, augmentation, capsys):
+        for start, folder in enumerate(("train", "test")):
+            write_tree(tmp_path / folder, ["bird", "cat", "dog"], 4, start=10 * start)
+        for path in sorted((tmp_path / split / "cat").iterdir()):
+            path.with_stem(f"{path.stem}_copy").write_bytes(path.read_bytes())
+        fetch_own(f"folder:{tmp_path}", augmentation=augmentation)
+        which = {"train": "training", "test": "test"}[split]
+        assert capsys.readouterr().err == (
+            f"data.source folder:{tmp_path}: 4 of 16 {which} images are equal to earlier ones, at least half in 1 of 3 "
+            "classes; are two versions of the data set in one place?\n"
+        )
+
+    def test_in_two_classes_of_the_test(self, tmp_path, capsys):
+        for start, folder in enumerate(("train", "test")):
+            write_tree(tmp_path / folder, CLASSES, 4, start=10 * start)
+        (tmp_path / "test/dog/cat.jpg").write_bytes((tmp_path / "test/cat/cat_10.jpg").read_bytes())
+        (tmp_path / "test/dog/cat_2.jpg").write_bytes((tmp_path / "train/cat/cat_0.jpg").read_bytes())
+        fetch_own(f"folder:{tmp_path}")
+        said = capsys.readouterr().err
+        assert "1 of 10 test images are equal to one of another class" in said
+        assert "1 of 10 test images are equal to training images, 1 of them of another class" in said
+
+    @pytest.mark.parametrize("augmentation", [None, "random_resized_crop"])
+    def test_one_test_image_all_over(self, tmp_path, augmentation):
+        write_tree(tmp_path / "train", CLASSES, 4)
+        write_tree(tmp_path / "test", CLASSES, 2)
+        for path in (tmp_path / "test").rglob("*.jpg"):
+            path.write_bytes(encoded(0, 50))
+        with pytest.raises(UserError, match="all 4 test images are one and the same, so they carry nothing"):
+            fetch_own(f"folder:{tmp_path}", augmentation=augmentation)
+
+    def test_files_that_differ_outside_of_the_piece(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(contents, "PIECE", 2)
+        for name, content in {"a": b"1234567", "b": b"0234567", "c": b"0234567", "d": b"123"}.items():
+            (tmp_path / name).write_bytes(content)
+        (a, b), (c, d) = contents.keys_of([tmp_path / "a", tmp_path / "b"], [tmp_path / "c", tmp_path / "d"])
+        assert (b == c, len({a, b, c, d})) == (True, 3)
+
+    def test_of_a_known_set(self, tmp_path):
+        for folder in ("train", "val"):
+            write_tree(tmp_path / folder, CLASSES, 2)
+        with pytest.raises(UserError, match="all 4 test images are training images too"):
+            imagenet.fetch(source=str(tmp_path), subset=True)
+
+    @pytest.mark.parametrize("augmentation", [None, "random_resized_crop"])
+    def test_a_few(self, tmp_path, augmentation, capsys):
+        """As where one part of several was fetched in place of another."""
+        for start, folder in enumerate(("train", "test")):
+            write_tree(tmp_path / folder, CLASSES, 4, start=10 * start)
+        (tmp_path / "train/cat/again.jpg").write_bytes((tmp_path / "train/cat/cat_0.jpg").read_bytes())
+        fetch_own(f"folder:{tmp_path}", augmentation=augmentation)
+        assert capsys.readouterr().err == (
+            f"data.source folder:{tmp_path}: 1 of 9 training images are equal to earlier ones\n"
+        )
+
+    def test_in_two_formats(self, tmp_path, capsys):
+        """Copies, or masks as in Pascal VOC: pixels differ, but not names."""
+        write_tree(tmp_path, CLASSES, 4)
+        for number in range(3):
+            picture(0, number).save(tmp_path / f"cat/cat_{number}.png")
+        fetch_own(f"folder:{tmp_path}", test_share=0.5)
+        said = capsys.readouterr().err
+        assert f"3 images have the names of others with another suffix, such as {tmp_path}/cat/cat_" in said

@@ -39,13 +39,15 @@ class TestWhole:
         (["train/0000", "train/0002"], "0001.parquet"),
         (["train/0003"], "0000.parquet, 0001.parquet, 0002.parquet"),
         (["train/part-00000-x.snappy", "train/part-00002-x.snappy"], "part-00001-x.snappy.parquet"),
+        (["train-3"], "train-0.parquet, train-1.parquet, train-2.parquet"), (["train.part2"], "train.part0.parquet"),
+        (["train/9"], "0.parquet, 1.parquet"), (["train-999"], "train-000.parquet"),
         (["train-00000-OF-00002"], "train-00001-OF-00002.parquet"), (["train-0_of_2"], "train-1_of_2.parquet"),
         (["train-0of2"], "train-1of2.parquet"), (["train.part0of3", "train.part1of3"], "train.part2of3.parquet"),
         (["data/train-00000-of-00009"], "train-00005-of-00009.parquet \\.\\.\\.; get the missing ones"),
     ])  # fmt: skip
     def test_a_part_is_missing(self, tmp_path, names, missing):
         write(tmp_path, *names, f"{names[0].split('train')[0]}test-0")
-        with pytest.raises(UserError, match=rf"of \d parts, without .*{missing}"):
+        with pytest.raises(UserError, match=rf"of \d+ parts, without .*{missing}"):
             fetch_own(f"parquet:{tmp_path}")
 
     def test_the_same_name_in_capitals(self, tmp_path):
@@ -87,6 +89,22 @@ class TestWhole:
         write(tmp_path, name, "test")
         assert count(tmp_path) == (2, 2)
 
+    @pytest.mark.parametrize(("names", "missing"), [
+        (["train-0", "test-1"], "test-0"), (["train-1", "test-0"], "train-0"),
+        (["train-0", "train-1", "test-1"], "test-0"),
+    ])  # fmt: skip
+    def test_the_other_split_is_counted_from_0(self, tmp_path, names, missing):
+        write(tmp_path, *names)
+        with pytest.raises(
+            UserError, match=rf"-1\.parquet: is alone, and .*-0\.parquet is counted from 0; get {missing}"
+        ):
+            fetch_own(f"parquet:{tmp_path}")
+
+    @pytest.mark.parametrize("names", [["train-1", "test-1"], ["train-1", "test"], ["train-0", "test-0"]])
+    def test_lone_numbers(self, tmp_path, names):
+        write(tmp_path, *names)
+        assert count(tmp_path) == (2, 2)
+
     def test_too_many(self, tmp_path):
         write(tmp_path, "train-0-of-2", "train-1-of-2", "train-2-of-2", "train-5-of-2", "test")
         with pytest.raises(UserError, match=r"train-5-of-2\.parquet is beyond the last of 2 parts"):
@@ -97,11 +115,37 @@ class TestWhole:
         with pytest.raises(UserError, match=r"train-0-of-2\.parquet.*are the same part"):
             fetch_own(f"parquet:{tmp_path}")
 
-    @pytest.mark.parametrize("name", ["train-1.parquet.part", "train-1.parquet.crdownload", "train/x.parquet.gz"])
+    @pytest.mark.parametrize("name", [
+        "train-1.parquet.part", "train-1.parquet.crdownload", "train/x.parquet.gz", "train-1.parquet.filepart",
+        "train-1.PARQUET.XZ", "train-1.parquet.part2", "train-1.parquet.tar.gz", "train-0.parquet.aria2",
+        "test-1.parquet.tmp-1234",
+    ])  # fmt: skip
     def test_an_unfinished_download(self, tmp_path, name):
         write(tmp_path, "train/0" if "/" in name else "train-0", "test")
         (tmp_path / name).write_bytes(b"PAR1")
         with pytest.raises(UserError, match=rf"{name}: is an unfinished download, or packed; finish or unpack it"):
+            fetch_own(f"parquet:{tmp_path}")
+
+    @pytest.mark.parametrize("name", [
+        "train-1.parquet.bak", "train-1.parquet.dvc", "train-1.parquet~", "train-1.parquet (1)", "train/1.parquet.old",
+    ])  # fmt: skip
+    def test_what_stands_for_a_part(self, tmp_path, name):
+        write(tmp_path, "train/0" if "/" in name else "train-0", "test")
+        (tmp_path / name).write_bytes(b"PAR1")
+        with pytest.raises(UserError, match=r"1\.parquet.*: stands for .*1\.parquet, which is not there; get that one"):
+            fetch_own(f"parquet:{tmp_path}")
+
+    @pytest.mark.parametrize("name", ["train-0.parquet.bak", "test.parquet.dvc", "train-0.parquet~", "x.parquet.bak"])
+    def test_what_stands_beside_a_part(self, tmp_path, name):
+        write(tmp_path, "train-0", "test")
+        (tmp_path / name).write_bytes(b"PAR1")
+        assert count(tmp_path) == (2, 2)
+
+    @pytest.mark.parametrize("name", ["train-1.parq", "train-1.PQ", "test/1.pqt"])
+    def test_another_suffix(self, tmp_path, name):
+        write(tmp_path, "train-0", "test/0" if "/" in name else "test")
+        (tmp_path / name).write_bytes(b"PAR1")
+        with pytest.raises(UserError, match=rf"{name}: may be a part, but ends in .*; rename it to \.parquet"):
             fetch_own(f"parquet:{tmp_path}")
 
     def test_another_archive(self, tmp_path):
@@ -336,7 +380,7 @@ class TestContents:
         assert count(tmp_path) == (4, 2)
         said = capsys.readouterr().err
         assert "1 of 2 test images are equal to training images\n" in said
-        assert "2 of 4 training images are equal to earlier ones; are two versions of the data set" in said
+        assert "2 of 4 training images are equal to earlier ones, at least half in 2 of 2 classes; are two" in said
         assert "another class" not in said
 
     def test_one_image_in_two_classes(self, tmp_path, capsys):
@@ -393,6 +437,12 @@ class TestColumns:
     def test_are_unclear(self, folder, columns, message):
         with pytest.raises(UserError, match=message):
             fetch_own(f"parquet:{folder}", **columns)
+
+    def test_in_capitals(self, tmp_path):
+        """`class` alone would be taken, and `Label` left out in silence."""
+        write_parquet(tmp_path / "train.parquet", columns={"image": [encoded(0, 0)], "Label": [0], "class": [1]})
+        with pytest.raises(UserError, match=r"labels may be in Label or class: set data\.label_column to one of them"):
+            fetch_own(f"parquet:{tmp_path}")
 
     def test_of_a_known_set(self, tmp_path, monkeypatch):
         monkeypatch.setattr(cifar100, "COUNTS", {"train": 100, "test": 100})

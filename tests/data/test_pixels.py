@@ -1,7 +1,9 @@
 """Images that would carry nothing, or less than a user may think: 16-bit greys, transparency, one colour."""
 
 import io
+import re
 import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -53,10 +55,27 @@ class TestSixteenBits:
     def test_a_small_part_of_the_range_is_said(self, tmp_path, capsys):
         source = write(tmp_path, grey(4095))
         assert fetch_own(source, test_share=0.5).train.images.max() == 15
-        assert capsys.readouterr().err == (
-            f"data.source {source}: 4 of 4 16-bit training images use a small part of their range, values up to 4095 "
+        assert capsys.readouterr().err == "".join(
+            f"data.source {source}: 4 of 4 16-bit {which} images use a small part of their range, values up to 4095 "
             "of 65535, so they become dark, 0 to 15 of 255; set data.scale_16bit: largest, or the value that is white, "
             "such as 4095; colours must be converted to 8 bits instead\n"
+            for which in ("training", "test")
+        )
+
+    def test_a_small_part_in_the_test_alone(self, tmp_path, capsys):
+        write(tmp_path / "train", grey(65535))
+        write(tmp_path / "test", lambda number: grey(4095)(50 + number))
+        fetch_own(f"folder:{tmp_path}")
+        said = capsys.readouterr().err
+        assert "8 of 8 16-bit test images use a small part of their range, values up to 4095" in said
+        assert "training" not in said
+
+    def test_white_far_above_the_values(self, tmp_path, capsys):
+        """Such as one hot pixel with `largest`."""
+        write(tmp_path, lambda number: grey(65535 if number == 1 else 2000)(number), 10)
+        fetch_own(f"folder:{tmp_path}", test_share=0.2, scale_16bit=65535)
+        assert "16-bit training images use a small part of their range, values up to 2000 of 65535" in (
+            capsys.readouterr().err
         )
 
     def test_the_whole_range_says_nothing(self, tmp_path, capsys):
@@ -82,6 +101,14 @@ class TestSixteenBits:
         other = fetch_own(f"folder:{tmp_path}", scale_16bit=1000)
         assert np.array_equal(dataset.test.images, other.test.images)
 
+    @pytest.mark.parametrize("white", ["largest", 1000])
+    def test_test_images_above_white_are_said(self, tmp_path, white, capsys):
+        write(tmp_path / "train", grey(1000))
+        write(tmp_path / "test", lambda number: grey(2000)(50 + number))
+        fetch_own(f"folder:{tmp_path}", scale_16bit=white)
+        said = rf"data.source folder:{tmp_path}: 8 of 8 16-bit test images have values above 1000, which become white, "
+        assert re.fullmatch(said + r"(49|50)\.\d% of all values\n", capsys.readouterr().err)
+
     def test_values_above_white_are_said(self, tmp_path, capsys):
         source = write(tmp_path, grey(4095))
         fetch_own(source, test_share=0.5, scale_16bit=1000)
@@ -101,8 +128,6 @@ class TestSixteenBits:
 
     def test_colours(self, tmp_path, monkeypatch, capsys):
         """Pillow reads them with 8 bits."""
-        import struct
-        import zlib
 
         def chunk(kind, content):
             return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
@@ -208,8 +233,7 @@ class TestOneColour:
     def test_a_deviation_is_what_it_is(self):
         images = np.zeros((2, 4, 4, 3), np.uint8)
         images[1] = 255
-        mean, std, plain = contents.statistics(images)
-        assert (mean, std, plain) == ((0.5,) * 3, (0.5,) * 3, 2)
+        assert contents.statistics(images) == ((0.5,) * 3, (0.5,) * 3)
         assert contents.statistics(np.zeros((2, 4, 4, 3), np.uint8))[1] == (0, 0, 0)
 
 
@@ -220,11 +244,38 @@ def test_the_test_images_too(tmp_path):
         fetch_own(f"folder:{tmp_path}")
 
 
+class TestTheTestSplit:
+    """It is judged as the training images are."""
+
+    def test_some_of_one_colour(self, tmp_path, capsys):
+        write(tmp_path / "train", lambda number: picture(1, number, (16, 16)))
+        write(tmp_path / "test", lambda number: Image.new("RGB", (16, 16), (number, 0, 0)))
+        fetch_own(f"folder:{tmp_path}")
+        assert capsys.readouterr().err == f"data.source folder:{tmp_path}: 8 of 8 test images are of one colour each\n"
+
+    @pytest.mark.parametrize("changes", [{}, {"scale_16bit": 65535}, {"augmentation": "random_resized_crop"}])
+    def test_16_bits_in_the_training_alone(self, tmp_path, changes, capsys):
+        write(tmp_path / "train", grey(65535))
+        write(tmp_path / "test", lambda number: picture(1, 50 + number, (16, 16)))
+        fetch_own(f"folder:{tmp_path}", **changes)
+        said = capsys.readouterr().err
+        assert "training images, but no test image, have 16 bits" in said
+        assert said.endswith("have 16 bits\n") == ("scale_16bit" in changes)
+
+    def test_where_both_have_some(self, tmp_path, capsys):
+        for start, split in enumerate(("train", "test")):
+            write(tmp_path / split, lambda number, start=start: drawing(number + 3 * start, below=(9, 255, 99)))
+        fetch_own(f"folder:{tmp_path}")
+        said = capsys.readouterr().err
+        for which in ("training", "test"):
+            assert f"8 of 8 {which} images are partly transparent; transparency is dropped" in said
+
+
 class TestStreams:
     """Images that are decoded as they are needed: some of each class are looked at beforehand."""
 
     @pytest.mark.parametrize(("make", "message"), [
-        (grey(200), r"of 6 images looked at: all 6 training images are of one colour, \(0, 0, 0\)"),
+        (grey(200), r"of 6 training and \d test images looked at: all 6 training images are of one colour, \(0"),
         (drawing, r"is of one colour without its transparency"),
     ])  # fmt: skip
     def test_what_carries_nothing(self, tmp_path, make, message):
@@ -236,7 +287,10 @@ class TestStreams:
     def test_what_is_said(self, tmp_path, capsys):
         write(tmp_path, grey(4095), 8)
         fetch_own(f"folder:{tmp_path}", test_share=0.5, augmentation="random_resized_crop")
-        assert "of 6 images looked at: 6 of 6 16-bit training images use a small part" in capsys.readouterr().err
+        assert (
+            "of 6 training and 6 test images looked at: 6 of 6 16-bit training images use a small part"
+            in capsys.readouterr().err
+        )
 
 
 def test_a_16_bit_grey_with_a_transparent_value(tmp_path):
@@ -247,6 +301,57 @@ def test_a_16_bit_grey_with_a_transparent_value(tmp_path):
     read = pixels.reader(None, "white")
     assert np.array_equal(np.asarray(read(buffer.getvalue()))[..., 0], np.asarray(image) >> 8)
     assert read.looks == [pixels.Look(largest=65535)]
+
+
+def png(values, bits, colour_type, clear):
+    """The content of a PNG with a transparent value; Pillow cannot write all kinds that it reads."""
+
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    height, width = values.shape[:2]
+    if bits < 8:
+        digits = ["".join(f"{value:0{bits}b}" for value in row) for row in values]
+        rows = [int(row, 2).to_bytes(width * bits // 8, "big") for row in digits]
+    else:
+        rows = [row.astype(">u2" if bits == 16 else "u1").tobytes() for row in values]
+    header = struct.pack(">IIBBBBB", width, height, bits, colour_type, 0, 0, 0)
+    parts = [(b"IHDR", header), (b"tRNS", np.asarray(clear).astype(">u2").tobytes())]
+    parts += [(b"IDAT", zlib.compress(b"".join(b"\0" + row for row in rows))), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
+
+
+class TestATransparentValue:
+    """PNG names it as the file has the pixels, whatever Pillow makes of them."""
+
+    @pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
+    def test_of_greys(self, bits):
+        values = np.arange(64).reshape(8, 8) * (1031 if bits == 16 else 1) % 2**bits
+        content = png(values, bits, 0, values[0, 1])
+        read, plain = pixels.reader(None, [9, 8, 7]), pixels.reader(None, None)
+        shown = np.asarray(read(content))
+        is_clear = values == values[0, 1]
+        assert 0 < is_clear.sum() < 64
+        assert (shown[is_clear] == (9, 8, 7)).all()
+        assert (shown[~is_clear] == np.asarray(plain(content))[~is_clear]).all()
+        assert [look.is_transparent for look in read.looks + plain.looks] == [True, True]
+
+    def test_of_greys_that_are_scaled(self):
+        values = np.arange(64).reshape(8, 8)
+        shown = np.asarray(pixels.reader((0, 63), "white")(png(values, 16, 0, values[7, 0])))
+        assert shown[7, 0].tolist() == [255] * 3
+        assert shown[7, 1].tolist() == [231] * 3
+
+    def test_of_colours(self):
+        values = np.random.default_rng(0).integers(0, 65536, (8, 8, 3))
+        content = png(values, 16, 2, values[2, 3])
+        plain = pixels.reader(None, None)
+        plain(content)
+        assert plain.looks[0].is_transparent
+        with pytest.raises(pixels.BlankError, match="has 16-bit colours of which one is transparent; convert it"):
+            pixels.reader(None, "white")(content)
+        pixels.reader(None, "white")(png(values, 16, 2, values[2, 3] ^ 255 << 8))
+        assert pixels.reader(None, "white")(png(values >> 8, 8, 2, values[2, 3] >> 8)).getpixel((3, 2)) == (255,) * 3
 
 
 @pytest.mark.parametrize("exif", [b"II*\0\xff\xff\xff\xff", b"garbage", b"", b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03"])
@@ -269,8 +374,51 @@ def test_images_that_should_be_turned(tmp_path, capsys):
         picture(1, len(name) + ord(name[0])).save(tmp_path / name / "turned_2.jpg", exif=exif)
     dataset = fetch_own(f"folder:{tmp_path}", test_share=0.1)
     said = capsys.readouterr().err
-    assert (
-        f"of {len(dataset.train.labels)} training images should be turned, as their EXIF says, which is ignored" in said
+    assert f"of {len(dataset.train.labels)} training images, but no test image, should be turned, as their EXIF" in said
+
+
+@pytest.mark.parametrize("augmentation", [None, "random_resized_crop"])
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_8_bits_of_a_small_range(tmp_path, split, augmentation, capsys):
+    """As where values from 0 to 1 were saved, or masks."""
+    for start, folder in enumerate(("train", "test")):
+        factor = 1 if folder == split else 255
+
+        def make(number, start=start, factor=factor):
+            values = np.random.default_rng(number + 50 * start).integers(0, 2, (16, 16)).astype(np.uint8)
+            return Image.fromarray(factor * values)
+
+        write(tmp_path / folder, make, 3)
+    fetch_own(f"folder:{tmp_path}", augmentation=augmentation)
+    said = capsys.readouterr().err
+    which = {"train": "training", "test": "test"}[split]
+    assert f"6 of 6 {which} images have no value above 63 of 255; are they masks" in said
+    assert said.count("\n") == 1
+
+
+def test_tiffs_are_turned():
+    """By Pillow, so that there is nothing to say."""
+    buffer = io.BytesIO()
+    picture(0, 0).save(buffer, "TIFF", tiffinfo={274: 6})
+    read = pixels.reader(None, None)
+    assert np.array_equal(read(buffer.getvalue()), np.rot90(picture(0, 0), -1))
+    assert read.looks == [pixels.Look()]
+
+
+def test_channels_beyond_colours(tmp_path, capsys):
+    """As of satellites: near infrared would be left out."""
+    for start, name in enumerate(CLASSES):
+        (tmp_path / name).mkdir()
+        for number in range(4):
+            parts = (*picture(start, number).split(), picture(5, number).getchannel(0))
+            Image.frombytes("RGBX", (48, 40), Image.merge("RGBA", parts).tobytes()).save(
+                tmp_path / name / f"{number}.tif"
+            )
+    fetch_own(f"folder:{tmp_path}", test_share=0.5)
+    assert capsys.readouterr().err == "".join(
+        f"data.source folder:{tmp_path}: 4 of 4 {which} images have channels beyond red, green and blue, which are "
+        "left out\n"
+        for which in ("training", "test")
     )
 
 

@@ -167,6 +167,33 @@ class TestCub200:
         with pytest.raises(UserError, match="holds no folder CUB_200_2011"):
             cub200.fetch(source=str(tmp_path), subset=True)
 
+    @pytest.mark.parametrize(("file", "line", "name"), [
+        ("classes.txt", "3 004.Bird_3", "'3'"), ("classes.txt", "4 001.Bird_0", "'001.Bird_0'"),
+        ("images.txt", "3 001.Bird_0/x.jpg", "'3'"), ("images.txt", "13 001.Bird_0/001.Bird_0_0.jpg", "'001.Bird_0/"),
+        ("image_class_labels.txt", "12 1", "'12'"), ("train_test_split.txt", "12 1", "'12'"),
+    ])  # fmt: skip
+    def test_entries_that_occur_twice(self, tmp_path, file, line, name):
+        path = write_cub(tmp_path) / file
+        path.write_text(f"{path.read_text()}{line}\n")
+        with pytest.raises(UserError, match=rf"{file}: 1 entries occur more than once, such as {name}"):
+            cub200.fetch(source=str(tmp_path), subset=True)
+
+    def test_what_is_not_listed_is_said(self, tmp_path, capsys):
+        folder = write_cub(tmp_path)
+        (folder / "classes.txt").write_text("1 a\n2 b\n3 c\n4 d\n")
+        (folder / "images.txt").write_text("\n".join((folder / "images.txt").read_text().splitlines()[:8]))
+        cub200.fetch(source=str(tmp_path), subset=True)
+        said = capsys.readouterr().err
+        assert "images.txt: does not list 4 images, such as " in said
+        assert "2 of 4 classes have no images" in said
+
+    def test_contents_of_the_test(self, tmp_path):
+        folder = write_cub(tmp_path)
+        for name in ("001.Bird_0", "002.Bird_1", "003.Bird_2"):
+            picture(0, 0).save(folder / f"images/{name}/{name}_3.jpg")
+        with pytest.raises(UserError, match="all 3 test images are"):
+            cub200.fetch(source=str(tmp_path), subset=True)
+
 
 class TestTinyImagenet:
     def test_published_layout(self, tmp_path):
@@ -185,7 +212,7 @@ class TestTinyImagenet:
         for path in (folder / "val" / "images").iterdir():
             path.unlink()
         (folder / "val" / "images").rmdir()
-        write_tree(folder / "val", WNIDS, 2, size=(64, 64))
+        write_tree(folder / "val", WNIDS, 2, size=(64, 64), start=50)
         assert tiny_imagenet.fetch(source=str(folder), subset=True).test.labels.tolist() == [0, 0, 1, 1, 2, 2]
 
     def test_only_the_whole(self, tmp_path):
@@ -212,6 +239,36 @@ class TestTinyImagenet:
     def test_broken_annotations(self, tmp_path, content, message):
         folder = write_tiny(tmp_path)
         (folder / "val/val_annotations.txt").write_bytes(content)
+        with pytest.raises(UserError, match=message):
+            tiny_imagenet.fetch(source=str(folder), subset=True)
+
+    def test_an_entry_twice(self, tmp_path):
+        folder = write_tiny(tmp_path)
+        with (folder / "val/val_annotations.txt").open("a") as file:
+            file.write(f"val_0.JPEG\t{WNIDS[2]}\n")
+        with pytest.raises(
+            UserError, match=r"val_annotations\.txt: 1 entries occur more than once, such as 'val_0\.JP"
+        ):
+            tiny_imagenet.fetch(source=str(folder), subset=True)
+
+    def test_what_is_not_listed_is_said(self, tmp_path, capsys):
+        folder = write_tiny(tmp_path)
+        (folder / "val/images/val_9.JPEG").write_bytes(encoded(0, 9, (64, 64)))
+        assert len(tiny_imagenet.fetch(source=str(folder), subset=True).test.labels) == 6
+        assert "val_annotations.txt: does not list 1 images, such as " in capsys.readouterr().err
+
+    @pytest.mark.parametrize(("kind", "message"), [
+        ("black", r"all 6 test images are of one colour, \(0"), ("train", "all 6 test images are training images"),
+    ])  # fmt: skip
+    def test_contents_of_the_validation(self, tmp_path, kind, message):
+        folder = write_tiny(tmp_path)
+        for number, path in enumerate(sorted((folder / "val/images").iterdir())):
+            wnid = WNIDS[number % 3]
+            train = folder / f"train/{wnid}/images/images_{number % 4}.JPEG"
+            if kind == "black":
+                Image.new("RGB", (64, 64)).save(path)
+            else:
+                path.write_bytes(train.read_bytes())
         with pytest.raises(UserError, match=message):
             tiny_imagenet.fetch(source=str(folder), subset=True)
 

@@ -66,7 +66,7 @@ def test_one_card_per_cell_and_stage():
 
 def test_sources_of_a_cells_values():
     after = cards(methods_config={"kd": {"temperature": 3}})
-    name = "resnet20-resnet8-kd-1-False-0"
+    name = "resnet20-resnet8-kd-1-False-base-0"
     sources = after[f"sources/{name}"]
     assert {key: found["value"] for key, found in sources.items()} == after[f"train/{name}"]["recipe"]
     assert sources["temperature"] == {"value": 3, "source": "params.yaml"}
@@ -74,8 +74,10 @@ def test_sources_of_a_cells_values():
 
 
 def test_plan_does_not_import_torch(python):
+    """With the project's own params.yaml it may: it then looks at the networks, once the data set is stored."""
     python(
-        "import sys; from stages import plan; plan.main('--check', 'params.yaml'); assert 'torch' not in sys.modules"
+        "import sys; from stages import plan; plan.main('--check', 'presets/quick.yaml'); "
+        "assert 'torch' not in sys.modules"
     )
 
 
@@ -86,6 +88,7 @@ EDITS = {
     "a message in errors": ("system/errors.py", "Did you mean", "Perhaps you mean", set()),
     "the storage of data sets": ("data/storage.py", "FORMAT = 2", "FORMAT = 3", set()),
     "a reader of checkpoints": ("checkpoints.py", "import torch\n", "import torch\n\nX = 1\n", set()),
+    "a warning that nothing can be compiled": ("training/compiler.py", "; trains without", "; goes on", set()),
     "the progress bar": ("training/live.py", "bar_width=20", "bar_width=30", set()),
     "a download": ("fetch/download.py", "from pathlib import Path\n", "from pathlib import Path\nX = 1\n", set()),
     "the state to resume from": ("training/state.py", 'b"2 "', 'b"3 "', set()),
@@ -151,7 +154,7 @@ class TestEdits:
 
     def test_teacher_of_the_student_trained_alone(self, sources):
         edit(sources / "kdcore/networks/resnet.py", '"resnet20": {"depth": 20}', '"resnet20": {"depth": 26}')
-        assert "baseline/resnet20-resnet8-vanilla-0" not in changed(shipped(), cards(sources))
+        assert "baseline/resnet20-resnet8-vanilla-base-0" not in changed(shipped(), cards(sources))
 
     def test_new_method(self, sources):
         (sources / "kdcore/methods/new.py").write_text('KIND = "logit"\nPARAMETERS = {}\n')
@@ -265,8 +268,8 @@ class TestParams:
         assert changed(whole, made([11 / 18, 0.77, 0.89], of_teachers=[0.625, 0.75, 0.875])) == set()
         long = [{"methods": ["dkd"], "epochs": 60}, {"methods": ["kd"], "milestones": [0.5]}]
         other = made([0.625, 0.75, 0.875], of_teachers=[0.7], epochs=40, exceptions=long)
-        of = {name: other[f"baseline/resnet20-resnet8-{name}-0"]["train"] for name in ("vanilla",)}
-        of |= {name: other[f"train/resnet20-resnet8-{name}-1-False-0"]["train"] for name in ("kd", "dkd")}
+        of = {name: other[f"baseline/resnet20-resnet8-{name}-base-0"]["train"] for name in ("vanilla",)}
+        of |= {name: other[f"train/resnet20-resnet8-{name}-1-False-base-0"]["train"] for name in ("kd", "dkd")}
         of["teacher"] = other["teacher/resnet20"]["train"]
         assert {name: settings["milestones"] for name, settings in of.items()} == {
             "vanilla": [25, 30, 35],
@@ -378,24 +381,24 @@ class TestNamedTeachers:
         assert smooth == {**plain, "name": "resnet20_smooth"}
 
     def test_a_cell_differs_in_its_pair_alone(self, made):
-        plain, smooth = (made[f"train/{pair}-kd-1-False-0"] for pair in self.PAIRS)
+        plain, smooth = (made[f"train/{pair}-kd-1-False-base-0"] for pair in self.PAIRS)
         assert smooth["teacher"] == plain["teacher"] == "resnet20"
-        assert smooth == {**plain, "pair": self.PAIRS[1], "name": f"{self.PAIRS[1]}-kd-1-False-0"}
+        assert smooth == {**plain, "pair": self.PAIRS[1], "name": f"{self.PAIRS[1]}-kd-1-False-base-0"}
 
     def test_recipes_are_those_of_the_pair_of_networks(self):
         pairs, teachers = ["resnet56-resnet20", "mine-resnet20"], {"resnet56": TRAINED}
         teachers["mine"] = {**TRAINED, "network": "resnet56"}
         made = cards(teachers=teachers, pairs=pairs, methods=["dkd"], data=CIFAR)
-        plain, mine = (made[f"train/{pair}-dkd-1-True-0"]["recipe"] for pair in pairs)
+        plain, mine = (made[f"train/{pair}-dkd-1-True-base-0"]["recipe"] for pair in pairs)
         assert plain == mine
         other = cards(teachers={"resnet110": TRAINED}, pairs=["resnet110-resnet20"], methods=["dkd"], data=CIFAR)
-        assert other["train/resnet110-resnet20-dkd-1-True-0"]["recipe"] != mine
+        assert other["train/resnet110-resnet20-dkd-1-True-base-0"]["recipe"] != mine
 
     def test_overrides_and_exceptions_name_the_pair_itself(self):
         overrides = {"kd": {"pairs": {"resnet20_smooth-resnet8": {"temperature": 7}}}}
         train = {**yamlfile.read("params.yaml")["train"], "exceptions": [{"pairs": self.PAIRS[1:], "lr": 0.5}]}
         made = cards(teachers=self.TEACHERS, pairs=self.PAIRS, data=CIFAR, methods_config=overrides, train=train)
-        plain, smooth = (made[f"train/{pair}-kd-1-False-0"] for pair in self.PAIRS)
+        plain, smooth = (made[f"train/{pair}-kd-1-False-base-0"] for pair in self.PAIRS)
         assert (smooth["recipe"]["temperature"], smooth["train"]["lr"]) == (7, 0.5)
         assert plain["recipe"]["temperature"] != 7
         assert plain["train"]["lr"] != 0.5
@@ -405,6 +408,16 @@ class TestNamedTeachers:
         assert "teacher" not in made[f"evaluate/{self.PAIRS[0]}"]
         assert made["tables"]["networks"] == {"resnet20_smooth": "resnet20"}
         assert "networks" not in cards(teachers={"resnet20": TRAINED}, pairs=self.PAIRS[:1])["tables"]
+
+
+@pytest.mark.parametrize(("changes", "said"), [
+    ({}, "trained here, 36 epochs"),
+    ({"per_class": 5}, "trained here, 36 epochs, 5 images of each class"),
+    ({"augmentation": "none"}, "trained here, 36 epochs, without augmentation"),
+])  # fmt: skip
+def test_tables_say_how_a_teacher_was_trained(changes, said):
+    teacher = {**TRAINED, "train": {**TRAINED["train"], "epochs": 36, **changes}}
+    assert cards(teachers={"resnet20": teacher}, pairs=["resnet20-resnet8"])["tables"]["teachers"]["resnet20"] == said
 
 
 def test_source_of_data_must_exist():
@@ -418,11 +431,13 @@ def test_the_code_that_determines_a_plain_kd_cell():
     assert {name.removeprefix("kdcore.") for name in modules} == {
         "kdcore", "methods", "networks", "data", "training",  # packages, which say where things are
         "methods.kd", "networks.resnet", "networks._residual", "networks._stem",
-        "objective", "scales", "standardize", "numerics",
-        "data.dataset", "data.feed", "data.augment", "data.randaugment", "data.affine", "data.stream", "data.images",
+        "objective", "parts", "methods._schedule", "scales", "standardize", "numerics",
+        "data.dataset", "data.subsets", "data.feed", "data.augment", "data.randaugment", "data.affine", "data.stream",
+        "data.images", "data.mixing", "data.distort", "data.timm_randaugment",
+        "data.interpolate", "data.views",
         "training.loop", "training.lockstep", "training.random", "training.optimizers", "training.device",
-        "training.distributed",
-        "training.inference", "training.teacher_outputs", "training.folding",
+        "training.distributed", "training.descent", "training.adaptive", "training.ema",
+        "training.inference", "training.teacher_outputs", "training.folding", "training.compiled",
     }  # fmt: skip
 
 
@@ -463,7 +478,7 @@ def test_sources_that_dvc_would_delete_are_refused(tmp_path, monkeypatch, source
 @pytest.mark.parametrize("source", ["teachers/resnet20/mine.pth", "runs/x/weights.safetensors", "data/digits/a.pth"])
 def test_teachers_that_dvc_would_delete_are_refused(source):
     listed = yamlfile.read(ROOT / "params.yaml")["teachers"]
-    teachers = {**listed, "resnet20": {"source": source, "published_top1": 1.0}}
+    teachers = {**listed, "resnet20": {"source": source, "published_top1": 50.0}}
     with pytest.raises(UserError, match=rf"teachers.resnet20.source: {source} overlaps with .*, which the pipeline"):
         cards(teachers=teachers)
 
@@ -472,6 +487,60 @@ def test_sources_beside_the_outputs_are_fine(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data/petimages").mkdir(parents=True)
     assert cards(data={"name": "pets", "source": "folder:data/petimages", "image_size": 16})["data"]["name"] == "pets"
+
+
+def train(**changes):
+    return {**yamlfile.read(ROOT / "params.yaml")["train"], **changes}
+
+
+def test_validation_is_in_the_cards_that_it_changes():
+    """In those of networks that are trained here and of what is measured, not in that of the stored data set."""
+    section = {**yamlfile.read(ROOT / "params.yaml")["data"], "validation": 0.25}
+    listed = yamlfile.read(ROOT / "params.yaml")["teachers"]
+    teachers = {**listed, "wrn_16_2": {"source": "params.yaml", "published_top1": 50.0}}
+    before, made = cards(teachers=teachers), cards(teachers=teachers, data=section)
+    with_it = {name for name in made if name.split("/")[0] in ("train", "baseline", "evaluate", "tables")}
+    assert {name for name, card in made.items() if card.get("validation") == 0.25} == {*with_it, "teacher/resnet20"}
+    for name, card in made.items():
+        assert {key: value for key, value in card.items() if key != "validation"} == before[name]
+    assert cards(data={**section, "validation": None}) == shipped()
+
+
+def test_a_published_teacher_that_may_be_trained_here_has_it_too():
+    section = {**yamlfile.read(ROOT / "params.yaml")["data"], "validation": 0.25}
+    listed = yamlfile.read(ROOT / "params.yaml")["teachers"]
+    teachers = {**listed, "wrn_16_2": {"source": "published", "otherwise": "train", "train": SHORT}}
+    known = {"tolerance": 1.0, "teachers": {"digits": {"wrn_16_2": {"published_top1": 50.0, "sources": []}}}}
+    matrix = params.Params.model_validate(
+        {**yamlfile.read(ROOT / "params.yaml"), "teachers": teachers, "data": section}
+    )
+    made = make_cards(matrix, published_recipes=RECIPES, known_teachers=known)
+    assert made["teacher/wrn_16_2"]["validation"] == 0.25
+
+
+@pytest.mark.parametrize(("setting", "default"), [({"per_class": 5}, None), ({"augmentation": "none"}, "standard")])
+def test_settings_of_training_images_are_in_cards_where_they_are_set(setting, default):
+    ((key, value),) = setting.items()
+    made = cards(train=train(**setting))
+    cells = {name for name in made if name.startswith(("train/", "baseline/"))}
+    assert {name for name, card in made.items() if card.get("train", {}).get(key) == value} == cells
+    assert made["tables"][key] == value
+    assert changed(shipped(), made) == cells | {"tables"}
+    assert cards(train=train(**{key: default})) == shipped()
+    exceptions = [{"students": ["wrn_16_1"], **setting}]
+    some = {name for name in cells if shipped()[name]["student"] == "wrn_16_1"}
+    assert changed(shipped(), cards(train=train(exceptions=exceptions))) == some | {"tables"}
+    teachers = yamlfile.read(ROOT / "params.yaml")["teachers"]
+    teachers["resnet20"] = {"source": "train", "train": {**teachers["resnet20"]["train"], **setting}}
+    assert "teacher/resnet20" in changed(shipped(), cards(teachers=teachers))
+
+
+def test_tables_know_the_exceptions_that_a_cell_has():
+    """Of others they would say that cells were trained so."""
+    exceptions = [{"methods": ["mlkd"], "lr": 0.5}, {"methods": ["kd"], "lr": 0.7}]
+    settings = {"train": train(exceptions=exceptions), "methods": ["kd", "dkd"]}
+    assert cards(**settings)["tables"]["exceptions"] == exceptions[1:]
+    assert cards(**settings, exclude=[{"methods": ["kd"]}])["tables"]["exceptions"] == []
 
 
 def test_exceptions_reach_the_cards_of_cells_alone():

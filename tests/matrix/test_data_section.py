@@ -46,6 +46,7 @@ def test_only_the_data_sets_card_knows():
 
 @pytest.mark.parametrize(("section", "options"), [
     (OWN, {"scale_16bit": "largest"}), (OWN, {"scale_16bit": 4095}), (OWN, {"background": "white"}),
+    (OWN, {"scale_16bit": [0, 1]}), (PARQUET, {"scale_16bit": [29315, 65535]}),
     (PARQUET, {"background": [1, 2, 3]}), (PARQUET, {"image_column": "a", "label_column": "b"}),
     (KNOWN[1], {"label_column": "b"}),
 ])  # fmt: skip
@@ -65,6 +66,13 @@ def test_allowed(section, options):
     (OWN, {"scale_16bit": 0}, "scale_16bit: 0: must be the 16-bit value that becomes white, a whole number from 1 to"),
     (OWN, {"scale_16bit": "full"}, "scale_16bit: 'full': must be the 16-bit value that becomes white"),
     (OWN, {"scale_16bit": True}, "scale_16bit: True: must be the 16-bit value that becomes white"),
+    (OWN, {"scale_16bit": [5, 5]}, "scale_16bit: [5, 5]: must be the 16-bit value that becomes white"),
+    (OWN, {"scale_16bit": [9, 5]}, "or those that become black and white, such as [29000, 32000]; or largest"),
+    (OWN, {"scale_16bit": [-1, 5]}, "scale_16bit: [-1, 5]: must be the 16-bit value that becomes white"),
+    (OWN, {"scale_16bit": [1, 65536]}, "scale_16bit: [1, 65536]: must be the 16-bit value that becomes white"),
+    (OWN, {"scale_16bit": [1, 2, 3]}, "scale_16bit: [1, 2, 3]: must be the 16-bit value that becomes white"),
+    (OWN, {"scale_16bit": [1.0, 2]}, "scale_16bit: [1.0, 2]: must be the 16-bit value that becomes white"),
+    (OWN, {"scale_16bit": []}, "scale_16bit: []: must be the 16-bit value that becomes white"),
     (OWN, {"background": "red"}, "background: 'red': must be white, black, or the red, green and blue of a colour"),
     (OWN, {"background": [1, 2, 256]}, "background: [1, 2, 256]: must be white, black, or the red, green and blue"),
     (OWN, {"label_column": "b"}, "label_column is for source parquet:<path>; folders of images have no columns"),

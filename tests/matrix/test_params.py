@@ -5,6 +5,7 @@ import pytest
 from kdcore.catalog import levels
 from kdcore.matrix import params
 from kdcore.matrix.cards import resolve_recipes
+from kdcore.matrix.cell import Cell
 from kdcore.system import yamlfile
 from kdcore.system.errors import UserError
 from tests.conftest import ROOT
@@ -37,8 +38,8 @@ def test_default_is_valid_and_expands_to_the_product(load):
     logit = len(matrix.pairs) * len(matrix.methods) * len(matrix.scales) * len(matrix.stand) * len(matrix.seeds)
     assert len(cells) == logit + len(matrix.pairs) * len(matrix.baselines) * len(matrix.seeds)
     assert len({cell.name for cell in cells}) == len(cells)
-    assert cells[0].name == "resnet20-resnet8-kd-1-False-0"
-    assert cells[-1].name == "wrn_16_2-wrn_16_1-at-0"
+    assert cells[0].name == "resnet20-resnet8-kd-1-False-base-0"
+    assert cells[-1].name == "wrn_16_2-wrn_16_1-at-base-0"
 
 
 @pytest.mark.parametrize("scale", [1, 2, 4, "L2", "L4", "L1_4", "L2_4"])
@@ -81,7 +82,10 @@ BAD = [
     ({"pairs": ["a;rm x-resnet8"]}, "unknown network or teacher 'a;rm x'"),
     ({"pairs": ["resnet56-resnet8"]}, "needs the teacher resnet56, which teachers does not list"),
     ({"pairs": []}, "pairs: is empty"),
-    ({"methods": ["kd", "ddk"]}, "methods[1]: unknown method 'ddk'. Did you mean dkd? Allowed: clkd, ctkd, dkd"),
+    (
+        {"methods": ["kd", "ddk"]},
+        "methods[1]: unknown method 'ddk'. Did you mean dkd? Allowed: clkd, crld, ctkd, dist, dkd",
+    ),
     ({"methods": ["at"]}, "methods[0]: 'at' is no logit method and takes no scales and no stand; name it in baselines"),
     ({"methods": ["at+sp"]}, "methods[0]: 'at+sp' is no logit method"),
     ({"methods": ["vanilla"]}, "methods[0]: 'vanilla' is no logit method"),
@@ -131,13 +135,29 @@ BAD = [
     ({"data": {"name": "Mine-1", "source": "folder:x", "image_size": 32}}, "data.name: 'Mine-1'"),
     ({"data": {"name": "mine", "source": "folder:x"}}, "data.image_size: is missing"),
     ({"data": {"name": "imagenet", "source": "x", "image_size": 64}}, "data.image_size: unknown key"),
-    ({"train.exceptions": [{"lr": 0.01}]}, "train.exceptions[0]: needs a selector (students, methods, pairs) and a"),
-    ({"train.exceptions": [{"methods": ["kd"]}]}, "train.exceptions[0]: needs a selector"),
-    ({"train.exceptions": [{"methods": ["kdd"], "lr": 1.0}]}, "train.exceptions[0]: unknown method 'kdd'"),
-    ({"train.exceptions": [{"students": ["resnet9"], "lr": 1.0}]}, "train.exceptions[0]: unknown network 'resnet9'"),
+    ({"train.exceptions": [{"lr": 0.01}]}, "train.exceptions[0]: needs a selector, one or more of pairs"),
+    (
+        {"train.exceptions": [{"methods": ["kd"], "set": 1}]},
+        "[0].set: unknown key; remove it or correct its name. It may be",
+    ),
+    (
+        {"train.exceptions": [{"methods": ["kd"], "lrr": 1}]},
+        "[0].lrr: unknown key; remove it or correct its name. Did you mean lr?",
+    ),
+    (
+        {"train.augmentation": {"crp": "none"}},
+        "augmentation.crp: unknown key; remove it or correct its name. Did you mean crop?",
+    ),
+    ({"data.agument": 1}, "data.agument: unknown key; remove it or correct its name. Did you mean augmentation?"),
+    ({"train.exceptions": [{"methods": ["kd"]}]}, "train.exceptions[0]: needs a setting (epochs, "),
+    ({"train.exceptions": [{"methods": ["kdd"], "lr": 1.0}]}, "train.exceptions[0].methods[0]: unknown method 'kdd'"),
+    (
+        {"train.exceptions": [{"students": ["resnet9"], "lr": 1.0}]},
+        "exceptions[0].students[0]: unknown network 'resnet9'",
+    ),
     (
         {"train.exceptions": [{"pairs": ["resnet8"], "lr": 1.0}]},
-        "train.exceptions[0]: 'resnet8' must be teacher-student",
+        "train.exceptions[0].pairs[0]: 'resnet8' must be teacher-student",
     ),
     (
         {"train.exceptions": [{"methods": ["kd"], "epochs": 9}]},
@@ -150,7 +170,7 @@ BAD = [
     ({"data.train_per_class": 81}, "data.train_per_class: 81"),
     ({"train.batch_size": 1}, "train.batch_size: 1: Input should be greater than or equal to 2"),
     ({"train.batch_size": 10**30}, "train.batch_size: 1000000000000000000000000000000"),
-    ({"train.optimizer": "adam"}, "train.optimizer: 'adam': Input should be 'sgd' or 'dot'"),
+    ({"train.optimizer": "adam"}, "train.optimizer: 'adam': Input should be 'sgd', 'dot', 'adamw' or 'lamb'"),
     ({"train.optimizer": "dot"}, "train: optimizer dot needs dot_delta; its paper has 0.075"),
     ({"train.dot_delta": 0.1}, "train: dot_delta is for optimizer dot"),
     ({"train.optimizer": "dot", "train.dot_delta": 0.2}, "dot needs momentum ± dot_delta (0.9 ± 0.2) within 0 and 1"),
@@ -184,6 +204,10 @@ BAD = [
     ({"teachers": {"mine": {**TRAINED, "network": "resnet21"}}}, "teachers.mine.network: unknown network 'resnet21'"),
     ({"teachers": {"my-own": {**TRAINED, "network": "resnet20"}}}, "'my-own' must be a network, or a name of your own"),
     ({"teachers": {"m" * 65: {**TRAINED, "network": "resnet20"}}}, "at most 64 characters"),
+    (
+        {"train.exceptions": [{"methods": ["kd"], "schedule": "step", "milestones": [20]}]},
+        "train.exceptions: of kd for resnet20-resnet8: milestones [20] must rise and stay below epochs (18)",
+    ),
     ({"train.exceptions": [{"pairs": ["mine-resnet8"], "lr": 1.0}]}, "train.exceptions[0].pairs: unknown network or"),
     ({"teachers.resnet20": {"source": "published", "member": "a"}}, "source published knows its own"),
     (
@@ -208,6 +232,20 @@ BAD = [
     ),
     ({"teachers.resnet20": {"source": "published", "otherwise": "stop"}}, "teachers.resnet20.otherwise: 'stop'"),
     ({"teachers.resnet20": {"source": "https://a.org/b.tar", "member": "a"}}, "needs the file's sha256"),
+    ({"data.validation": 0}, "data.validation: 0: Input should be greater than 0"),
+    ({"data.validation": 1.0}, "data.validation: 1.0: Input should be less than 1"),
+    ({"data.validation": "10%"}, "data.validation: '10%'"),
+    ({"train.per_class": 0}, "train.per_class: 0: Input should be greater than or equal to 1"),
+    ({"train.per_class": 2.5}, "train.per_class: 2.5"),
+    ({"train.augmentation": "strong"}, "train.augmentation: 'strong': Input should be 'standard' or 'none'"),
+    (
+        {"train.augmentation": "none", "methods": ["kd", "mlkd"]},
+        "train.augmentation: none: method mlkd sees weak and strong views of each image, and the strong view is an",
+    ),
+    (
+        {"train.exceptions": [{"methods": ["crd+mlkd"], "augmentation": "none"}], "methods": ["crd+mlkd"]},
+        "train.augmentation: none: method mlkd sees",
+    ),
     ({"train.threads": 0}, "train.threads: 0 must be auto, or a number of CPU threads from 1 to 1024"),
     ({"train.threads": 1025}, "train.threads: 1025 must be auto"),
     ({"train.threads": 2.0}, "train.threads: 2.0 must be auto"),
@@ -225,6 +263,14 @@ def test_bad_values_are_explained(load, changes, message):
     with pytest.raises(UserError) as caught:
         load(changes)
     assert message in str(caught.value)
+
+
+def test_a_method_with_a_strong_view_beside_others_without_augmentation(load):
+    exceptions = [{"methods": ["mlkd"], "augmentation": "standard"}]
+    matrix = load({"train.augmentation": "none", "methods": ["kd", "mlkd"], "train.exceptions": exceptions})
+    settings = {cell.method: matrix.settings(cell) for cell in matrix.cells()}
+    assert settings["kd"].augmentation == "none"
+    assert settings["mlkd"].augmentation == "standard"
 
 
 @pytest.mark.parametrize("key", ["pairs", "scales", "train", "data", "teachers", "stand_recipe", "tables"])
@@ -277,11 +323,12 @@ def test_exceptions_of_training(load):
         {"methods": ["dkd"], "lr": 0.5, "epochs": 30},
         {"students": ["wrn_16_1"], "lr": 0.25},
         {"pairs": ["resnet20-resnet8"], "methods": ["at", "vanilla"], "batch_size": 8},
+        {"students": ["wrn_16_1"], "methods": ["at"], "optimizer": "adamw", "schedule": "cosine"},
     ]
     train = load({"train.exceptions": exceptions}).train
 
     def settings(student, method, pair=None):
-        of = train.of(student=student, method=method, pair=pair)
+        of = train.of(Cell(pair or f"resnet56-{student}", method, 0), {})
         return of.lr, of.epochs, of.batch_size
 
     assert settings("resnet8", "kd", "resnet20-resnet8") == (0.02, 18, 16)
@@ -289,3 +336,5 @@ def test_exceptions_of_training(load):
     assert settings("wrn_16_1", "dkd", "wrn_16_2-wrn_16_1") == (0.25, 30, 16)
     assert settings("resnet8", "at", "resnet20-resnet8") == (0.02, 18, 8)
     assert settings("resnet8", "vanilla") == (0.02, 18, 16)
+    of_transformer = train.of(Cell("resnet56-wrn_16_1", "at", 0), {})
+    assert (of_transformer.optimizer, of_transformer.schedule, of_transformer.lr) == ("adamw", "cosine", 0.25)

@@ -3,7 +3,6 @@
 import copy
 import json
 import re
-from functools import cache
 
 import pytest
 import yaml
@@ -15,14 +14,13 @@ from kdcore.matrix.data_section import Cifar100, Own
 from kdcore.matrix.train_section import SpecialCase, Train
 from kdcore.system import yamlfile
 from kdcore.system.errors import UserError
+from tests.once import code
 from tests.project import ROOT
 
 TEXT = (ROOT / "params.yaml").read_text()
 SHIPPED = yamlfile.read(ROOT / "params.yaml")
 RECIPES = yamlfile.read(ROOT / "data/recipes.yaml")
 TEACHERS = yamlfile.read(ROOT / "data/teachers.yaml")
-CODE = cache(cards.Code)
-"""Fingerprints of the code, which stays as it is."""
 KEY_LINES = [number for number, line in enumerate(TEXT.splitlines()) if re.match(r" *\w+: *\S", line)]
 
 WORDS = st.sampled_from(["kd", "dkd", "crd+kd", "at", "resnet20-resnet8", "resnet20", "train", "published", "digits"])
@@ -58,7 +56,7 @@ def quick(examples):
 def check(tmp_path, monkeypatch):
     """Whether a params file is accepted, and all that stage plan writes of it; any error but ours ends the test."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cards, "Code", CODE)
+    monkeypatch.setattr(cards, "Code", code)
     file = tmp_path / "params.yaml"
 
     def check(content):

@@ -27,6 +27,13 @@ def recipe(method, **options):
     return {key: value.value for key, value in resolved(method, **options).items()}
 
 
+def test_decay_from_is_in_a_recipe_with_a_cosine_alone():
+    """Else a variant of it would be a row of its own that trains the same."""
+    assert recipe("kd", scale=1, schedule="cosine", decay_from=0.5)["decay_from"] == 0.5
+    for schedule in ("constant", "steps"):
+        assert "decay_from" not in recipe("kd", scale=1, schedule=schedule, decay_from=0.5)
+
+
 def test_kd_as_published():
     assert recipe("kd") == {"temperature": 4.0, "ce_weight": 0.1, "kd_weight": 0.9, "warmup": 0}
 
@@ -43,6 +50,15 @@ def test_regions_have_a_weight():
     assert recipe("kd", scale=2) == {**recipe("kd"), "complementary_weight": 2.0, "decoupling": "sdd"}
     assert recipe("kd", scale="L4")["complementary_weight"] == 2.0
     assert recipe("clkd", scale=2) == recipe("clkd")  # losses across a batch are averaged over regions
+
+
+def test_the_weight_of_consistent_regions_is_said_where_it_is_not_1():
+    """So that cards of the published loss do not hold it."""
+    assert recipe("kd", scale=2, consistent_weight=1) == recipe("kd", scale=2)
+    assert recipe("kd", scale=2, consistent_weight=0) == {**recipe("kd", scale=2), "consistent_weight": 0}
+    assert recipe("kd", scale=1, consistent_weight=0) == recipe("kd")
+    of_sum = resolved("crd+kd", scale=2, kd={"consistent_weight": 0.5})
+    assert of_sum["kd.consistent_weight"].value == 0.5
 
 
 def test_values_of_a_pair():
@@ -112,6 +128,85 @@ def test_values_are_those_of_the_files_they_name():
         assert same or not known, (dataset, method, pair, kind)
         checked += [dataset] * bool(known)
     assert {dataset for dataset in checked if checked.count(dataset) >= 15} == {"cifar100", "imagenet", "cub200"}
+
+
+RENAMED = {
+    "scale": "alpha", "renyi_alpha": "alpha", "across_weight": "cross_weight", "threshold_weak": "tau_weak",
+    "threshold_strong": "tau_strong", "right_weight": "lambda1", "wrong_weight": "lambda2", "own_weight": "rc_weight",
+    "expansion": "copies", "inter_weight": "beta", "intra_weight": "gamma", "eps": "gamma", "entropy": "sinkhorn_reg",
+    "iterations": "sinkhorn_iterations", "cost_sharpening": "sharpen", "mean_covariance_ratio": "mean_weight",
+}  # fmt: skip
+"""Parameters of the second reference under the names that they have here."""
+METHODS = {
+    "la": "swap", "lr": "revision", "wttm+crd": "crd+wttm", "wkd_l+wkd_f": "wkd_f+wkd_l",
+}  # fmt: skip
+"""Methods of the second reference likewise."""
+LEFT_OUT = {"fcfd", "kd++", "dkd++", "lg"}
+"""Methods of the second reference that are not here."""
+NOT_THERE = {"layer", "epsilon", "projector", "cost", "stages", "branch_weight", "cosine_decay_from_epoch", "source"}
+"""Keys of the second reference that are no numbers of ours, or in epochs, which others of these tests check."""
+
+
+def translated(method, layer):
+    """The numbers of a layer of the second reference, under our keys."""
+    numbers = {}
+    for key, value in layer.items():
+        if isinstance(value, dict):
+            numbers |= {f"{key}.{name}": number for name, number in translated(key, value).items()}
+        elif key not in NOT_THERE:
+            numbers[RENAMED.get(key, key)] = value
+    if method == "wkd_l":  # Whose weight is inside its loss here; cross-entropy on the true class beside it has 1.
+        numbers = {**numbers, "gamma": numbers["kd_weight"], "kd_weight": 1.0}
+    if method == "revision":  # Whose cross-entropy is inside its loss here.
+        numbers["ce_weight"] = 0.0
+    return numbers
+
+
+@needs_reference
+def test_values_of_the_second_reference():
+    """Of every layer there, what a cell of its pair, or of a pair that it does not list, resolves to here."""
+    content = yamlfile.read(FOLDER / "recipes2.yaml")
+    checked = set()
+    for (dataset, name, pair, kind), layer in layers({key: of for key, of in content.items() if key != "sources"}):
+        method = METHODS.get(name, name)
+        if name in LEFT_OUT or kind == "stand" or (pair and not {*pair.split("-")} <= catalog.networks().keys()):
+            continue
+        found = resolved(method, pair=pair or "resnet8-resnet14", dataset=dataset)
+        wanted = translated(method, layer)
+        assert {key: found[key].value for key in wanted} == wanted, (dataset, method, pair)
+        sources = {value.source.partition(", of ")[0] for value in found.values()}
+        assert layer["source"] in sources, (dataset, method, pair)
+        checked.add((dataset, method, pair))
+    assert len(checked) > 60
+
+
+def test_shares_of_the_epochs_after_which_weights_fall():
+    """150 of 240 on CIFAR-100; the first or epoch 30 of 100 on ImageNet. A share of 0 goes without saying."""
+    assert (recipe("wkd_f")["schedule"], recipe("wkd_f")["decay_from"]) == ("cosine", 150 / 240)
+    assert recipe("wkd_l")["gamma_decay_from"] == 150 / 240
+    assert recipe("wkd_f+wkd_l")["wkd_f.decay_from"] == 150 / 240
+    assert recipe("wkd_f", dataset="imagenet", pair=R50_MV1)["decay_from"] == 30 / 100
+    assert "decay_from" not in recipe("wkd_f", dataset="imagenet", pair=R34_R18)
+    assert recipe("wkd_l", dataset="imagenet", pair=R34_R18)["gamma_decay_from"] == 0
+    assert recipe("norm")["schedule"] == "steps"
+    assert not {"schedule", "decay_from"} & recipe("kd").keys()
+
+
+def test_methods_whose_loss_has_its_own_cross_entropy_or_none_get_no_other():
+    for method, entry in catalog.methods().items():
+        if entry.cross_entropy != "beside":
+            assert recipe(method)["ce_weight"] == 0, method
+
+
+@pytest.mark.parametrize("method", [*catalog.methods(), "vanilla"])
+def test_every_method_is_complete_on_cifar100(method):
+    """For any pair, so that every other data set can inherit it; an example of one pair says so in its source."""
+    default = PUBLISHED["cifar100"]["methods"][method]["default"]
+    wanted = {"ce_weight"} if method == "vanilla" else {"ce_weight", "kd_weight", "warmup"}
+    wanted |= set(catalog.methods()[method].parameters) if method != "vanilla" else set()
+    assert wanted <= default.keys()
+    assert default["source"]
+    assert set(resolved(method, pair="resnet8-resnet14")) >= wanted
 
 
 def test_sources_are_kept():

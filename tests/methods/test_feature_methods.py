@@ -9,32 +9,10 @@ from torch import nn
 
 from kdcore.methods import at, cc, crd, fitnet, kdsvd, nst, ofd, pkt, reviewkd, rkd, sp, vid
 from kdcore.methods._stages import matched, same_size
-from kdcore.methods.contract import Setting, Step
-from kdcore.networks.contract import Output
+from tests.methods.inputs import loss_of, maps, output, setting, step
 
 MAPS = [(at, {"p": 2}), (sp, {}), (nst, {}), (reviewkd, {}), (kdsvd, {"k": 1})]
 VECTORS = [(rkd, {"distance_weight": 25.0, "angle_weight": 50.0}), (pkt, {}), (cc, {}), (fitnet, {})]
-
-
-def maps(*channels, size=8, batch=4):
-    return [torch.rand(batch, count, size // 2**i, size // 2**i) for i, count in enumerate(channels)]
-
-
-def output(stages, classes=10):
-    """A network's outputs that have these maps, the stem's first."""
-    pooled = stages[-1].mean(dim=(2, 3))
-    return Output(torch.zeros(len(pooled), classes), tuple(stages), tuple(m - 0.5 for m in stages), pooled, stages[-1])
-
-
-def setting(student, teacher, labels=None):
-    norms = tuple(nn.BatchNorm2d(stage.shape[1]) for stage in teacher.stages[1:])
-    return Setting(student, teacher, norms, torch.arange(20) % 10 if labels is None else labels)
-
-
-def step(student, teacher, *, epoch=1):
-    count = len(student.logits)
-    generator = torch.Generator().manual_seed(0)
-    return Step(student, teacher, torch.arange(count) % 10, torch.arange(count), epoch, generator)
 
 
 class TestStages:
@@ -425,7 +403,7 @@ class TestCRD:
     def test_memories_take_up_the_batch_and_nothing_else(self):
         adapter, batch = self.adapter()
         before = {name: value.clone() for name, value in adapter.named_buffers()}
-        adapter(batch).backward()
+        loss_of(adapter, batch).backward()
         seen = batch.index.tolist()
         for name in ("memory_student", "memory_teacher"):
             memory = adapter.get_buffer(name)
@@ -449,7 +427,7 @@ class TestCRD:
             negatives = adapter.others.draw(batch.target, 8, generator)
             drawn = torch.cat([batch.index[:, None], negatives], dim=1)
             expected = crd.loss(*embedded, tuple(memories), drawn, z, temperature=0.07)
-            torch.testing.assert_close(adapter(batch), expected)
+            torch.testing.assert_close(loss_of(adapter, batch), expected)
             z = adapter.z_student.clone(), adapter.z_teacher.clone()
             for memory, features in zip(memories, embedded, strict=True):
                 memory[batch.index] = crd.remembered(memory[batch.index], features.detach(), 0.5)
@@ -468,7 +446,7 @@ class TestCRD:
 
     def test_constants_are_set_once(self):
         adapter, batch = self.adapter()
-        adapter(batch)
+        loss_of(adapter, batch)
         first = adapter.z_student.clone(), adapter.z_teacher.clone()
-        adapter(batch)
+        loss_of(adapter, batch)
         assert (adapter.z_student, adapter.z_teacher) == first

@@ -9,7 +9,7 @@ from kdcore.methods import at, clkd, crd, dkd, fitnet, kdsvd, mlkd, nkd, nst, of
 from kdcore.methods._confidence import unsure
 from kdcore.scales import decouple, decoupling_weights, pyramid_logits
 from kdcore.standardize import standardize
-from tests.reference import GoldenCase, golden, index, needs_reference
+from tests.reference import GoldenCase, golden
 
 
 def logits_of(case: GoldenCase):
@@ -256,12 +256,3 @@ def test_crd(case):
         rows = crd.remembered(inputs[name][inputs["index"]], features, parameters["momentum"])
         golden_case.check(f"{name}_rows", rows)
     golden_case.check_gradients(loss)
-
-
-@needs_reference
-def test_every_case_is_tested():
-    tested = set()
-    for marks in (getattr(test, "pytestmark", []) for name, test in globals().items() if name.startswith("test_")):
-        cases = [case for mark in marks if mark.name == "parametrize" for case in mark.args[1]]
-        tested |= {case[0]["id"] for case in cases}
-    assert tested == {case["id"] for case in index()}

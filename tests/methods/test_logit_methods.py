@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdcore import methods
-from kdcore.methods import clkd, ctkd, dkd, kd, mlkd, nkd, rld, skd
+from kdcore.methods import clkd, ctkd, dkd, kd, mlkd, mlkd_one_view, nkd, rld, skd
 from kdcore.methods._confidence import unsure
-from kdcore.methods.contract import Setting
 from kdcore.networks.contract import Output
 from kdcore.standardize import standardize
+from tests.methods import inputs
 
 SAMPLES = {
     "kd": {"temperature": 4.0},
@@ -21,21 +21,46 @@ SAMPLES = {
     "nkd": {"gamma": 1.5, "temperature": 1.0},
     "rld": {"alpha": 1.0, "beta": 8.0, "temperature": 4.0, "alpha_temperature": 1.0},
     "ctkd": {"temperature": torch.tensor(3.0)},
+    "ttm": {"exponent": 0.2},
+    "wttm": {"exponent": 0.2},
+    "swap": {"temperature": 4.0},
+    "rc": {"temperature": 4.0, "rc_weight": 0.1},
+    "rc-centred": {"temperature": 4.0, "rc_weight": 0.1, "variant": "centred"},
+    "ofa": {"gamma": 1.5, "temperature": 1.0},
+    "wkd_l": {"temperature": 2.0, "gamma": 5.0, "sinkhorn_reg": 0.1, "sinkhorn_iterations": 10},
+    "crld": {"temperature": 4.0, "tau_weak": 0.2, "tau_strong": 0.1, "within_weight": 2.0, "cross_weight": 0.5},
 }
 BATCH = {
     "clkd": {"mu": 0.5, "nu": 0.4, "beta": 2.0},
     "skd": {"temperature": 4.0, "tikhonov": 0.1},
     "mlkd": {"temperature": 4.0},
     "mlkd-as_written": {"temperature": 4.0, "variant": "as_written"},
+    "mlkd_one_view": {"temperature": 4.0},
+    "mlkd_one_view-as_written": {"temperature": 4.0, "variant": "as_written"},
+    "dist": {"beta": 1.0, "gamma": 1.0, "temperature": 4.0},
+    "revision": {"lambda1": 4.0, "lambda2": 1.0, "eta": 0.8},
+    "luminet": {"alpha": 33.0, "temperature": 4.0},
 }
+NOT_ZERO = {"nkd", "ofa", "wkd_l", "revision", "ttm", "wttm", "rc", "rc-centred", "dist"}
+"""Losses that are not 0 at the teacher's logits: they are cross-entropies or have other targets; DIST adds 1e-8 to a
+product of lengths.
+"""
 ALL = {**SAMPLES, **BATCH}
 
 
 def loss(name, student, teacher, target):
     """Of a method with two views, the second is the same as the first."""
     method = methods.get(name.split("-")[0])
-    views = [student, student, teacher, teacher] if method is mlkd else [student, teacher]
-    return method.loss(*views, target, **ALL[name])
+    two_views = "VIEWS" in vars(method)
+    views = [student, student, teacher, teacher] if two_views else [student, teacher]
+    others = [class_cost(student.shape[-1])] if name == "wkd_l" else []
+    return method.loss(*views, target, *others, **ALL[name])
+
+
+def class_cost(classes):
+    """A cost for WKD: the distance of the classes' numbers, as a share of the largest."""
+    numbers = torch.arange(classes)
+    return (numbers[:, None] - numbers).abs() / classes
 
 
 def test_every_logit_method_is_tested_here():
@@ -49,7 +74,7 @@ def test_methods_are_attributes_of_their_package(python):
 
 
 def test_unknown_method_is_refused():
-    with pytest.raises(KeyError, match="unknown method 'kdd'; known: at, cc, clkd"):
+    with pytest.raises(KeyError, match="unknown method 'kdd'; known: at, catkd, cc"):
         methods.get("kdd")
 
 
@@ -210,6 +235,40 @@ def test_mlkd_as_published_takes_the_weak_view_at_two_and_six():
     torch.testing.assert_close(found.kd_strong, expected)
 
 
+def test_mlkd_of_one_view_on_two_classes_by_hand():
+    """Both images are classified alike, so each is as unsure as the other, and the sums over classes are not: of the
+    two classes, the teacher is unsure of the second. Predictions are (s, 1 - s) and (t, 1 - t) at each temperature.
+    """
+    student, teacher = torch.tensor([[1.0, 0.0]] * 2), torch.tensor([[3.0, 0.0]] * 2)
+    expected = {"as_published": 0.0, "as_written": 0.0}
+    for temperature in (4.0, 3.0, 2.0):
+        s, t = (1 / (1 + math.exp(-logit / temperature)) for logit in (1.0, 3.0))
+        divergence = temperature**2 * (t * math.log(t / s) + (1 - t) * math.log((1 - t) / (1 - s)))
+        first, second, mixed = (
+            (2 * (a - b)) ** 2 for a, b in ((s**2, t**2), ((1 - s) ** 2, (1 - t) ** 2), (s * (1 - s), t * (1 - t)))
+        )
+        between_images = 4 * ((s**2 + (1 - s) ** 2) - (t**2 + (1 - t) ** 2)) ** 2 / 2
+        for variant, unsure_classes in (
+            ("as_published", (first + second + 2 * mixed) / 2),
+            ("as_written", second + mixed),
+        ):
+            expected[variant] += divergence + unsure_classes / 2 + between_images
+    for variant, value in expected.items():
+        found = mlkd_one_view.loss(student, teacher, temperature=4.0, variant=variant, kd_weight=3.0)
+        torch.testing.assert_close(found, torch.tensor(3 * value))
+
+
+@pytest.mark.parametrize("variant", ["as_published", "as_written"])
+def test_mlkd_of_one_view_is_mlkd_of_the_same_image_twice(variant, monkeypatch):
+    """Less the term of the strong view, which is then KD at every temperature, if both have the same temperatures."""
+    student, teacher = torch.randn(2, 6, 5, dtype=torch.float64)
+    options = {"temperature": 4.0, "variant": variant}
+    monkeypatch.setattr(mlkd_one_view, "FIXED_TEMPERATURES", mlkd.FIXED_TEMPERATURES)
+    strong = sum(kd.loss(student, teacher, temperature=t).mean() for t in (4.0, *mlkd.FIXED_TEMPERATURES))
+    two = mlkd.loss(student, student, teacher, teacher, **options)
+    torch.testing.assert_close(mlkd_one_view.loss(student, teacher, **options), two - strong)
+
+
 def test_mlkd_standardises_the_divergences_alone():
     views = torch.randn(4, 6, 5, dtype=torch.float64).unbind()
     plain = mlkd.terms(*views, temperature=4.0)
@@ -224,7 +283,7 @@ def test_mlkd_standardises_the_divergences_alone():
 def setting(classes=5):
     maps = (torch.zeros(1, 3, 4, 4),) * 4
     output = Output(torch.zeros(1, classes), maps, maps, torch.zeros(1, 3), maps[-1])
-    return Setting(output, output, (), torch.arange(10) % classes)
+    return inputs.setting(output, output)
 
 
 def ctkd_adapter(variant):
@@ -233,7 +292,7 @@ def ctkd_adapter(variant):
 
 
 def test_ctkd_starts_at_the_sigmoid_of_one():
-    temperature = ctkd_adapter("global").temperature(torch.zeros(2, 5), torch.zeros(2, 5), epoch=1)
+    temperature = ctkd_adapter("global").temperature(torch.zeros(2, 5), torch.zeros(2, 5), 0.0)
     torch.testing.assert_close(temperature, torch.tensor(1 + 20 / (1 + math.exp(-1))))
 
 
@@ -242,7 +301,7 @@ def test_ctkd_reverses_the_gradient_of_its_temperature_along_half_a_cosine(epoch
     assert ctkd.reversal(epoch, 10) == pytest.approx(factor)
     adapter = ctkd_adapter("global")
     student, teacher = torch.randn(2, 8, 5)
-    adapter(student, teacher, None, epoch=epoch).mean().backward()
+    adapter(student, teacher, None, prepared=inputs.prepared(adapter, epoch)).mean().backward()
     theta = torch.ones((), requires_grad=True)
     ctkd.loss(student, teacher, temperature=1 + 20 * theta.sigmoid()).mean().backward()
     torch.testing.assert_close(adapter.theta.grad, factor * theta.grad)
@@ -252,7 +311,7 @@ def test_ctkd_of_instances_gives_each_sample_and_region_its_temperature_and_the_
     adapter = ctkd_adapter("instance")
     student, teacher = torch.randn(2, 8, 3, 5)
     student.requires_grad_()
-    temperature = adapter.temperature(student, teacher, epoch=5)
+    temperature = adapter.temperature(student, teacher, -0.5)
     assert temperature.shape == (8, 3)
     assert temperature.unique().numel() > 1
     assert torch.autograd.grad(temperature.sum(), student, allow_unused=True, retain_graph=True) == (None,)
@@ -260,9 +319,8 @@ def test_ctkd_of_instances_gives_each_sample_and_region_its_temperature_and_the_
     assert all(parameter.grad is not None for parameter in adapter.parameters())
 
 
-@pytest.mark.parametrize("name", [name for name in ALL if name != "nkd"])
+@pytest.mark.parametrize("name", [name for name in ALL if name not in NOT_ZERO])
 def test_student_equal_to_a_teacher_that_is_right_has_no_loss_and_no_gradient(name):
-    """NKD is a cross-entropy, whose least value is the teacher's entropy."""
     teacher = torch.randn(8, 10, dtype=torch.float64)
     student = teacher.clone().requires_grad_()
     value = loss(name, student, teacher, teacher.argmax(dim=1))

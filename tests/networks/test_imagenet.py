@@ -1,4 +1,4 @@
-"""Networks for ImageNet: equality with torchvision's and with the published MobileNet."""
+"""Networks for ImageNet: equality with torchvision's; both MobileNets: equality with their published layers."""
 
 from itertools import pairwise
 
@@ -13,8 +13,15 @@ TORCHVISION = {
     "imagenet_resnet18": torchvision.models.resnet18,
     "imagenet_resnet34": torchvision.models.resnet34,
     "imagenet_resnet50": torchvision.models.resnet50,
+    "imagenet_resnet101": torchvision.models.resnet101,
+    "imagenet_resnet152": torchvision.models.resnet152,
     "imagenet_mobilenetv2": torchvision.models.mobilenet_v2,
 }
+MOBILENETS = {
+    "imagenet_mobilenetv1": ([32, 64, 128, 128, 256, 256, *[512] * 6, 1024, 1024], (1, 4, 6, 12, 14)),
+    "mobilenetv1": ([32, 64, 128, 128, 256, 256, *[512] * 6], (1, 4, 6, 12)),
+}
+"""Channels of the layers, and how many of them each stage has behind it."""
 SIZES = pytest.mark.parametrize("size", [64, 97, 224])
 
 
@@ -26,19 +33,18 @@ def both(name, seed=0):
     return ours, TORCHVISION[name](num_classes=1000)
 
 
-def mobilenet():
-    """The layers of mdistiller's MobileNetV1 under their keys, without its average pool of 7."""
+def mobilenet(widths, classes):
+    """The layers of the MobileNetV1 of mdistiller, and of StreamLined, under their keys, without their average pool."""
 
     def rectified(*arguments, **keywords):
         return [nn.Conv2d(*arguments, **keywords, bias=False), nn.BatchNorm2d(arguments[1]), nn.ReLU(inplace=True)]
 
-    widths = [32, 64, 128, 128, 256, 256, *[512] * 6, 1024, 1024]
     layers = [nn.Sequential(*rectified(3, 32, 3, 2, 1))]
     for i, (inputs, outputs) in enumerate(pairwise(widths), start=1):
         depthwise = rectified(inputs, inputs, 3, 2 if i in (2, 4, 6, 12) else 1, 1, groups=inputs)
         layers.append(nn.Sequential(*depthwise, *rectified(inputs, outputs, 1)))
     network = nn.Module()
-    network.model, network.fc = nn.Sequential(*layers), nn.Linear(1024, 1000)
+    network.model, network.fc = nn.Sequential(*layers), nn.Linear(widths[-1], classes)
     return network
 
 
@@ -86,11 +92,13 @@ def test_torchvisions_weights_load(name, tmp_path):
 
 
 @SIZES
-def test_mobilenet_equals_its_layers_in_sequence(size):
+@pytest.mark.parametrize("name", MOBILENETS)
+def test_mobilenet_equals_its_layers_in_sequence(name, size):
+    widths, depths = MOBILENETS[name]
     torch.manual_seed(0)
-    ours = networks.create("imagenet_mobilenetv1", 1000)
+    ours = networks.create(name, 100)
     torch.manual_seed(0)
-    theirs = mobilenet()
+    theirs = mobilenet(widths, 100)
     assert list(ours.state_dict()) == list(theirs.state_dict())
     assert all(torch.equal(value, theirs.state_dict()[key]) for key, value in ours.state_dict().items())
     images = torch.randn(2, 3, size, size)
@@ -98,7 +106,7 @@ def test_mobilenet_equals_its_layers_in_sequence(size):
         out, last = ours.eval()(images), theirs.model.eval()(images)
         assert torch.equal(out.final_map, last)
         torch.testing.assert_close(out.logits, theirs.fc(nn.functional.adaptive_avg_pool2d(last, 1).flatten(1)))
-        for stage, depth in zip(out.stages, (1, 4, 6, 12, 14), strict=True):
+        for stage, depth in zip(out.stages, depths, strict=True):
             assert torch.equal(stage, theirs.model[:depth](images))
 
 

@@ -9,7 +9,7 @@ import torch
 import yaml
 from torch import nn
 
-from kdcore import checkpoints, networks
+from kdcore import catalog, checkpoints, networks
 from kdcore.methods import ofd
 from kdcore.networks.contract import Output
 from kdcore.system.errors import UserError
@@ -23,16 +23,23 @@ PUBLISHED = [
 ]  # fmt: skip
 """Those whose published code the reference material has run."""
 IMAGENET = [name for name in NAMES if name.startswith("imagenet_")]
-MOBILE = ["mobilenetv2", "shufflenetv1", "shufflenetv2"]
+TRANSFORMERS = ["cvt_13", "pvt_ti", "t2t_vit_14", "t2t_vit_7"]
+SMALL = [name for name in NAMES if name != "pvt_ti"]
+"""Those that take images of 16 pixels."""
+MOBILE = ["mobilenetv1", "mobilenetv2", "shufflenetv1", "shufflenetv2"]
 FAMILIES = ["resnet8", "wrn_16_1", "resnet18", "resnet50", "vgg8", *MOBILE]
 STEMMED = {"resnet8x4": 32, "resnet20": 16, "resnet18": 64, "wrn_16_2": 16, "shufflenetv1": 24, "shufflenetv2": 24}
 """Channels of the stems."""
+FIRST_LAYER = {"mobilenetv1": "model.0.0.weight", "mobilenetv2": "conv1.0.weight"}
+"""Those that are called otherwise than `conv1`."""
 LARGE_STAGES = {
     "resnet8x4": [(32, 112), (64, 112), (128, 56), (256, 28)],
     "resnet50": [(64, 112), (256, 112), (512, 56), (1024, 28), (2048, 14)],
     "wrn_16_2": [(16, 112), (32, 112), (64, 56), (128, 28)],
     "shufflenetv1": [(24, 112), (240, 56), (480, 28), (960, 14)],
     "shufflenetv2": [(24, 112), (116, 56), (232, 28), (464, 14)],
+    "shufflenetv2_x1_5": [(24, 112), (176, 56), (352, 28), (704, 14)],
+    "mobilenetv1": [(32, 112), (128, 56), (256, 28), (512, 14)],
     "mobilenetv2": [(16, 56), (12, 56), (16, 28), (48, 14), (160, 7)],
     "vgg8": [(64, 224), (128, 112), (256, 56), (512, 28), (512, 28)],
     "imagenet_resnet18": [(64, 112), (64, 56), (128, 28), (256, 14), (512, 7)],
@@ -87,8 +94,30 @@ def test_equals_published_network(name):
             assert error <= tolerance * np.abs(want).max()
 
 
+FIRST_LOGITS = {
+    # StreamLined:CIFAR-100/Models/mobilenetv1.py, commit 7458628
+    "mobilenetv1": [0.14594718547322505, 0.14579897808733436, 0.14575966176541527, 0.1458045984348065],
+    # SimKD:models/ShuffleNetv2.py, commit 2b389c3
+    "shufflenetv2_x1_5": [-0.12727037802086139, -0.12929389825578638, -0.1324024018877675, -0.13111988912841765],
+}
+"""What published code, which the reference material has not run, gives the first class for four images in float64, with
+the weights that the reference material fills the keys of that code with.
+"""
+
+
+@needs_reference
+@pytest.mark.parametrize("name", FIRST_LOGITS)
+def test_first_logits_are_those_of_published_code(name):
+    network = networks.create(name, 100).eval().double()
+    weights, images = fill({key: list(value.shape) for key, value in network.state_dict().items()})
+    network.load_state_dict({key: torch.from_numpy(value) for key, value in weights.items()})
+    with torch.no_grad():
+        found = network(torch.from_numpy(images)).logits[:, 0]
+    torch.testing.assert_close(found, torch.tensor(FIRST_LOGITS[name], dtype=torch.float64), rtol=1e-12, atol=0)
+
+
 @pytest.mark.parametrize(("name", "size", "stem"), [
-    *((name, 16, "small") for name in NAMES),
+    *((name, 16, "small") for name in SMALL),
     *((name, 32, "small") for name in NAMES),
     *((name, 64, "large") for name in NAMES),
     *((name, 64, "small") for name in (*FAMILIES, *IMAGENET)),
@@ -101,15 +130,19 @@ def test_output_contract(name, size, stem):
         out = network(torch.randn(1 if size == 224 else 2, 3, size, size))
     assert isinstance(out, Output)
     assert out.logits.shape == (len(out.pooled), 7)
+    torch.testing.assert_close(network.classifier(out.pooled), out.logits)
+    assert len(out.stages) > 2
+    if name in TRANSFORMERS:
+        assert (out.preacts, network.norms, out.final_map) == ((), (), None)
+        return
     assert all((preact < 0).any() for preact in out.preacts)  # no ReLU has gone over them, as one in place would
     assert [s.shape for s in out.stages] == [p.shape for p in out.preacts]
     torch.testing.assert_close(out.final_map.mean(dim=(2, 3)), out.pooled)
-    torch.testing.assert_close(network.classifier(out.pooled), out.logits)
     assert [norm.num_features for norm in network.norms] == [preact.shape[1] for preact in out.preacts[1:]]
 
 
 @pytest.mark.parametrize(("name", "rectified"), [
-    *((name, range(9)) for name in ("resnet8", "resnet18", "resnet50", "vgg8", "shufflenetv1", "shufflenetv2")),
+    *((name, range(9)) for name in ("resnet8", "resnet18", "resnet50", "vgg8", *MOBILE) if name != "mobilenetv2"),
     *((name, range(9)) for name in IMAGENET if name != "imagenet_mobilenetv2"),
     ("mobilenetv2", [0]),
     ("imagenet_mobilenetv2", [0]),
@@ -177,12 +210,16 @@ def test_statistics_are_updated_once_per_step(name):
     assert counts == {1}
 
 
+def test_transformers_are_the_networks_that_lack_something():
+    assert {name for name in NAMES if catalog.networks()[name].lacks} == {*TRANSFORMERS}
+
+
 def test_unknown_network_is_refused():
     with pytest.raises(KeyError, match="resnet20"):
         networks.create("resnet21", 10)
 
 
-@pytest.mark.parametrize("name", [*FAMILIES, *IMAGENET])
+@pytest.mark.parametrize("name", [*FAMILIES, *IMAGENET, *TRANSFORMERS])
 @pytest.mark.parametrize("stem", networks.STEMS)
 def test_initial_weights_are_those_of_the_seed(name, stem):
     def weights(seed):
@@ -206,10 +243,10 @@ class TestStems:
         large = networks.create(name, 5, stem="large").state_dict()
         assert list(small) == list(large)
         changed = [key for key in small if not torch.equal(small[key], large[key])]
-        if name.startswith(("imagenet_", "vgg")):
+        if name.startswith(("imagenet_", "vgg")) or name in TRANSFORMERS:
             assert changed == []
         else:
-            assert changed == ["conv1.0.weight" if name == "mobilenetv2" else "conv1.weight"]
+            assert changed == [FIRST_LAYER.get(name, "conv1.weight")]
             assert large[changed[0]].shape == (small[changed[0]].shape[0], 3, 7, 7)
             assert 0.99 < large[changed[0]].abs().max() * (3 * 7 * 7) ** 0.5 <= 1  # of PyTorch's uniform distribution
 

@@ -7,7 +7,7 @@ import pytest
 from tests.project import SHORT
 
 PAIR = "resnet14-resnet8"
-DKD = [f"train@{PAIR}-dkd-{scale}-False-0" for scale in (1, 2)]
+DKD = [f"train@{PAIR}-dkd-{scale}-False-base-0" for scale in (1, 2)]
 REASON = "a sum in another order of writing, with the same result"
 ACCEPT = ("python", "-m", "stages.accept")
 
@@ -117,7 +117,7 @@ def test_damaged_results_stop_no_other_cell(edited):
 
 @pytest.mark.parametrize(("arguments", "message"), [
     (["--reason", " "], "--reason: is empty"),
-    (["resnet14-resnet8-dkd-1-False-1", "--reason", "x"], "is no teacher or cell with results that DVC would make"),
+    (["resnet14-resnet8-dkd-1-False-base-1", "--reason", "x"], "is no teacher or cell with results that DVC"),
 ])  # fmt: skip
 def test_bad_input(edited, arguments, message):
     assert message in edited.run(*ACCEPT, *arguments, code=2)

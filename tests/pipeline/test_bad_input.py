@@ -10,7 +10,6 @@ import stat
 import subprocess
 import sys
 import time
-from functools import cache
 
 import numpy as np
 import pyarrow as pa
@@ -27,13 +26,14 @@ from kdcore.system import yamlfile
 from kdcore.training import device
 from stages import run
 from tests.matrix.test_params import BAD
+from tests.once import code
 from tests.pictures import encoded, write_tree
 from tests.project import ROOT, SHORT, TRAINED
 
 LIMIT = 5.0
 """Seconds until a message."""
 PAIR = "resnet20-resnet8"
-CELL = f"{PAIR}-kd-1-False-0"
+CELL = f"{PAIR}-kd-1-False-base-0"
 SCRIPTS = sorted(path.stem for path in (ROOT / "stages").glob("[a-z]*.py"))
 LAUGHS = "a0: &a0 [x,x,x,x,x,x,x,x,x]\n" + "".join(
     f"a{i}: &a{i} [{','.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12)
@@ -65,7 +65,7 @@ def template(tmp_path_factory):
         patch.chdir(folder)
         importlib.import_module("stages.plan").main()
     for card in (folder / "cards").glob("*/*.yaml"):
-        if card.parent.name not in ("evaluate", "teacher") and card.stem not in (CELL, f"{PAIR}-at-0"):
+        if card.parent.name not in ("evaluate", "teacher") and card.stem not in (CELL, f"{PAIR}-at-base-0"):
             card.unlink()
     (folder / "data/digits").mkdir()
     storage.save(digits.fetch(source="embedded", image_size=16, train_per_class=20), folder / "data/digits")
@@ -75,14 +75,8 @@ def template(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module")
-def code():
-    """Fingerprints of the code, which stays as it is."""
-    return cache(cards.Code)
-
-
 @pytest.fixture
-def project(template, code, tmp_path, monkeypatch):
+def project(template, tmp_path, monkeypatch):
     """A copy of it, where the test is."""
     folder = shutil.copytree(template, tmp_path / "project", symlinks=True)
     monkeypatch.chdir(folder)
@@ -342,8 +336,9 @@ VALUES = [
     ({"scales": ["2"]}, "scales[0]: '2' is no scale. Allowed: 1 for M=[1]"),
     ({"scales": [HUGE]}, "scales[0]: 1000"),
     ({"scales": [float("nan")]}, "scales[0]: nan is no scale"),
-    (MANY, "5 pairs, 5 methods, 7 scales, 2 stand, 2 baselines, 1,000 seeds: pairs x methods x scales x stand x seeds "
-           "and pairs x baselines x seeds make 360,000 cells; at most 100,000 are allowed; shorten an axis"),
+    (MANY, "5 pairs, 5 methods, 7 scales, 2 stand, 2 baselines, 1 variants, 1,000 seeds: pairs x methods x scales x "
+           "stand x variants x seeds and pairs x baselines x variants x seeds make 360,000 cells; at most 100,000 are "
+           "allowed; shorten an axis"),
     ({**MANY, "pairs": [f"{a}-{b}" for a in ("resnet20", "vgg13") for b in networks.names()[:20]], "seeds": [0]},
      "needs the teacher vgg13, which teachers does not list. Name another, or add for example"),
     ({"seeds": [-1] * 400}, "and 380 more"),
@@ -365,7 +360,7 @@ VALUES = [
     ({"pairs": [None]}, "pairs[0]: None"),
     ({"pairs": [["resnet20", "resnet8"]]}, "pairs[0]: ['resnet20', 'resnet8']"),
     ({"pairs": [PAIR, PAIR]}, f"pairs: names {PAIR} more than once"),
-    ({"methods": ["kd", "../kd"]}, "methods[1]: unknown method '../kd'. Allowed: clkd, ctkd"),
+    ({"methods": ["kd", "../kd"]}, "methods[1]: unknown method '../kd'. Allowed: clkd, crld"),
     ({"methods": ["kd\n"]}, r"methods[0]: unknown method 'kd\n'. Did you mean kd?"),
     ({"methods": ["kd+" * 1000 + "kd"]}, "methods[0]: 'kd+kd+kd+"),
     ({"teachers": {}}, "pairs: resnet20-resnet8 needs the teacher resnet20, which teachers does not list."),
@@ -385,6 +380,9 @@ VALUES = [
      "teachers.resnet20.source: '/proc/self/mem' cannot be read (Input/output error)"),
     ({"teachers__resnet20": {"source": f"{'x' * 300}.pth", "published_top1": 70.0}}, "cannot be read (File name too"),
     ({"teachers__resnet20": {"source": "params.yaml", "published_top1": 101.0}}, "teachers.resnet20.published_top1:"),
+    ({"teachers__resnet20": {"source": "params.yaml", "published_top1": 0.7234}},
+     "teachers.resnet20.published_top1: 0.7234: is in percent: write 72.34"),
+    ({"teachers__resnet20": {"source": "params.yaml", "published_top1": 1}}, "1: is in percent: write 100"),
     ({"teachers__resnet20": {"source": "params.yaml", "published_top1": 70.0, "sha256": "0" * 64}},
      "teachers.resnet20.sha256: params.yaml has sha256"),
     ({"teachers__resnet20": {"source": "a.pth", "sha256": "0" * 63}}, "teachers.resnet20.sha256: '0000"),
@@ -636,7 +634,7 @@ COMMANDS = [
     *[([script, "--no-such-option"], nothing, "usage: python -m stages.")
       for script in SCRIPTS if script not in ("evaluate", "methods", "preset", "teacher")],
     *[([script, *"abcd"], nothing, "usage: python -m stages.") for script in SCRIPTS
-      if script not in ("accept", "methods", "networks", "sweep")],
+      if script not in ("accept", "methods", "networks", "sweep", "vary")],
     *[([script], nothing, "usage: python -m stages.")
       for script in ("compare", "evaluate", "evaluate_checkpoint", "teacher", "train", "train_one")],
     (["plan", "--check"], nothing, "usage: python -m stages.plan [--check FILE...]"),
@@ -731,7 +729,7 @@ COMMANDS = [
     ([*ONE, "--teacher", "x" * 5000], nothing, "teacher resnet20: there is no xxx"),
     ([*ONE, "--teacher", "params.yaml"], nothing, "params.yaml: not a checkpoint of tensors alone, or damaged"),
     ([*ONE, "--teacher", "teacher.pth"], written(PAGE, "teacher.pth"), "but a web page: the download did not reach"),
-    ([*ONE], teacher(weights("resnet20", 100), "teachers/resnet20/weights.safetensors"), "fc.weight: (100, 64) in"),
+    ([*ONE, "--teacher", "a.safetensors"], teacher(weights("resnet20", 100), "a.safetensors"), "fc.weight: (100, 64)"),
     ([*ONE], missing("teachers"), "there is no teachers/resnet20/weights.safetensors; name a checkpoint with"),
     ([*ONE], missing("data/digits"), "data set digits is not here yet; run 'dvc repro data'"),
     ([*ONE], labels(np.full(200, 10)), "data/digits: digits, train split: labels from 10 to 10, but there are 10"),
@@ -744,7 +742,7 @@ COMMANDS = [
     (["train_one", "--pair", PAIR, "--method", "kdd"], nothing, "unknown method 'kdd'. Did you mean kd?"),
     (["train_one", "--pair", PAIR, "--method", "at", "--stand"], nothing, "at is no logit method and takes neither"),
     (["train_one", "--pair", PAIR, "--method", "vanilla", "--teacher", "x"], nothing, "vanilla trains the student"),
-    (measure(network="resnet21"), nothing, "argument --network: invalid choice: 'resnet21' (choose from"),
+    (measure(network="resnet21"), nothing, "--network: unknown network 'resnet21'. Did you mean resnet32? Allowed: "),
     (measure(network=None), nothing, "the following arguments are required: --network"),
     (measure(dataset=None), nothing, "one of the arguments --dataset --params is required"),
     (measure(source="folder:images", dataset="mine"), images, "error: --image-size: is missing; give it a value\n"),
@@ -966,9 +964,20 @@ def test_a_check_refuses_checkpoints_that_do_not_fit(project, refused, capsys, t
     checkpoints.save(networks.create("resnet20", 10), project / file)
     plan.main(*check)
     checkpoints.save(networks.create("resnet20", 100), project / file)
+    made = {"deps": [{"path": "cards/data.yaml", "md5": "0" * 32}], "outs": [{"path": "data/digits"}]}
+    yamlfile.write(project / "dvc.lock", {"stages": {"data": made}})  # DVC made it from another card
+    plan.main(*check)
+    (project / "dvc.lock").unlink()
     given(data__train_per_class=21)(project)  # another data set than the one that is stored, as far as is known
     plan.main(*check)
-    assert capsys.readouterr().out.splitlines() == ["params.yaml: 20 cells"] * 2
+    assert capsys.readouterr().out.splitlines() == ["params.yaml: 20 cells"] * 3
+
+
+@pytest.mark.parametrize("arguments", [(), ("--check", "params.yaml")])
+def test_what_no_cell_has_is_said(project, capsys, arguments):
+    given(train__exceptions=[{"methods": ["mlkd"], "lr": 0.5}])(project)
+    importlib.import_module("stages.plan").main(*arguments)
+    assert "which have no effect: train.exceptions[0]" in capsys.readouterr().err
 
 
 def test_a_check_refuses_regions_of_networks_that_have_none(project, refused, capsys):
@@ -981,6 +990,22 @@ def test_a_check_refuses_regions_of_networks_that_have_none(project, refused, ca
     given(scales=[1])(project)
     importlib.import_module("stages.plan").main("--check", "params.yaml")
     assert capsys.readouterr().out == "params.yaml: 6 cells\n"
+
+
+@pytest.mark.parametrize("is_stored", [True, False])
+@pytest.mark.parametrize(("change", "message"), [
+    ({"data__validation": 0.99}, "data.validation: 0.99: {who} has 20 training images, and 20 of them for validation"),
+    ({"train__per_class": 21}, "train.per_class: 21: {who} has 20 training images; lower it to 20"),
+    ({"train__per_class": 19, "data__validation": 0.1}, "train.per_class: 19: {who} has 18 training images beside"),
+    ({"teachers__resnet20__train__per_class": 21}, "teachers.resnet20.train.per_class: 21: {who} has 20"),
+])  # fmt: skip
+def test_a_check_refuses_more_training_images_than_there_are(project, refused, is_stored, change, message):
+    """Where the data set is stored, and where its section tells how many images it has."""
+    given(**change)(project)
+    if not is_stored:
+        shutil.rmtree(project / "data/digits")
+    who = "class '0'" if is_stored else "every class"
+    assert f"error: {message.format(who=who)}" in refused("plan", "--check", "params.yaml")
 
 
 @pytest.mark.parametrize(("section", "change", "message"), named(SOURCES))

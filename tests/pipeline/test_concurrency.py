@@ -191,7 +191,8 @@ def test_logs_are_always_whole(here):
     (here / "run").mkdir()
 
     def work(number):
-        meta = {"name": str(number) * 5000, "student": "b", "method": "kd", "device": "cpu", "threads": 1}
+        meta = {"name": str(number) * 5000, "student": "b", "method": "kd", "device": "cpu", "threads": 1,
+                "train": {"batch_size": 16}}  # fmt: skip
         said = io.StringIO()
         with redirect_stderr(said):
             for turn in range(1, ROUNDS + 1):

@@ -13,6 +13,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from dvc_render.vega import VegaRenderer
 
@@ -23,8 +24,8 @@ from tests.sweeps import SweepProject, stop
 
 pytestmark = pytest.mark.pipeline
 
-KD, DKD = ({f"train@resnet14-resnet8-{method}-{scale}-False-0" for scale in (1, 2)} for method in ("kd", "dkd"))
-CELLS = KD | DKD | {"baseline@resnet14-resnet8-vanilla-0"}
+KD, DKD = ({f"train@resnet14-resnet8-{method}-{scale}-False-base-0" for scale in (1, 2)} for method in ("kd", "dkd"))
+CELLS = KD | DKD | {"baseline@resnet14-resnet8-vanilla-base-0"}
 RESULTS = {"evaluate@resnet14-resnet8", "tables"}
 FILES = ("weights.safetensors", "history.csv")
 TIMINGS = "scratch/timings.jsonl"
@@ -56,15 +57,15 @@ def test_sums_adapters_views_and_dot(project):
     """What a method trains beside the student is kept apart from it; DOT retrains what distils."""
     project.set(methods=["crd+kd", "mlkd"], scales=[1], baselines=["vanilla", "cc", "at+sp"])
     output = project.sweep("--jobs", "2")
-    new = {f"train@resnet14-resnet8-{method}-1-False-0" for method in ("crd+kd", "mlkd")}
-    new |= {f"baseline@resnet14-resnet8-{method}-0" for method in ("cc", "at+sp")}
+    new = {f"train@resnet14-resnet8-{method}-1-False-base-0" for method in ("crd+kd", "mlkd")}
+    new |= {f"baseline@resnet14-resnet8-{method}-base-0" for method in ("cc", "at+sp")}
     assert project.ran(output) == {"plan", *new, *RESULTS}
     runs = project.folder / "runs/resnet14-resnet8"
     adapted = {path.parent.name for path in runs.glob("*/adapters.safetensors")}
-    assert adapted == {"resnet14-resnet8-crd+kd-1-False-0", "resnet14-resnet8-cc-0"}
+    assert adapted == {"resnet14-resnet8-crd+kd-1-False-base-0", "resnet14-resnet8-cc-base-0"}
     sizes = {path.parent.name: path.stat().st_size for path in runs.glob("*/weights.safetensors")}
     assert len(set(sizes.values())) == 1
-    history = (runs / "resnet14-resnet8-crd+kd-1-False-0/history.csv").read_text()
+    history = (runs / "resnet14-resnet8-crd+kd-1-False-base-0/history.csv").read_text()
     assert history.startswith("epoch,lr,loss,ce,crd,kd,train_top1,test_top1\n")
     table = (project.folder / "tables/digits.md").read_text()
     assert all(f"| {label} " in table for label in ("CRD+KD", "MLKD", "CC", "AT+SP"))
@@ -73,13 +74,32 @@ def test_sums_adapters_views_and_dot(project):
     assert {name for name in project.stale() if name.startswith(("train@", "baseline@", "teacher@"))} == new
 
 
+@pytest.mark.slow
+def test_validation_trains_all_anew_and_fetches_nothing(project):
+    data = yamlfile.read(project.folder / "params.yaml")["data"]
+    project.set(data={**data, "validation": 0.5}, tables={"accuracy": "top1_best"})
+    assert project.ran(project.sweep("--jobs", "2")) == {"plan", "teacher@resnet14", "pairs", *CELLS, *RESULTS}
+    assert project.dvc("status").strip() == "Data and pipelines are up to date."
+    table = (project.folder / "tables/digits.md").read_text()
+    assert "of the best epoch, chosen on the validation images (50% of the training images)" in table
+    assert "6 epochs of 10 training images; the validation images" in table
+    pair = project.folder / "evaluations/resnet14-resnet8"
+    curves = pd.read_csv(pair / "curves.csv")
+    for cell in json.loads((pair / "metrics.json").read_text())["cells"]:
+        own = curves[curves["cell"] == cell["name"]]
+        best = own[own["val_top1"] == own["val_top1"].max()].iloc[0]
+        assert cell["top1_best"] == pytest.approx(best["test_top1"], abs=1e-4)
+        assert cell["val_top1"] == pytest.approx(own["val_top1"].iloc[-1], abs=1e-4)
+    assert "Validation accuracy (%)" in (project.folder / "tables/report.html").read_text()
+
+
 def test_second_run_does_nothing(project):
     assert project.dvc("status").strip() == "Data and pipelines are up to date."
     assert project.ran(project.dvc("repro")) == set()
 
 
 def test_outputs(project):
-    run = project.folder / "runs/resnet14-resnet8/resnet14-resnet8-kd-2-False-0"
+    run = project.folder / "runs/resnet14-resnet8/resnet14-resnet8-kd-2-False-base-0"
     assert sorted(path.name for path in run.iterdir()) == ["history.csv", "meta.json", "weights.safetensors"]
     meta = json.loads((run / "meta.json").read_text())
     assert meta["recipe"]["temperature"] == 4.0
@@ -137,8 +157,8 @@ def test_plots_without_a_network(project):
 @pytest.mark.slow
 @pytest.mark.parametrize(("changes", "new"), [
     ({"seeds": [0, 1]}, {name.removesuffix("0") + "1" for name in CELLS}),
-    ({"scales": [1, 2, 4]}, {f"train@resnet14-resnet8-{method}-4-False-0" for method in ("kd", "dkd")}),
-    ({"methods": ["kd", "dkd", "rld"]}, {f"train@resnet14-resnet8-rld-{scale}-False-0" for scale in (1, 2)}),
+    ({"scales": [1, 2, 4]}, {f"train@resnet14-resnet8-{method}-4-False-base-0" for method in ("kd", "dkd")}),
+    ({"methods": ["kd", "dkd", "rld"]}, {f"train@resnet14-resnet8-rld-{scale}-False-base-0" for scale in (1, 2)}),
     ({"pairs": ["resnet14-resnet8", "resnet14-wrn_16_1"]},
      {name.replace("resnet8", "wrn_16_1") for name in CELLS | {"evaluate@resnet14-resnet8"}}),
 ])  # fmt: skip
@@ -166,7 +186,7 @@ def test_comments_and_docstrings_make_nothing_stale(project):
 
 
 def test_tables_make_only_tables_stale(project):
-    project.edit("kdcore/results/rows.py", 'Row("Teacher", None)', 'Row("The teacher", None)')
+    project.edit("kdcore/results/row.py", '{None: "Teacher",', '{None: "The teacher",')
     assert project.stale() == {"tables"}
 
 
@@ -209,7 +229,7 @@ def test_two_teachers_of_one_network(project):
     pairs = ["resnet14-resnet8", "slow14-resnet8"]
     project.set(teachers={"resnet14": TRAINED, "slow14": other}, pairs=pairs, methods=["kd"], scales=[1])
     ran = project.ran(project.sweep("--jobs", "2"))
-    cells = {"train@slow14-resnet8-kd-1-False-0", "baseline@slow14-resnet8-vanilla-0"}
+    cells = {"train@slow14-resnet8-kd-1-False-base-0", "baseline@slow14-resnet8-vanilla-base-0"}
     pairs_made = {"evaluate@resnet14-resnet8", "evaluate@slow14-resnet8"}
     assert ran == {"plan", "teacher@slow14", "pairs", "tables", *cells, *pairs_made}
     assert before == {path.name for path in (project.folder / "runs/resnet14-resnet8").iterdir()}
@@ -249,16 +269,19 @@ def test_experiment_in_a_temporary_folder_has_the_teacher_of_the_workspace(proje
 
 @pytest.mark.slow
 def test_experiment_with_another_scale(project):
-    """dvc exp run trains the new cells alone; dvc metrics diff then shows the headlines and nothing else."""
+    """dvc exp run trains the new cells alone; dvc metrics diff then shows headlines and new rows, nothing else."""
     output = project.dvc("exp", "run", "-S", "scales=[1,2,4]")
-    new = {f"train@resnet14-resnet8-{method}-4-False-0" for method in ("kd", "dkd")}
+    new = {f"train@resnet14-resnet8-{method}-4-False-base-0" for method in ("kd", "dkd")}
     assert project.ran(output) == new | RESULTS | {"plan"}
     headlines = {"resnet14-resnet8.kd.headline", "resnet14-resnet8.dkd.headline"}
+    rows = {f"resnet14-resnet8.{method}.rows.1_2_4" for method in ("kd", "dkd")}
     shown = json.loads(project.dvc("metrics", "diff", "--json").splitlines()[-1])["tables/metrics.json"]
-    assert shown
-    assert set(shown) <= headlines
+    assert rows <= set(shown) <= headlines | rows
     values = json.loads(project.dvc("metrics", "diff", "--all", "--json").splitlines()[-1])["tables/metrics.json"]
     for key, change in values.items():
+        if key in rows:
+            assert change.get("old") is None
+            continue
         assert isinstance(change["new"], str) or change["diff"] == pytest.approx(change["new"] - change["old"])
         assert key in headlines or change["new"] == change["old"]
     assert headlines <= set(values)
@@ -291,7 +314,7 @@ def test_what_a_failed_experiment_leaves_in_params_is_said(project):
 
 
 def test_killed_cell_goes_on_and_ends_with_the_same_bits(project):
-    name = "resnet14-resnet8-kd-2-False-0"
+    name = "resnet14-resnet8-kd-2-False-base-0"
     run = f"runs/resnet14-resnet8/{name}"
     expected = [project.digest(f"{run}/{file}") for file in FILES]
     shutil.rmtree(project.folder / run)
@@ -358,10 +381,23 @@ def test_a_serial_run_seen_from_another_terminal(project):
             os.killpg(process.pid, signal.SIGKILL)
     assert found["sweep"] is None
     (one,) = running
-    assert one["step"] == "baseline@resnet14-resnet8-vanilla-1"
+    assert one["step"] == "baseline@resnet14-resnet8-vanilla-base-1"
     assert (one["epochs"], one["host"]) == (2000, platform.node())
     assert one["loss"] > 0
     assert one["seconds_left"] > 0
+
+
+@pytest.mark.slow
+def test_make_repro_leaves_nothing_to_do(project):
+    """`-o setup`: what is installed stays as it is."""
+    project.set(methods=["kd"], scales=[1])
+    assert "done" in project.run("make", "-o", "setup", "repro")
+    assert project.ran(project.dvc("repro")) == set()
+    assert (project.folder / "tables/digits.md").is_file()
+    project.edit("params.yaml", "  lr: 0.02", "  lr: -0.02")
+    said = project.run("make", "-o", "setup", "repro", code=2)
+    assert "train.lr" in said
+    assert "stages.sweep" not in said
 
 
 @pytest.mark.slow
@@ -388,5 +424,5 @@ def test_a_sweep_after_a_changed_setting_brings_no_old_results_back(project, tmp
     serial = Project(tmp_path / "serial")
     serial.dvc("repro")
     assert (serial.folder / "dvc.lock").read_bytes() == (project.folder / "dvc.lock").read_bytes()
-    meta = project.folder / "runs/resnet14-resnet8/resnet14-resnet8-sp-0/meta.json"
+    meta = project.folder / "runs/resnet14-resnet8/resnet14-resnet8-sp-base-0/meta.json"
     assert json.loads(meta.read_text())["train"]["lr"] == 0.05

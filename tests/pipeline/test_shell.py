@@ -81,7 +81,7 @@ def test_commands_hold_names_alone():
     axes = [stage["foreach"] for stage in stages.values() if "foreach" in stage]
     axes += [axis for stage in stages.values() for axis in stage.get("matrix", {}).values()]
     assert set.union(*map(interpolated, axes)) == {
-        "teachers", "pairs", "methods", "scales", "stand", "seeds", "baselines",
+        "teachers", "pairs", "methods", "scales", "stand", "variants", "seeds", "baselines",
     }  # fmt: skip
 
 

@@ -20,12 +20,12 @@ from kdcore.results import evaluation
 from kdcore.system import yamlfile
 from kdcore.system.errors import RunError, UserError
 from kdcore.system.files import file_sha256, whole
-from kdcore.training import device, experiment, run_folder, timings
+from kdcore.training import adopt, device, experiment, run_folder, timings
 from stages import evaluate, run, teacher
 from tests.conftest import ROOT
 
 CARD = {
-    "name": "resnet8-resnet8-vanilla-0",
+    "name": "resnet8-resnet8-vanilla-base-0",
     "pair": "resnet8-resnet8",
     "student": "resnet8",
     "method": "vanilla",
@@ -90,6 +90,81 @@ def test_card_is_carried_out(project):
     assert len((project / "out/history.csv").read_text().splitlines()) == 3
 
 
+class StoppedError(Exception):
+    """A tuner's, that has seen enough of a run."""
+
+
+class TestValidation:
+    @pytest.fixture
+    def carried_out(self, project):
+        """Carry out the card with other images; returns its folder."""
+        with whole(project / "data/digits") as folder:
+            storage.save(digits.fetch(source="embedded", image_size=16, train_per_class=4), folder)
+
+        def carried_out(out="out", *, watch=None, **changes):
+            yamlfile.write(project / "cards/baseline/cell.yaml", {**CARD, **changes})
+            experiment.run(project / "cards/baseline/cell.yaml", project / out, watch=watch)
+            return project / out
+
+        return carried_out
+
+    @staticmethod
+    def columns(folder):
+        return (folder / run_folder.HISTORY).read_text().splitlines()[0].split(",")[-3:]
+
+    def test_images_are_kept_out_of_training(self, carried_out, capsys):
+        folder = carried_out(validation=0.25)
+        assert self.columns(folder) == ["train_top1", "val_top1", "test_top1"]
+        assert run_folder.is_done(folder, {**CARD, "validation": 0.25})
+        assert not run_folder.is_done(folder, CARD)
+        assert not run_folder.is_done(carried_out("whole"), {**CARD, "validation": 0.25})
+
+    def test_tuning(self, carried_out, project, capsys):
+        """Reads no test image, and its run counts as whole for its own card alone."""
+        tuned = {"validation": 0.25, "test": False}
+        folder = carried_out(**tuned)
+        assert self.columns(folder) == ["ce", "train_top1", "val_top1"]
+        assert run_folder.is_done(folder, {**CARD, **tuned})
+        assert not run_folder.is_done(folder, {**CARD, "validation": 0.25})
+        assert run_folder.read_history(folder / run_folder.HISTORY, {**CARD, **tuned})["val_top1"].notna().all()
+        assert "% (validation) in " in capsys.readouterr().err
+
+    def test_tuning_needs_validation(self, carried_out):
+        with pytest.raises(UserError, match="test: false needs validation"):
+            carried_out(test=False)
+
+    def test_who_watches_may_stop_a_run_and_go_on_later(self, carried_out, project):
+        expected, seen = contents(carried_out("expected", validation=0.25)), []
+
+        def watch(history):
+            seen.append([row["val_top1"] for row in history])
+            if len(seen) == 1:
+                raise StoppedError
+
+        with pytest.raises(StoppedError):
+            carried_out(validation=0.25, watch=watch)
+        assert not (project / "out").exists()
+        assert contents(carried_out(validation=0.25, watch=watch)) == expected
+        assert [len(values) for values in seen] == [1, 2]
+        assert seen[1][0] == seen[0][0]
+        assert not list(project.glob("scratch/states/*"))
+        assert not list(project.glob("scratch/live/*"))
+
+    @pytest.mark.parametrize(("changes", "message"), [
+        ({"validation": 0.9}, "data.validation: 0.9: class '0' has 4 training images, and 4 of them for validation"),
+        ({"train": {**CARD["train"], "per_class": 5}}, "train.per_class: 5: class '0' has 4 training images; lower it"),
+    ])  # fmt: skip
+    def test_refused_before_training(self, carried_out, project, changes, message):
+        yamlfile.write(project / "cards/baseline/cell.yaml", {**CARD, **changes})
+        code, said = call(project, "stages.train", "baseline", "cell")
+        assert code == 2
+        assert said.startswith(f"error: {message}")
+        assert not (project / "scratch").exists()
+        yamlfile.write(project / "cards/teacher/cell.yaml", {**CARD, **changes, "source": "train", "name": "mine"})
+        with pytest.raises(UserError, match=r"data.validation: 0.9|teachers.mine.train.per_class: 5"):
+            teacher.main("cell")
+
+
 def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
@@ -147,7 +222,7 @@ class TestThreads:
 
     def test_of_adopted_teachers(self, project, monkeypatch):
         yamlfile.write(project / "cards/teacher/resnet8.yaml", {"data": "digits", "source": "x.pth", "threads": 3})
-        monkeypatch.setattr(teacher, "adopt_teacher", self.ends_with_threads)
+        monkeypatch.setattr(adopt, "adopt_teacher", self.ends_with_threads)
         with pytest.raises(RunError, match="3 threads"):
             teacher.main("resnet8")
 
@@ -159,7 +234,7 @@ class TestThreads:
 def test_loss_that_is_not_finite_names_the_cell(project):
     card = {**CARD, "train": {**CARD["train"], "lr": 1e30}}
     yamlfile.write(project / "cards/baseline/cell.yaml", card)
-    with pytest.raises(RunError, match="resnet8-resnet8-vanilla-0: epoch 1, step 2 of 2"):
+    with pytest.raises(RunError, match="resnet8-resnet8-vanilla-base-0: epoch 1, step 2 of 2"):
         experiment.run(project / "cards/baseline/cell.yaml", project / "out")
     assert not (project / "out").exists()
     code, said = call(project, "stages.train", "baseline", "cell")
@@ -271,8 +346,9 @@ def test_ctrl_c_while_a_stage_imports(tmp_path):
     """One line, and no traceback."""
     (tmp_path / "torch.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
     path = f"{tmp_path}{os.pathsep}{ROOT}"
+    yamlfile.write(tmp_path / "cards/baseline/cell.yaml", CARD)
     code, said = call(tmp_path, "stages.train", "baseline", "cell", PYTHONPATH=path)
-    assert (code, said) == (128 + signal.SIGINT, "interrupted; run it again\n")
+    assert (code, said) == (128 + signal.SIGINT, "interrupted; run it again to go on from the last finished epoch\n")
 
 
 def test_code_that_changed_after_the_plan(project):

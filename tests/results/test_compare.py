@@ -220,6 +220,53 @@ class TestRows:
         }  # fmt: skip
 
 
+class TestVariants:
+    def write(self, repository, temperature, *, commit):
+        variants = {"t2": {"kd": {"temperature": temperature}}}
+        made = made_up.matrix(pairs=[PAIR], seeds=(0, 1, 2, 3), variants=variants)
+        repository.write({}, params={"variants": {"base": {}, **variants}, "train": {"optimizer": "sgd"}})
+        tables.write(made, repository.folder / "tables")
+        if commit:
+            repository.git("add", "-A")
+            repository.git("commit", "-qm", "test")
+
+    def test_they_are_rows_of_their_own(self, repository):
+        self.write(repository, 2, commit=True)
+        found = {line.row: line for line in lines("HEAD")}
+        assert len(found) == 13 + 6
+        assert (found["KD, T=2"].what, found["KD, T=2"].verdict) == ("row", "equal")
+        assert found["KD"].what == "plain"
+        assert found["KD + SDD [1,2,4] + stand"].what == "headline"
+
+    def test_other_values_under_one_name_are_said(self, repository):
+        self.write(repository, 2, commit=True)
+        self.write(repository, 8, commit=False)
+        found = compare.compare(*revisions.load("HEAD", "workspace", "top1"))
+        changed = next(line for line in found.lines if line.row == "KD, T=2")
+        assert changed.new_row == "KD, T=8"
+        assert "KD, T=2 -> KD, T=8" in found.markdown()
+        assert found.differs == "differs: variants.t2.kd.temperature 2 -> 8"
+
+    def test_a_table_older_than_variants_is_base(self, repository):
+        repository.commit({("vanilla", None, None): NOISY, PLAIN: NOISY, SDD_STAND: NOISY}, headline=SDD_STAND)
+        self.write(repository, 2, commit=False)
+        found = compare.compare(*revisions.load("HEAD", "workspace", "top1"))
+        assert [line.row for line in found.lines] == ["Student", "KD", "KD + SDD [1,2,4] + stand"]
+        assert "16 of workspace" in found.summary
+
+    def test_names_that_look_like_gaps_or_numbers(self, repository):
+        for name in ("NA", "1", "None"):
+            made = made_up.matrix(pairs=[PAIR], seeds=(0,), variants={name: {"kd": {"temperature": 2}}})
+            repository.write({})
+            tables.write(made, repository.folder / "tables")
+            (side, _) = revisions.load("workspace", "workspace", "top1")
+            assert {row.variant for _, row in side.rows} == {"base", name}
+
+    def test_published_figures_are_of_base(self, repository):
+        self.write(repository, 2, commit=False)
+        assert {line.row for line in lines("published")} == {"KD", "KD + stand"}
+
+
 class TestPublished:
     def test_interval(self, repository):
         repository.write({PLAIN: (70.5, 70.9, 70.4)})
@@ -258,6 +305,15 @@ class TestPublished:
             table, below = capsys.readouterr().out.split("\n\n")
             assert (table.count(" 70.66† "), table.count("†")) == (1, 1)
             assert below.startswith(f"† KD, {PAIR}, published 70.66: logs end at 70.1.\n{sides[0]} -> ")
+
+    def test_one_doubt_of_several_figures_is_told_once(self, repository, capsys):
+        sources = {"paper": {**FIGURES["sources"]["paper"], "doubt": "read second hand"}}
+        yamlfile.write(repository.folder / "data/published.yaml", {**FIGURES, "sources": sources})
+        repository.write({PLAIN: NOISY, ("kd", 1, True): NOISY})
+        main("published", "workspace")
+        table, below = capsys.readouterr().out.split("\n\n")
+        assert table.count("†") == 2
+        assert below.count("†") == below.count("read second hand") == 1
 
     def test_part_of_a_data_set(self, repository):
         repository.write({PLAIN: NOISY}, params={"data": {"subset": True}})

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from kdcore.results import dvc_plots
-from kdcore.results.report import charts
+from kdcore.results.report import calibration
 from kdcore.system import yamlfile
 from tests import made_up
 from tests.project import ROOT
@@ -21,7 +21,8 @@ def of(frame, row):
 @pytest.mark.parametrize("frame", [dvc_plots.top1, dvc_plots.reliability])
 def test_rows_with_a_missing_seed_are_left_out(frame):
     whole, partly = (
-        set(frame(made_up.matrix(pairs=[PAIR], missing=missing))["row"]) for missing in ((), (f"{PAIR}-kd-1-False-1",))
+        set(frame(made_up.matrix(pairs=[PAIR], missing=missing))["row"])
+        for missing in ((), (f"{PAIR}-kd-1-False-base-1",))
     )
     assert len(whole) == 14
     assert whole - partly == {"KD"}
@@ -60,7 +61,7 @@ class TestReliability:
         monkeypatch.setattr(
             dvc_plots, "pooled", lambda networks, pooled=dvc_plots.pooled: drawn.append(1) or pooled(networks)
         )
-        charts.reliability(made_up.matrix(pairs=[PAIR]))
+        calibration.reliability(made_up.matrix(pairs=[PAIR]))
         assert len(drawn) == 16  # 13 rows, and the teacher with each of the three groups
 
     def test_every_row_and_the_teacher(self):
@@ -79,7 +80,7 @@ class TestReliability:
 
 def test_curves_are_means_over_the_seeds_that_have_come():
     """Also of cells that still train and have no result."""
-    names = [f"resnet56-resnet20-at-{seed}" for seed in (0, 1)]
+    names = [f"resnet56-resnet20-at-base-{seed}" for seed in (0, 1)]
     history = pd.DataFrame({"cell": names, "epoch": [1, 1], "test_top1": [50.0, 52.0]})
     results = made_up.matrix(pairs=made_up.PAIRS[:1], baselines=("at",), missing=names)
     results.histories["resnet56-resnet20"] = history

@@ -7,16 +7,19 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from kdcore import networks
+from kdcore import methods, networks
+from kdcore.data import subsets
 from kdcore.data.sources import digits
 from kdcore.results import evaluation
+from kdcore.results.rows import METRICS, read_evaluation
 from kdcore.system.errors import UserError
-from kdcore.system.files import file_sha256
+from kdcore.system.files import file_sha256, write_json
 from kdcore.training import loop, run_folder
+from kdcore.training.inference import predict
 
 CPU = torch.device("cpu")
 
@@ -62,6 +65,7 @@ def test_certain_predictions_are_in_the_last_bin():
     assert evaluation.measure(logits, labels)["ece"] == pytest.approx(100 * (got["confidence"][-1] - 0.5), abs=1e-2)
 
 
+@settings(deadline=None)
 @given(seed=st.integers(0, 2**31), images=st.integers(1, 400), sharpness=st.floats(0.1, 300))
 def test_calibration_error_is_that_of_the_bins(seed, images, sharpness):
     random = torch.Generator().manual_seed(seed)
@@ -92,7 +96,12 @@ def test_best_epoch():
     assert evaluation.best_top1(pd.DataFrame({"test_top1": [50.0, 60.123456, 55.0]})) == 60.1235
 
 
-CARD = {"pair": "resnet14-resnet8", "cells": [{"name": "resnet14-resnet8-vanilla-0", "method": "vanilla"}]}
+def test_best_epoch_is_the_first_of_those_that_are_best_on_validation_images():
+    history = pd.DataFrame({"val_top1": [40.0, 45.0, 45.0, 41.0], "test_top1": [50.0, 52.0, 60.0, 70.0]})
+    assert evaluation.best_top1(history) == 52.0
+
+
+CARD = {"pair": "resnet14-resnet8", "cells": [{"name": "resnet14-resnet8-vanilla-base-0", "method": "vanilla"}]}
 
 
 class TestPair:
@@ -106,10 +115,12 @@ class TestPair:
         meta = {**CARD["cells"][0], "recipe": {"ce_weight": 1.0}, "train": {"epochs": 2}, "commit": "abc",
                 "device": "cpu: x", "threads": 1, "processes": 1, "computed_in": "float32", "versions": {}}  # fmt: skip
 
-        def evaluate(network=student, **changes):
-            folder = tmp_path / "runs/resnet14-resnet8/resnet14-resnet8-vanilla-0"
-            run_folder.write(folder, network, history, {**meta, **changes})
-            return evaluation.evaluate_pair(CARD, dataset, tmp_path / "teacher" / run_folder.WEIGHTS, CPU)
+        def evaluate(network=student, card=CARD, images=dataset, val_top1=(), **changes):
+            folder = tmp_path / "runs/resnet14-resnet8/resnet14-resnet8-vanilla-base-0"
+            more = [{"val_top1": value} for value in val_top1] or [{}, {}]
+            rows = [{**row, **columns} for row, columns in zip(history, more, strict=True)]
+            run_folder.write(folder, network, rows, {**meta, **changes})
+            return evaluation.evaluate_pair(card, images, tmp_path / "teacher" / run_folder.WEIGHTS, CPU)
 
         return evaluate
 
@@ -121,12 +132,64 @@ class TestPair:
         assert summary["teacher"]["agreement"] == 100
         assert cell["epochs"] == 2
         assert {"threads", "processes", "commit"} <= set(cell)
-        weights = Path("runs/resnet14-resnet8/resnet14-resnet8-vanilla-0") / run_folder.WEIGHTS
+        weights = Path("runs/resnet14-resnet8/resnet14-resnet8-vanilla-base-0") / run_folder.WEIGHTS
         assert cell["weights_sha256"] == file_sha256(weights)
         assert sum(cell["reliability"]["count"]) == sum(summary["teacher"]["reliability"]["count"]) > 0
         assert summary["student"]["parameters"] < summary["teacher"]["parameters"]
-        assert curves["cell"].tolist() == ["resnet14-resnet8-vanilla-0"] * 2
+        assert curves["cell"].tolist() == ["resnet14-resnet8-vanilla-base-0"] * 2
+        assert not {"val_top1", "per_class"} & set(cell)
         json.dumps(summary)
+
+    def test_with_validation(self, evaluate):
+        dataset = digits.fetch(source="embedded", image_size=16, train_per_class=4)
+        student = loop.create("resnet8", 10, 0, CPU)
+        summary, curves = evaluate(student, {**CARD, "validation": 0.25}, dataset, (20.0, 30.0), validation=0.25,
+                                   train={"epochs": 2, "per_class": 2})  # fmt: skip
+        (cell,), images = summary["cells"], subsets.chosen(dataset, validation=0.25).validation
+        right = predict(student, images, dataset, CPU).argmax(dim=1) == torch.from_numpy(images.labels)
+        assert cell["val_top1"] == 100 * right.sum().item() / 10
+        assert cell["top1_best"] == 11.0  # of epoch 2, though epoch 1 is better on the test images
+        assert (summary["train_images"], cell["per_class"]) == (30, 2)
+        assert curves["val_top1"].tolist() == [20.0, 30.0]
+
+    @pytest.mark.parametrize(("card", "run"), [({"validation": 0.25}, {}), ({}, {"validation": 0.25})])
+    def test_runs_with_validation_and_without_are_of_other_cards(self, evaluate, card, run):
+        dataset = digits.fetch(source="embedded", image_size=16, train_per_class=4)
+        with pytest.raises(UserError, match=r"meta\.json: is of another card"):
+            evaluate(card={**CARD, **card}, images=dataset, val_top1=(20.0, 30.0), **run)
+
+    def test_a_student_with_another_end_has_its_own_cost(self, evaluate):
+        """And the pair's student has that of the plain network, wherever such a cell stands."""
+        name = "resnet14-resnet8-simkd-base-0"
+        card = {**CARD, "cells": [*CARD["cells"], {"name": name, "method": "simkd"}]}
+        plain = loop.create("resnet8", 10, 0, CPU)
+        student = methods.get("simkd").other_end(
+            loop.create("resnet8", 10, 0, CPU), outputs=64, factor=2, size=[4, 4], bias=True
+        )
+        rows = [{"epoch": epoch, "train_top1": 50.0, "test_top1": 13.0 - epoch} for epoch in (1, 2)]
+        meta = {**card["cells"][1], "recipe": {}, "train": {"epochs": 2}, "commit": "abc", "device": "cpu: x",
+                "threads": 1, "processes": 1, "computed_in": "float32", "versions": {}}  # fmt: skip
+        run_folder.write(Path("runs/resnet14-resnet8") / name, student, rows, meta)
+        for cells in (card["cells"], card["cells"][::-1]):
+            summary, _ = evaluate(card={**card, "cells": cells})
+            assert summary["student"] == evaluation.cost(plain, 16)
+            by_method = {cell["method"]: cell for cell in summary["cells"]}
+            assert "cost" not in by_method["vanilla"]
+            # the projector: 1 x 1, 3 x 3 and 1 x 1 convolutions of a map of 4 x 4 with their norms; the classifier is
+            # one from 64 to 10 again, of which the parameters are counted though the teacher gave them
+            layers = 64 * 32 + 32 * 32 * 9 + 32 * 64
+            assert by_method["simkd"]["cost"] == {
+                "parameters": summary["student"]["parameters"] + layers + 2 * (32 + 32 + 64),
+                "multiply_adds": summary["student"]["multiply_adds"] + 4 * 4 * layers,
+            }
+        Path("e").mkdir()
+        write_json(Path("e") / METRICS, {**summary, "cells": [
+            {**cell, "pair": summary["pair"], "variant": "base", "seed": 0} for cell in summary["cells"]
+        ]})  # fmt: skip
+        assert [cell.get("cost") is None for cell in read_evaluation(Path("e"))["cells"]] == [False, True]
+        write_json(Path("e") / METRICS, {**summary, "cells": [{**summary["cells"][0], "cost": {"parameters": 1}}]})
+        with pytest.raises(UserError, match=r"metrics\.json: is damaged"):
+            read_evaluation(Path("e"))
 
     def test_accepted_changes_of_code(self, evaluate):
         accepted = [{"reason": "renamed", "commit": "abc", "from": {}, "to": {}}]

@@ -1,7 +1,7 @@
 """Figures of made-up results: what they draw, and the files they become."""
 
 from dataclasses import replace
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import matplotlib as mpl
 import numpy as np
@@ -11,12 +11,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from PIL import Image
 
-from kdcore.results import figures
-from kdcore.results.rows import Results, rows
+from kdcore.results import figures, heat
+from kdcore.results.row import rows
+from kdcore.results.rows import Results
 from tests import made_up
 
 PAIRS = made_up.PAIRS
-NAMES = ["accuracy-over-scales", "curves", "gains", "published"]
+NAMES = ["accuracy-over-scales", "curves", "gains", "gains-over-student", "published"]
 
 
 def narrowed(results, **changes):
@@ -85,7 +86,7 @@ class TestOverScales:
         assert to_hex(kd.get_color()) == to_hex(drawn["KD + stand"][0].get_color())
 
     def test_missing_seed_leaves_a_gap(self):
-        results = made_up.matrix(pairs=PAIRS[:1], missing=[f"{PAIRS[0]}-kd-2-False-1"])
+        results = made_up.matrix(pairs=PAIRS[:1], missing=[f"{PAIRS[0]}-kd-2-False-base-1"])
         _, values, _ = bars(panels(figures.over_scales(results))[PAIRS[0]])["KD"]
         assert np.isnan(values).tolist() == [False, True, False]
 
@@ -114,13 +115,18 @@ class TestOverScales:
 class TestGains:
     def test_gains_of_another_budget_are_marked(self):
         results = with_budget(made_up.matrix(pairs=PAIRS[:2]), PAIRS[1], "KD + SDD [1,2]")
-        texts = [text.get_text() for axes in panels(figures.gains(results)).values() for text in axes.texts]
+        texts = [text.get_text() for axes in panels(heat.over_plain(results)).values() for text in axes.texts]
         gain = entry(results, PAIRS[1], "KD + SDD [1,2]").gain
         assert [text for text in texts if "§" in text] == [f"{gain:+.2f} §"]
 
+    def test_gains_over_fewer_seeds_say_so(self):
+        made = made_up.matrix(pairs=PAIRS[:1], excluded=[f"{PAIRS[0]}-kd-1-True-base-1"])
+        texts = [text.get_text() for axes in panels(heat.over_plain(made)).values() for text in axes.texts]
+        assert sum("\nn = 2" in text for text in texts) == 1
+
     def test_every_gain_and_bold_where_it_is_supported(self):
         results = made_up.matrix(pairs=PAIRS[:2])
-        figure = figures.gains(results)
+        figure = heat.over_plain(results)
         assert list(panels(figure)) == ["KD", "DKD"]
         texts = panels(figure)["DKD"].texts
         shown = [e for e in results.entries if e.row.method == "dkd" and e.gain is not None]
@@ -132,10 +138,10 @@ class TestGains:
 
     def test_colours_are_those_of_the_gains(self):
         results = made_up.matrix(pairs=PAIRS[:2], gain=-1.0)
-        axes = panels(figures.gains(results))["KD"]
+        axes = panels(heat.over_plain(results))["KD"]
         assert (
             axes.texts[4].get_text()
-            == f"\N{MINUS SIGN}{-entry(results, PAIRS[0], 'KD + SDD [1,2,4] + stand').gain:.2f}"
+            == f"\N{MINUS SIGN}{-entry(results, PAIRS[0], 'KD + SDD [1,2,4] + stand').gain:.2f} ↓"
         )
         mesh = axes.collections[0]
         plain = [e for e in results.entries if e.row.method == "kd" and e.gain is not None]
@@ -143,20 +149,76 @@ class TestGains:
         assert mesh.norm.vcenter == 0
 
     def test_missing_seeds_are_said(self):
-        missing = [f"{PAIRS[0]}-kd-4-False-1", f"{PAIRS[1]}-kd-1-False-0"]
-        figure = figures.gains(made_up.matrix(pairs=PAIRS[:2], missing=missing))
+        missing = [f"{PAIRS[0]}-kd-4-False-base-1", f"{PAIRS[1]}-kd-1-False-base-0"]
+        figure = heat.over_plain(made_up.matrix(pairs=PAIRS[:2], missing=missing))
         texts = [text.get_text() for text in panels(figure)["KD"].texts]
         assert texts[1] == "missing"
         assert texts[5:] == ["no plain"] * 5
         assert "missing" not in [text.get_text() for text in panels(figure)["DKD"].texts]
 
     def test_one_seed_supports_nothing(self):
-        figure = figures.gains(made_up.matrix(pairs=PAIRS[:1], seeds=[0]))
+        figure = heat.over_plain(made_up.matrix(pairs=PAIRS[:1], seeds=[0]))
         assert {text.get_weight() for axes in panels(figure).values() for text in axes.texts} == {"normal"}
 
     def test_plain_rows_alone_have_no_figure(self):
         results = made_up.matrix(pairs=PAIRS[:1])
-        assert figures.gains(narrowed(results, scales=[1], stand=[False])) is None
+        assert heat.over_plain(narrowed(results, scales=[1], stand=[False])) is None
+
+    def test_gains_over_the_student_have_all_rows_and_the_feature_methods(self):
+        """Three panels beside two on a line: the place of the fourth is empty."""
+        results = made_up.matrix(pairs=PAIRS[:2], baselines=("vanilla", "at"))
+        drawn = panels(heat.over_student(results))
+        assert list(drawn) == ["KD", "DKD", "Feature methods"]
+        shown = [e.gains["student"] for e in results.entries if e.row.method == "kd"]
+        texts = [text.get_text().removesuffix(" ↓").replace("\N{MINUS SIGN}", "-") for text in drawn["KD"].texts]
+        assert texts == [f"{gain.points:+.2f}" for gain in shown]
+        assert [text.get_weight() == "bold" for text in drawn["KD"].texts] == [gain.is_supported for gain in shown]
+        below = [text.get_text().endswith("↓") for axes in drawn.values() for text in axes.texts]
+        assert below == [
+            e.gains["student"].points < 0
+            for method in ("kd", "dkd", "at") for e in results.entries if e.row.method == method
+        ]  # fmt: skip
+        assert heat.over_student(made_up.matrix(pairs=PAIRS[:1], baselines=())) is None
+
+    def test_variants_have_panels_of_their_own(self):
+        excluded = [f"{PAIRS[0]}-kd-2-False-t2-{seed}" for seed in range(3)]
+        results = made_up.matrix(pairs=PAIRS[:2], variants={"t2": {"kd": {"temperature": 2}}}, excluded=excluded)
+        drawn = panels(heat.over_plain(results))
+        assert list(drawn) == ["KD", "KD, T=2", "DKD"]
+        texts = [text.get_text() for text in drawn["KD, T=2"].texts]
+        assert texts.count("excluded") == 1
+        plain = entry(results, PAIRS[0], "KD, T=2")
+        assert texts[0] == f"{plain.gain:+.2f}".replace("-", "\N{MINUS SIGN}") + plain.signs
+
+
+class TestVariants:
+    def test_accuracy_and_curves_have_a_panel_per_pair_and_variant(self):
+        variants = {
+            "t2": {"kd": {"temperature": 2}},
+            "w4": {"kd": {"complementary_weight": 4}, "only": {"scales": [2]}},
+        }
+        results = made_up.matrix(pairs=PAIRS[:2], variants=variants)
+        drawn = panels(figures.over_scales(results))
+        assert list(drawn) == [f"{pair}{change}" for pair in PAIRS[:2] for change in ("", "\nT=2")]
+        assert len({axes.get_ylim() for axes in list(drawn.values())[:2]}) == 1
+        _, values, _ = bars(drawn[f"{PAIRS[0]}\nT=2"])["KD + stand"]
+        labels = [f"KD{sdd} + stand, T=2" for sdd in ("", " + SDD [1,2]", " + SDD [1,2,4]")]
+        assert values == pytest.approx([entry(results, PAIRS[0], label).mean for label in labels])
+        figure = figures.curves(results)
+        changes = ("", "\nT=2", "\ncomplementary_weight=4")
+        assert list(panels(figure)) == [f"{pair}{change}" for pair in PAIRS[:2] for change in changes]
+        labels = [text.get_text() for text in figure.legends[0].get_texts()]
+        assert labels == [row.label for row in rows(results.card) if row.variant == "base" and row.method]
+
+    @pytest.mark.parametrize("draw", [figures.over_scales, figures.curves])
+    def test_titles_neither_overlap_nor_leave_the_figure(self, draw):
+        grid = made_up.grid(temperature=(1, 16), complementary_weight=(1, 4))
+        figure = draw(made_up.matrix(pairs=PAIRS[:2], seeds=(0,), variants=grid))
+        FigureCanvasAgg(figure).draw()
+        boxes = [axes.title.get_window_extent() for axes in figure.axes if axes.get_title()]
+        assert len(boxes) == 2 * 5
+        assert all(box.x0 >= 0 and box.x1 <= figure.bbox.x1 for box in boxes)
+        assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
 
 
 class TestCurves:
@@ -166,7 +228,7 @@ class TestCurves:
         lines = {line.get_label(): line for line in axes.lines}
         assert list(lines) == [e.row.label for e in results.entries_of(PAIRS[1])][1:]
         history = results.histories[PAIRS[1]]
-        names = [f"{PAIRS[1]}-kd-2-True-{seed}" for seed in range(3)]
+        names = [f"{PAIRS[1]}-kd-2-True-base-{seed}" for seed in range(3)]
         expected = history[history["cell"].isin(names)].groupby("epoch")["test_top1"].mean()
         assert lines["KD + SDD [1,2] + stand"].get_ydata() == pytest.approx(expected.to_numpy(), abs=0.006)
         assert lines["Student"].get_linestyle() == ":"
@@ -198,7 +260,7 @@ class TestCurves:
         assert labels == [row.label for row in rows(results.card) if row.method in ("vanilla", "kd")]
 
     def test_rows_with_a_missing_seed_are_left_out(self):
-        missing = [f"{PAIRS[0]}-kd-1-False-0"]
+        missing = [f"{PAIRS[0]}-kd-1-False-base-0"]
         figure = figures.curves(made_up.matrix(pairs=PAIRS[:2], missing=missing))
         labels = [[line.get_label() for line in axes.lines] for axes in panels(figure).values()]
         assert "KD" not in labels[0]

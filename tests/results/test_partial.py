@@ -9,12 +9,15 @@ from dataclasses import asdict
 import pandas as pd
 import pytest
 
+from kdcore import checkpoints, methods, networks
 from kdcore.data import storage
 from kdcore.data.sources import digits
 from kdcore.matrix import params
-from kdcore.matrix.cards import CARDS, make_cards
+from kdcore.matrix.card_files import CARDS
+from kdcore.matrix.cards import make_cards
 from kdcore.matrix.fingerprint import ROOT
 from kdcore.results import partial
+from kdcore.results.row import Row
 from kdcore.system import yamlfile
 from kdcore.system.errors import UserError
 from kdcore.system.files import file_sha256, whole, write_json
@@ -27,13 +30,22 @@ from tests.pipeline.test_stages import CARD
 from tests.project import TINY, Project
 
 PAIR = "resnet14-resnet8"
-KD, DKD, VANILLA = f"{PAIR}-kd-1-False-0", f"{PAIR}-dkd-2-False-0", f"{PAIR}-vanilla-0"
+KD, DKD, VANILLA = f"{PAIR}-kd-1-False-base-0", f"{PAIR}-dkd-2-False-base-0", f"{PAIR}-vanilla-base-0"
 MADE = {"commit": "abc", "device": "cpu: x", "threads": 1, "processes": 1, "computed_in": "float32",
         "versions": {"torch": "2"}}  # fmt: skip
 
 
 class Killed(BaseException):
     """Ends a run in the middle."""
+
+
+def plan():
+    """Write the cards of params.yaml."""
+    files = {"published_recipes": "data/recipes.yaml", "known_teachers": "data/teachers.yaml"}
+    known = {key: yamlfile.read(ROOT / file) for key, file in files.items()}
+    with whole(CARDS) as cards:
+        for name, card in make_cards(params.load("params.yaml"), **known).items():
+            yamlfile.write(cards / f"{name}.yaml", card)
 
 
 @pytest.fixture(scope="module")
@@ -44,11 +56,7 @@ def planned(tmp_path_factory):
         patch.chdir(folder)
         yamlfile.write(folder / "data/published.yaml", {"sources": {}})
         yamlfile.write(folder / "params.yaml", {**yamlfile.read(ROOT / "params.yaml"), **TINY})
-        files = {"published_recipes": "data/recipes.yaml", "known_teachers": "data/teachers.yaml"}
-        known = {key: yamlfile.read(ROOT / file) for key, file in files.items()}
-        with whole(CARDS) as cards:
-            for name, card in make_cards(params.load("params.yaml"), **known).items():
-                yamlfile.write(cards / f"{name}.yaml", card)
+        plan()
         with whole(folder / "data/digits") as data:
             storage.save(digits.fetch(source="embedded", image_size=16, train_per_class=1), data)
     return folder
@@ -123,6 +131,18 @@ class TestCollect:
         assert (found.done, found.cells, found.unfinished) == (0, 5, [])
         assert all(entry.missing for entry in found.results.entries)
 
+    def test_variants_and_exclusions(self, project):
+        variants = {"base": {}, "t2": {"kd": {"temperature": 2}}}
+        changes = {"variants": variants, "exclude": [{"methods": ["dkd"], "scales": [2]}]}
+        yamlfile.write(project / "params.yaml", {**yamlfile.read("params.yaml"), **changes})
+        plan()
+        finish("resnet14", 92.5)
+        finish(f"{PAIR}-kd-1-False-t2-0", 85.0)
+        found = partial.collect()
+        assert (found.done, found.cells) == (1, 6)
+        shown = {entry.row.label: entry.lacks or entry.mean for entry in found.results.entries}
+        assert (shown["KD"], shown["KD, T=2"], shown["DKD + SDD [1,2]"]) == ("missing", 85.0, "excluded")
+
     def test_without_data(self, project):
         finish("resnet14", 90.0)
         shutil.rmtree("data/digits")
@@ -142,11 +162,37 @@ class TestCollect:
         assert (cell["recipe"]["temperature"], cell["commit"]) == (4.0, "abc")
         assert list(found.results.histories[PAIR]["cell"]) == [KD] * 18
 
+    def test_averaged_weights(self, project):
+        finish("resnet14", 88.0)
+        finish(KD, 80.0)
+        kept = history(*[0.0] * 17, 80.0).assign(ema_test_top1=81.23456)
+        kept.to_csv(partial.RUNS / PAIR / KD / run_folder.HISTORY, index=False)
+        assert [(cell["top1"], cell["top1_ema"]) for cell in self.cells()] == [(80.0, 81.2346)]
+
     def test_costs_are_those_of_evaluation(self, project):
         finish("resnet14", 88.0)
         found = partial.collect().results.evaluations[0]["student"]
         network = loop.create("resnet8", 10, 0, device.choose())
         assert found == partial.evaluation.cost(network, 16)
+
+    def test_a_student_with_another_end_has_its_own_cost(self, project, capsys):
+        """Before it is evaluated; only the end in the file of its weights tells it."""
+        yamlfile.write(project / "params.yaml", {**yamlfile.read("params.yaml"), "baselines": ["vanilla", "simkd"]})
+        plan()
+        finish("resnet14", 88.0)
+        finish(VANILLA, 70.0)
+        name = f"{PAIR}-simkd-base-0"
+        finish(name, 80.0)
+        assert [cell.get("cost") for cell in self.cells()] == [None, None]
+        assert f"{name}/weights.safetensors: " in capsys.readouterr().err
+        student = methods.get("simkd").other_end(
+            networks.create("resnet8", 10), outputs=64, factor=2, size=[4, 4], bias=True
+        )
+        checkpoints.save(student, partial.RUNS / PAIR / name / run_folder.WEIGHTS)
+        found = partial.collect().results
+        of_simkd = next(cell for cell in found.evaluations[0]["cells"] if cell["name"] == name)
+        assert of_simkd["cost"] == partial.evaluation.cost(student, 16)
+        assert found.own_costs(PAIR) == [([Row("simkd")], of_simkd["cost"], 1)]
 
     def test_evaluation_where_it_is_current(self, project):
         finish("resnet14", 92.5)
@@ -181,7 +227,7 @@ class TestCollect:
         assert "meta.json: is damaged (accepted.0.reason: Field required)" in capsys.readouterr().err
 
     def test_times(self, project):
-        """The latest of those that were trained here from this card, from the first epoch on."""
+        """The latest of those that were trained here from this card, from the first epoch on, and not beside others."""
         finish("resnet14", 92.5)
         for name in (KD, DKD, VANILLA):
             finish(name, 80.0)
@@ -192,6 +238,7 @@ class TestCollect:
             made_up.timing(KD, card=cards[KD], epochs=3, seconds=3.0),
             made_up.timing(KD, card=cards[DKD], epochs=18, seconds=4.0),
             made_up.timing(DKD, card=cards[DKD], epochs=17, seconds=5.0),
+            made_up.timing(VANILLA, card=cards[VANILLA], epochs=18, seconds=6.0, beside=1),
         ]
         timings.FILE.parent.mkdir(exist_ok=True)
         timings.FILE.write_text("".join(f"{json.dumps(asdict(timing))}\n" for timing in log))
@@ -225,6 +272,30 @@ class TestCollect:
         begin("resnet14", 60.0)
         os.utime(live_file("resnet14"), (1, 1))
         assert partial.collect().unfinished == []
+
+    def test_with_validation(self, project):
+        """Before the evaluation: the counts are those of the split, and its history chooses the epoch."""
+        section = {**yamlfile.read("params.yaml")["data"], "validation": 0.25}
+        with whole(partial.DATA / "digits") as data:
+            storage.save(digits.fetch(source="embedded", image_size=16, train_per_class=4), data)
+        known = {key: yamlfile.read(ROOT / f"data/{key}.yaml") for key in ("recipes", "teachers")}
+        matrix = params.load("params.yaml", data=section)
+        for name, card in make_cards(
+            matrix, published_recipes=known["recipes"], known_teachers=known["teachers"]
+        ).items():
+            yamlfile.write(CARDS / f"{name}.yaml", card)
+        finish("resnet14", 92.5)
+        finish(KD, 80.0, 79.0)
+        assert partial.collect().results.evaluations == []  # histories without accuracies on validation images
+        for name in ("resnet14", KD):
+            folder = partial.TEACHERS / name if name == "resnet14" else partial.RUNS / PAIR / name
+            rows = pd.read_csv(folder / run_folder.HISTORY)
+            rows["val_top1"] = [*[0.0] * (len(rows) - 2), 70.0, 60.0]
+            rows.to_csv(folder / run_folder.HISTORY, index=False)
+        (cell,) = self.cells()
+        assert (cell["top1"], cell["top1_best"], cell["val_top1"]) == (79.0, 80.0, 60.0)
+        (found,) = partial.collect().results.evaluations
+        assert found["train_images"] == 30
 
     @pytest.mark.parametrize(("name", "content"), [
         (run_folder.HISTORY, ""),

@@ -1,5 +1,6 @@
 """The report: what stands on the page, and how it behaves in a browser."""
 
+import json
 import math
 import re
 import shutil
@@ -10,14 +11,19 @@ from itertools import pairwise
 import pytest
 
 from kdcore.results import dvc_plots
-from kdcore.results.report import charts
+from kdcore.results.entry import PLAIN, STUDENT
+from kdcore.results.published import Published
+from kdcore.results.report import calibration, charts, heat
 from kdcore.results.report import page as report
 from kdcore.results.report.svg import linear, powers, whole
+from kdcore.results.report.values import NOTHING
 from kdcore.results.rows import Results
+from kdcore.system import yamlfile
 from tests import made_up, reference
+from tests.conftest import ROOT
 
 PAIRS = made_up.PAIRS
-MISSING = ("vgg13-vgg8-kd-2-True-1", "resnet56-resnet20-dkd-4-False-0")
+MISSING = ("vgg13-vgg8-kd-2-True-base-1", "resnet56-resnet20-dkd-4-False-base-0")
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 OPTIONS = (
     "headless=new", "no-sandbox", "disable-gpu", "no-first-run", "disable-background-networking",
@@ -107,22 +113,34 @@ def test_every_pair_row_and_cell_is_there(results, page):
 
 def test_what_is_missing_is_said_to_be_missing(text):
     page = Page(text)
-    assert page.texts.count("missing") == 4  # the two rows, in the heat map and in the table
+    assert page.texts.count("missing") == 6  # the two rows, in the two heat maps and in the table
     assert "vgg13-vgg8, KD + SDD [1,2] + stand: 1 of 3 seeds have no result" in text
     assert "KD + SDD [1,2] + stand (2 of 3 seeds, no mean)" in page.texts
     assert not set(MISSING) & set(page.texts)
 
 
 def test_the_heat_map_says_what_was_measured(results):
-    heat = report.heat_map(results)
-    tiles = heat.rows["resnet56-resnet20"]
+    found = over_plain(results)
+    tiles = tiles_of(found, "KD", "resnet56-resnet20") + tiles_of(found, "DKD", "resnet56-resnet20")
     entries = [entry for entry in results.entries_of("resnet56-resnet20") if entry.row.scale is not None]
     assert [tile.is_strong for tile in tiles] == [entry.is_significant for entry in entries]
+    assert [tile.of for tile in tiles] == [(entry.place,) for entry in entries]
     assert any(tile.is_strong for tile in tiles)
     assert tiles[0].kind == "plain"
-    assert tiles[4].text == f"{entries[4].gain:+.2f}"
-    assert [n for _, n in heat.spans("method")] == [6, 6]
-    assert [n for _, n in heat.spans("method", "stand")] == [3, 3, 3, 3]
+    assert tiles[4].text == f"{entries[4].gain:+.2f}{entries[4].signs}"
+    assert found.columns == [
+        "M=[1]", "M=[1,2]", "M=[1,2,4]", "M=[1], stand", "M=[1,2], stand", "M=[1,2,4], stand",
+    ]  # fmt: skip
+
+
+def over_plain(results):
+    """Return the heat map of gains over the plain rows."""
+    return heat.heat_maps(results)[0]
+
+
+def tiles_of(found, *names):
+    """Return the tiles of a line of a heat map."""
+    return next(line.tiles for line in found.lines if line.names == names)
 
 
 def line(results, pair, label):
@@ -158,6 +176,20 @@ def test_doubtful_figures_are_marked(results, text, page):
     assert text.count('class="mark hollow') == sum(bool(entry.figure.doubt) for entry in shown) + 1
 
 
+def test_figures_of_a_doubtful_source_are_marked(results):
+    """All of them, with one note for all."""
+    content = yamlfile.read(ROOT / "data/published.yaml")
+    for source in content["sources"].values():
+        source["doubt"] = "read second hand"
+    published = Published.of(content, results.card["data"])
+    page = Page(report.render(Results.of(results.card, results.evaluations, results.histories, published)))
+    figures = [entry.figure for entry in results.entries if entry.figure]
+    assert page.texts.count("†") == len(figures)
+    notes = [text for text in page.texts if text.startswith("† Every figure from ")]
+    assert len(notes) == len({figure.source for figure in figures})
+    assert all(text.endswith(": read second hand.") for text in notes)
+
+
 @pytest.mark.slow
 def test_figures_within_noise_are_marked(results, page):
     within = [entry for entry in results.entries if entry.is_within_noise]
@@ -180,20 +212,21 @@ def test_other_budgets_are_marked(results, page):
     assert line(marked, entry.pair, entry.row.label)["Top-1"].sign == "§"
     assert page.texts.count("§") == 2  # the row's mean, and the largest gain
     assert set(signs(page)) >= {f"trained with another budget: {' and '.join(budget)}"}
-    tile = next(tile for tile in report.heat_map(marked).rows[entry.pair] if f", {entry.row.label}: " in tile.about)
+    tile = next(tile for line in over_plain(marked).lines for tile in line.tiles if tile.of == (entry.place,))
     assert tile.text == f"{entry.gain:+.2f} §"
     assert "480 epochs and weak and strong views" in tile.about
     plain = next(i for i, other in enumerate(results.entries) if other.row.is_plain)
-    assert report.heat_map(with_entry(results, plain, budget=budget)).rows[PAIRS[0]][0].text.endswith(" §")
+    assert tiles_of(over_plain(with_entry(results, plain, budget=budget)), "KD", PAIRS[0])[0].text.endswith(" §")
 
 
 def test_adjusted_p_stands_beside_p(results):
     titles = [column.title for column in report.lines(results).columns]
     assert titles.index("p, adjusted") == titles.index("p") + 1
-    compared = [entry for entry in results.entries if entry.adjusted is not None]
+    compared = [entry for entry in results.entries if PLAIN in entry.gains and entry.gains[PLAIN].adjusted is not None]
     assert compared
-    assert [line(results, e.pair, e.row.label)["p, adjusted"].key for e in compared] == [e.adjusted for e in compared]
-    tiles = [tile for row in report.heat_map(results).rows.values() for tile in row if ", p " in tile.about]
+    shown = [line(results, e.pair, e.row.label)["p, adjusted"].key for e in compared]
+    assert shown == [e.gains[PLAIN].adjusted for e in compared]
+    tiles = [tile for line in over_plain(results).lines for tile in line.tiles if ", p " in tile.about]
     assert tiles
     assert all(", adjusted " in tile.about for tile in tiles)
 
@@ -226,10 +259,10 @@ def test_columns_say_which_epoch_they_are_of(results):
 
 
 def test_one_failed_cell_does_not_pale_the_others(results):
-    entries = [replace(entry, gain=-70.0) if i == 3 else entry for i, entry in enumerate(results.entries)]
-    heat = report.heat_map(replace(results, entries=entries))
-    assert heat.limit < 5
-    assert max(tile.strength for tiles in heat.rows.values() for tile in tiles) == 100
+    failed = {PLAIN: replace(results.entries[3].gains[PLAIN], points=-70.0)}
+    found = over_plain(with_entry(results, 3, gains=failed))
+    assert found.limit < 5
+    assert max(tile.strength for line in found.lines for tile in line.tiles) == 100
 
 
 def test_nothing_is_fetched(text, page):
@@ -250,7 +283,7 @@ def test_it_shows_all_that_dvc_plots_show():
         assert (shown["Top-1"].text, shown["Deviation"].text) == (f"{entry.top1:.2f}", deviation)
     for frame, figures, quantity in (
         (dvc_plots.curves(made), charts.curves(made), "Test accuracy"),
-        (dvc_plots.reliability(made), charts.reliability(made), "Accuracy"),
+        (dvc_plots.reliability(made), calibration.reliability(made), "Accuracy"),
     ):
         drawn = {(figure.title, drawn.label) for figure in figures for group in figure.groups for chart in group.charts
                  if chart.y.title.startswith(quantity) for drawn in chart.lines}  # fmt: skip
@@ -324,9 +357,9 @@ def test_a_half_finished_matrix():
 
 
 def test_a_row_without_any_result():
-    made = made_up.matrix(pairs=PAIRS[:1], missing=[f"{PAIRS[0]}-kd-4-True-{seed}" for seed in range(3)])
+    made = made_up.matrix(pairs=PAIRS[:1], missing=[f"{PAIRS[0]}-kd-4-True-base-{seed}" for seed in range(3)])
     page = Page(report.render(made))
-    assert page.texts.count("missing") == 2
+    assert page.texts.count("missing") == 3
     assert "Reliability of resnet56-resnet20, KD" in page.texts
 
 
@@ -344,13 +377,25 @@ def test_times_are_shown_where_they_are_known(text):
     assert "raining time" not in text
     assert "Images/s" not in text
     made = made_up.matrix(pairs=PAIRS[:2], seeds=(0, 1))
-    names = [f"{PAIRS[0]}-kd-2-True-{seed}" for seed in (0, 1)]
-    timings = {name: made_up.timing(name, seconds=600 * (i + 1)) for i, name in enumerate(names)}
+    names = [f"{PAIRS[0]}-kd-2-True-base-{seed}" for seed in (0, 1)]
+    sizes = (32, 96)
+    timings = {name: made_up.timing(name, seconds=600 * (i + 1), batch_size=sizes[i]) for i, name in enumerate(names)}
     timed = replace(made, timings=timings)
     (row,) = report.times(timed).rows
-    assert [value.text for value in row] == [PAIRS[0], "KD + SDD [1,2] + stand", "2", "15.00", "30.00", "1,000"]
+    assert [value.text for value in row] == [
+        PAIRS[0],
+        "KD + SDD [1,2] + stand",
+        "2",
+        "15.00",
+        "30.00",
+        "1,000",
+        "64.00",
+    ]
+    of_old_logs = {name: made_up.timing(name) for name in names}
+    (row,) = report.times(replace(made, timings=of_old_logs)).rows
+    assert row[-1].is_absent
     hours = {row[0].text: row[-1].text for row in report.networks(timed).rows}
-    assert hours == {PAIRS[0]: "0.50", PAIRS[1]: report.NOTHING}
+    assert hours == {PAIRS[0]: "0.50", PAIRS[1]: NOTHING}
     page = Page(report.render(timed))
     assert {"Networks and training time of pairs", "Training time (h)", "Training time of rows"} <= set(page.texts)
 
@@ -419,7 +464,7 @@ def resize(browser, size):
 
 
 def column(browser, index):
-    """Return the texts and the head of a column in the table of all rows."""
+    """Return the texts and the head of a column in the table of all rows: 0 is the pair, 3 the accuracy."""
     table = browser.find_element("css selector", "#rows table")
     cells = "return [...arguments[0].tBodies[0].rows].map((row) => row.cells[arguments[1]].textContent)"
     head = table.find_elements("css selector", "thead th")[index]
@@ -434,13 +479,13 @@ def test_the_page_opens_without_an_error(browser):
 
 def test_a_click_sorts_and_another_one_turns(browser):
     resize(browser, WIDE)
-    _, head = column(browser, 2)
+    _, head = column(browser, 3)
     button = head.find_element("css selector", "button")
     for direction, sign in (("ascending", 1), ("descending", -1)):
         browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", button)
         button.click()
-        shown, head = column(browser, 2)
-        numbers = [float(value) for value in shown if value != "missing"]
+        shown, head = column(browser, 3)
+        numbers = [float(value.rstrip("↓")) for value in shown if value != "missing"]
         assert head.get_attribute("aria-sort") == direction
         assert numbers == sorted(numbers, key=lambda value: sign * value)
         assert shown[-2:] == ["missing", "missing"]
@@ -494,7 +539,7 @@ def test_contrast_in_both_themes_and_the_toggle(browser):
         assert button.get_attribute("aria-pressed") == pressed
         backgrounds.add(browser.execute_script("return getComputedStyle(document.body).backgroundColor"))
         tiles = browser.execute_script(CONTRASTS, ".heat td")
-        assert len(tiles) == 7 * 12
+        assert len(tiles) == 2 * 7 * 12
         others = "p, li, dt, dd, th, h1, h2, h3, button, nav a, #rows td, .chart text, footer code"
         low = [(text, ratio) for text, ratio in tiles + browser.execute_script(CONTRASTS, others) if ratio < 4.5]
         assert low == []
@@ -510,3 +555,274 @@ def test_a_phone_does_not_scroll_sideways(browser, width):
     inside = browser.find_element("css selector", "#rows .scroll")
     assert browser.execute_script("return arguments[0].scrollWidth > arguments[0].clientWidth", inside)
     assert browser.get_log("browser") == []
+
+
+MANY = {"methods": ("kd", "nkd", "at+kd"), "scales": (1, 2),
+        "baselines": ("at", "cc", "crd", "fitnet", "nst", "ofd", "pkt", "rkd", "at+sp", "vanilla")}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def many():
+    return made_up.matrix(pairs=PAIRS[:2], seeds=(0, 1), **MANY)
+
+
+class TestManyMethods:
+    def test_rows_stand_in_groups(self, many):
+        sheet = report.lines(many)
+        kinds = [row[2].text for row in sheet.rows if row[0].text == PAIRS[0]]
+        assert list(dict.fromkeys(kinds)) == ["Trained alone", "Feature methods", "Logit methods", "Sums of methods"]
+        assert sorted(kinds, key=kinds.index) == kinds
+        assert len(sheet.starts) == 7
+        assert all((sheet.rows[i][0], sheet.rows[i][2]) != (sheet.rows[i - 1][0], sheet.rows[i - 1][2])
+                   for i in sheet.starts)  # fmt: skip
+
+    def test_no_chart_has_more_rows_without_scales_than_colours(self, many):
+        found = charts.curves(many)[0].groups
+        labels = [[key.label for key in group.keys] for group in found if group.title.startswith(charts.ALONE)]
+        assert labels == [
+            ["Student", "AT", "CC", "CRD", "FITNET", "NST", "OFD"], ["Student", "PKT", "RKD", "AT+SP"],
+        ]  # fmt: skip
+        assert all(len({key.style for key in group.keys}) == len(group.keys) for group in found)
+        titles = [figure.title for figure in calibration.reliability(many)[0].groups]
+        assert (
+            titles[:2]
+            == [group.title for group in found[:2]]
+            == ["Without scales: AT to OFD", "Without scales: PKT to AT+SP"]
+        )
+
+    def test_methods_without_scales_have_a_heat_map(self, many):
+        *_, found = heat.heat_maps(many)
+        assert found.columns == PAIRS[:2]
+        assert {group: [line.names for line in lines] for group, lines in found.groups.items()} == {
+            "Feature methods": [(name.upper(),) for name in MANY["baselines"][:-2]], "Sums of methods": [("AT+SP",)],
+        }  # fmt: skip
+        entry = next(entry for entry in many.entries_of(PAIRS[1]) if entry.row.method == "crd")
+        expected = f"{entry.gains[STUDENT].points:+.2f}{entry.signs}".replace("-", "\N{MINUS SIGN}")
+        assert tiles_of(found, "CRD")[1].text == expected
+
+    def test_every_part_names_its_rows(self, many):
+        """So that filters reach all tables, curves, marks and tiles: only context is left."""
+        page = Page(report.render(many))
+        count = len(many.entries)
+        named = {int(number) for found in page.attributes for number in found.get("data-of", "").split()}
+        assert named == set(range(count))
+        for kind in ("line", "band", "mark", "bar"):
+            drawn = [found for found in page.attributes if found.get("class", "").split()[:1] == [kind]]
+            assert all("data-of" in found for found in drawn if "context" not in found["class"] and "d" in found
+                       and found["d"] != "M1 6H27")  # fmt: skip
+        rows = json.loads(next(found for found in page.all("form"))["data-rows"])
+        assert [(row["pair"], row["kind"], row["m"]) for row in rows] == [
+            (entry.pair, entry.row.group, "none" if entry.row.scale is None else entry.row.m) for entry in many.entries
+        ]
+
+    def test_coinciding_lines_are_of_all_their_rows(self, many):
+        group = charts.curves(many)[0].groups[0]
+        (rate,) = [chart for chart in group.charts if chart.y.title == charts.TITLES[charts.RATE]]
+        (line,) = rate.lines
+        assert [row.label for _, row in line.of] == [key.label for key in group.keys]
+
+
+@pytest.fixture
+def filtered(many, browser, tmp_path):
+    """Open the page of many methods at a fragment of its address."""
+    (tmp_path / "report.html").write_text(report.render(many), encoding="utf-8")
+
+    def open_at(fragment=""):
+        browser.get("about:blank")
+        browser.get((tmp_path / "report.html").as_uri() + fragment)
+        resize(browser, WIDE)
+        return browser
+
+    return open_at
+
+
+SEEN = """
+const isSeen = (element) => element.getClientRects().length > 0;
+return [...document.querySelectorAll(arguments[0])].filter(isSeen).map((element) => element.textContent.trim());
+"""
+
+
+def seen(browser, selector):
+    return browser.execute_script(SEEN, selector)
+
+
+class TestFilters:
+    def test_everything_is_shown_at_first(self, filtered, many):
+        browser = filtered()
+        assert len(seen(browser, "#rows tbody tr")) == len(many.entries)
+        assert seen(browser, "#to-filters") == ["Filter"]
+        assert seen(browser, ".out") == []
+        assert browser.get_log("browser") == []
+
+    def test_of_a_kind_and_a_pair_everywhere(self, filtered):
+        browser = filtered(f"#rows?kind=feature&pair={PAIRS[1]}")
+        assert seen(browser, "#to-filters") == ["Filter: 8 of 46 rows"]
+        assert seen(browser, "#filters output") == ["8 of 46 rows are shown."]
+        names = [name.upper() for name in MANY["baselines"][:-2]]
+        assert seen(browser, "#rows tbody tr th:nth-child(2)") == names
+        assert set(seen(browser, "#rows tbody tr th:first-child")) == {PAIRS[1]}
+        assert seen(browser, ".heat tbody th[scope=row]") == names
+        assert seen(browser, ".heat thead th") == ["Method", PAIRS[1]]
+        assert seen(browser, "#curves summary") == [PAIRS[1]]
+        assert seen(browser, "#curves .legend li") == names  # the pair is open, for no other one is
+        assert seen(browser, "#calibration .legend li") == ["Teacher", *names[:6], "Teacher", *names[6:]]
+        assert set(seen(browser, "#provenance tbody tr th")) == {
+            f"{PAIRS[1]}-{name.lower()}-base-{seed}" for name in names for seed in (0, 1)
+        }
+        assert all(box.is_displayed() for box in browser.find_elements("css selector", "#filters input:checked"))
+        assert browser.get_log("browser") == []
+
+    @pytest.mark.parametrize(("query", "shown"), [
+        ("method=kd&stand=yes&m=[1]", ["KD + stand", "AT+KD + stand"]),
+        ("method=kd&kind=logit&stand=no", ["KD", "KD + SDD [1,2]"]),
+        ("method=at%2Bkd&m=[1]", ["AT+KD", "AT+KD + stand"]),
+        ("method=nk%2C+PK&m=[1]&m=none", ["PKT", "NKD", "NKD + stand"]),
+        ("kind=alone", ["Teacher", "Student"]),
+        ("method=student", ["Student"]),
+        ("method=nothing", []),
+        ("kind=unknown", None),
+    ])  # fmt: skip
+    def test_methods_scales_and_stand(self, filtered, many, query, shown):
+        browser = filtered(f"#?{query}&pair={PAIRS[0]}")
+        all_rows = [entry.row.label for entry in many.entries_of(PAIRS[0])]
+        assert seen(browser, "#rows tbody tr th:nth-child(2)") == (all_rows if shown is None else shown)
+
+    def test_heat_maps_lose_lines_and_columns(self, filtered):
+        browser = filtered("#overview?m=[1]&m=none&stand=yes&method=kd")
+        assert seen(browser, ".map:first-of-type thead th") == ["Method, Pair", "M=[1], stand"]
+        assert [text.split()[0] for text in seen(browser, ".map:first-of-type tbody th[scope=row]")] == (
+            ["KD"] * 2 + ["AT+KD"] * 2
+        )
+        assert seen(browser, ".heat .kind")[:2] == ["Logit methods", "Sums of methods"]
+
+    def test_the_keyboard_chooses_and_the_address_holds_it(self, filtered):
+        from selenium.webdriver.common.keys import Keys
+
+        browser = filtered()
+        browser.find_element("css selector", "#to-filters a").send_keys(Keys.ENTER)
+        browser.find_element("css selector", "#filters input[type=search]").send_keys("crd")
+        box = browser.find_element("css selector", f"#filters input[value='{PAIRS[0]}']")
+        box.send_keys(Keys.SPACE)
+        assert browser.execute_script("return location.hash") == f"#filters?method=crd&pair={PAIRS[0]}"
+        assert seen(browser, "#rows tbody tr th:nth-child(2)") == ["CRD"]
+        browser.find_element("css selector", "nav a[href='#curves']").send_keys(Keys.ENTER)
+        wait(browser, "return location.hash", f"#curves?method=crd&pair={PAIRS[0]}")
+        assert seen(browser, "#to-filters") == ["Filter: 1 of 46 rows"]
+        browser.refresh()
+        assert seen(browser, "#rows tbody tr th:nth-child(2)") == ["CRD"]
+        browser.find_element("css selector", "#filters button").send_keys(Keys.ENTER)
+        wait(browser, "return location.hash", "#curves")
+        assert seen(browser, "#to-filters") == ["Filter"]
+
+    def test_a_link_inside_an_open_page_chooses_anew(self, filtered):
+        browser = filtered("#rows?kind=logit")
+        browser.execute_script("location.hash = '#rows?kind=sum'")
+        wait(browser, "return document.querySelector('#to-filters').textContent", "Filter: 10 of 46 rows")
+        assert [box.get_attribute("value") for box in browser.find_elements("css selector", "input:checked")] == ["sum"]
+
+    def test_words_search_among_the_chosen(self, filtered):
+        browser = filtered("#rows?kind=logit")
+        browser.find_element("css selector", "#rows input[type=search]").send_keys("nkd stand")
+        assert browser.find_element("css selector", "#rows .filter output").text == "4 of 16"
+
+    def test_every_field_has_a_name_to_read_aloud(self, filtered):
+        browser = filtered()
+        browser.find_element("css selector", "#to-filters a").click()
+        fields = browser.find_elements("css selector", "#filters input, #filters fieldset, #filters button")
+        assert len(fields) > 10
+        assert all(field.accessible_name for field in fields)
+        assert browser.find_element("css selector", "#filters output").aria_role == "status"
+
+    @pytest.mark.parametrize("width", [320, 400])
+    def test_it_fits_on_a_phone(self, filtered, width):
+        browser = filtered("#filters?kind=feature")
+        resize(browser, (width, PHONE[1]))
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+
+
+def wait(browser, script, wanted):
+    """Wait until a script returns what is wanted."""
+    from selenium.webdriver.support.wait import WebDriverWait
+
+    WebDriverWait(browser, 5).until(lambda _: browser.execute_script(script) == wanted)
+
+
+def test_without_a_script_everything_is_shown(text):
+    """And no control is offered that would do nothing."""
+    page = Page(text)
+    assert all("hidden" in found for found in page.attributes if found.get("id") in ("filters", "to-filters"))
+    assert not any("out" in found.get("class", "").split() for found in page.attributes)
+
+
+STUDY = {
+    "t2": {"kd": {"temperature": 2}},
+    "w4": {"kd": {"complementary_weight": 4}},
+    "fast": {"train": {"lr": 0.1}, "only": {"methods": ["kd", "vanilla"]}},
+}
+
+
+@pytest.fixture(scope="module")
+def study():
+    excluded = [f"{PAIRS[0]}-kd-2-False-t2-{seed}" for seed in range(3)]
+    missing = [f"{PAIRS[1]}-kd-2-False-t2-0"]
+    return made_up.matrix(pairs=PAIRS[:2], variants=STUDY, excluded=excluded, missing=missing)
+
+
+class TestVariants:
+    def test_every_row_is_there(self, study):
+        page = Page(report.render(study))
+        assert page.open == []
+        assert {entry.row.label for entry in study.entries} <= set(page.texts)
+        ids = [found["id"] for found in page.attributes if "id" in found]
+        assert len(ids) == len(set(ids))
+        assert {"KD + SDD [1,2], T=2 (2 of 3 seeds, no mean)", "Ablations", "kd.temperature"} <= set(page.texts)
+
+    def test_what_is_excluded_is_not_missing(self, study):
+        top1 = [line(study, pair, "KD + SDD [1,2], T=2")["Top-1"].text for pair in PAIRS[:2]]
+        assert top1 == ["excluded", "missing"]
+        assert report.incomplete(study) == "Incomplete: 176 of 177 cells have a result"
+
+    def test_the_heat_map_has_a_line_per_variant(self, study):
+        found, over_student = heat.heat_maps(study)
+        of_pairs = {"KD": ("", ", t2", ", w4", ", fast"), "DKD": ("",)}
+        assert [one.names for one in found.lines] == [
+            (method, f"{pair}{name}") for method, some in of_pairs.items() for pair in PAIRS[:2] for name in some
+        ]
+        assert {len(one.tiles) for one in (*found.lines, *over_student.lines)} == {6}
+        assert tiles_of(found, "KD", f"{PAIRS[0]}, t2")[1].kind == "excluded"
+        assert [tile.kind for tile in tiles_of(found, "KD", f"{PAIRS[0]}, w4")][::3] == ["nothing"] * 2
+        plain = tiles_of(found, "KD", f"{PAIRS[0]}, t2")[0]
+        assert "gain over KD " in plain.about
+        entries = {entry.row.label: entry for entry in study.entries_of(PAIRS[0])}
+        tile = tiles_of(over_student, "KD", f"{PAIRS[0]}, fast")[0]
+        assert "gain over Student, lr=0.1 " in tile.about
+        assert tile.text.startswith(
+            f"{entries['KD, lr=0.1'].gains[STUDENT].points:+.2f}".replace("-", "\N{MINUS SIGN}")
+        )
+
+    def test_the_table_has_all_gains(self, study):
+        entry = next(entry for entry in study.entries if entry.row.label == "KD + stand, T=2")
+        shown = line(study, entry.pair, entry.row.label)
+        points = [entry.gains[kind].points for kind in ("plain", "student", "kd")]
+        assert [shown[title].key for title in ("Gain", "Over student", "Over KD")] == points
+        assert shown["Variant"].text == "t2"
+
+    def test_ablations_are_drawn(self, study):
+        (temperature, weight) = charts.ablated(study)
+        assert [chart.y.title for chart in temperature.groups[0].charts] == [
+            f"Top-1 of {pair} (%)" for pair in PAIRS[:2]
+        ]
+        assert weight.title == "kd.complementary_weight"
+        assert [len(chart.lines) for chart in temperature.groups[0].charts] == [5, 6]  # one is excluded
+        assert [len(chart.marks) for chart in temperature.groups[0].charts] == [10, 11]  # one is missing
+        assert len(temperature.groups[0].keys) == 6
+
+
+def test_rows_below_the_student_are_marked():
+    made = made_up.matrix(pairs=PAIRS[:1], gain=-3.0)
+    below = [entry for entry in made.entries if entry.is_below_student]
+    assert len(below) >= 8
+    page = Page(report.render(made))
+    assert page.texts.count("↓") >= len(below)
+    assert "below the student trained alone" in signs(page)
+    assert any(text.startswith("↓ The mean lies below") for text in page.texts)

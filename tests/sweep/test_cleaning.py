@@ -10,7 +10,7 @@ from filelock import FileLock
 from kdcore.fetch import download
 from kdcore.sweep import cleaning, journal
 from kdcore.system.files import SCRATCH, replace_text
-from kdcore.training import pulse, teacher_cache, timings
+from kdcore.training import compiler, pulse, teacher_cache, timings
 from kdcore.training.state import STATES, ResumeState
 from stages import clean_scratch
 
@@ -24,7 +24,7 @@ def project(tmp_path, monkeypatch):
     """A scratch folder with some of everything, of two cells."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv(teacher_cache.FOLDER_VARIABLE)
-    for name in ("a-b-kd-1-False-0", "a-b-kd-1-False-01"):
+    for name in ("a-b-kd-1-False-base-0", "a-b-kd-1-False-base-01"):
         state = ResumeState(STATES / f"{name}-{KEY}.pt")
         for epoch in range(2):
             state.save({"history": [epoch], "student": torch.zeros(500_000)})
@@ -32,13 +32,13 @@ def project(tmp_path, monkeypatch):
         replace_text(pulse.pulse_file(name), "{}")
         write(pulse.LIVE / f".{name}.csv.0123")  # of a process that was killed
     write(STATES / f"killed-before-its-first-state-{KEY}.lock")
-    write(journal.LOGS / "train@a-b-kd-1-False-0.log")
+    write(journal.LOGS / "train@a-b-kd-1-False-base-0.log")
     path = download.cached(URL)
     write(*(path.with_name(f"{path.name}{end}") for end in ("", ".lock", ".sha256")))
     other = download.cached("https://example.org/b/resnet56.pth")
     write(*(other.with_name(f"{other.name}{end}") for end in (".part", ".part.json", ".lock")))
     teacher_cache.open_table({"teacher": 1}, teacher_cache.Shape(10, 9, 1, 10), torch.float32)
-    write(*(SCRATCH / name for name in KEPT))
+    write(compiler.FOLDER / "2-threads" / "ab" / "code.py", *(SCRATCH / name for name in KEPT))
     journal.Journal("python -m stages.sweep", 1, "host", 0.0).write()
     return tmp_path
 
@@ -66,6 +66,7 @@ def test_all_goes_that_nobody_needs(project, capsys):
         "logs",
         "downloads",
         "teachers' tables",
+        "compiled code",
     ]
     assert said[0] == "states: 8.0 MB removed"
     assert all(line.endswith("MB removed") for line in said)
@@ -73,7 +74,7 @@ def test_all_goes_that_nobody_needs(project, capsys):
     assert all(line.endswith(": 0.0 MB removed") for line in capsys.readouterr().out.splitlines())
 
 
-@pytest.mark.parametrize("running", ["a-b-kd-1-False-0", "a-b-kd-1-False-01"])
+@pytest.mark.parametrize("running", ["a-b-kd-1-False-base-0", "a-b-kd-1-False-base-01"])
 def test_nothing_of_a_running_cell(project, running):
     """Nor of a teacher's tables, since it may use one of them."""
     state = ResumeState(STATES / f"{running}-{KEY}.pt")
@@ -84,15 +85,15 @@ def test_nothing_of_a_running_cell(project, running):
         assert len(state.load()["history"]) == 1
     of_states = [f"states/{running}-{KEY}.{kind}" for kind in ("before", "lock", "pt")]
     of_run = [*of_states, *(f"live/{name}" for name in (f"{running}.csv", f"{running}.json", f".{running}.csv.0123"))]
-    assert kept == sorted([*of_run, *(name for name in before if name.startswith("teacher-tables/"))])
+    assert kept == sorted([*of_run, *(name for name in before if name.startswith(("teacher-tables/", "compiled/")))])
     assert said[0] == f"states: 4.0 MB removed; kept, for they train now: {running}"
-    assert said[-1] == "teachers' tables: kept, for cells train now"
+    assert said[-1] == "teachers' tables, compiled code: kept, for cells train now"
 
 
 def test_nothing_of_a_running_sweep(project):
     with journal.opened():
         said = list(cleaning.clean())
-    assert left() == ["sweep/logs/train@a-b-kd-1-False-0.log"]
+    assert left() == ["sweep/logs/train@a-b-kd-1-False-base-0.log"]
     assert "logs: kept, for a sweep is at work" in said
 
 
@@ -160,5 +161,5 @@ def test_an_open_table_is_used_to_its_end(project):
 
 def test_where_there_is_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert [line.rpartition(": ")[2] for line in cleaning.clean()] == ["0.0 MB removed"] * 5
+    assert [line.rpartition(": ")[2] for line in cleaning.clean()] == ["0.0 MB removed"] * 6
     assert list(tmp_path.iterdir()) == []

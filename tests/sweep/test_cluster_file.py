@@ -1,11 +1,13 @@
 """Cluster files: what jobs they make, and what is refused."""
 
 import re
+from contextlib import ExitStack, nullcontext
 
+import dask
 import pytest
 import yaml
 
-from kdcore.sweep import cli, cluster_file, clusters
+from kdcore.sweep import cli, cluster_file, clusters, queue_commands
 from kdcore.system.errors import UserError
 from tests import sweeps
 from tests.project import ROOT
@@ -48,8 +50,9 @@ def test_job_script_of_a_cluster_file(tmp_path):
     assert without_names.sub("", made[-1]) == without_names.sub("", script[-1]).replace(" machine>:<a free port>", "")
 
 
-def test_the_cluster_file_of_the_docs(tmp_path):
+def test_the_cluster_file_of_the_docs(tmp_path, monkeypatch):
     """docs/cluster.md shows one, and the job script that it makes."""
+    monkeypatch.delenv("KDCORE_TABLES", raising=False)
     text = (ROOT / "docs/cluster.md").read_text()
     shown, script = (text.split(f"```{language}\n")[1].split("```")[0] for language in ("yaml", "bash"))
     path = tmp_path / "cluster.yaml"
@@ -132,6 +135,25 @@ WRONG = [
     ("PBSCluster", {"job_extra_directives": ["-W umask=22,block=true"]}, "lets the command that submits a job wait"),
     ("SGECluster", {"job_extra_directives": ["-sync y"]}, "lets the command that submits a job wait"),
     ("LSFCluster", {"job_extra_directives": ["-K"]}, "lets the command that submits a job wait"),
+    ("SLURMCluster", {"job_extra_directives": ["--arr=0-3"]}, "makes an array"),
+    ("SLURMCluster", {"job_extra_directives": ["--ar 0-3"]}, "makes an array"),
+    ("SLURMCluster", {"job_extra_directives": ['"--array=0-3"']}, "makes an array"),
+    ("SGECluster", {"job_extra_directives": ["-sync yes"]}, "lets the command that submits a job wait"),
+    ("SGECluster", {"job_extra_directives": ["-sync  y"]}, "lets the command that submits a job wait"),
+    ("SGECluster", {"resource_spec": "gpu=1 -t 1-4"}, "resource_spec: 'gpu=1 -t 1-4': makes an array"),
+    ("PBSCluster", {"job_extra_directives": ["-W  block=t"]}, "lets the command that submits a job wait"),
+    ("PBSCluster", {"job_extra_directives": ["-Wblock=1"]}, "lets the command that submits a job wait"),
+    ("OARCluster", {"job_extra_directives": ["--arr 4"]}, "makes an array"),
+    ("LSFCluster", {"job_extra_directives": ['-J  "all[1-4]"']}, "makes an array"),
+    ("LSFCluster", {"job_name": "all[1-4]"}, "job_name: 'all[1-4]': makes an array"),
+    ("LSFCluster", {"job_extra_directives": ["-Is"]}, "lets the command that submits a job wait"),
+    ("SLURMCluster", {"job_script_prologue": ["#SBATCH --array=0-3"]},
+     "job_script_prologue[0]: '#SBATCH --array=0-3': belongs into job_extra_directives, there without #SBATCH"),
+    ("SGECluster", {"job_script_prologue": ["module load cuda\n#$ -t 1-4"]}, "'#$ -t 1-4': belongs into job_extra"),
+    ("SLURMCluster", {"job_extra": ["-G 1"], "job_extra_directives": ["-N 1"]},
+     "job_extra: ['-G 1']: is ignored, for it is the old name of job_extra_directives; leave one of them away"),
+    ("SLURMCluster", {"worker_extra_args": ["--lifetime 55m --name mine"]}, "worker_extra_args[0]: '--name': a sweep"),
+    ("SLURMCluster", {"worker_extra_args": ["--nworkers", "2"]}, "'--nworkers': 'processes' says how many workers"),
     ("HTCondorCluster", {"disk": "1GB", "job_extra_directives": ["a = 1"]}, "must be keys and values, with HTCondorC"),
     ("HTCondorCluster", {"disk": "1GB", "job_extra_directives": {"a": [1]}}, "job_extra_directives: [1]: must be text"),
     ("HTCondorCluster", {"disk": "1GB", "job_directives_skip": ["nothing"]}, "does not take them: 'nothing'"),
@@ -193,6 +215,146 @@ def test_a_variable_that_submits_to_another_cluster(script, monkeypatch):
     assert script()
 
 
+def test_what_looks_like_an_array_and_is_none(script):
+    for cluster, directive in (
+        ("SLURMCluster", "--acctg-freq=30"),
+        ("SGECluster", "-sync no"),
+        ("SGECluster", "-sync n"),
+        ("PBSCluster", "-W block=false"),
+        ("LSFCluster", "-J all"),
+    ):
+        assert script(cluster, job_extra_directives=[directive])
+    assert script("PBSCluster", job_name="all", job_script_prologue=["# PBS is loved", "#!/bin/sh"])
+
+
+@pytest.fixture
+def read(tmp_path):
+    """Read a cluster file; returns its options, and what is said."""
+
+    def read(cluster="SLURMCluster", **options):
+        said = []
+        path = written(tmp_path / "cluster.yaml", cluster=cluster, jobs=1, options={**LEAST, **options})
+        return cluster_file.read(path, said.append).options, "\n".join(said).replace(f"{path}: ", "")
+
+    return read
+
+
+def test_gpus_of_the_machine_that_submits(read, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    said = "CUDA_VISIBLE_DEVICES=1: chooses GPUs of this machine, and is not passed on to jobs"
+    assert read()[1] == said
+    assert "CUDA_VISIBLE_DEVICES" not in queue_commands.environment()
+
+
+def test_variables_that_the_queue_obeys(read, monkeypatch):
+    """sbatch takes them rather than what the script says."""
+    monkeypatch.setenv("SBATCH_QOS", "low")
+    monkeypatch.setenv("SBATCH_WAIT", "1")
+    monkeypatch.setenv("SBATCH_PARTITION", "cpu")
+    assert read(queue="cpu")[1] == read()[1] == "the queue also obeys SBATCH_PARTITION=cpu, SBATCH_QOS=low"
+    with pytest.raises(UserError, match="options: queue: 'gpu': SBATCH_PARTITION=cpu overrules it; unset that variab"):
+        read(queue="gpu")
+    assert read("PBSCluster", queue="gpu")[1] == ""
+    monkeypatch.setenv("LSB_DEFAULTQUEUE", "short")
+    assert read("LSFCluster")[1] == "the queue also obeys LSB_DEFAULTQUEUE=short"
+
+
+@pytest.fixture
+def configure(monkeypatch):
+    """Dask's own configuration of jobs for Slurm, in a file or by variables of the environment."""
+    monkeypatch.delenv("KDCORE_TABLES", raising=False)
+
+    def configure(section="slurm", **changes):
+        given = {key.replace("_", "-"): value for key, value in changes.items()}
+        return dask.config.set({f"jobqueue.{section}": {**dask.config.get("jobqueue.slurm"), **given}})
+
+    return configure
+
+
+def test_options_of_dasks_own_configuration(read, configure):
+    """They are added to those of the file, which replaces them, and are named."""
+    with configure(queue="gpu", name="mine", walltime="01:00:00", processes=3, protocol="ucx://", job_extra=["-G 1"]):
+        options, said = read(walltime="02:00:00", job_extra_directives=["-G 2"])
+    assert options == {**LEAST, "queue": "gpu", "job_name": "mine", "walltime": "02:00:00", "processes": 1,
+                       "job_extra_directives": ["-G 2"]}  # fmt: skip
+    assert said == "jobqueue.slurm of Dask's configuration adds queue: 'gpu', job_name: 'mine'"
+    with configure("own", queue="gpu"):
+        said = read(config_name="own")[1]
+    assert said.startswith("jobqueue.own of Dask's configuration adds queue: 'gpu', ")
+    assert "walltime: '00:30:00'" in said
+
+
+@pytest.mark.parametrize(("changes", "options", "message"), [
+    ({"job_extra_directives": ["--array=0-3"]}, {},
+     "options (jobqueue.slurm of Dask's configuration): job_extra_directives: '--array=0-3': makes an array"),
+    ({"job_extra_directives": "-G 1"}, {}, "cluster.yaml replaces: job_extra_directives: '-G 1': must be a list"),
+    ({"account": 7}, {}, "cluster.yaml replaces: account: 7: must be text; put it into quotes"),
+    ({"worker_extra_args": ["--name=mine"]}, {}, "worker_extra_args[0]: '--name': a sweep knows a job's worker by"),
+    ({"job_extra_directives": ["-N 1"]}, {"job_extra": ["-G 1"]}, "job_extra: ['-G 1']: is ignored, for it is the old"),
+])  # fmt: skip
+def test_wrong_options_of_dasks_own_configuration(read, configure, changes, options, message):
+    with configure(**changes):
+        with pytest.raises(UserError) as raised:
+            read(**options)
+        assert message in str(raised.value)
+        read(account="kd", job_extra_directives=["-G 1"], worker_extra_args=[])
+
+
+def test_jobs_have_the_devices_that_the_sweep_is_told(script, monkeypatch):
+    """Many queues pass no variables on. What the file's prologue sets comes later, and counts."""
+    monkeypatch.setenv("KDCORE_DEVICE", "cpu")
+    monkeypatch.setenv("KDCORE_TABLES", "/a b")
+    monkeypatch.setenv("KDCORE_BESIDE", "cell")
+    for name in ("job_script_prologue", "env_extra"):
+        lines = script("PBSCluster", **{name: ["source it"]})
+        start = lines.index("export KDCORE_DEVICE=cpu")
+        assert lines[start : start + 3] == ["export KDCORE_DEVICE=cpu", "export KDCORE_TABLES='/a b'", "source it"]
+    for shebang in (
+        "/bin/tcsh",
+        "/bin/csh -f",
+        " /usr/bin/env -S tcsh -f",
+        "/usr/bin/env A=1 csh",
+        "/usr/local/bin/csh ",
+    ):
+        assert "setenv KDCORE_DEVICE cpu" in script(shebang=f"#!{shebang}"), shebang
+    for shebang in ("/bin/bash -l", "/bin/zsh", "/usr/bin/env bash", "/opt/csh/bin/bash --rcfile /etc/csh"):
+        assert "export KDCORE_DEVICE=cpu" in script(shebang=f"#!{shebang}"), shebang
+    assert "export KDCORE_DEVICE=cpu; " in "\n".join(script("HTCondorCluster", disk="1GB", shebang="#!/bin/csh -f"))
+    assert "export KDCORE_DEVICE=cpu; " in "\n".join(script("HTCondorCluster", disk="1GB"))
+    assert not any("KDCORE_BESIDE" in line for line in script())
+
+
+@pytest.mark.parametrize(("cluster", "options"), [
+    ("SLURMCluster", {"job_script_prologue": ["export OMP_NUM_THREADS=8"]}),
+    ("SLURMCluster", {"env_extra": ["OMP_NUM_THREADS=8; export OMP_NUM_THREADS"]}),
+    ("SLURMCluster", {"job_script_prologue": ["source it\nexport A=1 OMP_NUM_THREADS=$SLURM_CPUS_ON_NODE"]}),
+    ("SLURMCluster", {"job_script_prologue": [": ${OMP_NUM_THREADS:=8}"]}),
+    ("SLURMCluster", {"job_script_prologue": ["setenv OMP_NUM_THREADS 8"], "shebang": "#!/bin/csh -f"}),
+    ("SLURMCluster", {"job_script_prologue": ["set -gx OMP_NUM_THREADS 8"], "shebang": "#!/usr/bin/fish"}),
+    ("SLURMCluster", {"job_extra_directives": ["--export=ALL,OMP_NUM_THREADS=8"]}),
+    ("PBSCluster", {"job_extra_directives": ["-v OMP_NUM_THREADS=8"]}),
+    ("PBSCluster", {"python": "env OMP_NUM_THREADS=8 python"}),
+    ("HTCondorCluster", {"disk": "1GB", "job_extra_directives": {"environment": '"OMP_NUM_THREADS=8"'}}),
+])  # fmt: skip
+def test_threads_that_cells_would_not_have(script, cluster, options):
+    """Dask and the sweep give each cell its share of the cores; with `train.threads: auto` that decides results."""
+    with pytest.raises(UserError, match=r"OMP_NUM_THREADS.*: does not count, for cells share the cores of a job; sta"):
+        script(cluster, **options)
+
+
+def test_threads_that_are_only_talked_of(script, configure):
+    prologue = ["# export OMP_NUM_THREADS=8", "echo $OMP_NUM_THREADS threads", "unset OMP_NUM_THREADS MKL_NUM_THREADS"]
+    lines = script(job_script_prologue=prologue)
+    assert set(prologue) <= {*lines}
+    with (
+        configure(job_script_prologue=["export OMP_NUM_THREADS=8"]),
+        pytest.raises(
+            UserError, match=r"options \(jobqueue.slurm of Dask's configuration\): job_script_prologue: 'exp"
+        ),
+    ):
+        script()
+
+
 def test_several_wrong_options_at_once(script):
     with pytest.raises(UserError) as raised:
         script(memory=16, job_extra_directives="x", shebang="sh")
@@ -220,19 +382,32 @@ def test_stages_at_a_time_that_a_dry_run_counts_on(tmp_path):
         assert cli._jobs(cli.parse(["--cluster", path, "--slots-per-gpu", str(slots)], None)) == at_a_time
 
 
+def test_a_device_for_workers_elsewhere(tmp_path, monkeypatch):
+    """It is checked, and where it does not reach them, that is said."""
+    monkeypatch.setattr(cli, "_crew", lambda options, say: nullcontext())
+    monkeypatch.setenv("KDCORE_DEVICE", "cpu")
+    said = []
+    with ExitStack() as stack:
+        cli.hiring(cli.parse(["--scheduler", "tcp://here:1"], None), stack, said.append)
+    assert said == ["KDCORE_DEVICE=cpu: counts for stages that run here; workers obey that of their own environment"]
+    monkeypatch.setenv("KDCORE_DEVICE", "banana")
+    with pytest.raises(UserError, match="KDCORE_DEVICE=banana: is no device"):
+        cli.sweep(cli.parse(["--cluster", str(tmp_path / "slurm.yaml")], None))
+
+
 def test_a_machine_that_submits_no_jobs(tmp_path, monkeypatch):
     path = written(tmp_path / "cluster.yaml", **SLURM)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match=f"--cluster {path}: there is no sbatch here"):
-        clusters.check(path)
+        clusters.check(path, print)
     (tmp_path / "sbatch").write_text("")
     (tmp_path / "sbatch").chmod(0o755)
-    clusters.check(path)
+    clusters.check(path, print)
     written(path, **{**SLURM, "options": {**LEAST, "interface": "nope0"}})
     with pytest.raises(
         UserError, match=r"'nope0' is not a valid network interface. Valid network interfaces are: .*lo"
     ):
-        clusters.check(path)
+        clusters.check(path, print)
     for wrong, reason in (
         ({"interface": "nope0"}, "'nope0' is not a valid network interface"),
         ({"protocol": "nope"}, "unknown address scheme 'nope'"),
@@ -240,7 +415,7 @@ def test_a_machine_that_submits_no_jobs(tmp_path, monkeypatch):
     ):
         written(path, **{**SLURM, "options": {**LEAST, "scheduler_options": wrong}})
         with pytest.raises(UserError, match=f"options: SLURMCluster does not take them: .*{reason}"):
-            clusters.check(path)
+            clusters.check(path, print)
 
 
 @pytest.mark.slow
@@ -251,7 +426,7 @@ def test_a_dry_run_shows_the_script(tmp_path):
     written(project.folder / "slurm.yaml", **{**SLURM, "options": options})
     output = project.sweep("--dry-run", "--cluster", "slurm.yaml")
     assert "slurm.yaml: jobs: 8, each with this script:" in output
-    assert "\n#SBATCH --gres=gpu:v:1\nsource .venv/bin/activate\n" in output
+    assert re.search(r"\n#SBATCH --gres=gpu:v:1\n(export KDCORE_\S+\n)*source .venv/bin/activate\n", output)
     written(project.folder / "slurm.yaml", **{**SLURM, "options": {**LEAST, "memory": 16}})
     before = project.run("git", "status", "--porcelain")
     for arguments in ([], ["--dry-run"]):

@@ -16,7 +16,7 @@ from kdcore.sweep import forecast
 from kdcore.sweep.display import console, duration, listed
 from kdcore.sweep.dry_run import Lookup, Outlook, difference, hash_of_folder
 from kdcore.sweep.dvc_pipeline import Pipeline
-from kdcore.sweep.forecast import ROWS, Forecast, Line, Training, condensed, named, run_order
+from kdcore.sweep.forecast import ROWS, SHOWN, Forecast, Line, Training, condensed, named, run_order
 from kdcore.sweep.schedule import Schedule, State
 from kdcore.system import yamlfile
 from tests import sweeps
@@ -33,13 +33,13 @@ from kdcore.sweep.dvc_pipeline import Pipeline
 found = forecast.make(Pipeline(Path.cwd()), params.load("params.yaml"), Estimates([]), jobs=1)
 print(json.dumps({line.step: [line.outlook.value, line.reason] for line in found.lines}))
 """
-VANILLA = f"baseline@{PAIR}-vanilla-0"
+VANILLA = f"baseline@{PAIR}-vanilla-base-0"
 KD = [f"train@{cell('kd', scale)}" for scale in (1, 2)]
 DKD = [f"train@{cell('dkd', scale)}" for scale in (1, 2)]
 CELLS = [VANILLA, *KD, *DKD]
 EVALUATE = f"evaluate@{PAIR}"
 STEPS = {"plan", "data", "teacher@resnet14", "pairs", *CELLS, EVALUATE, "tables"}
-TO_RUN, CACHED, BLOCKED, UP_TO_DATE = (outlook.value for outlook in (*Outlook,))
+TO_RUN, CACHED, BLOCKED, UP_TO_DATE = (outlook.value for outlook in SHOWN)
 
 
 # In closed form
@@ -170,7 +170,7 @@ def test_lists_in_words(parts, text):
 
 def test_names_of_many_are_a_pattern():
     assert named(["plan"]) == "plan"
-    assert named(["train@a-b-kd-1-True-0", "train@a-b-kd-2-True-0"]) == "train@a-b-kd-*"
+    assert named(["train@a-b-kd-1-True-base-0", "train@a-b-kd-2-True-base-0"]) == "train@a-b-kd-*"
     assert named(["evaluate@a-b", "evaluate@c-d"]) == "evaluate@*"
 
 
@@ -201,8 +201,8 @@ def test_totals_add_up(tmp_path, monkeypatch):
         (Outlook.UP_TO_DATE, "", 50.0, 1e6),
         cache=tmp_path / "not" / "there" / "yet",
     )
-    assert [found.count(outlook, cells=True) for outlook in Outlook] == [2, 1, 1, 1]
-    assert [found.count(outlook, cells=False) for outlook in Outlook] == [0, 0, 0, 0]
+    assert [found.count(outlook, cells=True) for outlook in SHOWN] == [2, 1, 1, 1]
+    assert [found.count(outlook, cells=False) for outlook in SHOWN] == [0, 0, 0, 0]
     assert found.seconds(Outlook.TO_RUN) == 50
     assert found.unknown == 1
     (disk,) = found.disks()
@@ -352,7 +352,7 @@ def test_a_pair_more_of_a_known_teacher_leaves_the_others_alone(project):
         TO_RUN,
         "card: pairs ['resnet14-resnet8'] -> ['resnet14-resnet8', 'resnet14-resnet20']",
     ] or (found["pairs"] == [TO_RUN, "card: pairs changed"])
-    assert found["baseline@resnet14-resnet20-vanilla-0"] == [TO_RUN, "never run"]
+    assert found["baseline@resnet14-resnet20-vanilla-base-0"] == [TO_RUN, "never run"]
 
 
 @pytest.mark.pipeline

@@ -10,8 +10,9 @@ import pytest
 import torch
 from distributed import Client, LocalCluster
 
-from kdcore.sweep import gpus, processes
-from kdcore.sweep.dask_workers import PLUGIN, SLOT, Joining, report_place
+from kdcore.sweep import dask_workers, gpus, processes
+from kdcore.sweep.crew import Crew
+from kdcore.sweep.dask_workers import PLUGIN, SLOT, Joining, Report, report_place
 from kdcore.sweep.gpus import Claims
 from kdcore.sweep.transfer import code_of
 from kdcore.system.errors import UserError
@@ -58,6 +59,24 @@ def test_slots_without_gpus_share_the_cores(machine, monkeypatch):
     assert slots(2, threads=3) == [{"OMP_NUM_THREADS": "3"}] * 2
     monkeypatch.setattr(processes.psutil, "virtual_memory", lambda: SimpleNamespace(available=3.2e9))
     assert processes.default_jobs(1) == 2
+
+
+def test_a_job_has_the_cores_that_its_queue_gives_it(monkeypatch):
+    """PBS, SGE and LSF often let a job see all cores of its machine."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(64)), raising=False)
+    for variables in processes.ALLOTTED:
+        for name in variables:
+            monkeypatch.delenv(name, raising=False)
+    assert processes.cores() == 64
+    for job, name in processes.ALLOTTED:
+        monkeypatch.setenv(name, "4")
+        assert processes.cores() == 64, "that is no job"
+        monkeypatch.setenv(job, "101")
+        assert processes.cores() == 4
+        monkeypatch.setenv(name, "100")
+        assert processes.cores() == 64
+        monkeypatch.delenv(job)
+        monkeypatch.delenv(name)
 
 
 def test_slots_on_gpus(machine, monkeypatch):
@@ -290,8 +309,83 @@ def test_jobs_with_temporary_folders_of_their_own_share_slots(monkeypatch, tmp_p
     assert [count for _, count in taken] == [1, 0]
 
 
+def test_another_accelerator_has_as_many_slots_as_a_gpu(machine, monkeypatch, tmp_path):
+    """Cells would fill the memory of the one device, as many at a time as there are cores."""
+    monkeypatch.setattr(gpus, "LOCKS", tmp_path)
+    for device, full in (("xpu", "xpu:0"), ("mps", "mps:0"), ("xpu:1", "xpu:1")):
+        monkeypatch.setenv("KDCORE_DEVICE", device)
+        assert processes.gpus() == []
+        assert processes.default_jobs(2) == 2
+        assert slots(8, 2) == [{"KDCORE_DEVICE": full, "OMP_NUM_THREADS": "4"}] * 2
+    first, second = (Claims(slots(8, 2), 8, "sweep") for _ in range(2))
+    assert [len(first.take()), len(second.take())] == [2, 0], "workers of one job share them"
+    first.release()
+    monkeypatch.setenv("KDCORE_DEVICE", "cpu")
+    assert slots(2) == [{"OMP_NUM_THREADS": "4"}] * 2
+
+
 def test_slots_without_a_gpu_are_free_for_all():
     assert len(Claims([{}, {}], 2, "sweep").take()) == len(Claims([{}, {}], 2, "sweep").take()) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("device", "is_blind"), [("", True), ("cpu", False), ("xpu", False)])
+def test_a_worker_that_sees_no_gpu_says_so(monkeypatch, tmp_path, device, is_blind):
+    """Its job may have been given none, as where --gres was forgotten; with KDCORE_DEVICE=cpu it is meant."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setenv("KDCORE_DEVICE", device)
+    (tmp_path / "token").touch()
+    (tmp_path / "kdcore").symlink_to(ROOT / "kdcore")
+    (tmp_path / "stages").symlink_to(ROOT / "stages")
+    joining = Joining(str(tmp_path), "token", code_of(tmp_path), slots_per_gpu=1, threads=1, name=PLUGIN)
+    with (
+        LocalCluster(n_workers=1, processes=False, memory_limit=None, dashboard_address=None) as cluster,
+        Client(cluster) as client,
+    ):
+        client.register_plugin(joining)
+        (report,) = client.run(report_place, PLUGIN).values()
+    assert (report.trouble, report.is_blind) == ("", is_blind)
+
+
+def test_workers_without_gpus_are_named_beside_others_that_have_some():
+    crew = Crew.__new__(Crew)
+    crew.client, crew.job_queue, crew.offered, crew.since = SimpleNamespace(cluster=None), None, {}, {}
+    blind, sighted = Report(is_apart=False, trouble="", is_blind=True), Report(is_apart=False, trouble="")
+    rest = "no GPU, and cells compute on the CPU there; KDCORE_DEVICE=cpu says that it is meant"
+    for places, said in (
+        ({"a": blind, "b": sighted}, [f"worker a sees {rest}"]),
+        ({"a": blind, "b": blind}, [f"the workers see {rest}"]),
+        ({"b": sighted}, []),
+        ({}, []),
+    ):
+        crew.places = places
+        assert crew.complaints == said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("told", "said"), [("8", True), ("", False), ("1", False), ("3", False)])
+def test_threads_of_a_worker_that_do_not_count_are_named(monkeypatch, tmp_path, told, said):
+    """Such as those of a script that its job has sourced; Dask itself says 1."""
+    monkeypatch.setattr(dask_workers, "TOLD", told)
+    monkeypatch.setenv("KDCORE_DEVICE", "cpu")
+    (tmp_path / "token").touch()
+    (tmp_path / "kdcore").symlink_to(ROOT / "kdcore")
+    (tmp_path / "stages").symlink_to(ROOT / "stages")
+    joining = Joining(str(tmp_path), "token", code_of(tmp_path), slots_per_gpu=1, threads=3, name=PLUGIN)
+    with (
+        LocalCluster(n_workers=1, processes=False, memory_limit=None, dashboard_address=None) as cluster,
+        Client(cluster) as client,
+    ):
+        client.register_plugin(joining)
+        (report,) = client.run(report_place, PLUGIN).values()
+    crew = Crew.__new__(Crew)
+    crew.client, crew.job_queue, crew.offered, crew.places = SimpleNamespace(cluster=None), None, {}, {"a": report}
+    crew.places["b"] = report
+    remark = (
+        "workers were started with OMP_NUM_THREADS=8, which does not count: cells there have 3 threads, unless "
+        "train.threads is set; that of the sweep counts"
+    )
+    assert crew.complaints == [remark] * said
 
 
 @pytest.mark.slow

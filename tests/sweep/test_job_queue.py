@@ -7,6 +7,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
+from sortedcontainers import SortedDict
 
 from kdcore.sweep import cluster_file, job_queue, queue_commands
 from kdcore.sweep.crew import Crew
@@ -357,7 +358,10 @@ def test_a_user_who_lists_running_jobs_only(slurm, make, monkeypatch):
     assert slurm.cancelled == queue.said == []
 
 
-@pytest.mark.parametrize("variable", ["SBATCH_WAIT", "SBATCH_ARRAY_INX", "LSB_BJOBS_FORMAT", "SCANCEL_STATE"])
+@pytest.mark.parametrize("variable", [
+    *("SBATCH_WAIT", "SBATCH_ARRAY_INX", "LSB_BJOBS_FORMAT", "SCANCEL_STATE", "SCANCEL_BATCH"),
+    *("BSUB_BLOCK", "BSUB_QUIET", "PBS_DPREFIX"),
+])  # fmt: skip
 def test_variables_that_change_what_commands_do(slurm, make, monkeypatch, variable):
     monkeypatch.setenv(variable, "1")
     slurm.write("sbatch", f'echo "Submitted batch job 10${{{variable}:-2}}"')
@@ -374,14 +378,43 @@ def test_a_job_in_a_partition_that_is_hidden(slurm, make):
     assert slurm.cancelled == queue.said == []
 
 
-def test_a_command_that_fails_after_it_has_submitted_the_job(slurm, make):
+@pytest.mark.parametrize(("cluster", "command", "answer"), [
+    ("SLURMCluster", "sbatch", "Submitted batch job 101"),
+    ("SGECluster", "qsub", 'Your job 101 ("dask-worker") has been submitted'),
+    ("PBSCluster", "qsub", "101.pbs-head"),
+    ("HTCondorCluster", "condor_submit", "Submitting job(s).\n1 job(s) submitted to cluster 101."),
+    ("OARCluster", "oarsub", "[ADMISSION RULE] 64 cores\nOAR_JOB_ID=101"),
+    ("MoabCluster", "msub", "\nMoab.101"),
+    ("MoabCluster", "msub", "\n101"),
+])  # fmt: skip
+def test_a_command_that_fails_after_it_has_submitted_the_job(slurm, make, cluster, command, answer):
     """To submit another one would leave one more that nobody cancels."""
-    slurm.write("sbatch", "echo Submitted batch job 101; echo cannot write to the log >&2; exit 1")
-    queue = make(1).after(0)
+    slurm.write(command, f"cat <<'END'\n{answer}\nEND\necho cannot write to the log >&2; exit 1")
+    number = "101.0" if cluster == "HTCondorCluster" else "101"
+    queue = make(1, cluster, **({"disk": "1GB"} if cluster == "HTCondorCluster" else {})).after(0)
     for _ in range(3):
         queue.after(10)
-    assert [job.number for job in queue.jobs] == ["101"]
-    assert queue.said == []
+    assert [job.number for job in queue.jobs] == [number]
+    assert queue.said == [f"the queue took job {number}, and complained: {command}: cannot write to the log"]
+
+
+def test_a_job_that_the_queue_took_without_an_answer(slurm, make):
+    """Slurm may take a job though its answer comes too late. Nobody knows its number, but its worker comes."""
+    slurm.refuse(1, words=TIMED_OUT)
+    queue = make(1).after(0).after(10)
+    for worker in ("worker-0", "worker-0-1"):
+        queue.after(1, slurm.worker(102), worker)
+    assert queue.said[1:] == [
+        "worker-0 is there, though the queue did not confirm its job: one more than wanted, which ends with the sweep"
+    ]
+
+
+def test_a_worker_that_leaves_while_the_workers_are_counted(slurm, make):
+    """Dask's thread may have removed it from the dictionary, and not yet from the sorted keys."""
+    queue = make(2).after(0)
+    queue.cluster.scheduler.workers = SortedDict(a=SimpleNamespace(name="one"), b=SimpleNamespace(name="two"))
+    dict.__delitem__(queue.cluster.scheduler.workers, "a")
+    assert queue._connected() == ["two"]
 
 
 def test_a_job_that_could_not_be_cancelled_when_its_worker_left(slurm, make):
@@ -460,6 +493,8 @@ def test_a_second_signal_leaves_no_jobs(slurm, make, monkeypatch):
     def interrupted():
         raise KeyboardInterrupt(signal.SIGINT)
 
+    monkeypatch.setenv("SCANCEL_STATE", "RUNNING")
+    slurm.write("scancel", f'[ "$SCANCEL_STATE" ] || echo "$@" >> {slurm.folder}/cancelled')
     queue = make(2).after(0)
     queue.thread = SimpleNamespace(start=lambda: None, join=interrupted)
     with pytest.raises(KeyboardInterrupt), queue.kept():
@@ -603,8 +638,12 @@ STARTS = "setsid bash {0}/script-$number > {0}/slurm-$number.out 2>&1 & echo $! 
 @pytest.mark.pipeline
 def test_a_sweep_whose_first_submission_times_out(project, slurm):
     slurm.refuse(1, words=TIMED_OUT)
-    (slurm.folder / "starts").write_text(STARTS.format(slurm.folder))
-    output = project.sweep("--cluster", "slurm.yaml", f"baseline@{PAIR}-vanilla-0")
+    # The job begins when all is done that the sweep does itself, so that it has to wait.
+    begins = f"(until test -e {project.folder}/data/digits; do sleep 0.1; done; sleep 2; exec setsid bash"
+    (slurm.folder / "starts").write_text(
+        STARTS.format(slurm.folder).replace("setsid bash", begins).replace(" >", ") >", 1)
+    )
+    output = project.sweep("--cluster", "slurm.yaml", f"baseline@{PAIR}-vanilla-base-0")
     assert f"the queue did not take a job: sbatch: {TIMED_OUT}\ntrying again in 1 s" in output
     assert output.count("waiting for workers\n") == 1
     assert " done" in output.splitlines()[-1]

@@ -6,6 +6,7 @@ import shutil
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.forkserver import _forkserver
 from types import SimpleNamespace
 
 import psutil
@@ -122,6 +123,7 @@ def folder(tmp_path_factory):
     made = tmp_path_factory.mktemp("jobs")
     shutil.copytree(ROOT / "stages", made / "stages")
     (made / "stages/about_torch.py").write_text(ABOUT_TORCH)
+    _forkserver._stop()  # the server of an earlier test in this process has imported other stages
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(processes, "PRELOADED", ("kdcore.sweep.processes", "torch"))
         patch.setenv("OMP_NUM_THREADS", "2")
@@ -164,7 +166,7 @@ def test_a_stage_of_this_project_runs_in_the_process_itself(folder):
 def test_a_stage_computes_with_the_threads_of_its_slot(folder, method):
     """torch reads their number once, when it is imported, which the fork server has done; it has touched no GPU."""
     outcome = run(folder, "python -m stages.about_torch", environment={"OMP_NUM_THREADS": "1"}, method=method)
-    assert outcome.tail == [str(method == "forkserver"), "1 False"]
+    assert outcome.tail == [str(method == "forkserver"), "1 False"], "\n".join(outcome.tail)
 
 
 @pytest.mark.parametrize("method", ["forkserver", "spawn"])

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from kdcore.matrix.cards import CARDS
+from kdcore.matrix.card_files import CARDS
 from kdcore.matrix.cell import RUNS, Cell
 from kdcore.sweep import journal, status
 from kdcore.sweep.display import Screen, pulse_of, time_left

@@ -8,18 +8,21 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import pytest
+from dvc.utils.serialize import dumps_yaml
 
+from kdcore.sweep.dvc_pipeline import _as_dvc_writes
 from kdcore.system import yamlfile
 from tests import sweeps
 from tests.sweeps import PAIR, SweepProject, cell
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.slow]
 
-VANILLA = f"{PAIR}-vanilla-0"
+VANILLA = f"{PAIR}-vanilla-base-0"
 CELLS = {VANILLA, *(cell(method, scale) for method in ("kd", "dkd") for scale in (1, 2))}
 
 
@@ -239,7 +242,7 @@ def test_one_at_a_time(project):
         (project.folder / "go").touch()
         assert process.wait(timeout=60) == 0
     assert "params.yaml has changed since this sweep began" in project.said()
-    assert f"{PAIR}-vanilla-1" not in project.ran
+    assert f"{PAIR}-vanilla-base-1" not in project.ran
     project.forget()
     project.sweep("--jobs", "2")
     assert len(project.ran) == len(CELLS)
@@ -275,7 +278,7 @@ class Dask:
     def __init__(self, folder):
         self.started, file = [], folder / "scheduler.json"
         self._start("scheduler", "--host", "127.0.0.1", "--port", "0", "--scheduler-file", str(file))
-        while not file.is_file():
+        while not file.is_file() or not file.read_text().endswith("\n}"):  # Dask writes it in place
             time.sleep(0.05)
         self.address = json.loads(file.read_text())["address"]
 
@@ -293,11 +296,20 @@ class Dask:
             process.wait(timeout=60)
 
 
+@contextmanager
+def running_dask(folder):
+    folder.mkdir(exist_ok=True)
+    running = Dask(folder)
+    try:
+        yield running
+    finally:
+        running.end()
+
+
 @pytest.fixture
 def dask(tmp_path):
-    running = Dask(tmp_path)
-    yield running
-    running.end()
+    with running_dask(tmp_path) as running:
+        yield running
 
 
 def test_workers_in_clones_of_their_own(swept, dask, tmp_path):
@@ -322,6 +334,36 @@ def test_workers_in_clones_of_their_own(swept, dask, tmp_path):
     assert set().union(*ran) == new
     assert swept.dvc("status").strip() == "Data and pipelines are up to date."
     assert (swept.folder / f"runs/{PAIR}/{cell('kd', 2, 5)}/meta.json").is_file()
+
+
+def test_a_clone_serves_one_sweep_at_a_time(swept, dask, tmp_path):
+    """Another sweep, and a `dvc repro` there, would put other inputs under a running stage. The sweep says why its
+    worker does nothing, and goes on when the clone is free.
+    """
+    swept.dvc("remote", "add", "--default", "here", str(tmp_path / "remote"))
+    swept.commit()
+    clone, other = (SweepProject(tmp_path / name) for name in ("clone", "other"))
+    swept.run("git", "clone", "-q", str(swept.folder), str(clone.folder))
+    shutil.copytree(swept.folder, other.folder, symlinks=True)
+    first, second = (f"{PAIR}-vanilla-base-{seed}" for seed in (4, 5))
+    clone.behave(**{first: "wait"})
+    swept.set(seeds=[4])
+    other.set(seeds=[5])
+    with running_dask(tmp_path / "second") as others:
+        dask.work(clone.folder)
+        with swept.sweeping("--scheduler", dask.address) as process:
+            swept.wait_for(lambda: first in clone.ran)
+            others.work(clone.folder)
+            with other.sweeping("--scheduler", others.address) as waiting:
+                says = f"{clone.folder} serves another sweep, that of {swept.folder}: wait for that sweep, or start"
+                other.wait_for(lambda: says in other.said())
+                assert f"a Dask worker for the sweep of {swept.folder}" in clone.dvc("repro", code=255)
+                assert second not in clone.ran
+                (clone.folder / "go").touch()
+                assert process.wait(timeout=60) == 0, swept.said()
+                assert waiting.wait(timeout=60) == 0, other.said()
+    assert {first, second} <= {*clone.ran}
+    assert (other.folder / f"runs/{PAIR}/{second}/meta.json").is_file()
 
 
 def test_workers_that_come_and_go(project, dask, tmp_path):
@@ -400,7 +442,7 @@ def test_a_scheduler_that_goes(project, dask):
     with project.sweeping("--scheduler", dask.address, prefix=patience) as process:
         project.wait_for(lambda: waiting in project.ran)
         dask.started[0].kill()
-        assert process.wait(timeout=120) == 1
+        assert process.wait(timeout=120) == 1, project.said()
     assert "error: the Dask scheduler is gone; start it and its workers again" in project.said()
     assert "Traceback" not in project.said()
 
@@ -486,3 +528,17 @@ def test_no_scheduler(project):
 def test_wrong_arguments(project, arguments, message):
     assert message in project.sweep(*arguments, code=2)
     assert not Path(project.folder, "scratch").exists()
+
+
+def test_the_record_is_written_as_dvc_writes_it():
+    """Byte for byte, whatever a text looks like and however long it is; by libyaml, which DVC does not write with."""
+    texts = ["1e5", "0123", "12345678901234567890e12345678901", "1" * 32, "yes", "null", "a: b", "a #b", "", "é", "1.0"]
+    texts += [
+        f"{command}{'x' * length}" for command in ("", "python -m stages.train train ") for length in range(20, 99)
+    ]
+    stages = {
+        f"train@{number}": {"cmd": text, "deps": [{"path": text, "hash": "md5", "size": 1}], "outs": [{"path": text}]}
+        for number, text in enumerate(texts)
+    }
+    content = {"schema": "2.0", "stages": stages}
+    assert _as_dvc_writes(content) == dumps_yaml(content)

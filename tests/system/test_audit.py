@@ -123,7 +123,7 @@ def tiny(tmp_path_factory, cut_off):
     project.run("git", "init", "-q")
     project.commit()
     project.before = set(folder.rglob("*"))
-    cut_off(project, "dvc", "repro", f"baseline@{PAIR}-vanilla-0")
+    cut_off(project, "dvc", "repro", f"baseline@{PAIR}-vanilla-base-0")
     project.said = cut_off(project, "python", "-m", "stages.sweep", "--jobs", "2")
     return project
 

@@ -7,7 +7,6 @@ import os
 import tarfile
 import zipfile
 from dataclasses import replace
-from functools import cache
 
 import numpy as np
 import pytest
@@ -26,14 +25,13 @@ from kdcore.system.errors import UserError
 from kdcore.system.files import whole
 from kdcore.training import checked_teacher, experiment, inference, loop, run_folder
 from kdcore.training.adopt import NoSourceError, _torchvision, adopt_teacher, check_fits
+from tests.once import code
 from tests.pipeline.test_stages import call
 from tests.project import ROOT
 from tests.reference import FOLDER, needs_reference
 from tests.server import serving
 
 CPU = torch.device("cpu")
-CODE = cache(cards.Code)
-"""Fingerprints of the code, which stays as it is."""
 LISTED = yamlfile.read(ROOT / "data/teachers.yaml")
 MODELS = "https://download.pytorch.org/models"
 QUICK = download.Patience(attempts=2, first_wait=0.01, longest_wait=0.01, silence=10)
@@ -128,7 +126,7 @@ def site():
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cards, "Code", CODE)
+    monkeypatch.setattr(cards, "Code", code)
     return tmp_path
 
 
@@ -193,7 +191,9 @@ class TestListing:
                     continue
                 listed = known.find(dataset, network)
                 top1 = facts.get("top1") or {"": facts.get("published_top1")}
-                assert listed.published_top1 in top1.values()
+                # The first reference has addresses of ResNet-101 and 152 without accuracies, the second has both.
+                if (file, name) not in (("teachers.yaml", "resnet101"), ("teachers.yaml", "resnet152")):
+                    assert listed.published_top1 in top1.values()
                 text = json.dumps(listed.model_dump())
                 wanted = [*facts.get("urls", ()), *facts.get("archive_member", {}).values()]
                 wanted += [source[kind] for source in facts.get("sources", ()) for kind in ("address", "torchvision")
@@ -210,7 +210,7 @@ class TestListing:
     def test_torchvision_knows_the_weights(self):
         for listed in KnownTeachers.of(LISTED).teachers["imagenet"].values():
             address, digits = _torchvision(listed.sources[0].torchvision)
-            assert address.startswith((f"{MODELS}/resnet", f"{MODELS}/mobilenet_v2-"))
+            assert address.startswith((f"{MODELS}/resnet", f"{MODELS}/mobilenet_v2-", f"{MODELS}/regnet_y_16gf-"))
             assert address.endswith(f"-{digits}.pth")
             assert len(digits) == 8
 
@@ -231,6 +231,10 @@ class TestListing:
     def test_what_is_no_source(self, source, problem):
         with pytest.raises(UserError, match=r"^data/teachers\.yaml: teachers\.digits\.resnet8\.sources\.0.*" + problem):
             KnownTeachers.of(listing(source))
+
+    def test_an_accuracy_that_is_a_share(self):
+        with pytest.raises(UserError, match=r"digits\.resnet8\.published_top1: 0\.7: is in percent: write 70$"):
+            KnownTeachers.of(listing(top1=0.7))
 
     def test_every_problem_is_named(self):
         with pytest.raises(UserError) as caught:
@@ -593,7 +597,7 @@ class TestStage:
         assert (code, "adopted" in run_folder.read_meta(folder / "teachers/resnet8")) == (0, True)
 
     def test_unlisted_stops_the_plan(self, folder):
-        yamlfile.write(folder / "params.yaml", matrix(source="published").model_dump())
+        yamlfile.write(folder / "params.yaml", {**matrix(source="published").model_dump(), "variants": {"base": {}}})
         (folder / "data").mkdir()
         for name in ("recipes", "teachers", "published"):
             (folder / f"data/{name}.yaml").write_text((ROOT / f"data/{name}.yaml").read_text())
@@ -669,7 +673,7 @@ class TestAccuracy:
         (folder / "b.safetensors").write_bytes(written.read_bytes())
         for other in (dataset, replace(dataset, mean=(0.5,) * 3)):
             made = card(source="b.safetensors", top1=None)
-            message = r"b\.safetensors: was adopted before.*set teachers\.resnet8\.mean and teachers\.resnet8\.std"
+            message = r"teacher resnet8: b\.safetensors: was adopted before.*set teachers\.<name>\.mean and std"
             with pytest.raises(UserError, match=message):
                 adopt_teacher(made, other, folder / "out", CPU)
             with pytest.raises(UserError, match=message):
@@ -716,7 +720,8 @@ class TestAccuracy:
         monkeypatch.setattr(checked_teacher, "COMMON", (checked_teacher.Normalisation((0.0,) * 3, (1 / 255,) * 3),))
         top1, _ = teacher(published_top1=0.0)
         assert capsys.readouterr().err == ""
-        teacher(published_top1=top1 + 5)
+        assert top1 < 20, "about chance, on any machine"
+        teacher(published_top1=top1 + 2)
         assert "set teachers.resnet8.mean and teachers.resnet8.std, if that is how it was trained" in (
             capsys.readouterr().err
         )
@@ -726,6 +731,13 @@ class TestAccuracy:
         with pytest.raises(UserError, match=r"is no better than chance\. Are weights, data set and class order"):
             adopt_teacher(card(source="b.pth", top1=None), dataset, folder / "out", CPU)
         assert adopt_teacher(card(source="b.pth", top1=0.0), dataset, folder / "out", CPU) < 20
+
+    def test_no_better_than_chance_where_the_published_accuracy_is_and_the_tolerance_is_large(self, folder, dataset):
+        (folder / "b.pth").write_bytes(CHECKPOINT)
+        chance = checked_teacher._chance(dataset)
+        with pytest.raises(UserError, match=r"points below the published .*, which is no better than chance\. Are"):
+            adopt_teacher(card(source="b.pth", top1=chance + 1), dataset, folder / "out", CPU)
+        assert adopt_teacher(card(source="b.pth", top1=chance - 1), dataset, folder / "out", CPU) <= chance
 
     def test_several_state_dicts_and_other_names(self, folder, dataset, capsys):
         theirs = {key.replace("fc.", "linear."): value for key, value in weights().items()}

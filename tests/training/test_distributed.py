@@ -47,9 +47,21 @@ def test_two_processes_train_as_one(shared, method):
         torch.testing.assert_close(first[key], value, rtol=1e-3, atol=2e-3, msg=key)
 
 
+def test_validation_images_are_shared_too(shared):
+    run = distributed_cells.train("kd", validation=0.25)
+    first, second = (json.loads((shared / f"validation-{rank}.json").read_text())[0] for rank in range(2))
+    assert first == second
+    of_images = {"val_top1": 100 / 10, "test_top1": 200 / 997, "train_top1": 200 / 30}
+    for name, value in run.history[0].items():
+        assert first[name] == pytest.approx(value, rel=1e-4, abs=of_images.get(name, 0)), name
+
+
+CELL = "wrn_16_1-resnet8-kd-2-True-base-0"
+
+
 @pytest.mark.parametrize(("lr", "expected"), [
-    (1e30, "wrn_16_1-resnet8-kd-2-True-0: epoch 1, step 2 of 3: loss nan, ce nan, kd nan; the last finite ones: loss "),
-    (1e9, "wrn_16_1-resnet8-kd-2-True-0: epoch 1, after step 1 of 1: conv1.weight holds "),
+    (1e30, f"{CELL}: epoch 1, step 2 of 3: loss nan, ce nan, kd nan; the last finite ones: loss "),
+    (1e9, f"{CELL}: epoch 1, after step 1 of 1: conv1.weight holds "),
 ])  # fmt: skip
 def test_numbers_that_are_none_or_absurd_stop_all(shared, lr, expected):
     first, second = (json.loads((shared / f"{lr}-{rank}.json").read_text())["said"] for rank in range(2))
@@ -147,7 +159,7 @@ def test_several_processes_on_one_gpu_are_refused(two_gpus, monkeypatch):
 @pytest.mark.pipeline
 def test_stage_train_in_two_processes(project, monkeypatch):
     """One of them writes, once, what both have trained."""
-    name = "resnet14-resnet8-kd-2-False-0"
+    name = "resnet14-resnet8-kd-2-False-base-0"
     folder = project.folder / "runs/resnet14-resnet8" / name
     before = json.loads((folder / "meta.json").read_text())
     monkeypatch.setenv("KDCORE_PROCESSES", "2")

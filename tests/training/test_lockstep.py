@@ -5,6 +5,7 @@ import signal
 import pytest
 import torch.nn.functional as F
 
+from kdcore.data import subsets
 from kdcore.data.sources import digits
 from kdcore.matrix import side_by_side
 from kdcore.system.signals import Interrupted, Interruption
@@ -99,10 +100,29 @@ def test_only_cells_that_need_the_teachers_maps_go_together(method, together):
     assert (side_by_side.kind(cell(method)) is not None) == together
 
 
-@pytest.mark.parametrize("settings", [{"batch_size": 8}, {"epochs": 3}, {"precision": "bfloat16"}])
+@pytest.mark.parametrize("settings", [{"batch_size": 8}, {"epochs": 3}, {"precision": "bfloat16"},
+                                      {"per_class": 3}, {"augmentation": "none"}])  # fmt: skip
 def test_cells_of_other_settings_go_apart(settings):
     assert side_by_side.kind(cell("at")) == side_by_side.kind(cell("crd"))
     assert side_by_side.kind(cell("at")) != side_by_side.kind(cell("crd", changed(SETTINGS, **settings)))
+
+
+@pytest.mark.parametrize("changes", [{"validation": 0.25}, {"validation": 0.25, "test": False}])
+def test_cells_with_other_images_go_apart(changes):
+    assert side_by_side.kind(cell("at")) != side_by_side.kind(cell("crd") | changes)
+    assert side_by_side.kind(cell("at") | changes) == side_by_side.kind(cell("crd") | changes)
+
+
+def test_with_validation_each_ends_as_it_would_alone(dataset):
+    seen = subsets.chosen(dataset, validation=0.25)
+    teacher, ends = loop.create("wrn_16_1", 10, 7, CPU), []
+    for methods in (("at",), ("fitnet",), ("at", "fitnet")):
+        runs = [loop.prepare(cell(m) | {"validation": 0.25}, seen, teacher, device=CPU) for m in methods]
+        for _ in lockstep.side_by_side(list(runs), teacher, seen):
+            pass
+        ends.append([bits(run) for run in runs])
+    assert ends[2] == ends[0] + ends[1]
+    assert "val_top1" in ends[0][0][0][0]
 
 
 def test_runs_of_other_steps_and_teachers_that_train_go_apart(dataset):
@@ -145,7 +165,7 @@ def test_a_method_that_changes_the_teachers_maps_is_noticed(dataset, capsys):
     first, second = (prepared(dataset, teacher, method) for method in ("at", "fitnet"))
 
     def double(_module, inputs, _loss):
-        inputs[1][0].pooled.mul_(2)
+        inputs[1].teacher[0].pooled.mul_(2)
 
     first.objective.terms["at"].register_forward_hook(double)
     runs = [first, second]

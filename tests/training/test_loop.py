@@ -1,18 +1,25 @@
 """The trainer: schedules, determinism, exact resumption, and losses that are not finite."""
 
 import math
+from dataclasses import replace
 from functools import partial
 
+import pyarrow as pa
 import pytest
 import torch
 
+from kdcore.data.dataset import Dataset, Encoded, Split, first_of_each_class
 from kdcore.data.feed import Feed
 from kdcore.data.sources import digits
+from kdcore.data.stream import stream_unaugmented
 from kdcore.objective import LogitTerm, Objective
 from kdcore.training import loop
-from kdcore.training.loop import Callbacks, NotFiniteError
+from kdcore.training.finite import NotFiniteError
+from kdcore.training.inference import predict
+from kdcore.training.loop import Callbacks
 from kdcore.training.optimizers import learning_rate
 from kdcore.training.state import ResumeState
+from tests.pictures import write_tree
 from tests.train import as_card, carry_out, changed, train, training_settings
 
 CPU = torch.device("cpu")
@@ -117,6 +124,69 @@ def test_history(dataset):
         assert list(row) == ["epoch", "lr", "loss", "ce", "kd", "train_top1", "test_top1"]
         assert row["loss"] == pytest.approx(0.5 * row["ce"] + weight * row["kd"], rel=1e-5)
     assert history[-1]["loss"] < history[0]["loss"] * 2
+
+
+CELL = {"name": "cell", "student": "resnet8", "method": "vanilla", "recipe": {"ce_weight": 1.0}, "seed": 0,
+        "train": as_card(SETTINGS)}  # fmt: skip
+
+
+def carried_out(dataset, **changes):
+    card = {**CELL, **changes}
+    student, _, history = carry_out(card, loop.seen_by(card, dataset), None)
+    return student, history
+
+
+def test_validation_images_are_measured_and_not_learnt(dataset):
+    student, history = carried_out(dataset, validation=0.25)
+    seen = loop.seen_by({**CELL, "validation": 0.25}, dataset)
+    alone, without = carried_out(replace(dataset, train=seen.train))
+    assert same_bits(student, alone)
+    assert [list(row)[-3:] for row in history] == [["train_top1", "val_top1", "test_top1"]] * 3
+    assert [{key: value for key, value in row.items() if key != "val_top1"} for row in history] == without
+    right = predict(student, seen.validation, seen, CPU).argmax(dim=1) == torch.from_numpy(seen.validation.labels)
+    assert history[-1]["val_top1"] == 100 * (int(right.sum()) / 10)
+
+
+def test_tuning_never_looks_at_test_images(dataset, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        loop, "predict", lambda network, split, *more: asked.append(split) or predict(network, split, *more)
+    )
+    _, both = carried_out(dataset, validation=0.25)
+    asked.clear()
+    _, history = carried_out(dataset, validation=0.25, test=False)
+    assert {id(split) for split in asked} & {id(dataset.test)} == set()
+    assert len(asked) == SETTINGS.epochs
+    assert [{key: value for key, value in row.items() if key != "test_top1"} for row in both] == history
+
+
+def test_settings_of_training_images(dataset):
+    few, _ = carried_out(dataset, train={**CELL["train"], "per_class": 2})
+    alone, _ = carried_out(replace(dataset, train=first_of_each_class(dataset.train, 2)))
+    assert same_bits(few, alone)
+    plain, _ = carried_out(dataset, train={**CELL["train"], "augmentation": "none"})
+    same, _ = carried_out(replace(dataset, padding=0))  # digits are not mirrored
+    assert same_bits(plain, same)
+    assert not same_bits(plain, carried_out(dataset)[0])
+
+
+def test_streamed_images_are_chosen_like_decoded_ones(tmp_path, monkeypatch):
+    """Unaugmented, both are the same pictures, and so the same bits come of them."""
+    monkeypatch.setenv("KDCORE_WORKERS", "0")
+    write_tree(tmp_path, ["a", "b"], 6)
+    paths = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.jpg"))
+    streamed = Encoded(pa.table({"path": paths, "label": [0] * 6 + [1] * 6}), tmp_path)
+    (pictures,) = stream_unaugmented(streamed, [torch.arange(12)], size=32, device=CPU)
+    decoded = Split(pictures.permute(0, 2, 3, 1).contiguous().numpy(), streamed.labels)
+    changes = {"validation": 0.34, "train": {**CELL["train"], "per_class": 3, "augmentation": "none", "batch_size": 4}}
+    made = []
+    for split in (streamed, decoded):
+        look = {"mean": (0.5,) * 3, "std": (0.2,) * 3, "image_size": 32, "flip": True}
+        made.append(carried_out(Dataset(name="x", classes=["a", "b"], train=split, test=split, **look), **changes))
+    (one, history), (two, again) = made
+    assert history == again
+    assert same_bits(one, two)
+    assert "val_top1" in history[0]
 
 
 def test_learning(dataset):

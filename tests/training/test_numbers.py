@@ -19,8 +19,8 @@ from kdcore.results.report import page
 from kdcore.system import yamlfile
 from kdcore.system.errors import UserError
 from kdcore.system.files import whole
-from kdcore.training import collapse, experiment, loop, run_folder
-from kdcore.training.loop import NotFiniteError
+from kdcore.training import collapse, experiment, finite, loop, run_folder
+from kdcore.training.finite import NotFiniteError
 from kdcore.training.state import ResumeState
 from tests import made_up
 from tests.train import CPU, as_card, card, carry_on, changed, train, training_settings
@@ -54,7 +54,7 @@ def message_of(run, dataset, error=NotFiniteError):
 def test_losses_that_are_no_numbers(dataset, method, changes):
     said = message_of(prepared(dataset, method, changed(SETTINGS, lr=HUGE, **changes)), dataset)
     assert said.startswith(f"{card('wrn_16_1-resnet8', method, {})['name']}: epoch 1, step 2 of 3: loss nan, ce nan")
-    last = said.partition("; the last finite ones: ")[2].removesuffix(f". {loop.ADVICE}")
+    last = said.partition("; the last finite ones: ")[2].removesuffix(f". {finite.ADVICE}")
     values = dict(value.rsplit(" ", 1) for value in last.split(", "))
     assert set(values) == {"loss", "ce", *(method.split("+") if method != "vanilla" else [])}
     assert all(np.isfinite(float(value)) for value in values.values())
@@ -63,10 +63,10 @@ def test_losses_that_are_no_numbers(dataset, method, changes):
 class Vanishing(Objective):
     """Cross-entropy, and nothing, of which the gradient is none: that of a root at 0."""
 
-    def forward(self, student, teacher, target, context=None):
-        parts = super().forward(student, teacher, target, context)
+    def losses(self, student, lesson):
+        ce, losses = super().losses(student, lesson)
         logits = student[0].logits
-        return replace(parts, task=parts.task + (logits - logits.detach()).square().sum().sqrt())
+        return ce + (logits - logits.detach()).square().sum().sqrt(), losses
 
 
 def exploded(dataset, goal, settings):
@@ -86,7 +86,7 @@ def test_gradients_that_are_absurd(dataset):
     """The loss stays finite: batch norm divides by the weights' length."""
     said = exploded(dataset, Objective(1.0), changed(ONE_STEP, lr=1e9, epochs=1))
     assert "conv1.weight holds" in said
-    assert float(said.partition(" holds ")[2].partition(";")[0]) > loop.LARGEST
+    assert float(said.partition(" holds ")[2].partition(";")[0]) > finite.LARGEST
     assert "step 1 of 1" in said
     assert "the losses are finite: loss 2." in said
 
@@ -94,7 +94,7 @@ def test_gradients_that_are_absurd(dataset):
 def test_adapters_count_too(dataset):
     run = prepared(dataset, "vid", changed(ONE_STEP, lr=1e-30))
     with torch.no_grad():
-        next(run.objective.parameters()).fill_(2 * loop.LARGEST)
+        next(run.objective.parameters()).fill_(2 * finite.LARGEST)
     assert "holds 2e+06; the losses are finite" in message_of(run, dataset)
 
 
@@ -102,6 +102,16 @@ def test_running_statistics_that_are_no_numbers(dataset):
     run = prepared(dataset, "vanilla", ONE_STEP)
     next(value for name, value in run.student.named_buffers() if name.endswith("running_var")).fill_(torch.inf)
     assert "running_var holds inf; the losses are finite" in message_of(run, dataset)
+
+
+def test_infinities_by_design_are_no_explosion(dataset):
+    """Such as those of an attention mask; nor is a buffer without values."""
+    student = loop.create("resnet8", 10, 0, CPU)
+    student.register_buffer("mask", torch.full((3, 3), -torch.inf).triu(1))
+    student.register_buffer("nothing", torch.empty(0))
+    run = loop.Run(student, Objective(1.0), ONE_STEP, seed=0, device=CPU)
+    loop.train(run, None, dataset)
+    assert len(run.history) == ONE_STEP.epochs
 
 
 def test_logits_that_are_no_numbers(dataset, monkeypatch):
@@ -166,7 +176,7 @@ class TestCollapse:
 
     @pytest.mark.parametrize("bias", [0.0, 100.0])
     def test_evaluations_say_so(self, project, dataset, bias):
-        name, pair = "resnet8-resnet8-vanilla-0", "resnet8-resnet8"
+        name, pair = "resnet8-resnet8-vanilla-base-0", "resnet8-resnet8"
         teacher, student = (loop.create("resnet8", 10, seed, CPU) for seed in (0, 1))
         with torch.no_grad():
             student.classifier.weight.mul_(10)

@@ -6,15 +6,18 @@ import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from kdcore import catalog
 from kdcore.data.dataset import Split
 from kdcore.data.sources import digits
 from kdcore.system.errors import UserError
 from kdcore.system.signals import Interrupted, Interruption
 from kdcore.training import experiment, loop
+from kdcore.training import state as state_module
 from kdcore.training.live import TrainingProgress
 from kdcore.training.loop import Callbacks
 from kdcore.training.state import HEADER, SIZE_VARIABLE, STATES, ResumeState, restore
@@ -157,6 +160,74 @@ class TestFiles:
         assert files() == [".pt"]
 
 
+class Epochs:
+    """What saving asks of a run."""
+
+    name, settings, sums = "cell", SimpleNamespace(epochs=5), SimpleNamespace(steps=0)
+
+    def __init__(self, state):
+        self.state, self.history, self.now = state, [], 0.0
+
+    @property
+    def epoch(self):
+        return len(self.history) + 1
+
+    def finish(self, second, **options):
+        """Finish an epoch at this second; returns whether its state was saved."""
+        self.now = second
+        self.history.append({"epoch": self.epoch})
+        experiment.save_epoch({self: self.state}, **options)
+        return self.state.epochs == len(self.history)
+
+
+class TestRarely:
+    """Large states are saved so rarely that it takes a twentieth of the time."""
+
+    @pytest.fixture
+    def run(self, state, monkeypatch):
+        """A run of 5 epochs whose state takes 2 seconds to save."""
+        run, fsync = Epochs(state), os.fsync
+
+        def slow(handle):
+            run.now += 1  # for the file, and for its folder
+            fsync(handle)
+
+        monkeypatch.setattr(os, "fsync", slow)
+        monkeypatch.setattr(state_module.time, "monotonic", lambda: run.now)
+        monkeypatch.setattr(experiment, "capture", lambda run: made(len(run.history)))
+        monkeypatch.setattr(state_module, "LARGE", 1000)
+        return run
+
+    def test_when_it_has_not_been_done_for_twenty_times_as_long(self, run, state):
+        assert [run.finish(second) for second in (10, 30, 51.9, 52.1)] == [True, False, False, True]
+        assert epochs_of(state.load()) == 4
+
+    def test_after_the_last_epoch_and_where_somebody_watches(self, run, state):
+        assert [run.finish(10), run.finish(11, every=True), run.finish(12), run.finish(13)] == [
+            True,
+            True,
+            False,
+            False,
+        ]
+        assert run.finish(14)
+        assert epochs_of(state.load()) == 5
+
+    def test_small_ones_after_every_epoch(self, run, monkeypatch):
+        monkeypatch.setattr(state_module, "LARGE", 1e9)
+        assert [run.finish(second) for second in (10, 13, 16)] == [True] * 3
+
+    def test_at_a_signal(self, run, state):
+        """What the last epoch's end has left out."""
+        run.finish(10)
+        run.finish(13)
+        assert epochs_of(state.load()) == 1
+        interruption = Interruption()
+        interruption.signal = signal.SIGTERM
+        with pytest.raises(Interrupted, match="saved at the end of epoch 2"):
+            experiment.leave_if_asked({run: state}, interruption)
+        assert epochs_of(state.load()) == 2
+
+
 def flipped(content, position):
     changed = bytearray(content)
     changed[position] ^= 1
@@ -232,6 +303,7 @@ def carry_out(dataset, cell, state=None, *, stop_at=None):
 
     teacher = None if cell["method"] == "vanilla" else loop.create("wrn_16_1", 10, 7, CPU)
     torch.rand(torch.randint(9, ()))  # whatever was drawn before
+    dataset = loop.seen_by(cell, dataset)
     watcher = Callbacks(on_step, on_epoch)
     run = loop.prepare(cell, dataset, teacher, device=CPU, callbacks=watcher)
     with interruption.noted():
@@ -242,6 +314,9 @@ def carry_out(dataset, cell, state=None, *, stop_at=None):
 def same(run, other):
     mine, others = ({**one.student.state_dict(), **one.objective.state_dict()} for one in (run, other))
     bits = all(torch.equal(value, others[key]) for key, value in mine.items())
+    averages = [one.average.network.state_dict() for one in (run, other) if one.average is not None]
+    if averages:
+        bits = bits and all(torch.equal(value, averages[1][key]) for key, value in averages[0].items())
     return bits and (run.history, run.predicted) == (other.history, other.predicted)
 
 
@@ -251,6 +326,11 @@ def cell_of(method, settings=SETTINGS, **changes):
 
 KD = cell_of("kd")
 DOT = changed(SETTINGS, optimizer="dot", dot_delta=0.075)
+ADAMW = changed(SETTINGS, optimizer="adamw", lr=1e-3, weight_decay=0.05, warmup_epochs=1, warmup_lr=1e-5, min_lr=1e-5,
+                label_smoothing=0.1, mixup=0.8, cutmix=1.0, ema=0.9)  # fmt: skip
+AUGMENTED = changed(SETTINGS, augmentation={"crop": "resized", "randaugment": {}, "colour_jitter": 0.4, "erasing": 0.5})
+JOINED = changed(SETTINGS, augmentation={"joined": True, "erasing": 0.5})
+LAMB = changed(SETTINGS, optimizer="lamb", mixup=0.8, ema=0.9, precision="bfloat16")
 DROPOUT = cell_of("vanilla", student="imagenet_mobilenetv2")
 
 
@@ -268,6 +348,16 @@ DROPOUT = cell_of("vanilla", student="imagenet_mobilenetv2")
     (cell_of("crd+ctkd"), 2, "epoch 1, step 2 of 3"),
     (cell_of("crd+ctkd", DOT), 4, "epoch 2, step 1 of 3"),
     (cell_of("ofd"), 2, "epoch 1, step 2 of 3"),
+    (cell_of("kd", ADAMW), 1, "epoch 1, step 1 of 3"),
+    (cell_of("kd", ADAMW), 3.5, "the end of epoch 1"),
+    (cell_of("mlkd", AUGMENTED), 4, "epoch 2, step 1 of 3"),
+    (cell_of("kd", JOINED), 7, "epoch 2, step 2 of 5"),
+    (cell_of("mlkd", ADAMW), 5, "epoch 2, step 2 of 3"),
+    (cell_of("crd+ctkd", ADAMW), 4, "epoch 2, step 1 of 3"),
+    (cell_of("at", LAMB), 5, "epoch 2, step 2 of 3"),
+    (cell_of("kd", validation=0.1), 3, "epoch 2, step 1 of 2"),
+    (cell_of("at", validation=0.25, test=False), 2.5, "the end of epoch 1"),
+    (cell_of("kd", changed(SETTINGS, per_class=3, augmentation="none")), 3, "epoch 2, step 1 of 2"),
 ])  # fmt: skip
 def test_told_to_stop(dataset, state, cell, stop_at, where):
     """After any step, the last one of an epoch included, the run goes on from there and ends with the same bits."""
@@ -278,7 +368,18 @@ def test_told_to_stop(dataset, state, cell, stop_at, where):
     assert stopped.value.args == (signal.SIGTERM, f"{cell['name']}: {saved_at}")
     run, taken = carry_out(dataset, cell, state)
     assert same(run, expected)
-    assert taken == 2 * STEPS - int(stop_at)
+    assert taken == 2 * run.steps_per_epoch - int(stop_at)
+
+
+@pytest.mark.parametrize("method", list(catalog.methods()))
+def test_every_method_goes_on_with_its_bits(dataset, state, method):
+    """Stopped in the second epoch, when what the method remembers, draws and schedules is under way."""
+    expected, _ = carry_out(dataset, cell_of(method))
+    with pytest.raises(Interrupted):
+        carry_out(dataset, cell_of(method), state, stop_at=4)
+    run, taken = carry_out(dataset, cell_of(method), state)
+    assert same(run, expected)
+    assert taken == 2
 
 
 @pytest.mark.parametrize(("stop_at", "said"), [

@@ -3,6 +3,7 @@
 import os
 import platform
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 
 from kdcore import networks, scales
+from kdcore.data import subsets
 from kdcore.data.feed import Feed
 from kdcore.data.sources import digits
 from kdcore.system.errors import UserError
@@ -130,6 +132,17 @@ class TestTable:
         trained(dataset, distil(dataset, method))
         assert not tables.exists()
 
+    @pytest.mark.parametrize("options", [{"validation": 0.25}, {"per_class": 3}, {"augmented": False}])
+    def test_other_images_and_views_have_tables_of_their_own(self, dataset, tables, monkeypatch, options):
+        made = []
+        for size in ("0", "1", "1"):
+            monkeypatch.setenv(teacher_cache.SIZE_VARIABLE, size)
+            trained(dataset, distil(dataset, "kd"))
+            seen = subsets.chosen(dataset, **options)
+            made.append(trained(seen, distil(seen, "kd")))
+        assert made[0] == made[1] == made[2]
+        assert len(list(tables.glob("*/logits"))) == 2
+
     def test_rows_are_images_and_views(self, dataset):
         """Equal rows are equal pictures, and the other way round."""
         feed = Feed(dataset, CPU)
@@ -149,7 +162,9 @@ class TestTable:
         made = []
         for first in (40, 3, 17):
             table = open_table({"name": first}, Shape(40, 81, 17, 10), torch.float32)
-            tabled = teacher_outputs.Tabled(folded(lively("wrn_16_1"), 16), torch.float32, table, 16)
+            network = folded(lively("wrn_16_1"), 16)
+            logits = teacher_outputs.Logits(partial(teacher_outputs._ends, network), network.classifier)
+            tabled = teacher_outputs.Tabled(logits, torch.float32, table, 16)
             assert len(table.read(seen.view_names)[1]) == len(seen.view_names)
             part = np.arange(first)
             table.write(seen.view_names[part], tabled._compute(seen.views[0], part[:16])) if first < 16 else None
@@ -176,6 +191,46 @@ class TestTable:
         kept = {path.read_text().split('"name": "')[1][0] for path in tables.glob("*/about.json")}
         assert kept == {"a", "c"}
         assert open_table({"name": "d"}, Shape(1000, 2, 1, 100), torch.float16) is None
+
+    def test_one_that_finds_no_room_is_said_once(self, tables, monkeypatch, capsys):
+        """Each of another size, and none while tables are not wanted."""
+        monkeypatch.setenv(teacher_cache.SIZE_VARIABLE, "0.0001")
+        for regions in (17, 17, 1):
+            assert open_table({}, Shape(300, 162, regions, 100), torch.float32) is None
+        assert open_table({}, Shape(300, 162, 5, 100), torch.float32, make=False) is None
+        monkeypatch.setenv(teacher_cache.SIZE_VARIABLE, "0")
+        assert open_table({}, Shape(300, 162, 5, 100), torch.float32) is None
+        first, second = capsys.readouterr().err.splitlines()
+        why = "for KDCORE_TABLES_GB allows 0.0001 GB and a tenth of the disk stays free; training goes on, and runs the"
+        assert first.startswith(
+            f"warning: {tables}: the table of the teacher's logits of 17 regions, of up to 0.331 GB, "
+        )
+        assert why in first
+        assert second.startswith(
+            f"warning: {tables}: the table of the teacher's logits, of up to 0.0196 GB, finds no room"
+        )
+
+    def test_on_a_gpu_only_where_their_size_is_said(self, monkeypatch):
+        monkeypatch.delenv(teacher_cache.SIZE_VARIABLE, raising=False)
+        assert [teacher_cache.is_wanted(torch.device(name)) for name in ("cpu", "cuda", "mps")] == [True, False, False]
+        monkeypatch.setenv(teacher_cache.SIZE_VARIABLE, "40")
+        assert teacher_cache.is_wanted(torch.device("cuda:1"))
+
+    def test_gpus_of_one_kind_share_a_table(self, monkeypatch):
+        """Whatever their numbers and the CPU threads beside them; TF32 and another kind of GPU round otherwise."""
+        names, found = {0: "H200", 1: "H200", 2: "A100"}, []
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda where: names[where.index])
+        for number, threads, products in ((0, 1, False), (1, 2, False), (2, 1, False), (0, 1, True)):
+            monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+            monkeypatch.setattr(teacher_cache, "tf32", lambda products=products: ["matrix products"] * products)
+            found.append(teacher_cache.computed_on(torch.device("cuda", number)))
+        assert found[0] == found[1]
+        assert len({str(one) for one in found}) == 3
+        on_cpu = []
+        for threads in (1, 2):
+            monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+            on_cpu.append(teacher_cache.computed_on(CPU))
+        assert on_cpu == [["cpu", torch.__version__, 1], ["cpu", torch.__version__, 2]]
 
     def test_size_must_be_a_number(self, monkeypatch):
         monkeypatch.setenv(teacher_cache.SIZE_VARIABLE, "much")

@@ -10,13 +10,15 @@ from kdcore.training import timings
 from tests import made_up
 from tests.conftest import ROOT
 
-META = {"name": "a-b-kd-1-False-0", "student": "b", "method": "kd", "device": "cpu: x", "threads": 2}
+META = {"name": "a-b-kd-1-False-base-0", "student": "b", "method": "kd", "device": "cpu: x", "threads": 2,
+        "train": {"batch_size": 16}}  # fmt: skip
 MANY = """
 import sys
 from pathlib import Path
 from kdcore.training import timings
 for epochs in range(1, 201):
-    meta = {"name": sys.argv[1] * 5000, "student": "b", "method": "kd", "device": "cpu", "threads": 1}
+    meta = {"name": sys.argv[1] * 5000, "student": "b", "method": "kd", "device": "cpu", "threads": 1,
+            "train": {"batch_size": 16}}
     timings.record(Path("card"), Path("run"), meta, epochs=epochs, seconds=1.0, images_per_second=2.0)
 """
 """Writes lines of 5 KB that tell who wrote them."""
@@ -45,7 +47,7 @@ def test_what_is_recorded_is_read(folder):
     (found,) = timings.load()
     expected = made_up.timing(
         META["name"], card=file_sha256(folder / "card"), student="b", epochs=3, images_per_second=10.3,
-        seconds=1.23, bytes=7, device="cpu: x", finished=found.finished,
+        seconds=1.23, bytes=7, device="cpu: x", finished=found.finished, batch_size=16,
     )  # fmt: skip
     assert found == expected
     assert len(found.finished) == len("2026-01-01T00:00:00+00:00")

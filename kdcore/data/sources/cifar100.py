@@ -12,7 +12,7 @@ from kdcore.data.dataset import Dataset, Split, first_of_each_class
 from kdcore.data.sources import parquet, shards
 from kdcore.data.sources.archive import Archive, opened
 from kdcore.data.sources.columns import ANY, Columns
-from kdcore.data.sources.contents import check_not_constant
+from kdcore.data.sources.contents import check_split
 from kdcore.data.sources.splits import TEST, TRAIN
 from kdcore.system.errors import UserError
 
@@ -59,7 +59,8 @@ def fetch(
                 f"classes; CIFAR-100 has {COUNTS[name]}, the same number in each of {CLASSES}"
             )
     train = splits["train"]
-    check_not_constant(train.images, f"data.source {source}", "get it anew")
+    for split, which in ((train, "training"), (splits["test"], "test")):
+        check_split(split.images, f"data.source {source}", "get it anew", which)
     if train_per_class is not None:
         train = first_of_each_class(train, train_per_class)
     return Dataset("cifar100", classes, train, splits["test"], MEAN, STD, image_size=SIDE, flip=True, padding=4)

@@ -8,7 +8,7 @@ import pyarrow as pa
 from kdcore.system.errors import UserError, named, shown, suggest
 
 LABELS = ("label", "labels", "fine_label", "class")
-"""Usual names of the column that holds the class."""
+"""Usual names of the column that holds the class, in capitals or not."""
 MASKS = ("alpha", "annotation", "depth", "mask", "masks", "seg", "segmentation")
 """Names of columns that hold pictures, and hardly those that are to be classified."""
 MOST_COLUMNS = 20
@@ -38,7 +38,7 @@ def find_columns(file: Path, schema: pa.Schema, wanted: Columns) -> Columns:
         UserError: there is no such column, or more than one, or one of another type.
     """
     images = [wanted.image] if wanted.image else [field.name for field in schema if _is_image(field.type)]
-    labels = [wanted.label] if wanted.label else [name for name in LABELS if name in schema.names]
+    labels = [wanted.label] if wanted.label else [name for name in schema.names if name.lower() in LABELS]
     listed = [named(name) for name in schema.names[:MOST_COLUMNS]] + ["..."][: len(schema.names) > MOST_COLUMNS]
     has = f"{file}: has the columns {', '.join(listed)}"
     for key, name in (("image_column", wanted.image), ("label_column", wanted.label)):

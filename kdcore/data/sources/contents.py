@@ -2,42 +2,43 @@
 
 import re
 import sys
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Hashable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
-from kdcore.data.sources.folders import Files
+from kdcore.data.dataset import Split
+from kdcore.data.sources.folders import Files, Images
+from kdcore.data.sources.pixels import is_one_colour
 from kdcore.data.sources.splits import role
 from kdcore.system.errors import UserError, named, shown
 
 LEAST = 1e-3
 """Least standard deviation of a channel over the training images, a quarter of one of 255 grey levels."""
+PIECE = 4096
+"""How many bytes in the middle of files of one size are compared first."""
 CHANNELS = ("red", "green", "blue")
 IMAGES = ("image", "img", "photo")
 MASKS = ("mask", "label", "annotation", "segmentation", "seg", "groundtruth", "ground_truth", "gt")
 """What folders and names of images and of what is drawn over them are called, without an s at the end."""
+PREVIEWS = ("thumb", "thumbnail", "preview")
 Rgb = tuple[float, float, float]
 
 
-def statistics(images: np.ndarray) -> tuple[Rgb, Rgb, int]:
-    """Compute mean and standard deviation of each channel image by image, without a second copy of all images.
-
-    Returns:
-        Mean, deviation, and how many images are of one colour.
-    """
-    sums, squares, plain = np.zeros(3), np.zeros(3), 0
+def statistics(images: np.ndarray) -> tuple[Rgb, Rgb]:
+    """Compute mean and standard deviation of each channel image by image, without a second copy of all images."""
+    sums, squares = np.zeros(3), np.zeros(3)
     for image in images:
         pixels = image.reshape(-1, 3) / 255
         sums += pixels.mean(axis=0)
         squares += (pixels**2).mean(axis=0)
-        plain += not (image != image[:1, :1]).any()
     mean = sums / len(images)
     std = np.sqrt((squares / len(images) - mean**2).clip(min=0))
     (a, b, c), (d, e, f) = (np.round(values, 4).tolist() for values in (mean, std))
-    return (a, b, c), (d, e, f), plain
+    return (a, b, c), (d, e, f)
 
 
 def check_deviation(std: Rgb, where: str) -> None:
@@ -54,21 +55,35 @@ def check_deviation(std: Rgb, where: str) -> None:
         )
 
 
-def check_not_constant(images: np.ndarray, where: str, remedy: str, which: str = "training") -> None:
-    """Refuse images (N, P, P, 3) of a split that are all of one and the same colour.
+def check_split(images: np.ndarray, where: str, remedy: str, which: str) -> None:
+    """Refuse images (N, P, P, 3) of a split that are all of one and the same colour, and say on stderr how many are of
+    one colour each.
 
     Raises:
         UserError: they carry nothing; says what to do.
     """
-    if len(images) and all(not (image != images[0, 0, 0]).any() for image in images):
+    plain = [image[0, 0] for image in images if is_one_colour(image)]
+    if plain and len(plain) == len(images) and (np.array(plain) == plain[0]).all():
         raise UserError(
-            f"{where}: all {len(images)} {which} images are of one colour, {tuple(images[0, 0, 0].tolist())}, so they "
-            f"carry nothing; {remedy}"
+            f"{where}: all {len(images)} {which} images are of one colour, {tuple(plain[0].tolist())}, so they carry "
+            f"nothing; {remedy}"
         )
+    if plain:
+        print(f"{where}: {len(plain)} of {len(images)} {which} images are of one colour each", file=sys.stderr)
+
+
+def check_decoded(train: Split, test: Split, where: str, remedy: str) -> None:
+    """Check both splits of a data set in memory: `check_split` and `check_repeated` say how."""
+    for split, which in ((train, "training"), (test, "test")):
+        check_split(split.images, where, remedy, which)
+    one, two = ([digest(image.tobytes()) for image in split.images] for split in (train, test))
+    check_repeated(one, two, train.labels, test.labels, where)
 
 
 def check_files_apart(train: Files, test: Files) -> None:
-    """Refuse test images that are training images, through links, and images that are in two classes.
+    """Refuse test images that are training images, through links, and images that are in two classes or twice in one.
+
+    Equal images that a store outside keeps once, as git-annex does, and links to them, may be twice in one.
 
     Raises:
         UserError: names one.
@@ -94,11 +109,28 @@ def check_no_masks(files: Files, where: str) -> None:
             f"{where}: {', '.join(map(named, files))} look like kinds of files and not like classes; put the images of "
             "each class into a folder called after the class"
         )
+    _check_suffixes(files, where)
     masks = [path for paths in files.values() for path in _masks(paths)]
     if masks:
         print(
-            f"{where}: {len(masks)} images are called like masks of others, such as {masks[0]}; they count as images "
-            "of their class; move them away if they are masks",
+            f"{where}: {len(masks)} images are called like masks or previews of others, such as {masks[0]}; they count "
+            "as images of their class; move them away if they are none",
+            file=sys.stderr,
+        )
+
+
+def _check_suffixes(files: Files, where: str) -> None:
+    """Say on stderr how many images differ from others beside them in their suffixes alone."""
+    stems: set[Path] = set()
+    same = []
+    for path in (path for paths in files.values() for path in paths):
+        stem = path.with_suffix("")
+        same += [path] if stem in stems else []
+        stems.add(stem)
+    if same:
+        print(
+            f"{where}: {len(same)} images have the names of others with another suffix, such as {same[0]}; all count; "
+            "move those away that are copies or masks",
             file=sys.stderr,
         )
 
@@ -106,7 +138,7 @@ def check_no_masks(files: Files, where: str) -> None:
 def _masks(paths: list[Path]) -> list[Path]:
     """List the images of a class that are called like another one beside them, with a kind behind its name."""
     stems = {(path.parent, path.stem) for path in paths}
-    ends = re.compile(rf"(.+?)[-_. ]({'|'.join(MASKS)})s?([-_. ]?\d+)?", re.IGNORECASE)
+    ends = re.compile(rf"(.+?)[-_. ]({'|'.join((*MASKS, *PREVIEWS))})s?([-_. ]?\d+)?", re.IGNORECASE)
     return [path for path in paths if (end := ends.fullmatch(path.stem)) and (path.parent, end[1]) in stems]
 
 
@@ -117,10 +149,19 @@ class _Real(dict[str, Path]):
         folders: dict[Path, Path] = {}
         for paths in files.values():
             of_class: dict[str, Path] = {}
+            again = []
             for path in paths:
                 if path.parent not in folders:
                     folders[path.parent] = path.parent.resolve()
-                of_class[str(path.resolve() if path.is_symlink() else folders[path.parent] / path.name)] = path
+                real = str(path.resolve() if path.is_symlink() else folders[path.parent] / path.name)
+                if real in of_class and not (path.is_symlink() and of_class[real].is_symlink()):
+                    again.append((path, of_class[real]))
+                of_class[real] = path
+            if again:
+                raise UserError(
+                    f"{again[0][0]}: is the image {again[0][1]} of the same class, through a link; {len(again)} images "
+                    "would count twice; remove the links"
+                )
             twice = sorted(self.keys() & of_class.keys())
             if twice:
                 raise UserError(
@@ -130,57 +171,96 @@ class _Real(dict[str, Path]):
             self.update(of_class)
 
 
-class Repeated(NamedTuple):
-    """How many images there are, and how many occur more than once."""
+def check_repeated(
+    train: Sequence[Hashable], test: Sequence[Hashable], train_labels: np.ndarray, test_labels: np.ndarray, where: str
+) -> None:
+    """Say on stderr how many images occur more than once, and refuse a test on images of the training.
 
-    train: int
-    test: int
-    in_train: int
-    """Training images that are equal to an earlier one."""
-    in_both: int
-    """Test images that are equal to a training image."""
-    contradictory: int
-    """Training images that are equal to an earlier one of another class."""
-
-
-def repeated(train: Iterable[bytes], test: Iterable[bytes], labels: np.ndarray) -> Repeated:
-    """Count equal images, each given by its pixels or by its file; labels (N,) are those of the training images."""
-    first, second = ([_digest(image) for image in images] for images in (train, test))
-    seen: dict[bytes, int] = {}
-    other = sum(seen.setdefault(image, label) != label for image, label in zip(first, labels.tolist(), strict=True))
-    return Repeated(len(first), len(second), len(first) - len(seen), sum(image in seen for image in second), other)
-
-
-def check_repeated(found: Repeated, where: str) -> None:
-    """Say on stderr how many images occur more than once, and refuse test images that all are training images.
+    Args:
+        train: stands for each training image; equal for equal images.
+        test: the same of the test images.
+        train_labels: (N,), of the training images.
+        test_labels: (M,), of the test images.
+        where: names the data set.
 
     Raises:
-        UserError: every test image is a training image, or all training images are the same.
+        UserError: most test images are training images, or all images of a split are the same.
     """
-    if found.train > 1 and found.in_train == found.train - 1:
-        raise UserError(f"{where}: all {found.train} training images are one and the same, so they carry nothing")
-    if found.test and found.in_both == found.test:
+    known = dict(zip(train, train_labels.tolist(), strict=True))
+    for images, labels, which in ((train, train_labels, "training"), (test, test_labels, "test")):
+        _check_repeated_inside(images, labels.tolist(), f"{where}:", which)
+    in_both = [(known[image], label) for image, label in zip(test, test_labels.tolist(), strict=True) if image in known]
+    if 2 * len(in_both) > len(test):
+        how_many = f"all {len(test)}" if len(in_both) == len(test) else f"{len(in_both)} of {len(test)}"
         raise UserError(
-            f"{where}: all {found.test} test images are training images too, so their accuracy would say nothing; keep "
-            "them apart"
+            f"{where}: {how_many} test images are training images too, so their accuracy would say nothing; keep them "
+            "apart"
         )
-    if found.in_both:
-        print(f"{where}: {found.in_both} of {found.test} test images are equal to training images", file=sys.stderr)
-    if found.contradictory:
+    if in_both:
+        others = sum(one != two for one, two in in_both)
         print(
-            f"{where}: {found.contradictory} of {found.train} training images are equal to one of another class",
-            file=sys.stderr,
-        )
-    if 2 * found.in_train >= found.train > 0:
-        print(
-            f"{where}: {found.in_train} of {found.train} training images are equal to earlier ones; are two versions "
-            "of the data set in one place?",
+            f"{where}: {len(in_both)} of {len(test)} test images are equal to training images"
+            f"{f', {others} of them of another class' if others else ''}",
             file=sys.stderr,
         )
 
 
-def _digest(image: bytes) -> bytes:
+def _check_repeated_inside(images: Sequence[Hashable], labels: list[int], where: str, which: str) -> None:
+    """Refuse a split of one image, and say on stderr how many of its images are equal to earlier ones."""
+    seen: dict[Hashable, int] = {}
+    repeated, contradictory = Counter[int](), 0
+    for image, label in zip(images, labels, strict=True):
+        repeated[label] += image in seen
+        contradictory += seen.setdefault(image, label) != label
+    if len(images) > 1 and len(seen) == 1:
+        raise UserError(f"{where} all {len(images)} {which} images are one and the same, so they carry nothing")
+    if contradictory:
+        print(
+            f"{where} {contradictory} of {len(images)} {which} images are equal to one of another class",
+            file=sys.stderr,
+        )
+    counts = Counter(labels)
+    doubled = sum(2 * repeated[label] >= count for label, count in counts.items())
+    versions = f", at least half in {doubled} of {len(counts)} classes; are two versions of the data set in one place?"
+    if len(seen) < len(images):
+        print(
+            f"{where} {repeated.total()} of {len(images)} {which} images are equal to earlier ones"
+            f"{versions if doubled else ''}",
+            file=sys.stderr,
+        )
+
+
+def digest(image: bytes) -> bytes:
+    """Return what stands for an image in `check_repeated`: its pixels, or its file."""
     return blake2b(image, digest_size=16).digest()
+
+
+def keys_of(train: Images, test: Images) -> tuple[list[Hashable], list[Hashable]]:
+    """Return a key for each image of training and test, its file or its content: equal for equal contents.
+
+    No more is read of files than tells them apart: their sizes, then a piece of those of one size, then all.
+    """
+    keys: list[Hashable] = []
+    files: dict[int, Path] = {}
+    for image in (split[i] for split in (train, test) for i in range(len(split))):
+        if isinstance(image, Path):
+            files[len(keys)] = image
+        keys.append(image.stat().st_size if isinstance(image, Path) else digest(image))
+    for read in (_piece, Path.read_bytes):
+        counts = Counter(keys)
+        shared = [i for i in files if counts[keys[i]] > 1]
+        with ThreadPoolExecutor() as pool:
+            digests = list(pool.map(lambda i, read=read: digest(read(files[i])), shared))
+        for i, content in zip(shared, digests, strict=True):
+            keys[i] = (keys[i], content)
+    return keys[: len(train)], keys[len(train) :]
+
+
+def _piece(path: Path) -> bytes:
+    """Read a piece of a file, where those of photographs differ."""
+    with path.open("rb") as file:
+        file.seek(path.stat().st_size // 2)
+        return file.read(PIECE)
 
 
 def say_names(classes: list[str], where: str) -> None:

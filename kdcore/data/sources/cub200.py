@@ -4,15 +4,17 @@ Stored as 256 x 256 pixels, whatever their shape; training sees crops of 224, th
 SDD-CVPR2024:mdistiller/dataset/cub200.py.
 """
 
+import sys
 from pathlib import Path
 
 import numpy as np
 
 from kdcore.data.dataset import Dataset, Split
 from kdcore.data.sources.archive import Archive, opened
-from kdcore.data.sources.contents import check_not_constant
-from kdcore.data.sources.folders import check_number, check_same_classes, decode_images, entries
+from kdcore.data.sources.contents import check_decoded
+from kdcore.data.sources.folders import check_number, check_same_classes, decode_images
 from kdcore.data.sources.imagenet import MEAN, STD
+from kdcore.data.sources.lists import check_once, pairs, say_unlisted
 from kdcore.system.errors import UserError
 
 ARCHIVE = Archive(
@@ -45,7 +47,9 @@ def fetch(*, source: str, subset: bool) -> Dataset:
         )
     in_train, in_test = ({classes[label] for label in split.labels} for split in splits.values())
     check_same_classes(in_train, in_test, Path(source))
-    check_not_constant(splits["train"].images, f"data.source {source}", "get it anew")
+    if empty := len(classes) - len(in_train):
+        print(f"data.source {source}: {empty} of {len(classes)} classes have no images", file=sys.stderr)
+    check_decoded(splits["train"], splits["test"], f"data.source {source}", "get it anew")
     return Dataset(
         name="cub200",
         classes=classes,
@@ -64,6 +68,9 @@ def _read(root: Path) -> tuple[list[str], dict[str, Split]]:
     images = _listed(root / "images.txt")
     labels = _listed(root / "image_class_labels.txt")
     in_train = _listed(root / "train_test_split.txt")
+    for listed, name in ((classes, "classes.txt"), (images, "images.txt")):
+        check_once(listed.values(), root / name)
+    say_unlisted(root / "images", images.values(), root / "images.txt")
     _check_lists(root, labels=labels, images=images, in_train=in_train)
     position = {number: i for i, number in enumerate(classes)}
     splits = {}
@@ -90,4 +97,4 @@ def _check_lists(root: Path, *, images: dict[str, str], labels: dict[str, str], 
 
 
 def _listed(path: Path) -> dict[str, str]:
-    return {entry[0]: entry[1] for entry in entries(path, "<number> <text>")}
+    return pairs(path, "<number> <text>")

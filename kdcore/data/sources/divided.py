@@ -17,7 +17,8 @@ from kdcore.data.sources.folders import (
     holds_images,
     visible_folders,
 )
-from kdcore.data.sources.splits import ALL, TEST, TRAIN, VALIDATION, looks_like_split, role
+from kdcore.data.sources.groups import say_divided_groups, say_groups
+from kdcore.data.sources.splits import ALL, NO_CLASS, TEST, TRAIN, VALIDATION, looks_like_split, role
 from kdcore.system.errors import UserError
 
 WANTED = f"train and {TEST[0]} or {VALIDATION[0]} (docs/extending.md has other names for them)"
@@ -41,6 +42,7 @@ def divided(root: Path, test_share: float | None) -> tuple[Files, Files]:
             raise UserError(f"data.test_share: {root} is split already, into {train.name} and {test.name}; remove it")
         train_files, test_files = classes_below(_innermost(train)), classes_below(_innermost(test))
         check_same_classes(train_files, test_files, root)
+        say_groups((train_files, test_files), f"data.source {root}")
         say_left_out([folder.name for folder in folders if folder not in (train, test)], f"data.source {root}")
         return train_files, test_files
     named_like_a_test = [folder for folder in folders if role(folder.name) in (*TEST, *VALIDATION)]
@@ -54,11 +56,30 @@ def divided(root: Path, test_share: float | None) -> tuple[Files, Files]:
         raise UserError(f"data.source: {root} has no folders {WANTED}{_what_instead(root, folders)}")
     if train and set(folders) == {train, *unsorted}:
         say_left_out([folder.name for folder in unsorted], f"data.source {root}")
-        return _divide(classes_below(_innermost(train)), test_share, train)
+        return _drawn(_innermost(train), test_share, root)
     _check_classes(root, folders)
-    for folder in [*([train] if train else []), *named_like_a_test]:
-        print(f"{folder}: is taken for a class, though it is called like a split", file=sys.stderr)
-    return _divide(classes_below(root), test_share, root)
+    return _drawn(root, test_share, root)
+
+
+def _drawn(holder: Path, share: float, root: Path) -> tuple[Files, Files]:
+    """Divide the classes in a folder by a share, and say on stderr what may be none, or should not be divided so."""
+    _say_doubtful(visible_folders(holder))
+    files = classes_below(holder)
+    say_groups([files], f"data.source {root}")
+    train, test = _divide(files, share, holder)
+    say_divided_groups(train, test, f"data.source {root}")
+    return train, test
+
+
+def _say_doubtful(folders: list[Path]) -> None:
+    """Say on stderr which folders are taken for classes, though they are hardly called like one."""
+    for folder in folders:
+        like = "a split" if looks_like_split(folder.name) else "images of no class"
+        if looks_like_split(folder.name) or NO_CLASS.fullmatch(role(folder.name)):
+            print(
+                f"{folder}: is taken for a class, though it is called like {like}; move it away if it is none",
+                file=sys.stderr,
+            )
 
 
 def _test(root: Path, folders: list[Path]) -> Path | None:

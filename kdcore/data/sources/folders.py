@@ -1,6 +1,7 @@
 """Read images in folders, one folder per class."""
 
 import os
+import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Container, Iterable, Iterator
@@ -16,7 +17,7 @@ from PIL import Image
 from kdcore.data.dataset import Encoded, Split
 from kdcore.data.images import UnreadableError, check_image, read_image
 from kdcore.data.sources.pixels import BlankError
-from kdcore.data.sources.splits import composed, in_order, is_hidden
+from kdcore.data.sources.splits import TEST, TRAIN, VALIDATION, composed, in_order, is_hidden, role
 from kdcore.system.errors import UserError, named, shown
 from kdcore.system.pointers import file_stands_for_another, stands_for_another
 
@@ -77,12 +78,12 @@ def classes_below(folder: Path, *, beside: Container[str] = ()) -> Files:
             raise UserError(
                 f"{folder}: two folders are called {name}, with accents written in two ways (NFC and NFD); merge them"
             )
-        paths = list(_visible_files(child))
+        paths = list(visible_files(child))
         classes[name] = sorted((path for path in paths if path.suffix.lower() in SUFFIXES), key=in_order)
         if not classes[name]:
             raise UserError(f"{child}: holds no images ({', '.join(sorted(SUFFIXES))})")
         left_out.update(path.suffix for path in paths if path.suffix.lower() not in SUFFIXES)
-    _say_deeper(classes, children, folder)
+    _look_deeper(classes, children, folder)
     strays = sum(1 for path in folder.iterdir() if _is_visible_image(path))
     if strays:
         print(f"{folder}: {strays} images left out, for they lie in no class's folder", file=sys.stderr)
@@ -96,11 +97,14 @@ def classes_below(folder: Path, *, beside: Container[str] = ()) -> Files:
     return classes
 
 
-def _say_deeper(classes: Files, children: list[Path], folder: Path) -> None:
-    """Say on stderr which folders lie beside images of a class, for they may hold its masks or previews."""
+def _look_deeper(classes: Files, children: list[Path], folder: Path) -> None:
+    """Refuse classes that are split inside, and say on stderr which folders lie beside images of a class, for they may
+    hold its masks or previews.
+    """
     deeper = []
     for child, paths in zip(children, classes.values(), strict=True):
         parents = {path.parent for path in paths}
+        _check_not_split(child, parents - {child})
         deeper += sorted(parents - {child}) if child in parents else []
     if deeper:
         print(
@@ -110,9 +114,29 @@ def _say_deeper(classes: Files, children: list[Path], folder: Path) -> None:
         )
 
 
+def _check_not_split(child: Path, folders: Iterable[Path]) -> None:
+    """Refuse a class's folders that are called like training and test, for all their images would be of one split."""
+    inside: dict[Path, set[str]] = {}
+    for folder in folders:
+        for inner in (folder, *folder.parents):
+            if inner == child:
+                break
+            inside.setdefault(inner.parent, set()).add(inner.name)
+    for holder, names in inside.items():
+        found = [
+            [name for name in sorted(names) if role(name) in of_split] for of_split in (TRAIN, (*TEST, *VALIDATION))
+        ]
+        if all(found):
+            raise UserError(
+                f"{holder}: holds the folders {found[0][0]} and {found[1][0]}, so this class seems to be split; all "
+                "its images would be taken together. Move them to train/<class> and test/<class>, or into one folder"
+            )
+
+
 def check_no_splits(folders: list[Path], root: Path) -> None:
     """Refuse folders that look like the parts of a split, or like folds, and not like classes: they hold no images
-    themselves, but folders of the same names, or of the names of the folders beside them.
+    themselves, but folders of the same names, or one of the name of a folder beside them. Say on stderr where a single
+    name leaves it open.
 
     Raises:
         UserError: names them and what they hold.
@@ -120,24 +144,41 @@ def check_no_splits(folders: list[Path], root: Path) -> None:
     inside = {folder: _names_inside(folder) for folder in folders}
     own = {composed(folder.name).casefold() for folder in folders}
     for folder, names in inside.items():
-        beside = names & own - {composed(folder.name).casefold()}
-        if len(beside) > 1:
+        direct = {composed(child.name).casefold() for child in visible_folders(folder)} if names else set()
+        beside = (names | direct) & own - {composed(folder.name).casefold()}
+        if beside:
             raise UserError(
                 f"{folder}: holds no images itself but folders that are called like those beside it "
                 f"({', '.join(map(named, sorted(beside)[:5]))}), so it looks like another data set and not like a "
-                "class; move it away"
+                "class; move it away, or move its images into those folders"
             )
+    unclear: set[tuple[str, ...]] = set()
     kinds = Counter(frozenset(names) for names in inside.values() if names)  # there may be thousands of classes
     for one, two in combinations([kind for kind, count in kinds.items() for _ in range(min(count, 2))], 2):
         shared, either = one & two, one | two
-        if len(shared) > 1 or (len(either) > 1 and shared and either in (one, two)):
-            alike = [folder.name for folder, names in inside.items() if names & shared]
+        if not shared or len(either) == 1:
+            continue
+        alike = [folder.name for folder, names in inside.items() if names & shared]
+        if len(shared) > 1 or either in (one, two) or _are_numbered(alike):
             raise UserError(
                 f"{root}: {', '.join(map(named, alike[:5]))}{' ...' if len(alike) > 5 else ''} hold no images "
                 f"themselves but folders of the same names ({', '.join(map(named, sorted(shared)[:5]))}), so they look "
                 "like parts of a split and not like classes. Name two of them train and test; or name one as "
                 "data.source; or, if they are classes, put their images into them, without folders between"
             )
+        unclear |= {(*alike[:5], min(shared))}
+    for *alike, name in sorted(unclear)[:5]:
+        print(
+            f"{root}: {', '.join(map(named, alike))} are taken as classes, though each holds a folder {named(name)}; "
+            "if that is a class, they are parts of a split",
+            file=sys.stderr,
+        )
+
+
+def _are_numbered(names: list[str]) -> bool:
+    """Whether names differ in a number alone, or in the letter at their end: 2019 and 2020, part_a and part_b."""
+    plain = {re.sub(r"\d+|(?<![^\W_])[a-z]$", "", name.casefold()) for name in names}
+    return len(plain) == 1 and len(names) > 1
 
 
 def _names_inside(folder: Path) -> set[str]:
@@ -286,7 +327,12 @@ def _where(images: Images, position: int, name: Callable[[int], str] | None) -> 
     return name(position) if name else str(images[position])
 
 
-def _visible_files(folder: Path) -> Iterator[Path]:
+def visible_files(folder: Path) -> Iterator[Path]:
+    """Yield the files below a folder, also through links, without hidden ones.
+
+    Raises:
+        UserError: a folder cannot be read, or a link leads nowhere or in circles, or a file is a pipe or a device.
+    """
     for parent, inside, files in os.walk(folder, onerror=unreadable, followlinks=True):
         inside[:] = [name for name in inside if not is_hidden(name)]
         for link in (Path(parent, name) for name in inside):
@@ -323,29 +369,3 @@ def unreadable(error: OSError) -> NoReturn:
 def labels_of(files: Files) -> np.ndarray:
     """Return the class (N,) int64 of every image, counted in the order of the classes."""
     return np.repeat(np.arange(len(files)), [len(paths) for paths in files.values()])
-
-
-def entries(path: Path, form: str, separator: str | None = None, fields: int = 2) -> Iterator[list[str]]:
-    """Yield the fields of every line of a list that is not blank.
-
-    Args:
-        path: the list, text in UTF-8.
-        form: describes a line, for messages.
-        separator: stands between fields; None splits at white space, which the last field may hold.
-        fields: least number of fields of a line.
-
-    Raises:
-        UserError: it cannot be read, is not text, or has a shorter line.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); is it as published?") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: is not text in UTF-8 ({error}); is it as published?") from error
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            parts = line.strip().split(separator, -1 if separator else fields - 1)
-            if len(parts) < fields:
-                raise UserError(f"{path}, line {number}: expected {form}, not {line!r}; is it as published?")
-            yield parts

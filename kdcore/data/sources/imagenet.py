@@ -7,8 +7,8 @@ where <class> is a WordNet number such as n01440764. Images are decoded as they 
 from pathlib import Path
 
 from kdcore.data.dataset import Dataset
-from kdcore.data.sources.contents import check_files_apart
-from kdcore.data.sources.folders import Files, check_number, check_same_classes, classes_below, index_images
+from kdcore.data.sources.contents import check_files_apart, check_repeated, keys_of
+from kdcore.data.sources.folders import Files, check_number, check_same_classes, classes_below, index_images, labels_of
 from kdcore.system.errors import UserError
 
 CLASSES = 1000
@@ -42,7 +42,10 @@ def fetch(*, source: str, subset: bool) -> Dataset:
     check_same_classes(train, val, root)
     check_number(train, f"data.source {source}")
     check_files_apart(train, val)
-    if not subset:
+    if subset:
+        files = [[path for paths in split.values() for path in paths] for split in (train, val)]
+        check_repeated(*keys_of(*files), labels_of(train), labels_of(val), f"data.source {source}")
+    else:
         _check_whole(splits, root)
     return Dataset(
         name="imagenet",

@@ -8,8 +8,7 @@
 - random_resized_crop, used for ImageNet: a random part, resized. Decoded when seen.
 """
 
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -74,7 +73,7 @@ def fetch(
     std: list[float] | None = None,
     image_column: str | None = None,
     label_column: str | None = None,
-    scale_16bit: int | str | None = None,
+    scale_16bit: int | list[int] | str | None = None,
     background: list[int] | str | None = None,
 ) -> Dataset:
     """Read a data set of the user's own; `kdcore.matrix.data_section.Own` explains the arguments.
@@ -124,8 +123,7 @@ def _in_folders(root: Path, test_share: float | None) -> tuple[list[str], tuple[
     """List the images of folders, a folder per class."""
     train, test = divided(root, test_share)
     contents.check_files_apart(train, test)
-    for files in (train, test):
-        contents.check_no_masks(files, f"data.source {root}")
+    contents.check_no_masks({name: [*train[name], *test[name]] for name in train}, f"data.source {root}")
 
     def listed(files: Files) -> Listed:
         paths = [path for paths_of_class in files.values() for path in paths_of_class]
@@ -155,32 +153,30 @@ def _decoded(
     listed: tuple[Listed, Listed],
     side: int,
     where: str,
-    scale_16bit: int | str | None,
+    scale_16bit: int | list[int] | str | None,
     background: list[int] | str | None,
 ) -> tuple[Split, Split]:
     """Decode all images now, with the same choices for training and test."""
     train, test = listed
-    white = scale_16bit if isinstance(scale_16bit, int) else None
+    span = None
     if scale_16bit == "largest":
         before = pixels.reader(None, background)
         decode_images(train.images, 1, train.name, read=before)
-        white = pixels.largest(before.looks, where)
-    reader, of_test = (pixels.reader(white, background) for _ in range(2))
+        span = (0, pixels.largest(before.looks, where))
+    elif isinstance(scale_16bit, list):
+        span = (scale_16bit[0], scale_16bit[1])
+    elif isinstance(scale_16bit, int):
+        span = (0, scale_16bit)
+    reader, of_test = (pixels.reader(span, background) for _ in range(2))
     splits = train.decode(side, reader), test.decode(side, of_test)
-    pixels.report(reader.looks, where, white, background=background is not None)
-    pixels.report_test(reader.looks, of_test.looks, where, background=background is not None)
-    for split, which in zip(splits, ("training", "test"), strict=True):
-        contents.check_not_constant(split.images, where, REMEDY, which)
-    of_train, of_test_images = (map(np.ndarray.tobytes, split.images) for split in splits)
-    contents.check_repeated(contents.repeated(of_train, of_test_images, train.labels), where)
+    pixels.report(reader, of_test, where)
+    contents.check_decoded(*splits, where, REMEDY)
     return splits
 
 
 def _statistics(train: Split, where: str, *, needed: bool) -> tuple[contents.Rgb, contents.Rgb]:
     """Compute mean and deviation of the training images, and refuse a deviation that is needed and almost 0."""
-    mean, deviation, plain = contents.statistics(train.images)
-    if plain:
-        print(f"{where}: {plain} of {len(train.images)} training images are of one colour each", file=sys.stderr)
+    mean, deviation = contents.statistics(train.images)
     if needed:
         contents.check_deviation(deviation, where)
     return mean, deviation
@@ -189,21 +185,21 @@ def _statistics(train: Split, where: str, *, needed: bool) -> tuple[contents.Rgb
 def _streamed(train: Listed, test: Listed, where: str) -> tuple[Encoded, Encoded]:
     """Check images that are decoded as they are needed: the beginnings of all, and a few of each class as a whole."""
     splits = train.encoded(), test.encoded()
-    (looks, images, sample), (looks_of_test, test_images, test_sample) = (_sample(one, where) for one in (train, test))
-    pixels.report(looks, sample, None, background=False)
-    pixels.report_test(looks, looks_of_test, test_sample, background=False)
-    contents.check_not_constant(images, sample, REMEDY)
-    contents.check_not_constant(test_images, test_sample, REMEDY, "test")
-    if train.name:  # the contents of parquet files are in memory
-        contents.check_repeated(contents.repeated(_files(train), _files(test), train.labels), where)
+    (reader, images), (of_test, test_images) = _sample(train), _sample(test)
+    sample = f"{where}, of {len(images)} training and {len(test_images)} test images looked at"
+    pixels.report(reader, of_test, sample)
+    for of_split, which in ((images, "training"), (test_images, "test")):
+        contents.check_split(of_split, sample, REMEDY, which)
+    keys = contents.keys_of(train.images, test.images)
+    contents.check_repeated(*keys, train.labels, test.labels, where)
     return splits
 
 
-def _sample(listed: Listed, where: str) -> tuple[list[pixels.Look], np.ndarray, str]:
+def _sample(listed: Listed) -> tuple[pixels.Reader, np.ndarray]:
     """Decode a few images of each class.
 
     Returns:
-        What their files hold; the images (n, P, P, 3) uint8; and how many there are, for messages.
+        What decoded them, with what it noticed, and the images (n, P, P, 3) uint8.
     """
     chosen = [position for label in np.unique(listed.labels) for position in _some(listed.labels == label)]
     reader, name = pixels.Reader(), listed.name
@@ -213,13 +209,7 @@ def _sample(listed: Listed, where: str) -> tuple[list[pixels.Look], np.ndarray, 
         (lambda position: name(chosen[position])) if name else None,
         read=reader,
     )
-    return reader.looks, images, f"{where}, of {len(chosen)} images looked at"
-
-
-def _files(listed: Listed) -> Iterator[bytes]:
-    """Yield the content of every image of parquet files."""
-    for position in range(len(listed.images)):
-        yield bytes(listed.images[position])
+    return reader, images
 
 
 def _some(members: np.ndarray) -> list[int]:

@@ -14,10 +14,9 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from kdcore.data.images import FORMATS, UnreadableError, read_image
+from kdcore.data.sources import levels
+from kdcore.data.sources.levels import SMALL
 from kdcore.system.errors import UserError, shown
-
-SMALL = 1 << 14
-"""Largest 16-bit value of an image that uses a small part of the range, a quarter of it."""
 
 
 class TiffTags(IntEnum):
@@ -25,10 +24,16 @@ class TiffTags(IntEnum):
 
     PHOTOMETRIC = 262
     WHITE_IS_0 = 0
+    EXTRA_SAMPLES = 338
+    UNSPECIFIED = 0
     SAMPLE_FORMAT = 339
     SIGNED = 2
 
 
+CLEAR = "transparency"
+"""Pillow's name for the value that is transparent."""
+ENLARGED = {"L;2": 85, "L;4": 17}
+"""Layout of greys of 2 and 4 bits in PNG -> by what Pillow multiplies them."""
 UPRIGHT = 1
 """The orientation in EXIF of an image that need not be turned."""
 COLOURS = {"white": (255, 255, 255), "black": (0, 0, 0)}
@@ -40,10 +45,15 @@ REMARKS = {
     "is_transparent": "are partly transparent; transparency is dropped, and the colours below it show; data.background "
     "puts them on a colour instead",
     "has_frames": "hold several images, of which the first counts",
+    "has_more": "have channels beyond red, green and blue, which are left out",
     "is_turned": "should be turned, as their EXIF says, which is ignored, as torchvision's loader does; turn them "
     "upright first if you want them so",
 }
 """Field of `Look` -> what to say of such images."""
+
+
+DARK = f"have no value above {255 // SMALL} of 255; are they masks, or values from 0 to 1 that were not scaled to 255?"
+"""What to say of images of 8 bits that use a small part of the range, if they are many."""
 
 
 class BlankError(UnreadableError):
@@ -56,10 +66,16 @@ class Look:
 
     largest: int | None = None
     """The largest value of a 16-bit image; None with 8 bits."""
+    is_below: bool = False
+    """Whether a 16-bit image has values below the one that becomes black."""
+    is_dark: bool = False
+    """Whether it has 8 bits, and uses a small part of their range."""
     is_transparent: bool = False
     """Whether a pixel is not opaque."""
     has_frames: bool = False
     """Whether more than one image is in the file, of which the first counts."""
+    has_more: bool = False
+    """Whether it has channels that are neither colours nor transparency, which are left out."""
     is_turned: bool = False
     """Whether EXIF says that the image should be turned or mirrored."""
 
@@ -73,11 +89,13 @@ class Look:
 class Reader:
     """Decodes images in RGB with 8 bits, and keeps what there is to say of them."""
 
-    white: int | None = None
-    """The value of 16-bit greys that becomes white; None takes their higher 8 bits."""
+    span: levels.Span | None = None
+    """The values of 16-bit greys that become black and white; None takes their higher 8 bits."""
     background: tuple[int, int, int] | None = None
     """The colour below transparent images; None drops transparency."""
     looks: list[Look] = field(default_factory=list)
+    values: levels.Values = field(default_factory=levels.Values)
+    """The values of all 16-bit images."""
 
     def __call__(self, image: Path | bytes) -> Image.Image:
         """Decode an image.
@@ -98,28 +116,38 @@ class Reader:
         return decoded
 
     def _look(self, picture: Image.Image, decoded: Image.Image) -> tuple[Look, Image.Image]:
-        largest, transparent = None, False
+        largest, is_below, transparent = None, False, False
         _check_kind(picture)
+        layout = next((str(tile[3]) for tile in getattr(picture, "tile", [])), "")  # forgotten once it is decoded
         if _is_16bit(picture):
-            largest, decoded = self._scaled(picture, decoded)
-        if picture.has_transparency_data and not picture.mode.startswith("I"):
-            transparent, decoded = self._on_background(picture.convert("RGBA"), decoded)
+            largest, is_below, decoded = self._scaled(picture, decoded)
+        if picture.has_transparency_data:
+            transparent, decoded = self._on_background(_with_opacity(picture, layout, decoded), decoded)
+            if transparent and self.background and largest is not None and isinstance(picture.info.get(CLEAR), tuple):
+                raise BlankError("has 16-bit colours of which one is transparent; convert it to 8 bits")
         frames = bool(getattr(picture, "is_animated", False)) and picture.format != "MPO"  # phones' photographs
-        return Look(largest, transparent, frames, _is_turned(picture)), decoded
+        has_more = TiffTags.UNSPECIFIED in getattr(picture, "tag_v2", {}).get(TiffTags.EXTRA_SAMPLES, ())
+        values = np.asarray(decoded)
+        dark = largest is None and SMALL * int(values.max()) <= 255 and not is_one_colour(values)
+        return Look(largest, is_below, dark, transparent, frames, has_more, _is_turned(picture)), decoded
 
-    def _scaled(self, picture: Image.Image, decoded: Image.Image) -> tuple[int, Image.Image]:
+    def _scaled(self, picture: Image.Image, decoded: Image.Image) -> tuple[int, bool, Image.Image]:
+        """Count the values of a 16-bit image, and return the largest, whether some are below black, and the image."""
         if not picture.mode.startswith("I"):  # Pillow reads 16-bit colours with 8 bits
-            if self.white is not None:
+            if self.span is not None:
                 raise BlankError("has 16-bit colours, which data.scale_16bit cannot scale; convert it to 8 bits")
-            return int(np.asarray(decoded).max()) << 8 | 255, decoded
+            colours = np.asarray(decoded).astype(np.int64)
+            self.values.add(colours << 8 | colours)
+            return int(colours.max()) << 8 | 255, False, decoded
         values = np.asarray(picture).astype(np.int64)
-        if self.white is None:
-            return int(values.max()), decoded
-        scaled = np.minimum((values * 255 + self.white // 2) // self.white, 255)
-        return int(values.max()), Image.fromarray(scaled.astype(np.uint8)).convert("RGB")
+        self.values.add(values)
+        if self.span is None:
+            return int(values.max()), False, decoded
+        scaled = Image.fromarray(levels.scaled(values, self.span).astype(np.uint8)).convert("RGB")
+        return int(values.max()), bool(values.min() < self.span[0]), scaled
 
-    def _on_background(self, picture: Image.Image, decoded: Image.Image) -> tuple[bool, Image.Image]:
-        opacity = np.asarray(picture.getchannel("A"))
+    def _on_background(self, above: Image.Image, decoded: Image.Image) -> tuple[bool, Image.Image]:
+        opacity = np.asarray(above.getchannel("A"))
         if opacity.min() == 255:
             return False, decoded
         if self.background is None:
@@ -129,15 +157,15 @@ class Reader:
                     "to white, or put it on a background yourself"
                 )
             return True, decoded
-        below = Image.new("RGBA", picture.size, (*self.background, 255))
-        return True, Image.alpha_composite(below, picture).convert("RGB")
+        below = Image.new("RGBA", decoded.size, (*self.background, 255))
+        return True, Image.alpha_composite(below, above).convert("RGB")
 
 
-def reader(white: int | None, background: list[int] | str | None) -> Reader:
+def reader(span: levels.Span | None, background: list[int] | str | None) -> Reader:
     """Make a reader from the values of params.yaml."""
     if isinstance(background, str):
-        return Reader(white, COLOURS[background])
-    return Reader(white, (background[0], background[1], background[2]) if background else None)
+        return Reader(span, COLOURS[background])
+    return Reader(span, (background[0], background[1], background[2]) if background else None)
 
 
 def is_one_colour(image: np.ndarray) -> bool:
@@ -159,59 +187,60 @@ def largest(looks: list[Look], where: str) -> int:
     return found
 
 
-def report(looks: list[Look], where: str, white: int | None, *, background: bool) -> None:
-    """Say on stderr how many training images are not what a user may think, and what to set.
+def report(train: Reader, test: Reader, where: str) -> None:
+    """Say on stderr how many images of each split are not what a user may think, and what to set.
 
     Args:
-        looks: what a reader noticed, of training images alone.
+        train: what decoded the training images.
+        test: what decoded the test images, with the same choices.
         where: names the data set.
-        white: the 16-bit value that became white; None where none was chosen.
-        background: whether transparent images lie on a background.
 
     Raises:
-        UserError: a value for white was chosen, but no image has 16 bits.
+        UserError: values for black and white were chosen, but no training image has 16 bits.
     """
-    lines = _of_16_bits([look.largest for look in looks if look.largest is not None], where, white)
-    for name, text in REMARKS.items():
-        count = sum(getattr(look, name) for look in looks)
-        if count and not (background and name == "is_transparent"):
-            lines.append(f"{count} of {len(looks)} training images {text}")
-    for line in lines:
-        print(f"{where}: {line}", file=sys.stderr)
+    span = train.span
+    if span is not None and not any(look.has_16_bits for look in train.looks):
+        raise UserError(f"{where}: data.scale_16bit is set, but no training image has 16 bits; remove it")
+    some = "have 16 bits" + (", of which the higher 8 count; see data.scale_16bit" if span is None else "")
+    for which, of_split, other, of_other in (("training", train, "test", test), ("test", test, "training", train)):
+        looks = of_split.looks
+        dark = sum(look.is_dark for look in looks)
+        lines = [f"{dark} of {len(looks)} {which} images {DARK}"] if 10 * dark >= len(looks) and dark else []
+        deep = [(look.largest, look.is_below) for look in looks if look.largest is not None]
+        lines += levels.remarks(deep, of_split.values, which, span, None if of_split is train else train.values)
+        for name, text in {"has_16_bits": some, **REMARKS}.items():
+            count, in_other = (sum(getattr(look, name) for look in those) for those in (looks, of_other.looks))
+            is_plain = name == "has_16_bits" and in_other
+            if count and not is_plain and not (train.background and name == "is_transparent"):
+                lines.append(
+                    f"{count} of {len(looks)} {which} images{'' if in_other else f', but no {other} image,'} {text}"
+                )
+        for line in lines:
+            print(f"{where}: {line}", file=sys.stderr)
 
 
-def report_test(train: list[Look], test: list[Look], where: str, *, background: bool) -> None:
-    """Say on stderr how test images differ from the training images in what their files hold.
+def _with_opacity(picture: Image.Image, layout: str, decoded: Image.Image) -> Image.Image:
+    """Return a picture with its opacity, in RGBA of 8 bits.
+
+    PNG may name a value that is transparent, as the file has it, while Pillow compares it with values of 8 bits.
 
     Args:
-        train: what a reader noticed of the training images.
-        test: what one noticed of the test images.
-        where: names the data set.
-        background: whether transparent images lie on a background.
+        picture: one that may be transparent.
+        layout: how its file has the pixels.
+        decoded: the same in RGB.
     """
-    remarks = {"has_16_bits": "have 16 bits, of which the higher 8 count; see data.scale_16bit", **REMARKS}
-    for name, text in remarks.items():
-        count = sum(getattr(look, name) for look in test)
-        if count and not any(getattr(look, name) for look in train) and not (background and name == "is_transparent"):
-            print(f"{where}: {count} of {len(test)} test images, but no training image, {text}", file=sys.stderr)
-
-
-def _of_16_bits(largest_values: list[int], where: str, white: int | None) -> list[str]:
-    """Say how the values of 16-bit images fit the value that is white."""
-    count, small = len(largest_values), [value for value in largest_values if value < SMALL]
-    if white is not None:
-        if not count:
-            raise UserError(f"{where}: data.scale_16bit is set, but no training image has 16 bits; remove it")
-        above = sum(value > white for value in largest_values)
-        which = f"{above} of {count} 16-bit training images"
-        return [f"{which} have values above {white}, which become white"] if above else []
-    if not small or 10 * len(small) < count:
-        return []
-    return [
-        f"{len(small)} of {count} 16-bit training images use a small part of their range, values up to {max(small)} of "
-        f"65535, so they become dark, 0 to {max(small) >> 8} of 255; set data.scale_16bit: largest, or the value that "
-        "is white, such as 4095; colours must be converted to 8 bits instead"
-    ]
+    clear, is_clear = picture.info.get(CLEAR), None
+    if picture.mode.startswith("I"):
+        is_clear = np.asarray(picture) == clear
+    elif layout in ENLARGED and isinstance(clear, int):
+        is_clear = np.asarray(picture) == clear * ENLARGED[layout]
+    elif ";16" in layout and isinstance(clear, tuple):  # colours, of which Pillow keeps the higher 8 bits
+        is_clear = (np.asarray(decoded) == np.array(clear) >> 8).all(axis=2)
+    if is_clear is None:
+        return picture.convert("RGBA")
+    above = decoded.convert("RGBA")
+    above.putalpha(Image.fromarray(np.where(is_clear, 0, 255).astype(np.uint8)))
+    return above
 
 
 def _check_kind(picture: Image.Image) -> None:
@@ -228,7 +257,9 @@ def _check_kind(picture: Image.Image) -> None:
 
 
 def _is_turned(picture: Image.Image) -> bool:
-    """Whether EXIF says that an image should be turned; not where its EXIF is damaged, which nobody needs."""
+    """Whether EXIF says that an image should be turned, and Pillow does not; not where its EXIF is damaged."""
+    if picture.format == "TIFF":  # whose tags are not damaged, or it is not read, and Pillow turns it
+        return False
     try:
         return bool(picture.getexif().get(ExifTags.Base.Orientation, UPRIGHT) != UPRIGHT)
     except Exception:  # what Pillow raises depends on the damage

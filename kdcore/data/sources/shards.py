@@ -18,11 +18,47 @@ NUMBERED = re.compile(
 )
 FINGERPRINT = re.compile(r"-[0-9a-f]{16}")
 """What the hubs once wrote behind the number of a part, different for every part."""
-UNFINISHED = tuple(
-    f"{SUFFIX}.{added}"
-    for added in ("part", "partial", "crdownload", "download", "incomplete", "tmp", "gz", "zst", "zip")
+UNFINISHED = (
+    *(
+        "!qb",
+        "!ut",
+        "aria2",
+        "bc!",
+        "crdownload",
+        "download",
+        "filepart",
+        "incomplete",
+        "opdownload",
+        "part",
+        "partial",
+    ),
+    *(
+        "temp",
+        "tmp",
+        "7z",
+        "br",
+        "bz2",
+        "gz",
+        "lz4",
+        "lzma",
+        "rar",
+        "sz",
+        "tar",
+        "tgz",
+        "xz",
+        "z",
+        "zip",
+        "zst",
+        "zstd",
+    ),
 )
-"""Endings of the names of files that are not whole yet, or packed."""
+"""What programs write behind the name of a file that is not whole yet, or packed."""
+AFTER = re.compile(rf"(?P<whole>.+{re.escape(SUFFIX)})[^a-z0-9].*", re.IGNORECASE)
+"""Names with something behind .parquet, as of unfinished downloads, backups and pointers."""
+OTHER_SUFFIXES = (".parq", ".pq", ".pqt", ".prq")
+"""Other suffixes that parquet files get."""
+LEAST_OTHER = 1000
+"""Least number of a lone file that is taken for a year or the like."""
 MOST = 5
 """Most files that a message names."""
 
@@ -59,16 +95,16 @@ class Place:
         """List the parquet files in the folder, without hidden ones.
 
         Raises:
-            UserError: a part would be left out, for a link leads nowhere, or it lies in a folder further down.
+            UserError: a part would be left out, for a link leads nowhere, it lies in a folder further down, or has
+                another name.
         """
         try:
             visible = [path for path in self.folder.iterdir() if not is_hidden(path.name)]
         except OSError as error:
             unreadable(error)
-        unfinished = [path for path in visible if path.name.lower().endswith(UNFINISHED)]
-        for path in unfinished:
+        for path in visible:
             if self.split is not None or role(_divided(path)[0]) in ALL:
-                raise UserError(f"{path}: is an unfinished download, or packed; finish or unpack it, or move it away")
+                _check_name(path)
         deeper = self.folder.glob(f"[!.]*/**/[!.]*{SUFFIX}") if self.split is not None else ()
         for path in deeper:
             raise UserError(
@@ -86,6 +122,17 @@ class Place:
             return [_part(file, "", file.stem) for file in self.files()] if self.split in names else []
         divided = [(file, *_divided(file)) for file in self.files()]
         return [_part(file, split, rest) for file, split, rest in divided if role(split) in names]
+
+
+def _check_name(path: Path) -> None:
+    """Refuse a file that may be a part of a split, but for what stands behind its name."""
+    if path.suffix.lower() in OTHER_SUFFIXES:
+        raise UserError(f"{path}: may be a part, but ends in {path.suffix}; rename it to {SUFFIX}, or move it away")
+    match = AFTER.fullmatch(path.name)
+    if match and re.search(rf"[.]({'|'.join(UNFINISHED)})(\W?\d+)*$", path.name, re.IGNORECASE):
+        raise UserError(f"{path}: is an unfinished download, or packed; finish or unpack it, or move it away")
+    if match and not path.with_name(match["whole"]).exists():
+        raise UserError(f"{path}: stands for {match['whole']}, which is not there; get that one, or move this away")
 
 
 def find(root: Path, names: Sequence[str]) -> list[Path]:
@@ -134,10 +181,11 @@ def alike(root: Path, names: Sequence[str]) -> list[str]:
 
 
 def check_together(root: Path, train: Sequence[Path], test: Sequence[Path]) -> None:
-    """Refuse training and test files in different folders, which may be of different data sets.
+    """Refuse training and test files in different folders, which may be of different data sets, and a lone part 1 where
+    the other split is counted from 0.
 
     Raises:
-        UserError: names both folders.
+        UserError: names both folders, or the part.
     """
     split_folders = {place.folder for place in places(root) if place.split is not None}
     one, two = (f.parent.parent if f.parent in split_folders else f.parent for f in (train[0], test[0]))
@@ -146,6 +194,13 @@ def check_together(root: Path, train: Sequence[Path], test: Sequence[Path]) -> N
             f"data.source {root}: training files are in {one}, test files in {two}; name the folder that holds both, "
             "or move them together"
         )
+    for lone, beside in ((train, test), (test, train)):
+        part, other = (_part(files[0], *_divided(files[0])) for files in (lone, beside))
+        if len(lone) == 1 and part.count is None and part.number == "1" and int(other.number or 1) == 0:
+            raise UserError(
+                f"{part.file}: is alone, and {other.file.name} is counted from 0; get {part.sibling(0)}, or, if there "
+                "is none, rename this one"
+            )
 
 
 def left_out(root: Path, *splits: Sequence[Path]) -> list[Path]:
@@ -203,6 +258,11 @@ def _check_one_version(parts: list[Part]) -> None:
         )
 
 
+def _is_no_place(number: str) -> bool:
+    """Whether the number of a lone file may count something else than its place: 0 and 1 begin, and 2017 is a year."""
+    return number == str(int(number)) and not 1 < int(number) < LEAST_OTHER
+
+
 def _check_complete(parts: list[Part]) -> None:
     """Refuse parts of which one is missing or there twice; numbers begin at 0 or 1."""
     numbers = [int(part.number) for part in parts if part.number is not None]
@@ -210,8 +270,8 @@ def _check_complete(parts: list[Part]) -> None:
     if not numbers and len(parts) > 1:  # train.parquet and train.PARQUET
         names = " and ".join(part.file.name for part in parts[:MOST])
         raise UserError(f"{first.file.parent}: {names} are the same part; move one away")
-    if not numbers or (first.count is None and len(parts) == 1 and first.number == str(numbers[0])):
-        return  # a lone number without zeros in front may count something else
+    if not numbers or (first.count is None and len(parts) == 1 and _is_no_place(str(first.number))):
+        return
     twice = [part.file.name for part, number in zip(parts, numbers, strict=True) if numbers.count(number) > 1]
     if twice:
         raise UserError(f"{first.file.parent}: {' and '.join(twice[:MOST])} are the same part; move one away")

@@ -23,6 +23,11 @@ LIKE_A_SPLIT = re.compile(
     "(un)?label(l)?ed"
 )
 """Names that hardly are those of classes where folders lie in them: train_images, test2017, unlabeled."""
+NO_CLASS = re.compile(
+    r"background_google|((un|not_)(classified|sorted|annotated|used)|samples?|examples?|extras?|previews?|thumbnails?|"
+    r"thumbs?|tmp|temp|back_?ups?|to_?(sort|do|label))(_?(\d+|images?|imgs?|data|sets?))?"
+)
+"""Names that hardly are those of classes where images lie in them: samples, BACKGROUND_Google, extra_images."""
 
 
 def looks_like_split(name: str) -> bool:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from kdcore.data.dataset import Dataset
 from kdcore.data.sources.archive import Archive, opened
-from kdcore.data.sources.contents import check_files_apart, check_not_constant
-from kdcore.data.sources.folders import Files, check_number, check_same_classes, classes_below, entries, read_images
+from kdcore.data.sources.contents import check_decoded, check_files_apart
+from kdcore.data.sources.folders import Files, check_number, check_same_classes, classes_below, read_images
+from kdcore.data.sources.lists import pairs, say_unlisted
 from kdcore.system.errors import UserError
 
 ARCHIVE = Archive(
@@ -51,12 +52,13 @@ def fetch(*, source: str, subset: bool) -> Dataset:
                 f"{CLASSES}; get it whole, or set data.subset: true to take what is there"
             )
         train_split = read_images(train, SIDE, resize=False)
-        check_not_constant(train_split.images, f"data.source {source}", "get it anew")
+        val_split = read_images(val, SIDE, resize=False)
+        check_decoded(train_split, val_split, f"data.source {source}", "get it anew")
         return Dataset(
             name="tiny_imagenet",
             classes=list(train),
             train=train_split,
-            test=read_images(val, SIDE, resize=False),
+            test=val_split,
             mean=MEAN,
             std=STD,
             image_size=SIDE,
@@ -76,7 +78,9 @@ def _validation(folder: Path) -> Files:
     annotations = folder / "val_annotations.txt"
     if not annotations.is_file():
         return classes_below(folder)
+    listed = pairs(annotations, "<file> <tab> <class> ...", "\t")
+    say_unlisted(folder / "images", listed, annotations)
     files: Files = {}
-    for name, label, *_ in entries(annotations, "<file> <tab> <class> ...", "\t"):
+    for name, label in listed.items():
         files.setdefault(label, []).append(folder / "images" / name)
     return {label: sorted(files[label]) for label in sorted(files)}

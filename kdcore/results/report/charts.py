@@ -1,23 +1,26 @@
 """The figures of the report: which charts there are, and what each of them shows."""
 
-import math
 from dataclasses import dataclass, field
-from typing import Any
 
 import pandas as pd
 
-from kdcore.results import dvc_plots
+from kdcore import catalog
+from kdcore.results.ablation import Ablation, Line, ablations
+from kdcore.results.entry import Entry, Place
 from kdcore.results.report.svg import COLOURS, Axis, Chart, Style, linear, powers, whole
-from kdcore.results.rows import Entry, Results, Row, by_size
+from kdcore.results.row import Row, by_size, common_label, printed
+from kdcore.results.rows import Results
 
 POINTS = 60
 """How many epochs a line shows at most: evenly spaced ones, always with the first and the last."""
-TEST, TRAIN, RATE = "test_top1", "train_top1", "lr"
+TEST, VALIDATION, TRAIN, RATE = "test_top1", "val_top1", "train_top1", "lr"
+ACCURACIES = (TEST, VALIDATION, TRAIN)
 """Columns of a history; all others, except its cell and epoch, are losses."""
 LATE = "late_test_top1"
 TITLES = {
     TEST: "Test accuracy (%)",
     LATE: "Test accuracy, last third (%)",
+    VALIDATION: "Validation accuracy (%)",
     TRAIN: "Train accuracy (%)",
     "loss": "Total loss",
     "ce": "Cross-entropy",
@@ -26,7 +29,6 @@ TITLES = {
 MEASURED = {"top1": "Measured (%)", "top1_best": "Measured, of the best epoch (%)"}
 ALONE = "Without scales"
 """Title of the group of rows without scales: students trained alone, and feature methods."""
-TEACHER = "Teacher"
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,10 @@ class Key:
     style: Style
     is_hollow: bool = False
     """Whether a mark is an outline only."""
+    has_mark: bool = False
+    """Whether a line is shown with its mark, which tells it from lines of its colour."""
+    of: tuple[Place, ...] = ()
+    """The rows that it explains; none where it does not depend on what is chosen."""
 
 
 @dataclass
@@ -55,6 +61,8 @@ class Figure:
     title: str
     groups: list[Group] = field(default_factory=list)
     lacks: str = ""
+    of: tuple[Place, ...] = ()
+    """The rows that it is about; none where its charts alone say it."""
 
 
 @dataclass(frozen=True)
@@ -103,9 +111,15 @@ def published(results: Results) -> Group | None:
         label = f"{entry.pair}, {entry.row.label}: measured {mean:.2f}{noise}, published {figure.top1:.2f}"
         label += f"; doubtful: {figure.doubt}" if figure.doubt else ""
         chart.mark(
-            label, styles[entry.pair], figure.top1, mean, deviation=entry.deviation, is_hollow=bool(figure.doubt)
+            label,
+            styles[entry.pair],
+            figure.top1,
+            mean,
+            deviation=entry.deviation,
+            is_hollow=bool(figure.doubt),
+            of=(entry.place,),
         )
-    keys = _keys(styles, {entry.pair for entry, _, _ in points})
+    keys = _keys(styles, [entry.place for entry, _, _ in points])
     if doubts:
         keys.append(Key("Doubtful figure", Style(is_context=True), is_hollow=True))
     return Group(title, keys, [chart])
@@ -115,9 +129,10 @@ def agreement(results: Results) -> Group | None:
     """Draw accuracy over agreement with the teacher, a mark per cell; None where no cell has been evaluated."""
     styles = _pair_styles(results)
     cells = [
-        (evaluation["pair"], cell)
-        for evaluation in results.evaluations
-        for cell in evaluation["cells"]
+        (entry.place, cell)
+        for entry in results.entries
+        if entry.row.method is not None
+        for cell in results.measured(entry)
         if "agreement" in cell
     ]
     if not cells:
@@ -127,10 +142,10 @@ def agreement(results: Results) -> Group | None:
     y = linear("Top-1 accuracy, last epoch (%)", [cell["top1"] for _, cell in cells], ticks=6)
     text = f"Scatter plot of {len(cells)} cells, one mark each, by pair. The table of all rows has means over seeds."
     chart = Chart(title, text, x, y, 440, 420)
-    for pair, cell in cells:
+    for place, cell in cells:
         label = f"{cell['name']}: agreement {cell['agreement']:.2f}, top-1 {cell['top1']:.2f}"
-        chart.mark(label, styles[pair], cell["agreement"], cell["top1"], radius=3.2)
-    return Group(title, _keys(styles, {pair for pair, _ in cells}), [chart])
+        chart.mark(label, styles[place[0]], cell["agreement"], cell["top1"], radius=3.2, of=(place,))
+    return Group(title, _keys(styles, [place for place, _ in cells]), [chart])
 
 
 def curves(results: Results) -> list[Figure]:
@@ -138,54 +153,109 @@ def curves(results: Results) -> list[Figure]:
     return [_curve_figure(results, pair) for pair in results.card["pairs"]]
 
 
-def reliability(results: Results) -> list[Figure]:
-    """Draw reliability diagrams: a figure per pair, a chart per method, seeds pooled, the teacher for comparison."""
-    return [_reliability_figure(results, pair) for pair in results.card["pairs"]]
+def ablated(results: Results) -> list[Figure]:
+    """Draw accuracy over each number that variants vary: a figure per number, a chart per pair."""
+    return [_ablation_figure(found) for found in ablations(results)]
 
 
-def _reliability_figure(results: Results, pair: str) -> Figure:
-    if results.evaluation_of(pair) is None:
-        return Figure(pair, lacks="This pair has not been evaluated yet.")
-    groups = []
-    for title, entries in _groups(results, pair).items():
-        chart, shown = _reliability_chart(results, pair, title, entries)
-        if chart.lines:
-            groups.append(Group(title, shown, [chart]))
-    lacks = "The evaluation of this pair has no reliability bins; they are measured when it is evaluated again."
-    return Figure(pair, groups, "" if groups else lacks)
+def _ablation_figure(found: Ablation) -> Figure:
+    styles = _line_styles(found)
+    means = [entry.mean for line in found.lines for entry in line.entries.values() if entry.mean is not None]
+    if not means:
+        return Figure(found.key, lacks="No row of this ablation has all its seeds yet.")
+    is_wide = found.ticks[0] > 0 and found.ticks[-1] > 10 * found.ticks[0]
+    x = powers(found.key, found.ticks) if is_wide else linear(found.key, found.ticks)
+    charts = []
+    for pair in dict.fromkeys(line.pair for line in found.lines):
+        lines = [line for line in found.lines if line.pair == pair]
+        told = "; ".join(f"{line.label}: {_told(line)}" for line in lines)
+        y = linear(f"Top-1 of {pair} (%)", means)
+        chart = Chart(f"Accuracy over {found.key}, {pair}", f"Line chart of means over seeds. {told}.", x, y, 360, 280)
+        for line in lines:
+            points = [(value, entry.mean) for value, entry in line.entries.items() if entry.mean is not None]
+            if points:
+                places = tuple(entry.place for entry in line.entries.values())
+                chart.line(line.label, styles[line.label], points, of=places)
+            for value, mean in points:
+                text = f"{line.entries[value].row.label}: {mean:.2f}"
+                chart.mark(text, styles[line.label], value, mean, radius=3.2, of=(line.entries[value].place,))
+        charts.append(chart)
+    of: dict[str, tuple[Place, ...]] = {}
+    for line in found.lines:
+        of[line.label] = (*of.get(line.label, ()), *(entry.place for entry in line.entries.values()))
+    keys = [Key(label, style, has_mark=True, of=of[label]) for label, style in styles.items()]
+    return Figure(found.key, [Group(f"Accuracy over {found.key}", keys, charts)])
+
+
+def _line_styles(found: Ablation) -> dict[str, Style]:
+    """Tell methods and other values apart by colour, stand by dashes, scales by shape."""
+    colours = list(dict.fromkeys((line.row.method, line.change) for line in found.lines))
+    scales = list(dict.fromkeys(line.row.scale for line in found.lines))
+    return {
+        line.label: Style(
+            colours.index((line.row.method, line.change)), int(bool(line.row.stand)), scales.index(line.row.scale)
+        )
+        for line in found.lines
+    }
+
+
+def _told(line: Line) -> str:
+    return ", ".join(f"{value:g} {entry.lacks or f'{entry.mean:.2f}'}" for value, entry in line.entries.items())
 
 
 def _curve_figure(results: Results, pair: str) -> Figure:
     history = results.histories.get(pair)
     begun = set() if history is None else set(history["cell"])
     shown = [entry for entry in results.entries_of(pair) if begun & set(results.cells_of(entry))]
-    entries = {title: group for title, group in _groups(results, pair).items() if any(e in shown for e in group)}
+    entries = {title: group for title, group in groups(results, pair).items() if any(e in shown for e in group)}
     if history is None or not entries:
-        return Figure(pair, lacks="No cell of this pair has a history yet.")
+        return Figure(pair, lacks="No cell of this pair has a history yet.", of=places_of(results, pair))
     drawn = {title: _curves(results, history, group) for title, group in entries.items()}
     axes = _axes(drawn)
-    groups = []
+    drawn_groups = []
     for title, by_quantity in drawn.items():
-        styles = dict(zip((entry.row for entry in entries[title]), _row_styles(entries[title]), strict=True))
+        styles = dict(zip((entry.row for entry in entries[title]), row_styles(entries[title]), strict=True))
         keys = [
-            Key(entry.row.label + _incomplete(entry), styles[entry.row]) for entry in entries[title] if entry in shown
+            Key(entry.row.label + _incomplete(entry), styles[entry.row], of=(entry.place,))
+            for entry in entries[title]
+            if entry in shown
         ]
         charts = [_curve_chart(pair, title, axes[quantity], lines, styles) for quantity, lines in by_quantity.items()]
-        groups.append(Group(title, keys, charts))
-    return Figure(pair, groups)
+        drawn_groups.append(Group(title, keys, charts))
+    return Figure(pair, drawn_groups, of=places_of(results, pair))
 
 
-def _groups(results: Results, pair: str) -> dict[str, list[Entry]]:
-    """Group a pair's rows by logit method, those without scales together and first, the teacher left out."""
-    groups: dict[str, list[Entry]] = {}
+def groups(results: Results, pair: str) -> dict[str, list[Entry]]:
+    """Group a pair's rows by logit method and variant, those without scales first, without the teacher.
+
+    Rows without scales are together, or, where they are more than there are colours, in groups that each begin with the
+    student trained alone.
+    """
+    found: dict[tuple[str, str], list[Entry]] = {}
+    alone = []
     for entry in results.entries_of(pair):
-        if entry.row.method is not None:
-            title = ALONE if entry.row.scale is None else entry.row.method.upper()
-            groups.setdefault(title, []).append(entry)
-    return groups
+        if entry.row.method is not None and entry.declared:
+            if entry.row.scale is None:
+                alone.append(entry)
+            else:
+                found.setdefault((entry.row.method, entry.row.variant), []).append(entry)
+    return {
+        **_without_scales(alone),
+        **{common_label(entry.row for entry in entries): entries for entries in found.values()},
+    }
 
 
-def _row_styles(entries: list[Entry]) -> list[Style]:
+def _without_scales(entries: list[Entry]) -> dict[str, list[Entry]]:
+    if len(entries) <= COLOURS:
+        return {ALONE: entries} if entries else {}
+    students = [entry for entry in entries if entry.row == Row(catalog.VANILLA)]
+    others = [entry for entry in entries if entry not in students]
+    size = COLOURS - len(students)
+    parts = [others[first : first + size] for first in range(0, len(others), size)]
+    return {f"{ALONE}: {part[0].row.label} to {part[-1].row.label}": [*students, *part] for part in parts}
+
+
+def row_styles(entries: list[Entry]) -> list[Style]:
     """Tell a group's rows apart: scales by colour and stand by dashes; every row without scales gets its own colour."""
     scales = sorted({entry.row.scale for entry in entries if entry.row.scale is not None}, key=by_size)
     return [
@@ -200,8 +270,15 @@ def _pair_styles(results: Results) -> dict[str, Style]:
     return {pair: Style(i, 0, i) for i, pair in enumerate(results.card["pairs"])}
 
 
-def _keys(styles: dict[str, Style], shown: set[str]) -> list[Key]:
-    return [Key(label, style) for label, style in styles.items() if label in shown]
+def _keys(styles: dict[str, Style], shown: list[Place]) -> list[Key]:
+    """Make the legend of marks whose colours are pairs."""
+    places = {pair: tuple(dict.fromkeys(place for place in shown if place[0] == pair)) for pair in styles}
+    return [Key(pair, style, of=places[pair]) for pair, style in styles.items() if places[pair]]
+
+
+def places_of(results: Results, pair: str) -> tuple[Place, ...]:
+    """Return the places of all rows of a pair."""
+    return tuple(entry.place for entry in results.entries_of(pair))
 
 
 def _incomplete(entry: Entry) -> str:
@@ -210,12 +287,12 @@ def _incomplete(entry: Entry) -> str:
 
 def _curves(results: Results, history: pd.DataFrame, entries: list[Entry]) -> dict[str, list[Curve]]:
     """Collect the curves of a group's rows by quantity: accuracies, losses, learning rate."""
-    columns = [name for name in history.columns if name not in ("cell", "epoch", TEST, TRAIN, RATE)]
+    columns = [name for name in history.columns if name not in ("cell", "epoch", *ACCURACIES, RATE)]
     by_quantity: dict[str, list[Curve]] = {}
     for entry in entries:
         of_row = history[history["cell"].isin(results.cells_of(entry))]
         table = of_row.pivot_table(index="epoch", columns="cell")
-        for quantity in (TEST, TRAIN, *columns, RATE):
+        for quantity in (*ACCURACIES, *columns, RATE):
             if quantity in table:
                 seeds = _thinned(pd.DataFrame(table[quantity]).dropna(), is_stepped=quantity == RATE)
                 if len(seeds):
@@ -223,7 +300,7 @@ def _curves(results: Results, history: pd.DataFrame, entries: list[Entry]) -> di
                     by_quantity.setdefault(quantity, []).append(curve)
     if TEST in by_quantity:
         by_quantity[LATE] = [curve.late for curve in by_quantity[TEST]]
-    return {key: by_quantity[key] for key in (TEST, LATE, TRAIN, *columns, RATE) if key in by_quantity}
+    return {key: by_quantity[key] for key in (TEST, LATE, VALIDATION, TRAIN, *columns, RATE) if key in by_quantity}
 
 
 def _thinned(seeds: pd.DataFrame, *, is_stepped: bool) -> pd.DataFrame:
@@ -248,12 +325,12 @@ def _axes(drawn: dict[str, dict[str, list[Curve]]]) -> dict[str, tuple[Axis, Axi
     axes = {}
     for quantity, drawn_lines in lines.items():
         values = [float(value) for curve in drawn_lines for value in curve.seeds.to_numpy().ravel()]
-        title = TITLES.get(quantity, f"{quantity.upper()} loss")
+        title = TITLES.get(quantity, f"{printed(quantity)} loss")
         epochs = whole("Epoch", min(c.epochs[0] for c in drawn_lines), max(c.epochs[-1] for c in drawn_lines))
         if quantity == RATE and min(values) > 0:
             axes[quantity] = epochs, powers(title, values)
         else:
-            from_zero = quantity not in (TEST, LATE, TRAIN) and min(values) >= 0
+            from_zero = quantity not in (LATE, *ACCURACIES) and min(values) >= 0
             axes[quantity] = epochs, linear(title, values, starts_at=0 if from_zero else None)
     return axes
 
@@ -267,58 +344,21 @@ def _curve_chart(pair: str, title: str, axes: tuple[Axis, Axis], lines: list[Cur
         epochs,
         axis,
     )
-    drawn: set[str] = set()
+    sharing: dict[str, list[Curve]] = {}
     for curve in lines:
-        points = list(zip(curve.epochs, curve.seeds.mean(axis=1), strict=True))
-        path = chart.path(points)
+        means = chart.path(zip(curve.epochs, curve.seeds.mean(axis=1), strict=True))
+        sharing.setdefault(means if curve.is_whole else str(curve.row), []).append(curve)
+    for curve, *others in sharing.values():
+        of = tuple((pair, one.row) for one in (curve, *others))
         if not curve.is_whole:
             for name in curve.seeds:
-                chart.line(
-                    str(name), styles[curve.row], zip(curve.epochs, curve.seeds[name], strict=True), is_thin=True
-                )
-        elif path not in drawn:
-            low = list(zip(curve.epochs, curve.seeds.min(axis=1), strict=True))
-            high = list(zip(curve.epochs, curve.seeds.max(axis=1), strict=True))
-            several = low != high
-            chart.line(curve.row.label, styles[curve.row], points, low=low if several else (), high=high * several)
-            drawn.add(path)
+                seed = zip(curve.epochs, curve.seeds[name], strict=True)
+                chart.line(str(name), styles[curve.row], seed, is_thin=True, of=of)
+            continue
+        points, low, high = (
+            list(zip(curve.epochs, values, strict=True))
+            for values in (curve.seeds.mean(axis=1), curve.seeds.min(axis=1), curve.seeds.max(axis=1))
+        )
+        several = low != high
+        chart.line(curve.row.label, styles[curve.row], points, low=low if several else (), high=high * several, of=of)
     return chart
-
-
-def _reliability_chart(results: Results, pair: str, title: str, entries: list[Entry]) -> tuple[Chart, list[Key]]:
-    """Draw accuracy over confidence for a group's rows; the chart has no lines where no cell has bins."""
-    x = linear("Confidence (%)", [0, 100], ticks=4)
-    y = linear("Accuracy (%)", [0, 100], ticks=4)
-    chart = Chart(f"Reliability of {pair}, {title}", "", x, y, 300, 290, has_diagonal=True)
-    keys = []
-    told = []
-    grey = Style(dash=2, is_context=True)
-    if any("reliability" in cell for entry in entries for cell in results.measured(entry)):
-        teacher = next(entry for entry in results.entries_of(pair) if entry.row.method is None)
-        keys += [Key(TEACHER, grey)] * _draw_bins(chart, TEACHER, grey, results.measured(teacher))
-    for entry, style in zip(entries, _row_styles(entries), strict=True):
-        cells = results.measured(entry)
-        if _draw_bins(chart, entry.row.label, style, cells):
-            keys.append(Key(entry.row.label, style))
-            told.append(f"{entry.row.label} {sum(cell['ece'] for cell in cells) / len(cells):.2f}")
-    chart.description = (
-        "Accuracy over confidence in bins of equal width; below the diagonal, predictions are overconfident. "
-        f"Expected calibration error in percent: {'; '.join(told)}."
-    )
-    return chart, keys
-
-
-def _draw_bins(chart: Chart, label: str, style: Style, cells: list[dict[str, Any]]) -> bool:
-    """Draw a line through the bins of all seeds, marks as large as the bins' share; return whether there was one."""
-    measured = [cell for cell in cells if "reliability" in cell]
-    if not measured:
-        return False
-    pooled = dvc_plots.pooled(measured)
-    bins = list(zip(pooled["count"], pooled["confidence"], pooled["accuracy"], strict=True))
-    total = sum(count for count, _, _ in bins)
-    chart.line(label, style, [(100 * confidence, 100 * accuracy) for _, confidence, accuracy in bins])
-    for count, confidence, accuracy in bins:
-        text = f"{label}: confidence {confidence:.1%}, accuracy {accuracy:.1%}, {count / total:.1%} of predictions"
-        size = 1.2 + 3.3 * math.sqrt(count / total)
-        chart.mark(text, style, 100 * confidence, 100 * accuracy, radius=size)
-    return True

@@ -1,8 +1,7 @@
 """The report: all that a matrix measured on one HTML page, a single file that loads nothing from elsewhere."""
 
-from dataclasses import dataclass, replace
-from itertools import groupby
-from operator import attrgetter
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -11,15 +10,27 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from kdcore.results import captions, tables
-from kdcore.results.report import charts
-from kdcore.results.rows import Entry, Results, Row
-from kdcore.results.tables import MISSING, NOTHING
+from kdcore.results.entry import KD, OVER, PLAIN, STUDENT, Entry
+from kdcore.results.report import calibration, charts, tuning
+from kdcore.results.report.filters import filters
+from kdcore.results.report.heat import heat_maps
+from kdcore.results.report.values import (
+    ABSENT,
+    Column,
+    Sheet,
+    Value,
+    difference,
+    number,
+    p_value,
+    signed,
+    with_signs,
+)
+from kdcore.results.row import GROUPS, common_label
+from kdcore.results.rows import Results
+from kdcore.training.timings import Timing
 
 NAME = "report.html"
 FOLDER = Path(__file__).parent
-MINUS = "\N{MINUS SIGN}"
-STRONGEST = 0.95
-"""Quantile of absolute gains that has the strongest colour, so that one failed cell does not make the others pale."""
 NOISE: dict[str, Any] = {"sign": "≈", "about": "within noise: seeds cannot tell it from the published figure"}
 PROVENANCE = {
     "name": "Cell",
@@ -33,77 +44,11 @@ PROVENANCE = {
     "accepted": "Accepted without training again",
 }
 """Columns of cells.csv that the page shows, and their titles."""
-TIMED = "trained on this machine, from the first epoch to the last without a break"
+TIMED = "trained on this machine, from the first epoch to the last without a break, by a process of their own"
+GAINS = {STUDENT: "Over student", KD: "Over KD"}
+"""Columns of gains besides that over the plain row."""
 METRICS = {"agreement": 2, "ece": 2, "nll": 3, "top5": 2}
 """Metrics of every network besides top-1, and how many decimals are shown."""
-
-
-@dataclass(frozen=True)
-class Value:
-    """One cell of a table."""
-
-    text: str
-    key: float | None = None
-    """Number to sort by; None sorts by the text."""
-    is_strong: bool = False
-    """Whether it is printed bold."""
-    is_absent: bool = False
-    """Whether it is sorted last in either direction."""
-    sign: str = ""
-    """†, § or ≈ behind the text; the notes explain them."""
-    about: str = ""
-    """Explains the sign."""
-
-
-ABSENT = Value(NOTHING, is_absent=True)
-
-
-@dataclass(frozen=True)
-class Column:
-    """The head of a column."""
-
-    title: str
-    is_number: bool = True
-    about: str = ""
-    """Explains the column, where its title does not."""
-
-
-@dataclass(frozen=True)
-class Sheet:
-    """A table whose rows a reader can sort; the first `heads` columns name the row."""
-
-    title: str
-    columns: tuple[Column, ...]
-    rows: list[list[Value]]
-    heads: int = 1
-
-
-@dataclass(frozen=True)
-class Tile:
-    """One gain in the heat map."""
-
-    text: str
-    about: str
-    kind: str
-    """gain, loss, plain, missing or nothing."""
-    strength: int = 0
-    """Strength of the colour in percent."""
-    is_strong: bool = False
-
-
-@dataclass(frozen=True)
-class HeatMap:
-    """Pairs x (methods x stand x M)."""
-
-    columns: list[Row]
-    rows: dict[str, list[Tile]]
-    limit: float
-    """The gain with the strongest colour, percentage points."""
-
-    def spans(self, *keys: str) -> list[tuple[Row, int]]:
-        """Group neighbouring columns that agree in some attributes: the first of each group, and how many it has."""
-        groups = (list(group) for _, group in groupby(self.columns, attrgetter(*keys)))
-        return [(group[0], len(group)) for group in groups]
 
 
 def write(results: Results, folder: Path) -> None:
@@ -122,7 +67,10 @@ def render(results: Results) -> str:
     )
     # Only these two files of this package are not escaped: nothing in them comes from params.yaml.
     style, script = ((FOLDER / f"report.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
+    chosen = filters(results)
     return environment.get_template("report.html.jinja").render(
+        filters=chosen,
+        of=chosen.of,
         data=results.card["data"],
         style=Markup(style),  # noqa: S704
         script=Markup(script),  # noqa: S704
@@ -130,16 +78,18 @@ def render(results: Results) -> str:
         notes=captions.notes(results),
         incomplete=incomplete(results),
         counts=counts(results),
-        heat=heat_map(results),
+        heats=heat_maps(results),
         lines=lines(results),
         published=charts.published(results),
+        ablations=charts.ablated(results),
         curves=charts.curves(results),
         points=charts.POINTS,
         agreement=charts.agreement(results),
-        reliability=charts.reliability(results),
+        reliability=calibration.reliability(results),
         networks=networks(results),
         times=times(results),
         cells=cells(results),
+        searches=tuning.searches(results.card),
     )
 
 
@@ -164,8 +114,11 @@ def counts(results: Results) -> list[tuple[str, Value]]:
     else:
         above = sum((entry.gain or 0) > 0 for entry in gains)
         sums.append(("Gains above 0; one seed tells none of them from noise", Value(f"{above} of {len(gains)}")))
+    if any(STUDENT in entry.gains for entry in results.entries):
+        below = sum(entry.is_below_student for entry in results.entries)
+        sums.append(("Rows below the student trained alone", Value(str(below))))
     if best is not None:
-        sums.append((f"Largest gain: {best.pair}, {best.row.label}", _with_budget(Value(signed(best.gain)), best)))
+        sums.append((f"Largest gain: {best.pair}, {best.row.label}", with_signs(Value(signed(best.gain)), best)))
     return sums
 
 
@@ -173,21 +126,6 @@ def _done(results: Results) -> tuple[int, int]:
     """Count the cells that have a result, and those that have none."""
     entries = [entry for entry in results.entries if entry.row.method is not None]
     return sum(len(entry.values) for entry in entries), sum(len(entry.missing) for entry in entries)
-
-
-def heat_map(results: Results) -> HeatMap | None:
-    """Return the gains over the plain rows as a heat map; None for a matrix without logit methods."""
-    first = results.card["pairs"][0]
-    columns = [entry.row for entry in results.entries_of(first) if entry.row.scale is not None]
-    if not columns:
-        return None
-    sizes = sorted(abs(entry.gain) for entry in results.entries if entry.gain is not None)
-    limit = max(sizes[int(STRONGEST * (len(sizes) - 1))], 0.1) if sizes else 1.0
-    rows = {
-        pair: [_tile(entry, limit) for entry in results.entries_of(pair) if entry.row.scale is not None]
-        for pair in results.card["pairs"]
-    }
-    return HeatMap(columns, rows, limit)
 
 
 def lines(results: Results) -> Sheet:
@@ -198,14 +136,26 @@ def lines(results: Results) -> Sheet:
     columns = (
         Column("Pair", is_number=False),
         Column("Row", is_number=False),
-        Column("Top-1", about=f"{captions.PROTOCOLS[accuracy]}; mean over seeds, percent; § with another budget"),
+        Column("Kind", is_number=False),
+        Column(
+            "Top-1",
+            about=f"{captions.protocol(results.card)}; mean over seeds, percent; ↓ below the student trained alone, "
+            "§ with another budget",
+        ),
         Column("Deviation", about="sample standard deviation over seeds, percentage points"),
         Column("n", about="seeds with a result"),
         Column("Missing", about="seeds without a result"),
-        Column("Gain", about="over the method's plain row, percentage points; bold where seeds support it"),
+        Column("Variant", is_number=False, about="name of the row's changes in params.yaml; base changes nothing"),
+        Column(
+            "Gain", about=f"over {OVER[PLAIN]} (M=[1], without stand), percentage points; bold where seeds support it"
+        ),
         Column("Margin", about="half the 95% confidence interval of the gain, percentage points"),
         Column("p", about="p-value of the gain over the plain row, two-sided, before adjustment"),
         Column("p, adjusted", about="p-value adjusted by Holm's method for all gains of the pair"),
+        *(
+            Column(title, about=f"gain over {OVER[kind]}, percentage points; bold where seeds support it")
+            for kind, title in GAINS.items()
+        ),
         Column("Published", about="top-1, percent; † doubtful"),
         Column("Difference", about="measured minus published, percentage points; ≈ within noise"),
         Column("Within noise", is_number=False, about="yes where seeds cannot tell measured and published apart"),
@@ -214,11 +164,17 @@ def lines(results: Results) -> Sheet:
         Column("NLL", about=f"negative log-likelihood, mean over seeds, nats{last}"),
         Column("Top-5", about=f"mean over seeds, percent{last}"),
     )
-    return Sheet("All rows", columns, [_line(results, entry) for entry in results.entries], heads=2)
+    entries = results.entries
+    of = [(entry.place,) for entry in entries]
+    groups = [(entry.pair, entry.row.group) for entry in entries]
+    starts = frozenset(i for i, (before, group) in enumerate(pairwise(groups), 1) if group != before)
+    return Sheet("All rows", columns, [_line(results, entry) for entry in entries], heads=2, of=of, starts=starts)
 
 
 def networks(results: Results) -> Sheet:
-    """Return the cost of each pair's networks, and of training its cells where times are known."""
+    """Return the cost of each pair's networks, and of training its cells where times are known. Below a pair are the
+    methods that give the student another end, and with it another cost.
+    """
     columns = [
         Column("Pair", is_number=False),
         Column("Teacher parameters (M)"),
@@ -229,16 +185,23 @@ def networks(results: Results) -> Sheet:
     ]
     if results.timings:
         columns.append(Column("Training time (h)", about=f"sum over the cells {TIMED}"))
-    rows = []
+    rows, of = [], []
     for evaluation in results.evaluations:
+        pair = evaluation["pair"]
         sizes = [
             evaluation[who][what] / 1e6 for what in ("parameters", "multiply_adds") for who in ("teacher", "student")
         ]
         timed = [results.timings[cell["name"]] for cell in evaluation["cells"] if cell["name"] in results.timings]
         hours = number(sum(timing.seconds for timing in timed) / 3600 if timed else None)
-        row = [Value(evaluation["pair"]), *map(number, sizes), number(len(evaluation["cells"]), 0), hours]
+        row = [Value(pair), *map(number, sizes), number(len(evaluation["cells"]), 0), hours]
         rows.append(row[: len(columns)])
-    return Sheet(f"Networks{' and training time' if results.timings else ''} of pairs", tuple(columns), rows)
+        of.append(charts.places_of(results, pair))
+        for some, cost, count in results.own_costs(pair):
+            own = [part for what in ("parameters", "multiply_adds") for part in (ABSENT, number(cost[what] / 1e6))]
+            named = Value(f"{pair}, {common_label(some)}")
+            rows.append([named, *own, number(count, 0), ABSENT][: len(columns)])
+            of.append(tuple((pair, row) for row in some))
+    return Sheet(f"Networks{' and training time' if results.timings else ''} of pairs", tuple(columns), rows, of=of)
 
 
 def times(results: Results) -> Sheet:
@@ -249,18 +212,25 @@ def times(results: Results) -> Sheet:
         Column("Cells", about=f"number of cells {TIMED}"),
         Column("Time per cell (min)", about="mean over seeds"),
         Column("Time, all cells (min)"),
-        Column("Images/s", about="while training, mean over seeds"),
+        Column("Images/s", about="while training, mean over seeds; other cells at the same time slow it"),
+        Column("Time per step (ms)", about="batch size over images/s, mean over seeds; evaluations included"),
     )
-    rows = []
+    rows, of = [], []
     for entry in results.entries:
         timed = [results.timings[name] for name in results.cells_of(entry) if name in results.timings]
         if timed:
+            of.append((entry.place,))
             minutes = [timing.seconds / 60 for timing in timed]
             rows.append([
                 Value(entry.pair), Value(entry.row.label), number(len(timed), 0), number(fmean(minutes)),
-                number(sum(minutes)), number(fmean(timing.images_per_second for timing in timed), 0),
+                number(sum(minutes)), number(fmean(timing.images_per_second for timing in timed), 0), _step(timed),
             ])  # fmt: skip
-    return Sheet("Training time of rows", columns, rows, heads=2)
+    return Sheet("Training time of rows", columns, rows, heads=2, of=of)
+
+
+def _step(timed: list[Timing]) -> Value:
+    steps = [step for timing in timed if (step := timing.step_milliseconds) is not None]
+    return number(fmean(steps) if len(steps) == len(timed) else None)
 
 
 def cells(results: Results) -> Sheet:
@@ -272,49 +242,38 @@ def cells(results: Results) -> Sheet:
         [number(value, 0) if key == "seed" else Value(str(value)) for key, value in zip(kept, line, strict=True)]
         for line in frame[kept].itertuples(index=False)
     ]
-    return Sheet("Provenance of cells", columns, rows)
-
-
-def number(value: float | None, digits: int = 2, *, is_strong: bool = False) -> Value:
-    """Format a number for people, and keep it for sorting; None is a dash."""
-    if value is None:
-        return ABSENT
-    return Value(f"{value:,.{digits}f}".replace("-", MINUS), float(value), is_strong)
-
-
-def signed(value: float | None) -> str:
-    """Format a difference with its sign; None is a dash."""
-    return NOTHING if value is None else f"{value:+.2f}".replace("-", MINUS)
+    places = {name: (entry.place,) for entry in results.entries for name in results.cells_of(entry)}
+    return Sheet("Provenance of cells", columns, rows, of=[places.get(name, ()) for name in frame.get("name", ())])
 
 
 def _line(results: Results, entry: Entry) -> list[Value]:
-    compared = entry.compared
+    plain = entry.gains.get(PLAIN)
+    compared = None if plain is None else plain.compared
     within = {None: ABSENT, True: Value("yes"), False: Value("no")}[entry.is_within_noise]
     return [
         Value(entry.pair),
         Value(entry.row.label),
-        Value(MISSING, is_absent=True) if entry.mean is None else _with_budget(number(entry.mean), entry),
+        Value(GROUPS[entry.row.group]),
+        Value(entry.lacks.partition(" ")[0], is_absent=True) if entry.lacks else with_signs(number(entry.mean), entry),
         number(entry.deviation),
         number(len(entry.values), 0),
         number(len(entry.missing), 0),
-        _difference(entry.gain, is_strong=entry.is_significant),
+        Value(entry.row.variant),
+        difference(entry.gain, is_strong=entry.is_significant),
         number(None if compared is None else compared.margin),
-        _p_value(None if compared is None else compared.p),
-        _p_value(entry.adjusted),
+        p_value(None if compared is None else compared.p),
+        p_value(None if plain is None else plain.adjusted),
+        *(_gain(entry, kind) for kind in GAINS),
         _published(entry),
-        replace(_difference(entry.difference), **(NOISE if entry.is_within_noise else {})),
+        replace(difference(entry.difference), **(NOISE if entry.is_within_noise else {})),
         within,
         *(number(_mean(results, entry, key), digits) for key, digits in METRICS.items()),
     ]
 
 
-def _with_budget(value: Value, entry: Entry) -> Value:
-    """Mark a value with § where the row was not trained with what the caption says."""
-    return replace(value, sign="§", about=_budget(entry)) if entry.budget else value
-
-
-def _budget(entry: Entry) -> str:
-    return f"trained with another budget: {' and '.join(entry.budget)}"
+def _gain(entry: Entry, kind: str) -> Value:
+    gain = entry.gains.get(kind)
+    return ABSENT if gain is None else difference(gain.points, is_strong=gain.is_supported)
 
 
 def _published(entry: Entry) -> Value:
@@ -326,41 +285,8 @@ def _published(entry: Entry) -> Value:
 
 
 def _mean(results: Results, entry: Entry, key: str) -> float | None:
-    """Average a metric over the seeds of a row; None where one is missing, because no seed is left out of a mean."""
+    """Average a metric over the seeds of a row; None where one is missing, because no seed is left out of a mean, and
+    where all are excluded.
+    """
     values = [network[key] for network in results.measured(entry) if key in network]
-    return None if entry.missing or len(values) < len(entry.values) else fmean(values)
-
-
-def _difference(value: float | None, *, is_strong: bool = False) -> Value:
-    return ABSENT if value is None else Value(signed(value), value, is_strong)
-
-
-def _p_value(value: float | None) -> Value:
-    return ABSENT if value is None else Value(_p(value), value)
-
-
-def _p(value: float) -> str:
-    return "<0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def _tile(entry: Entry, limit: float) -> Tile:
-    where = f"{entry.pair}, {entry.row.label}"
-    if entry.missing:
-        return Tile(MISSING, f"{where}: {len(entry.missing)} of {entry.seeds} seeds have no result", "missing")
-    noise = "" if entry.deviation is None else f" ± {entry.deviation:.2f}"
-    about = f"{where}: top-1 {entry.mean:.2f}{noise}"
-    about += f", {_budget(entry)}" if entry.budget else ""
-    sign = " §" if entry.budget else ""
-    if entry.row.is_plain:
-        return Tile(f"{entry.mean:.2f}{sign}", f"{about}, the plain row", "plain")
-    if entry.gain is None:
-        return Tile(NOTHING, f"{about}; no complete plain row to compare with", "nothing")
-    about += f", gain {signed(entry.gain)}"
-    if entry.compared is not None:
-        about += f" ± {entry.compared.margin:.2f}, p {_p(entry.compared.p)}"
-    if entry.adjusted is not None:
-        about += f", adjusted {_p(entry.adjusted)}"
-    about += ", which seeds support" if entry.is_significant else ""
-    strength = round(100 * min(1.0, abs(entry.gain) / limit))
-    kind = "loss" if entry.gain < 0 else "gain"
-    return Tile(signed(entry.gain) + sign, about, kind, strength, entry.is_significant)
+    return None if entry.lacks or len(values) < len(entry.values) else fmean(values)

@@ -62,20 +62,106 @@
     input.placeholder = "words, e.g. a pair or a method";
     label.append("Show rows with", input, found);
     table.parentElement.before(label);
-    input.addEventListener("input", () => {
+    const search = () => {
       const words = input.value.toLowerCase().split(/\s+/).filter(Boolean);
+      const rows = [...table.tBodies[0].rows].filter((row) => !row.classList.contains("out"));
       let shown = 0;
-      for (const row of table.tBodies[0].rows) {
+      for (const row of rows) {
         const text = [...row.cells].map((cell) => cell.textContent).join(" ").toLowerCase();
         row.hidden = !words.every((word) => text.includes(word));
         shown += !row.hidden;
       }
-      found.value = words.length ? `${shown} of ${table.tBodies[0].rows.length}` : "";
-    });
+      found.value = words.length ? `${shown} of ${rows.length}` : "";
+    };
+    input.addEventListener("input", search);
+    document.addEventListener("chosen", search);
   }
+})();
+
+// Filters: of the rows of the matrix some are chosen, and what shows none of them is left out. The choice stands in the
+// address behind the section: #rows?kind=feature&pair=resnet56-resnet20.
+(() => {
+  const section = document.getElementById("filters");
+  const [form, details, output] = ["form", "details", "output"].map((tag) => section.querySelector(tag));
+  const link = document.querySelector("#to-filters a");
+  const rows = JSON.parse(form.dataset.rows);
+  const names = new Set(rows.flatMap((row) => row.methods));
+  const parts = [...document.querySelectorAll("[data-of]:not(td)")].map((part) => [part, part.dataset.of.split(" ")]);
+  const leave = (part, isOut) => part.classList.toggle("out", isOut);
+
+  // A word that is a method's name finds that method, and sums with it; another one all names that hold it.
+  const chosen = () => {
+    const values = new FormData(form);
+    const words = values.get("method").toLowerCase().split(/[\s,]+/).filter(Boolean);
+    const isNamed = (row) => words.some((word) => row.methods.some((name) => (
+      names.has(word) ? name === word : name.includes(word))));
+    const facets = [...new Set(values.keys())].filter((name) => name !== "method");
+    return rows.map((row) => (
+      (!words.length || isNamed(row)) && facets.every((name) => values.getAll(name).includes(row[name]))));
+  };
+
+  const showMap = (map, shown) => {
+    const columns = new Set();
+    for (const line of map.querySelectorAll("tbody tr:not(.kind)")) {
+      const held = [...line.cells].filter((cell) => shown[cell.dataset.of]);
+      for (const cell of held) columns.add(cell.cellIndex);
+      leave(line, !held.length);
+    }
+    for (const cell of map.querySelectorAll("tr:not(.kind) > *")) {
+      leave(cell, cell.cellIndex > 0 && !columns.has(cell.cellIndex));
+    }
+    for (const body of map.querySelectorAll("tbody")) leave(body, !body.querySelector("tr:not(.kind, .out)"));
+    leave(map, !columns.size);
+  };
+
+  const show = () => {
+    const shown = chosen();
+    const count = shown.filter(Boolean).length;
+    for (const [part, of] of parts) leave(part, !of.some((number) => shown[number]));
+    for (const map of document.querySelectorAll(".map")) showMap(map, shown);
+    for (const boxes of [".chart", ".group, .scatter"]) {
+      for (const box of document.querySelectorAll(boxes)) {
+        if (box.querySelector("[data-of]")) leave(box, !box.querySelector("[data-of]:not(.out)"));
+      }
+    }
+    for (const figures of ["#curves", "#calibration"]) {
+      const pairs = [...document.querySelectorAll(`${figures} .pair:not(.out)`)];
+      if (pairs.length && !pairs.some((pair) => pair.open)) pairs[0].open = true;
+    }
+    const isAll = count === rows.length;
+    output.value = isAll ? "" : `${count} of ${rows.length} rows are shown.`;
+    link.textContent = isAll ? "Filter" : `Filter: ${count} of ${rows.length} rows`;
+    document.dispatchEvent(new Event("chosen"));
+  };
+
+  const address = () => location.hash.slice(1).split("?");
+  const keep = () => {
+    const query = new URLSearchParams([...new FormData(form)].filter(([, value]) => value.trim()));
+    history.replaceState(null, "", `#${address()[0]}${query.size ? `?${query}` : ""}`);
+  };
+  const read = () => {
+    const [at, query] = address();
+    if (query === undefined) return keep(); // a jump inside the page changes nothing
+    const values = new URLSearchParams(query);
+    for (const field of form.elements) {
+      if (field.type === "checkbox") field.checked = values.getAll(field.name).includes(field.value);
+      if (field.type === "search") field.value = values.get(field.name) ?? "";
+    }
+    show();
+    document.getElementById(at)?.scrollIntoView();
+  };
+  const changed = () => { show(); keep(); };
+
+  form.addEventListener("input", changed);
+  form.addEventListener("reset", () => setTimeout(changed));
+  form.addEventListener("submit", (event) => event.preventDefault());
+  link.addEventListener("click", () => { details.open = true; });
+  addEventListener("hashchange", read);
+  section.hidden = link.parentElement.hidden = false;
+  if (location.hash.includes("?")) { details.open = true; read(); }
 })();
 
 // Printed, everything is open.
 addEventListener("beforeprint", () => {
-  for (const details of document.querySelectorAll("details.pair")) details.open = true;
+  for (const details of document.querySelectorAll("details.pair, #overview details")) details.open = true;
 });

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from kdcore.results.entry import Place
+
 LEFT, RIGHT, TOP, BOTTOM = 52, 10, 10, 42
 """Margins around the area of the data."""
 COLOURS, DASHES, SHAPES = 7, 4, 4
@@ -68,6 +70,8 @@ class Line:
     band: str | None = None
     """Outline of the area around the line, also a value of `d`."""
     is_thin: bool = False
+    of: tuple[Place, ...] = ()
+    """The rows that it shows: several where theirs coincide."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,8 @@ class Mark:
     radius: float
     bar: tuple[float, float] | None = None
     is_hollow: bool = False
+    of: tuple[Place, ...] = ()
+    """The rows that it shows."""
 
 
 @dataclass
@@ -134,10 +140,11 @@ class Chart:
         low: Points = (),
         high: Sequence[tuple[float, float]] = (),
         is_thin: bool = False,
+        of: tuple[Place, ...] = (),
     ) -> None:
         """Draw a line through data points, with an area between `low` and `high` where there are any."""
         band = self.path([*low, *reversed(high)]) + "Z" if high else None
-        self.lines.append(Line(label, style, self.path(points), band, is_thin))
+        self.lines.append(Line(label, style, self.path(points), band, is_thin, of))
 
     def mark(
         self,
@@ -149,10 +156,11 @@ class Chart:
         radius: float = 4,
         deviation: float | None = None,
         is_hollow: bool = False,
+        of: tuple[Place, ...] = (),
     ) -> None:
         """Draw one data point, with an error bar of `deviation` up and down."""
         bar = None if deviation is None else (self.at(x, y - deviation)[1], self.at(x, y + deviation)[1])
-        self.marks.append(Mark(label, style, *self.at(x, y), round(radius, 1), bar, is_hollow))
+        self.marks.append(Mark(label, style, *self.at(x, y), round(radius, 1), bar, is_hollow, of))
 
 
 def linear(title: str, values: Iterable[float], *, ticks: int = 4, starts_at: float | None = None) -> Axis:

@@ -1,0 +1,1 @@
+"""Choose hyper-parameters by validation images: Optuna proposes trials, a sweep's workers train them."""

@@ -1,0 +1,34 @@
+"""What a params file sets for cells that its matrix does not have."""
+
+import pytest
+
+from kdcore.matrix import idle, params
+from kdcore.system import yamlfile
+from tests.conftest import ROOT
+
+CONTENT = yamlfile.read(ROOT / "params.yaml")
+PAIR, OTHER = "resnet20-resnet8", "resnet20-resnet14"
+
+
+@pytest.mark.parametrize(("changes", "named"), [
+    ({}, None),
+    ({"exceptions": [{"methods": ["kd"], "lr": 0.5}]}, None),
+    ({"exceptions": [{"methods": ["kd"], "lr": 0.5}, {"methods": ["mlkd"], "lr": 0.5}]}, "train.exceptions[1]"),
+    ({"exceptions": [{"methods": ["kd"], "lr": 0.5}], "exclude": [{"methods": ["kd"]}]}, "train.exceptions[0]"),
+    ({"methods_config": {"kd": {"pairs": {PAIR: {"temperature": 7}}}}}, None),
+    ({"methods_config": {"kd": {"pairs": {PAIR: {"temperature": 7}}}}, "methods": ["crd+kd"]}, None),
+    ({"methods_config": {"kd": {"pairs": {OTHER: {"temperature": 7}}}}}, f"methods_config.kd.pairs.{OTHER}"),
+    ({"methods_config": {"kd": {"pairs": {PAIR: {"temperature": 7}}}}, "methods": ["dkd"]},
+     f"methods_config.kd.pairs.{PAIR}"),
+    ({"variants": {"base": {}, "warm": {"kd": {"temperature": 2, "pairs": {PAIR: {"temperature": 7}}}}}}, None),
+    ({"variants": {"base": {}, "warm": {"kd": {"temperature": 2, "pairs": {OTHER: {"temperature": 7}}}}}},
+     f"variants.warm.kd.pairs.{OTHER}"),
+])  # fmt: skip
+def test_it_is_said(capsys, changes, named):
+    changes = {"pairs": [PAIR], "methods": ["kd"], "methods_config": {}, "exclude": [], **changes}
+    train = {**CONTENT["train"], "exceptions": changes.pop("exceptions", [])}
+    idle.warn(params.Params.model_validate({**CONTENT, "train": train, **changes}), "mine.yaml")
+    said = (
+        "" if named is None else f"warning: mine.yaml: no cell of the matrix has these, which have no effect: {named}\n"
+    )
+    assert capsys.readouterr().err == said
