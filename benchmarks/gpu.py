@@ -52,7 +52,7 @@ LAUNCHES = ("LaunchKernel", "GraphLaunch")
 def compiled(case: Case, images: int, where: torch.device) -> Loop:
     """A bare loop with its passes compiled; on the CPU without a compiler of C++, which tests do without."""
     backend = "inductor" if where.type == "cuda" else "aot_eager"
-    return trainer.bare(case, images, where, compiled=partial(torch.compile, backend=backend))
+    return trainer.bare(case, images, where, compiler=partial(torch.compile, backend=backend))
 
 
 LOOPS: dict[str, Callable[[Case, int, torch.device], Loop]] = {
