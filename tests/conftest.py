@@ -9,7 +9,7 @@ import sys
 import pytest
 from filelock import FileLock
 
-from kdcore.system import yamlfile
+from kdcore.system import signals, yamlfile
 from kdcore.system.files import whole
 from tests.project import ROOT, TINY, Project, copy_of_project
 
@@ -28,6 +28,16 @@ def ctrl_c():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture(autouse=True)
+def signals_as_before():
+    """A command that a test calls in this process changes what signals do, and notes those that arrive."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    signals.received.clear()
 
 
 @pytest.fixture

@@ -119,7 +119,8 @@ def _check_arguments(main: Callable[..., None], arguments: list[str]) -> None:
 
 
 def _module(main: Callable[..., None]) -> str:
-    return str(getattr(main.__globals__["__spec__"], "name", main.__module__))  # a script by its path has no spec
+    own = inspect.unwrap(main).__globals__  # not those of a decorator
+    return str(getattr(own["__spec__"], "name", main.__module__))  # a script by its path has no spec
 
 
 def open_streams() -> None:
