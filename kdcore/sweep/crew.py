@@ -59,6 +59,27 @@ def _unrunnable(dask_scheduler: Scheduler) -> list[str]:
     return [task.key for task in dask_scheduler.unrunnable]
 
 
+def slots_of(client: Client) -> dict[str, float | None] | None:
+    """Ask a scheduler which workers are connected; None while it does not answer.
+
+    `Client.scheduler_info` now and then says that there are none: what it is about to return is overwritten by what the
+    client asks for every few seconds, which lacks the workers.
+
+    Returns:
+        Address of each worker -> its slots; None before it has joined the sweep.
+
+    Raises:
+        RunError: the scheduler is gone.
+    """
+    if client.scheduler is None or client.status in ("closing", "closed"):
+        raise RunError("the Dask scheduler is gone; start it and its workers again, and run the same command")
+    try:
+        workers = client.sync(client.scheduler.identity, n_workers=-1)["workers"]
+    except OSError:
+        return None
+    return {address: worker["resources"].get(SLOT) for address, worker in workers.items()}
+
+
 class Crew:
     """The workers of a sweep: takes stages to run, and says how they ended.
 
@@ -126,11 +147,8 @@ class Crew:
         Raises:
             RunError: the scheduler is gone.
         """
-        workers = self.client.scheduler_info(n_workers=-1).get("workers")
-        if workers is None:
-            raise RunError("the Dask scheduler is gone; start it and its workers again, and run the same command")
-        offered = {address: worker["resources"].get(SLOT) for address, worker in workers.items()}
-        if offered != self.offered:
+        offered = slots_of(self.client)
+        if offered is not None and offered != self.offered:
             self.offered, now = offered, time.monotonic()
             self.since = {address: self.since.get(address, now) for address in offered}
             joined = [address for address, slots in offered.items() if slots is not None]
@@ -138,7 +156,7 @@ class Crew:
                 self.client.run(report_place, self.plugin, workers=joined, on_error="ignore") if joined else {}
             )
             self.client.run_on_scheduler(_look_again)
-        return int(sum(slots or 0 for slots in offered.values()))
+        return int(sum(slots or 0 for slots in self.offered.values()))
 
     @property
     def is_apart(self) -> bool:

@@ -11,8 +11,8 @@ import torch
 from distributed import Client, LocalCluster
 
 from kdcore.sweep import dask_workers, gpus, processes
-from kdcore.sweep.crew import Crew
-from kdcore.sweep.dask_workers import PLUGIN, SLOT, Joining, Report, report_place
+from kdcore.sweep.crew import Crew, slots_of
+from kdcore.sweep.dask_workers import PLUGIN, Joining, Report, report_place
 from kdcore.sweep.gpus import Claims
 from kdcore.sweep.transfer import code_of
 from kdcore.system.errors import UserError
@@ -403,10 +403,7 @@ def test_two_worker_processes_of_a_job_with_one_gpu(monkeypatch, tmp_path):
     ):
         client.run(lambda: None)  # both are there
         client.register_plugin(joining)
-        offered = {
-            address: worker["resources"][SLOT]
-            for address, worker in client.scheduler_info(n_workers=-1)["workers"].items()
-        }
+        offered = slots_of(client)
         assert sorted(offered.values()) == [0, 1]
         reports = client.run(report_place, plugin)
         assert {reports[address].trouble for address, count in offered.items() if count} == {""}
@@ -414,6 +411,23 @@ def test_two_worker_processes_of_a_job_with_one_gpu(monkeypatch, tmp_path):
         assert reports[left].trouble == "other workers on its machine have all slots of its GPUs"
         client.retire_workers([address for address, count in offered.items() if count])
         deadline = time.monotonic() + 30
-        while client.scheduler_info(n_workers=-1)["workers"][left]["resources"][SLOT] != 1:
+        while slots_of(client)[left] != 1:
             assert time.monotonic() < deadline
             time.sleep(0.1)
+
+
+def test_workers_are_seen_whatever_the_client_asks_in_between(monkeypatch):
+    """A client asks for the scheduler's state every few seconds, without its workers."""
+    with (
+        LocalCluster(n_workers=1, processes=False, memory_limit=None, dashboard_address=None) as cluster,
+        Client(cluster) as client,
+    ):
+        ask = client._update_scheduler_info
+
+        async def and_again(n_workers=0):
+            await ask(n_workers)
+            await ask()
+
+        monkeypatch.setattr(client, "_update_scheduler_info", and_again)
+        assert client.scheduler_info(n_workers=-1)["workers"] == {}
+        assert len(slots_of(client)) == 1
