@@ -11,7 +11,8 @@ Run: python -m benchmarks.compiled [PAIR [LEVELS [IMAGES [REPETITIONS [PRECISION
 
 import sys
 import tempfile
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -25,8 +26,8 @@ from kdcore.training import device, loop
 
 WAYS = ("eager", "compiled", "eager table", "compiled table")
 COMPARED = (("compiled", "eager"), ("compiled table", "eager table"))
-WARM = 2
-"""Steps that are timed apart."""
+WARM = 4
+"""Steps that are timed apart: a compiler's graphs are made in the first one, and CUDA's recorded in the next ones."""
 
 
 @cache
@@ -35,17 +36,26 @@ def _inputs(pair: str, images: int) -> tuple[Dataset, Network]:
     return common.noise(images), common.networks_of(pair, device.choose())[0]
 
 
-def epoch(way: str, case: Case, images: int, tables: Path) -> tuple[float, float]:
-    """Seconds of the first steps of a cell, and of each later step of its epoch."""
+@contextmanager
+def begun(way: str, case: Case, images: int, tables: Path) -> Iterator[tuple[float, Iterator[None]]]:
+    """Take the first steps of a cell.
+
+    Yields:
+        Their seconds, and the other steps, to be taken inside the block.
+    """
     where = device.choose()
     dataset, teacher = _inputs(case.pair, images)
-    folder = tables / way.split(maxsplit=1)[0] if "table" in way else None
-    with common.tables(folder):
+    with common.tables(tables / way.split(maxsplit=1)[0] if "table" in way else None):
         run = loop.prepare(case.card, dataset, teacher, device=where, compiled=way.startswith("compiled"))
         steps = loop.steps(run, teacher, dataset)
-        first = common.seconds(lambda: list(islice(steps, WARM)), where)
+        yield common.seconds(lambda: list(islice(steps, WARM)), where), steps
+
+
+def epoch(way: str, case: Case, images: int, tables: Path) -> tuple[float, float]:
+    """Seconds of the first steps of a cell, and of each later step of its epoch."""
+    with begun(way, case, images, tables) as (first, steps):
         count = images // BATCH - WARM
-        later = common.seconds(lambda: list(islice(steps, count)), where)
+        later = common.seconds(lambda: list(islice(steps, count)), device.choose())
         list(steps)  # the evaluation, and what a small last batch leaves
     return first, later / count
 

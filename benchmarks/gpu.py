@@ -3,7 +3,8 @@
 In this order, within `SECONDS` in all:
 
 - images per second of a bare loop (see `benchmarks.trainer`), of the same with its passes compiled, and of the trainer,
-  with the teacher computed (live) and with a filled table of its logits; and the most memory that each takes;
+  with the teacher computed and with a filled table of its logits, on a GPU also with compiled steps; and the most
+  memory that each takes;
 - operators and kernel launches per step, by torch's profiler;
 - images per second of several processes at a time that train one cell each with a filled table, as slots of a GPU do;
 - as many epochs of the pair on real images as fit into the rest of the time, and the accuracy that they reach. Data set
@@ -22,13 +23,14 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, redirect_stdout
 from functools import cache, partial
 from io import StringIO
+from itertools import islice
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
 
-from benchmarks import common, trainer
+from benchmarks import common, compiled, trainer
 from benchmarks.common import BATCH, Case
 from benchmarks.trainer import Loop
 from kdcore import checkpoints
@@ -49,31 +51,40 @@ LAUNCHES = ("LaunchKernel", "GraphLaunch")
 """Parts of the names of the calls of a driver that start kernels."""
 
 
-def compiled(case: Case, images: int, where: torch.device) -> Loop:
+def compiled_bare(case: Case, images: int, where: torch.device) -> Loop:
     """A bare loop with its passes compiled; on the CPU without a compiler of C++, which tests do without."""
     backend = "inductor" if where.type == "cuda" else "aot_eager"
     return trainer.bare(case, images, where, compiler=partial(torch.compile, backend=backend))
 
 
-LOOPS: dict[str, Callable[[Case, int, torch.device], Loop]] = {
-    "bare": trainer.bare,
-    "compiled bare": compiled,
-    "live": trainer.trainer,
-    "table": trainer.trainer,
-}
-COMPARED = (("live", "bare"), ("table", "bare"), ("table", "compiled bare"))
+BARE: dict[str, Callable[[Case, int, torch.device], Loop]] = {"bare": trainer.bare, "compiled bare": compiled_bare}
+COMPARED = (
+    ("trainer", "bare"),
+    ("table", "bare"),
+    ("compiled", "trainer"),
+    ("compiled", "compiled bare"),
+    ("compiled table", "compiled bare"),
+)
+
+
+def loops() -> list[str]:
+    """Name what is measured: the bare loops, and ours as in `benchmarks.trainer`, compiled ones on a GPU alone."""
+    on_gpu = device.choose().type == "cuda"
+    return [*BARE, *(name for name, way in trainer.OURS.items() if on_gpu or not way.startswith("compiled"))]
 
 
 @cache
-def _loop(name: str, case: Case, images: int) -> Loop:
-    """The loop of this process, made once."""
-    return LOOPS[name](case, images, device.choose())
+def _bare(name: str, case: Case, images: int) -> Loop:
+    """The bare loop of this process, made once."""
+    return BARE[name](case, images, device.choose())
 
 
-def epoch(name: str, case: Case, images: int, tables: Path) -> float:
-    """Return the seconds that an epoch of a loop takes."""
-    with common.tables(tables if name == "table" else None):
-        return common.seconds(_loop(name, case, images), device.choose())
+def seconds(name: str, case: Case, images: int, tables: Path) -> float:
+    """Return what a loop takes for an image."""
+    if name not in BARE:
+        return compiled.epoch(trainer.OURS[name], case, images, tables)[1] / BATCH
+    with common.tables(None):
+        return common.seconds(_bare(name, case, images), device.choose()) / images
 
 
 def memory() -> int:
@@ -85,14 +96,21 @@ def memory() -> int:
 
 
 def profiled(name: str, case: Case, tables: Path) -> dict[str, float]:
-    """Count what one step does, as the mean of `STEPS`; what an epoch does besides is divided among them.
+    """Count what one step does, as the mean of `STEPS`.
 
     Returns:
         operators, nested ones too; launches of kernels; and the milliseconds for which the GPU computes.
     """
-    epoch(name, case, STEPS * BATCH, tables)  # fills the table, and compiles
-    with torch.profiler.profile() as profiler:
-        epoch(name, case, STEPS * BATCH, tables)
+    with ExitStack() as stack:
+        if name in BARE:
+            take = _bare(name, case, STEPS * BATCH)
+            take()  # compiles
+        else:
+            images = (compiled.WARM + STEPS) * BATCH
+            _, steps = stack.enter_context(compiled.begun(trainer.OURS[name], case, images, tables))
+            take = partial(list, islice(steps, STEPS))
+        profiler = stack.enter_context(torch.profiler.profile())
+        take()
     found = profiler.key_averages()
     counts = {
         "operators": sum(one.count for one in found if one.key.startswith("aten::")),
@@ -108,11 +126,11 @@ def at_a_time(slots: int, case: Case, images: int, tables: Path) -> float:
         processes = [stack.enter_context(common.apart()) for _ in range(slots)]
 
         def turn() -> float:
-            begun = [one.submit(epoch, "table", case, images, tables) for one in processes]
+            begun = [one.submit(seconds, "table", case, images, tables) for one in processes]
             return max(one.result() for one in begun)
 
         turn()
-        return round(slots * images / median(turn() for _ in range(3)), 1)
+        return round(slots / median(turn() for _ in range(3)), 1)
 
 
 def learnt(case: Case, data: str, rate: float, seconds: float) -> dict[str, Any]:
@@ -135,7 +153,8 @@ def learnt(case: Case, data: str, rate: float, seconds: float) -> dict[str, Any]
         return {"not measured": f"an epoch takes about {images / rate:.0f} s, and {seconds:.0f} s are left"}
     teacher = checkpoints.restore(case.pair.partition("-")[0], len(dataset.classes), weights, where, stem=dataset.stem)
     card = case.card
-    run = loop.prepare({**card, "train": {**card["train"], "epochs": epochs}}, dataset, teacher, device=where)
+    card = {**card, "train": {**card["train"], "epochs": epochs}}
+    run = loop.prepare(card, dataset, teacher, device=where, compiled=where.type == "cuda")
     with common.tables(None):
         took = common.seconds(lambda: loop.train(run, teacher, dataset), where)
     top1 = [round(row["test_top1"], 2) for row in run.history]
@@ -154,36 +173,36 @@ def main(
     levels: str = "1,2,4",
     count: str = "12800",
     slots: str = "1,2,4",
-    seconds: str = str(SECONDS),
+    limit: str = str(SECONDS),
 ) -> None:
     """Measure, print, and keep a JSON file and a page."""
-    end = time.monotonic() + float(seconds)
-    where, images = device.choose(), int(count)
+    end = time.monotonic() + float(limit)
+    where, images, names = device.choose(), int(count), loops()
     case = Case(pair, common.levels(levels))
     with ExitStack() as stack:
         tables = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         with ExitStack() as apart:
-            processes = {name: apart.enter_context(common.apart()) for name in LOOPS}
+            processes = {name: apart.enter_context(common.apart()) for name in names}
 
             def turn() -> dict[str, float]:
-                return {name: one.submit(epoch, name, case, images, tables).result() for name, one in processes.items()}
+                return {n: one.submit(seconds, n, case, images, tables).result() for n, one in processes.items()}
 
             turn()  # warms caches, compiles, and fills the table
             times = [turn() for _ in range(REPETITIONS)]
             taken = {name: one.submit(memory).result() for name, one in processes.items()}
             steps = {name: one.submit(profiled, name, case, tables).result() for name, one in processes.items()}
         together = {number: at_a_time(number, case, images, tables) for number in common.levels(slots)}
-    rates = {name: [round(images / run[name], 1) for run in times] for name in LOOPS}
+    rates = {name: [round(1 / run[name], 1) for run in times] for name in names}
     content = {
         **case.describe(where),
         "images": images,
         "images_per_second": {name: median(values) for name, values in rates.items()},
         "rates": {name: sorted(values) for name, values in rates.items()},
-        "ratios": {f"{a} / {b}": round(median(rates[a]) / median(rates[b]), 3) for a, b in COMPARED},
+        "ratios": {f"{a} / {b}": round(median(rates[a]) / median(rates[b]), 3) for a, b in COMPARED if a in rates},
         "bytes": taken,
         "steps": steps,
         "slots": {str(number): rate for number, rate in together.items()},
-        "learnt": learnt(case, DATA, median(rates["live"]), end - time.monotonic()),
+        "learnt": learnt(case, DATA, median(rates.get("compiled", rates["trainer"])), end - time.monotonic()),
     }
     text = page(content, rates, where)
     print(text)

@@ -10,7 +10,7 @@
 - table: ours, the teacher's logits in a table that an earlier cell has filled.
 - compiled, compiled table: the same two with compiled steps (`train.compile: auto`).
 
-Of ours, the steps after the first two are timed, for the first ones compile. Each has a process of its own, since
+Of ours, the steps after the first four are timed, for the first ones compile. Each has a process of its own, since
 training changes how its process keeps memory.
 
 Run: [CHECKOUT=FOLDER] python -m benchmarks.trainer [PAIR [LEVELS [IMAGES [REPETITIONS [PRECISION]]]]]
@@ -23,7 +23,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack, redirect_stderr, redirect_stdout
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from statistics import median
 from typing import Any, cast
@@ -163,12 +163,6 @@ def checked_out(folder: Path, case: Case, images: int, where: torch.device) -> L
             _ = out  # is removed with this function
 
     return epoch
-
-
-def trainer(case: Case, images: int, where: torch.device) -> Loop:
-    """This project's: one epoch of a student that begins anew each time."""
-    teacher, _ = common.networks_of(case.pair, where)
-    return partial(common.train, case, common.noise(images), teacher, where)
 
 
 @cache
