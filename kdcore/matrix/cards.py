@@ -25,6 +25,7 @@ from kdcore.matrix.params import Params
 from kdcore.matrix.problems import shortened
 from kdcore.matrix.teacher_cards import teacher_card
 from kdcore.matrix.train_card import cell_settings, threads_card, validation_card
+from kdcore.matrix.train_images import LabelNoise, in_words
 from kdcore.matrix.train_recipe import Augmentation
 from kdcore.matrix.train_section import TrainSettings
 from kdcore.system.errors import UserError
@@ -254,7 +255,7 @@ def cell_card(
         train: how it is trained; None takes what the matrix says.
     """
     teacher = None if cell.method == catalog.VANILLA else cell.teacher_network
-    train = train or params.settings(cell)
+    settings = cell_settings(cell, train or params.settings(cell))
     return {
         **_identity(cell),
         **({"teacher": teacher} if teacher else {}),
@@ -262,8 +263,8 @@ def cell_card(
         "data": params.data.name,
         **validation_card(params.data),
         "recipe": {key: value.value for key, value in recipe.items()},
-        "train": cell_settings(cell, train),
-        "code": code.training(cell.student, teacher, cell.method),
+        "train": settings,
+        "code": code.training(cell.student, teacher, cell.method, train=settings),
     }
 
 
@@ -313,6 +314,7 @@ def _trained_here(train: TrainSettings | None) -> str:
     if train is None:
         return "trained here"
     part = "" if train.per_class is None else f", {train.per_class} images of each class"
+    part += f", {regime}" if (regime := in_words(train.model_dump())) else ""
     plain = ", without augmentation" if train.augmentation == "none" else ""
     return f"trained here, {train.epochs} epochs{part}{plain}"
 
@@ -349,6 +351,8 @@ def _settings_of_base(params: Params, cells: list[Cell]) -> Card:
 def _plain(settings: TrainSettings, key: str) -> Any:
     """Return the value of a training setting as a card holds it."""
     value = getattr(settings, key)
+    if isinstance(value, LabelNoise):
+        return value.model_dump()
     return value.card() if isinstance(value, Augmentation) else value
 
 

@@ -7,11 +7,12 @@ from types import MappingProxyType
 from typing import Any
 
 from kdcore import catalog
+from kdcore.matrix import train_images
 from kdcore.matrix.fingerprint import ROOT, fingerprint
 from kdcore.system.errors import UserError
 
 Card = dict[str, Any]
-FOREIGN = "kdcore.networks.foreign"
+FOREIGN, REGIMES = "kdcore.networks.foreign", "kdcore.data.regimes"
 
 
 class Code:
@@ -39,12 +40,23 @@ class Code:
             return "-".join([self.of(FOREIGN), *([self.network(zoo)] if zoo else [])])
         return self.of(catalog.networks()[name].module, only_network=name)
 
-    def training(self, student: str, teacher: str | None = None, method: str = catalog.VANILLA) -> Card:
-        """The fingerprints of all code that trains a network, by what it does."""
+    def training(
+        self,
+        student: str,
+        teacher: str | None = None,
+        method: str = catalog.VANILLA,
+        *,
+        train: Mapping[str, Any] = MappingProxyType({}),
+    ) -> Card:
+        """The fingerprints of all code that trains a network, by what it does; that of regimes of training data only
+        where its settings `train` have one.
+        """
         code: Card = {"trainer": self.trainer(), "student": self.network(student)}
         if teacher is not None:
             code["method"] = {entry.name: self.of(entry.module) for entry in catalog.terms(method)}
             code["teacher"] = self.network(teacher)
+        if train_images.is_set(train):
+            code["images"] = self.of(REGIMES)
         return code
 
 
@@ -59,7 +71,8 @@ def check_code(card: Card, file: Path, *, loaded: str) -> None:
     Raises:
         UserError: a fingerprint differs.
     """
-    now = Code(ROOT, card.get("networks", {})).training(card["student"], card.get("teacher"), card["method"])
+    code = Code(ROOT, card.get("networks", {}))
+    now = code.training(card["student"], card.get("teacher"), card["method"], train=card["train"])
     refuse_other_code(card, file, now if now["trainer"] == loaded else {**now, "trainer": loaded})
 
 

@@ -194,11 +194,18 @@ def hours(trainings: list[Training], data: Data, described: Mapping[str, Any] = 
             passes += multiply_adds(of.teacher, classes, pixels, named)
         batch, augmentation = of.settings.batch_size, of.settings.augmentation
         per_class = of.settings.per_class or getattr(data, "train_per_class", None)
-        images = classes * per_class if per_class else published
+        images = (classes * per_class if per_class else published) * _part(of.settings, classes)
         if isinstance(augmentation, Augmentation) and augmentation.joined:
             images *= 2
         seconds += of.settings.epochs * ceil(images / batch) * step_seconds(batch * of.views * passes)
     return seconds / 3600
+
+
+def _part(settings: TrainSettings, classes: int) -> float:
+    """Return which part of the training images is used with a share or a long tail, about; 1 without either."""
+    if settings.long_tail:
+        return sum(settings.long_tail ** (-k / max(1, classes - 1)) for k in range(classes)) / classes
+    return settings.share or 1
 
 
 def step_seconds(multiply_adds_of_step: float) -> float:

@@ -3,8 +3,12 @@
 from typing import Any
 
 from kdcore import catalog
+from kdcore.matrix.train_images import ImageKeys
 
-SETTINGS = ("epochs", "batch_size", "precision", "threads", "per_class", "augmentation", "mixup", "cutmix", "compile")
+SETTINGS = (
+    *("epochs", "batch_size", "precision", "threads", "per_class", "augmentation", "mixup", "cutmix", "compile"),
+    *ImageKeys.model_fields,
+)
 """The training settings that must be the same in all cells that are trained side by side."""
 
 

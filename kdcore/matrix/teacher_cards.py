@@ -53,7 +53,8 @@ def teacher_card(name: str, teacher: Teacher, params: Params, known: KnownTeache
     card: Card = {"name": name, "student": network, "data": dataset, "source": teacher.source}
     card |= used(code.described, network)
     if teacher.source == "train":
-        return {**card, **_teacher_training(teacher, params), "code": code.training(network)}
+        training = _teacher_training(teacher, params)
+        return {**card, **training, "code": code.training(network, train=training["train"])}
     card |= threads_card(params.train)
     card |= {key: value for key in READING if (value := getattr(teacher, key)) is not None}
     code_used = {"student": code.network(network)}
@@ -67,7 +68,7 @@ def teacher_card(name: str, teacher: Teacher, params: Params, known: KnownTeache
         card |= {"member": teacher.member} if teacher.member else {}
     if teacher.otherwise == "train":
         card |= {"otherwise": "train", **_teacher_training(teacher, params)}
-        code_used = code.training(network)
+        code_used = code.training(network, train=card["train"])
     return {**card, "code": code_used}
 
 

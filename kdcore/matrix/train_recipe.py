@@ -4,7 +4,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
+from kdcore.matrix import train_images
 from kdcore.matrix.section import MOST, NonNegative, Section
+from kdcore.matrix.train_images import ImageKeys
 
 if TYPE_CHECKING:
     from kdcore.matrix.train_section import TrainSettings
@@ -80,7 +82,7 @@ AnyAugmentation = Annotated[
 ]
 
 
-class RecipeKeys(Section):
+class RecipeKeys(ImageKeys):
     """Keys that change nothing where they are absent, or 0; `evaluate_every` where it is 1."""
 
     betas: Annotated[list[Share], Field(min_length=2, max_length=2)] | None = None
@@ -113,7 +115,9 @@ class RecipeKeys(Section):
 
 def card(settings: "TrainSettings") -> dict[str, Any]:
     """Return the settings of a recipe that take effect, as a part of a card."""
-    content = {key: getattr(settings, key) for key in RecipeKeys.model_fields if key != "betas"}
+    content = {key: getattr(settings, key) for key in RecipeKeys.model_fields if key != "betas"} | train_images.card(
+        settings
+    )
     content = {key: value for key, value in content.items() if value and (key, value) != ("evaluate_every", 1)}
     if settings.compile == "off" or settings.optimizer == "dot":
         content.pop("compile", None)
@@ -127,6 +131,7 @@ def card(settings: "TrainSettings") -> dict[str, Any]:
 
 def check(settings: "TrainSettings") -> None:
     """Raise a ValueError where settings of a recipe contradict each other, or others."""
+    train_images.check(settings)
     optimizer = settings.optimizer
     if settings.betas is not None and optimizer not in ADAPTIVE:
         raise ValueError(

@@ -15,6 +15,7 @@ from kdcore.matrix.cell import Cell
 from kdcore.matrix.problems import describe
 from kdcore.matrix.section import Count, Fraction, Section, is_number
 from kdcore.matrix.selector import Scale, check_pair
+from kdcore.matrix.train_images import ImageKeys
 from kdcore.matrix.train_section import TrainSettings
 from kdcore.matrix.variants import LONGEST_NAME, Variant, check_name
 from kdcore.system import yamlfile
@@ -32,9 +33,9 @@ EXAMPLE = (
 )
 INTEGERS = ("batch_size", "per_class", "warmup_epochs")
 """Settings of training whose ranges hold whole numbers."""
-FIXED = ("epochs", "exceptions", "milestones", "threads", "betas", "evaluate_every")
-"""Settings of training that no search chooses: the budget, which is every trial's, what is no single value, and what
-changes no weight.
+FIXED = ("epochs", "exceptions", "milestones", "threads", "betas", "evaluate_every", *ImageKeys.model_fields)
+"""Settings of training that no search chooses: the budget and the regime of training data, which are every trial's,
+what is no single value, and what changes no weight.
 """
 DIGITS = 3
 """Significant digits of a value of a range. It is rounded before it is tried, so that the best is what was tried."""

@@ -6,6 +6,7 @@ from typing import Any
 from kdcore.matrix.cell import BASE, Cell
 from kdcore.matrix.recipes import overridden
 from kdcore.matrix.selection import hashable
+from kdcore.matrix.train_images import as_numbers
 from kdcore.results import gains
 from kdcore.results.entry import Entry, Gain
 from kdcore.results.row import Card, Row, in_words, recipe_of
@@ -111,7 +112,7 @@ def _recipe(card: Card, entry: Entry) -> Values:
 
 def _training(results: Results, entry: Entry) -> Values:
     """Return the settings in which all seeds of a row agree; all images of each class as their number, where it is
-    the same for all classes.
+    the same for all classes, and regimes of training data as numbers, absent ones too.
     """
     card, own = results.card, entry.row if entry.declared else entry.row.base
     names = [own.cell(entry.pair, seed) for seed in entry.declared or entry.excluded]
@@ -122,7 +123,7 @@ def _training(results: Results, entry: Entry) -> Values:
     if evaluation is not None and settings.get(PER_CLASS, 0) is None:
         images, over = divmod(evaluation["train_images"], evaluation["classes"])
         settings[PER_CLASS] = None if over else images
-    return settings
+    return as_numbers(settings)
 
 
 def _lines(key: str, points: list[tuple[Entry, Values]]) -> list[Line]:

@@ -5,8 +5,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from kdcore.catalog import levels
+from kdcore.matrix import train_images
+from kdcore.matrix.cell import BASE
 from kdcore.matrix.train_section import SELECTORS
-from kdcore.results import gain_notes, recipe_notes, tuning
+from kdcore.results import gain_notes, recipe_notes, regime_notes, tuning
 from kdcore.results.entry import BUDGET, Entry
 from kdcore.results.row import Card, Row, by_size, common_label, in_words, printed, recipe_of, rows
 from kdcore.results.rows import Evaluation, Results, reasons, several_views
@@ -97,8 +99,11 @@ def _images(card: Card, evaluations: list[Evaluation]) -> str:
     """Say how many images networks were trained on, and how many were left out of training for validation."""
     per_class = card.get("per_class")
     counts = {one["classes"] * per_class if per_class else one["train_images"] for one in evaluations}
+    if card.get("share") or card.get("long_tail"):
+        counts = {cell["images"] for cell in _cells(evaluations) if cell["variant"] == BASE and cell.get("images")}
     images = " or ".join(f"{count:,}" for count in sorted(counts)) or "the"
     each = f", {per_class} of each class" if per_class else ""
+    each += f": {regime}" if (regime := train_images.in_words(card)) else ""
     kept = f"; the {_validation(card)} are not among them" if "validation" in card else ""
     return f"{images} training images{each}{kept}"
 
@@ -114,6 +119,7 @@ def notes(results: Results) -> list[str]:
         *_scale_notes(card),
         *_training_notes(card),
         *recipe_notes.notes(results),
+        *regime_notes.notes(results),
         *tuning.notes(card),
         *_provenance_notes(results.evaluations),
         *marks(results),
@@ -198,7 +204,7 @@ def _variant_notes(card: Card) -> Iterator[str]:
     """Say what the variants change whose names stand in the names of rows."""
     for name in sorted({row.variant for row in rows(card) if row.change == row.variant}):
         variant = card["variants"][name]
-        yield f"{name}: {in_words({**_flat(variant['recipes']), **variant['train']})}."
+        yield f"{name}: {in_words({**_flat(variant['recipes']), **train_images.flat(variant['train'])})}."
 
 
 def _flat(recipes: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -335,7 +341,8 @@ def _changes(before: dict[str, Any], after: dict[str, Any]) -> Iterator[str]:
 def _exception(exception: dict[str, Any]) -> str:
     """Write an exception of params.yaml in words: "students mobilenetv2, vgg8: lr 0.01"."""
     which = " and ".join(f"{key} {', '.join(map(str, exception[key]))}" for key in SELECTORS if key in exception)
-    return f"{which}: {', '.join(f'{key} {value}' for key, value in exception.items() if key not in SELECTORS)}"
+    settings = train_images.flat({key: value for key, value in exception.items() if key not in SELECTORS})
+    return f"{which}: {', '.join(f'{key} {value}' for key, value in settings.items())}"
 
 
 def _axes(card: Card) -> str:

@@ -15,12 +15,14 @@ from torch import Tensor, nn
 from torchmetrics.functional.classification import multiclass_accuracy
 
 from kdcore import checkpoints, networks
-from kdcore.data import subsets
+from kdcore.data import regimes, subsets
 from kdcore.data.dataset import Dataset, Encoded, Split
 from kdcore.matrix.cell import RUNS
+from kdcore.matrix.train_images import LABEL_NOISE, noise_in_words
 from kdcore.networks.cost import multiply_adds, parameters
 from kdcore.networks.input_affine import Normalisation
 from kdcore.networks.other_end import OtherEnd
+from kdcore.results import shots
 from kdcore.system.errors import UserError
 from kdcore.system.files import file_sha256
 from kdcore.training import collapse, run_folder
@@ -58,6 +60,7 @@ def evaluate_pair(
     validation = {"validation": card["validation"]} if "validation" in card else {}
     dataset = subsets.chosen(dataset, **validation)
     labels = torch.from_numpy(dataset.test.labels).to(device)
+    counts = np.bincount(dataset.train.labels, minlength=classes).tolist()
     teacher_name, student_name = card["pair"].split("-")
     named = card.get("networks")
     restored = partial(checkpoints.restore, num_classes=classes, device=device, stem=stem, described=named)
@@ -78,8 +81,7 @@ def evaluate_pair(
             averaged = {
                 "top1_ema": measure(_predicted(average, of_average, dataset.test, dataset, device), labels)["top1"]
             }
-        per_class = meta["train"].get("per_class")
-        learnt = dataset.train.labels if per_class is None else np.repeat(np.arange(classes), per_class)
+        learnt = regimes.learnt(counts, meta["train"])
         collapsed = collapse.reason(len(logits.argmax(dim=1).unique()), list(history["train_top1"]), learnt)
         cells.append(
             {
@@ -88,6 +90,7 @@ def evaluate_pair(
                 "top1_best": best_top1(history),
                 **_on_validation(student, weights, dataset, device),
                 **averaged,
+                **shots.measured(logits, labels, counts, meta["train"]),
                 **provenance(meta),
                 "weights_sha256": file_sha256(weights),
                 **own_cost(student, image_size, student_cost),
@@ -238,13 +241,16 @@ def best_top1(history: pd.DataFrame) -> float:
 
 def provenance(meta: dict[str, Any]) -> dict[str, Any]:
     """Take from a run's meta.json what trained it: recipe, epochs, training images of each class where that is not all,
-    how rarely it was measured where that is not after every epoch, code and machine, whether steps were compiled where
-    that was asked for, accepted changes of the code.
+    the regime of training data where there is one, how rarely it was measured where that is not after every epoch, code
+    and machine, whether steps were compiled where that was asked for, accepted changes of the code.
     """
     accepted = {"accepted": meta["accepted"]} if meta.get("accepted") else {}
     budget = {key: meta["train"][key] for key in ("epochs", "per_class", "evaluate_every") if key in meta["train"]}
     compiled = {"compiled": meta["compiled"]} if "compiled" in meta else {}
-    return {**{key: meta.get(key) for key in PROVENANCE}, **compiled, **budget, **accepted}
+    regime = {key: meta["train"][key] for key in ("share", "long_tail") if key in meta["train"]}
+    if noise := meta["train"].get(LABEL_NOISE):
+        regime[LABEL_NOISE] = noise_in_words(noise)
+    return {**{key: meta.get(key) for key in PROVENANCE}, **compiled, **budget, **regime, **accepted}
 
 
 def _on_validation(network: nn.Module, weights: Path, dataset: Dataset, device: torch.device) -> dict[str, float]:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from statistics import fmean
 from typing import Any
 
+from kdcore.matrix.train_images import ImageKeys
 from kdcore.matrix.train_recipe import ADAPTIVE, RecipeKeys
 from kdcore.results.rows import Results
 
@@ -15,7 +16,8 @@ def notes(results: Results) -> Iterator[str]:
         results: their card holds the settings of section `train` that take effect.
     """
     card = results.card
-    given = {key: card[key] for key in (*RecipeKeys.model_fields, "augmentation") if key in card}
+    of_recipe = [key for key in RecipeKeys.model_fields if key not in ImageKeys.model_fields]
+    given = {key: card[key] for key in (*of_recipe, "augmentation") if key in card}
     if given.pop("evaluate_every", None):
         yield f"Networks were measured after {measured(card)} alone."
     if given.get("augmentation") == "none":

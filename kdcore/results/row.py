@@ -9,6 +9,7 @@ from kdcore import catalog
 from kdcore.catalog import levels
 from kdcore.matrix.cell import BASE, Cell
 from kdcore.matrix.recipes import overridden
+from kdcore.matrix.train_images import flat
 
 Card = dict[str, Any]
 SHORT = {"temperature": "T"}
@@ -164,7 +165,7 @@ def _change(row: Row, variant: Card, pairs: list[str]) -> str:
     """Write what a variant changes in a row, if that is short and the same for all pairs; else the variant's name."""
     cells = [Cell(pair, str(row.method), 0, row.scale, row.stand) for pair in pairs]
     changed = [overridden(cell, variant["recipes"]) if variant["recipes"] else {} for cell in cells]
-    texts = {in_words({**recipe, **variant["train"]}) for recipe in changed}
+    texts = {in_words({**recipe, **flat(variant["train"])}) for recipe in changed}
     text = texts.pop()
     return text if text and not texts and len(text) <= LONGEST_CHANGE else row.variant
 

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from kdcore import catalog
+from kdcore.matrix import train_images
 from kdcore.matrix.cell import BASE
 from kdcore.matrix.train_card import is_measured
 from kdcore.results.entry import Entry
@@ -55,6 +56,14 @@ class _Cell(Provenance):
     val_top1: float | None = None
     top1_ema: float | None = None
     per_class: int | None = None
+    share: float | None = None
+    long_tail: float | None = None
+    label_noise: str | None = None
+    images: int | None = None
+    grouped_by: str | None = None
+    head_top1: float | None = None
+    medium_top1: float | None = None
+    tail_top1: float | None = None
     evaluate_every: int | None = None
     epochs: int
     weights_sha256: str
@@ -221,7 +230,10 @@ def _entry(card: Card, pair: str, row: Row, evaluation: Evaluation | None, publi
     other_epochs = sorted({cell["epochs"] for cell in held.values()} - {card["epochs"]})
     used, said = ({_part(one.get("per_class"), evaluation) for one in some} for some in (held.values(), [card]))
     images = (f"{count} training images of each class" if count else "all training images" for count in used - said)
-    budget = (*(f"{count} epochs" for count in other_epochs), *sorted(images), several_views(row.method))
+    regime = train_images.in_words(card)
+    others = sorted({train_images.in_words(one) for one in held.values()} - {regime})
+    data = (other or f"without {regime}" for other in others)
+    budget = (*(f"{count} epochs" for count in other_epochs), *sorted(images), *data, several_views(row.method))
     return Entry(pair, row, accuracies, declared, missing, figure=figure, budget=tuple(filter(None, budget)))
 
 

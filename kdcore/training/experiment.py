@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from kdcore import checkpoints
-from kdcore.data import storage
+from kdcore.data import regimes, storage
 from kdcore.data.dataset import Dataset
 from kdcore.matrix import side_by_side
 from kdcore.matrix.code import Code, check_code
@@ -120,7 +120,8 @@ class _Inputs:
         device.use_threads(card["train"].get("threads"))
         if not measured_on(card):
             raise UserError(f"{card_file}: test: false needs validation, or nothing is measured; set validation: 0.1")
-        dataset, where = loop.seen_by(card, storage.load(DATA / card["data"])), device.choose()
+        dataset = regimes.applied(loop.seen_by(card, storage.load(DATA / card["data"])), card)
+        where = device.choose()
         files, teacher = [DATA / card["data"] / storage.MANIFEST], None
         if card.get("teacher"):
             if teacher_weights is None:

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kdcore.matrix import data_section
+from kdcore.matrix import data_section, train_images
 from kdcore.matrix.card_files import CARDS
 from kdcore.matrix.cell import BASE
 from kdcore.matrix.code import Card
@@ -44,7 +44,7 @@ def check(cards: dict[str, Card]) -> None:
         if name.startswith("evaluate/")
         for key, one in card.get("networks", {}).items()
     }
-    partial = [card for card in cards.values() if "validation" in card or "per_class" in card.get("train", {})]
+    partial = [card for card in cards.values() if "validation" in card or _is_of_part(card.get("train", {}))]
     if not (adopted or regional or partial):
         return
     dataset = _stored(cards["data"])
@@ -88,7 +88,7 @@ def is_of_earlier_plan(folder: Path) -> bool:
 
 def _check_classes(section: Card, dataset: "Dataset | None", cards: list[Card]) -> None:
     """Refuse cards that take more training images than a class has, as far as it is known how many that are."""
-    from kdcore.data import subsets
+    from kdcore.data import regimes, subsets
 
     known = data_section.images_per_class(section)
     counts = {} if known is None else {"every class": known}
@@ -96,9 +96,16 @@ def _check_classes(section: Card, dataset: "Dataset | None", cards: list[Card]) 
         counts = subsets.counts(dataset)
     for card in cards:
         part = subsets.part_of(card)
-        if card.get("variant", BASE) != BASE:
-            part["key"] += f" of variant {card['variant']}"
+        of = f" of variant {card['variant']}" if card.get("variant", BASE) != BASE else ""
+        part["key"] += of
         subsets.check(counts, **part)
+        if counts:
+            regimes.check(counts, card, of=of)
+
+
+def _is_of_part(train: Card) -> bool:
+    """Whether training settings ask for some of the training images, or for other labels."""
+    return "per_class" in train or train_images.is_set(train)
 
 
 def _is_here(card: Card) -> bool:

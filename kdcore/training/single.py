@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kdcore import catalog, checkpoints
-from kdcore.data import sources, storage, subsets
+from kdcore.data import regimes, sources, storage, subsets
 from kdcore.data.dataset import Dataset
 from kdcore.data.storage import MANIFEST
 from kdcore.matrix import data_section, listed_teachers, networks_section, params
@@ -237,6 +237,7 @@ def check_inputs(
     """
     found = storage.load(DATA / made["data"])
     subsets.check(subsets.counts(found), **subsets.part_of(made))
+    regimes.check(subsets.counts(found), made)
     if weights is None:
         return None
     name = made["pair"].partition("-")[0]

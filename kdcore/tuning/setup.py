@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from kdcore.data import storage, subsets
+from kdcore.data import regimes, storage, subsets
 from kdcore.matrix import networks_section, params, tune_section
 from kdcore.matrix.card_files import CARDS
 from kdcore.matrix.cards import cell_card, resolve_recipes
@@ -150,6 +150,7 @@ class Setup:
             try:
                 counts = subsets.counts(storage.load(folder))
                 subsets.check(counts, validation=self.validation, per_class=per_class, key=key)
+                regimes.check(counts, card)
             except UserError as error:
                 if self.matrix.data.validation is not None:
                     raise

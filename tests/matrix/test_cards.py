@@ -413,6 +413,9 @@ class TestNamedTeachers:
 @pytest.mark.parametrize(("changes", "said"), [
     ({}, "trained here, 36 epochs"),
     ({"per_class": 5}, "trained here, 36 epochs, 5 images of each class"),
+    ({"share": 0.1, "label_noise": {"kind": "pairflip", "rate": 0.4, "seed": 3}},
+     "trained here, 36 epochs, a share of 0.1 of the training images of each class, "
+     "label noise (pairflip 0.4, seed 3)"),
     ({"augmentation": "none"}, "trained here, 36 epochs, without augmentation"),
 ])  # fmt: skip
 def test_tables_say_how_a_teacher_was_trained(changes, said):
@@ -518,7 +521,12 @@ def test_a_published_teacher_that_may_be_trained_here_has_it_too():
     assert made["teacher/wrn_16_2"]["validation"] == 0.25
 
 
-@pytest.mark.parametrize(("setting", "default"), [({"per_class": 5}, None), ({"augmentation": "none"}, "standard")])
+NOISE = {"kind": "symmetric", "rate": 0.4, "seed": 0}
+REGIMES = [{"share": 0.5}, {"long_tail": 10}, {"label_noise": NOISE}]
+
+
+@pytest.mark.parametrize(("setting", "default"), [({"per_class": 5}, None), ({"augmentation": "none"}, "standard"),
+                                                  *((regime, None) for regime in REGIMES)])  # fmt: skip
 def test_settings_of_training_images_are_in_cards_where_they_are_set(setting, default):
     ((key, value),) = setting.items()
     made = cards(train=train(**setting))
@@ -533,6 +541,36 @@ def test_settings_of_training_images_are_in_cards_where_they_are_set(setting, de
     teachers = yamlfile.read(ROOT / "params.yaml")["teachers"]
     teachers["resnet20"] = {"source": "train", "train": {**teachers["resnet20"]["train"], **setting}}
     assert "teacher/resnet20" in changed(shipped(), cards(teachers=teachers))
+
+
+@pytest.mark.parametrize("regime", REGIMES)
+def test_the_code_of_a_regime_counts_only_where_there_is_one(regime):
+    """Cells without one, and teachers, keep their fingerprints whatever becomes of it."""
+    made = cards(train=train(**regime))
+    cells = {name for name in made if name.startswith(("train/", "baseline/"))}
+    assert {name for name, card in made.items() if "images" in card.get("code", {})} == cells
+    for name in cells:
+        assert {key: value for key, value in made[name]["code"].items() if key != "images"} == shipped()[name]["code"]
+    assert "kdcore.data.regimes" not in closure("kdcore.training.lockstep")
+    teachers = yamlfile.read(ROOT / "params.yaml")["teachers"]
+    teachers["resnet20"] = {"source": "train", "train": {**teachers["resnet20"]["train"], **regime}}
+    of_teacher = cards(teachers=teachers)["teacher/resnet20"]["code"]
+    assert of_teacher["images"] == made[next(iter(cells))]["code"]["images"]
+
+
+@pytest.mark.parametrize("regime", REGIMES)
+def test_a_variant_with_a_regime_has_cells_of_its_own_alone(regime):
+    made = cards(variants={"base": {}, "other": {"train": regime}})
+    new = {name for name in changed(shipped(), made) if name.startswith(("train/", "baseline/"))}
+    assert new == {name for name in made if name.endswith("-other-0") and not name.startswith("sources/")}
+    ((key, value),) = regime.items()
+    assert {made[name]["train"].get(key) == value for name in new} == {True}
+    assert made["tables"]["settings"] == {key: None}
+
+
+def test_noise_with_the_seed_that_it_has_anyway_is_the_same():
+    short = {key: value for key, value in NOISE.items() if key != "seed"}
+    assert cards(train=train(label_noise=short)) == cards(train=train(label_noise=NOISE))
 
 
 def test_tables_know_the_exceptions_that_a_cell_has():

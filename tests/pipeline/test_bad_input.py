@@ -998,6 +998,13 @@ def test_a_check_refuses_regions_of_networks_that_have_none(project, refused, ca
     ({"train__per_class": 21}, "train.per_class: 21: {who} has 20 training images; lower it to 20"),
     ({"train__per_class": 19, "data__validation": 0.1}, "train.per_class: 19: {who} has 18 training images beside"),
     ({"teachers__resnet20__train__per_class": 21}, "teachers.resnet20.train.per_class: 21: {who} has 20"),
+    ({"train__long_tail": 21}, "train.long_tail: 21: the last class gets 21 times fewer images than the smallest "
+                               "({who}) has, 20, and so none; lower it to 20 or less"),
+    ({"teachers__resnet20__train__long_tail": 21}, "teachers.resnet20.train.long_tail: 21: the last class gets"),
+    ({"variants": {"base": {}, "lt": {"train": {"long_tail": 19}}}, "data__validation": 0.1},
+     "train.long_tail of variant lt: 19: the last class gets 19 times fewer images than the smallest ({who}) has, 18"),
+    ({"train__label_noise": {"kind": "symmetric", "rate": 0.02}}, "train.label_noise: rate 0.02: changes no label, for "
+                                                                  "no class has more than 20 images that are used"),
 ])  # fmt: skip
 def test_a_check_refuses_more_training_images_than_there_are(project, refused, is_stored, change, message):
     """Where the data set is stored, and where its section tells how many images it has."""

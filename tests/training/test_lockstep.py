@@ -101,7 +101,8 @@ def test_only_cells_that_need_the_teachers_maps_go_together(method, together):
 
 
 @pytest.mark.parametrize("settings", [{"batch_size": 8}, {"epochs": 3}, {"precision": "bfloat16"},
-                                      {"per_class": 3}, {"augmentation": "none"}])  # fmt: skip
+                                      {"per_class": 3}, {"augmentation": "none"}, {"share": 0.5}, {"long_tail": 2},
+                                      {"label_noise": {"kind": "symmetric", "rate": 0.5}}])  # fmt: skip
 def test_cells_of_other_settings_go_apart(settings):
     assert side_by_side.kind(cell("at")) == side_by_side.kind(cell("crd"))
     assert side_by_side.kind(cell("at")) != side_by_side.kind(cell("crd", changed(SETTINGS, **settings)))
