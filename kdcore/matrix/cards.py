@@ -203,10 +203,11 @@ def missing_here(params: Params, known_teachers: dict[str, Any], root: Path = RO
         root: the folder that holds the sources of kdcore.
     """
     known, code = KnownTeachers.of(known_teachers), Code(root, networks_section.described(params))
-    makers: list[Callable[[], object]] = [partial(_data_card, params, code)] + [
-        partial(teacher_card, name, teacher, params, known, code) for name, teacher in params.teachers.items()
+    makers: list[Callable[[], object]] = [
+        partial(_data_card, params, code),
+        *(partial(teacher_card, name, teacher, params, known, code) for name, teacher in params.teachers.items()),
+        partial(robustness_section.check_there, params),
     ]
-    makers.append(partial(robustness_section.check_there, params))
     problems = []
     for make in makers:
         try:

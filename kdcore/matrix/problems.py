@@ -17,7 +17,9 @@ TAGS = ("int", "str", OWN, *KNOWN, WORD, MAPPING)
 """What pydantic puts into the path of a problem beside keys: the member of a union that it tried."""
 DATA_OPTIONS = MappingProxyType({"name": "--dataset", "source": "--source", "image_size": "--image-size"})
 """Key of section data -> its option, for commands that measure."""
-NEWER = {"robustness": "is missing, for the file is older than this key; add the line 'robustness: []', which measures none"}
+NEWER = {
+    "robustness": "is missing, for the file is older than this key; add the line 'robustness: []', which measures none"
+}
 """Keys that dvc.yaml asks for and older files lack -> what to do."""
 MOST_PROBLEMS = 20
 """The most problems that one message lists."""

@@ -58,8 +58,8 @@ class Robustness(Section):
         name = getattr(self, "data").name  # noqa: B009 - `Params` has it, which is made from this class
         if CIFAR100_C in self.robustness and name != "cifar100":
             raise ValueError(
-                f"robustness: {CIFAR100_C} holds corrupted test images of cifar100, and data.name is {name}; remove it, "
-                f"or name {OURS}, which are made here for any data set"
+                f"robustness: {CIFAR100_C} holds corrupted test images of cifar100, and data.name is {name}; remove "
+                f"it, or name {OURS}, which are made here for any data set"
             )
         return self
 
@@ -94,7 +94,7 @@ def cards(params: "Params", evaluations: dict[str, Card], code: Code) -> dict[st
 
 
 def check_there(params: "Params", file: str = "params.yaml") -> None:
-    """Refuse a copy of CIFAR-100-C that does not exist on this machine; of a set that is not measured, nothing is asked.
+    """Refuse a copy of CIFAR-100-C that does not exist on this machine, if it is needed.
 
     Args:
         params: the matrix.
@@ -108,6 +108,6 @@ def check_there(params: "Params", file: str = "params.yaml") -> None:
         return
     if not os.path.exists(workspace.find(expanded(source))):  # Path.exists() raises errors for long names
         raise UserError(
-            f"{file}: robustness_sources.{CIFAR100_C}: there is no {named(source)}. Allowed: {DOWNLOAD}, or the path of "
-            "CIFAR-100-C.tar or of the folder extracted from it"
+            f"{file}: robustness_sources.{CIFAR100_C}: there is no {named(source)}. Allowed: {DOWNLOAD}, or the path "
+            "of CIFAR-100-C.tar or of the folder extracted from it"
         )
