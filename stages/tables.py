@@ -4,6 +4,7 @@ from pathlib import Path
 
 from kdcore.matrix.card_files import card_path
 from kdcore.results import captions, published
+from kdcore.results.robustness import tables as robustness
 from kdcore.results.rows import Results, read_curves, read_evaluation
 from kdcore.results.write import write_results
 from kdcore.system import yamlfile
@@ -23,7 +24,8 @@ def main() -> None:
         for (pair, folder), evaluation in zip(folders.items(), evaluations, strict=True)
     }
     figures = published.Published.of(yamlfile.read(published.FILE), card["data"])
-    write_results(Results.of(card, evaluations, histories, figures), Path("tables"))
+    results = Results.of(card, evaluations, histories, figures, robustness=robustness.read_all(card))
+    write_results(results, Path("tables"))
 
 
 if __name__ == "__main__":

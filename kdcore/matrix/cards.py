@@ -7,7 +7,7 @@ the card of the tables, which print them.
 """
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from functools import partial
 from itertools import product
@@ -16,7 +16,16 @@ from typing import Any
 
 from kdcore import catalog
 from kdcore.catalog import levels
-from kdcore.matrix import data_section, left_out, networks_section, recipes, selection, train_recipe, tuned
+from kdcore.matrix import (
+    data_section,
+    left_out,
+    networks_section,
+    recipes,
+    robustness_section,
+    selection,
+    train_recipe,
+    tuned,
+)
 from kdcore.matrix.cell import Cell
 from kdcore.matrix.code import Card, Code
 from kdcore.matrix.fingerprint import ROOT
@@ -81,11 +90,12 @@ def make_cards(
             **threads_card(params.train),
             "code": {"evaluation": code.of("kdcore.results.evaluation")},
         }
+    cards |= robustness_section.cards(params, {pair: cards[f"evaluate/{pair}"] for pair in params.pairs}, code)
     cards["tables"] = _tables_card(params, cells, resolved, code)
     cards["tables"]["excluded"] = [cell.name for cell in others if cell not in copies and params.is_declared(cell)]
     if copies:
         cards["tables"]["copies"] = {cell.name: other.name for cell, other in copies.items()}
-    cards["tables"] |= tuned.card(params)
+    cards["tables"] |= {**tuned.card(params), **({"robustness": params.robustness} if params.robustness else {})}
     return {name: _by_value(card) for name, card in cards.items()}
 
 
@@ -194,8 +204,10 @@ def missing_here(params: Params, known_teachers: dict[str, Any], root: Path = RO
         root: the folder that holds the sources of kdcore.
     """
     known, code = KnownTeachers.of(known_teachers), Code(root, networks_section.described(params))
-    makers = [partial(_data_card, params, code)] + [
-        partial(teacher_card, name, teacher, params, known, code) for name, teacher in params.teachers.items()
+    makers: list[Callable[[], object]] = [
+        partial(_data_card, params, code),
+        *(partial(teacher_card, name, teacher, params, known, code) for name, teacher in params.teachers.items()),
+        partial(robustness_section.check_there, params),
     ]
     problems = []
     for make in makers:
@@ -218,6 +230,8 @@ def check_sources(params: Params, file: str = "params.yaml") -> None:
     """
     images = data_section.path(str(params.data.source))
     sources = [] if images is None else [("data.source", path) for path in (images, *links_in(images))]
+    if params.published_copy != robustness_section.DOWNLOAD:
+        sources.append(("robustness_sources", expanded(params.published_copy)))
     for name, teacher in params.teachers.items():
         if teacher.source not in ("train", "published") and "://" not in teacher.source:
             sources.append((f"teachers.{name}.source", expanded(teacher.source)))

@@ -25,6 +25,7 @@ from kdcore.matrix.networks_section import NamedNetwork
 from kdcore.matrix.networks_section import check_name as check_network_name
 from kdcore.matrix.problems import DATA_OPTIONS, describe, explained
 from kdcore.matrix.recipes import overridden
+from kdcore.matrix.robustness_section import Robustness
 from kdcore.matrix.section import Mean, Section, Std, Text
 from kdcore.matrix.selector import Scale, Selector, check_pair
 from kdcore.matrix.train_card import cell_settings
@@ -181,7 +182,7 @@ class TableOptions(Section):
     """
 
 
-class Params(Section):
+class Params(Robustness):
     """All of params.yaml. The matrix is pairs x methods x scales x stand x variants x seeds and pairs x baselines x
     variants x seeds.
     """

@@ -17,6 +17,10 @@ TAGS = ("int", "str", OWN, *KNOWN, WORD, MAPPING)
 """What pydantic puts into the path of a problem beside keys: the member of a union that it tried."""
 DATA_OPTIONS = MappingProxyType({"name": "--dataset", "source": "--source", "image_size": "--image-size"})
 """Key of section data -> its option, for commands that measure."""
+NEWER = {
+    "robustness": "is missing, for the file is older than this key; add the line 'robustness: []', which measures none"
+}
+"""Keys that dvc.yaml asks for and older files lack -> what to do."""
 MOST_PROBLEMS = 20
 """The most problems that one message lists."""
 
@@ -118,7 +122,7 @@ def describe(problem: Any, where: str) -> str:
         hint = suggest(problem["loc"][-1], known, 2) or f" It may be {', '.join(known)}." if known else ""
         message = f"unknown key; remove it or correct its name{hint and '.' + hint}"
     elif problem["type"] == "missing":
-        message = "is missing; give it a value"
+        message = NEWER.get(key, "is missing; give it a value")
     elif problem["type"] in ("dict_type", "model_type"):
         message = f"{shown(problem['input'])}: must be keys and values (key: value)"
     elif problem["type"] == "list_type":

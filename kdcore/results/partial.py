@@ -7,6 +7,7 @@ teacher has made it stale.
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -20,6 +21,7 @@ from kdcore.matrix.card_files import CARDS
 from kdcore.matrix.cell import RUNS
 from kdcore.results import captions, evaluation, published
 from kdcore.results.evaluation import DIGITS
+from kdcore.results.robustness import stored
 from kdcore.results.rows import METRICS, Card, Evaluation, Results, read_evaluation
 from kdcore.system import validated, yamlfile
 from kdcore.system.errors import UserError
@@ -113,7 +115,7 @@ def collect() -> Halfway:
             evaluations.append(measured)
             unfinished += still
     figures = published.Published.of(yamlfile.read(published.FILE), card["data"])
-    results = Results.of(card, evaluations, histories, figures, _timings(evaluations))
+    results = Results.of(card, evaluations, histories, figures, _timings(evaluations), robustness=_robustness(card))
     return Halfway(results, cells, [one for one in unfinished if one is not None])
 
 
@@ -147,6 +149,18 @@ def _pair_so_far(
     cells = [{**_own_cost(cell, card, summary["student"]), **cell} for cell in cells]
     together = pd.concat(histories[1:] or histories, ignore_index=True)
     return {**summary, "cells": cells}, together, unfinished
+
+
+def _robustness(card: Card) -> dict[str, dict[str, Any]]:
+    """Read what was measured on corrupted images so far, set -> pair -> measurement."""
+    found: dict[str, dict[str, Any]] = {name: {} for name in card.get("robustness", ())}
+    for name, pair in product(found, card["pairs"]):
+        folder = stored.folder(name, pair)
+        try:
+            found[name] |= {pair: stored.read(folder)} if (folder / stored.FILE).is_file() else {}
+        except UserError as error:
+            _warn(error)
+    return found
 
 
 def _evaluated(folder: Path) -> Evaluation:

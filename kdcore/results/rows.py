@@ -98,6 +98,8 @@ class Results:
     """Pair by pair, the rows in their order; a pair has none for a variant that it has no cells of."""
     timings: dict[str, Timing] = field(default_factory=dict)
     """Training times by the names of cells. Stage tables has none: its outputs must be the same on every run."""
+    robustness: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    """Set of corrupted images -> pair -> what was measured (see `kdcore.results.robustness`)."""
 
     @classmethod
     def of(
@@ -107,9 +109,12 @@ class Results:
         histories: dict[str, pd.DataFrame],
         published: Published,
         timings: dict[str, Timing] | None = None,
+        *,
+        robustness: dict[str, dict[str, dict[str, Any]]] | None = None,
     ) -> "Results":
         """Put results together, with the entries that follow from them."""
-        return cls(card, evaluations, histories, published, collect(card, evaluations, published), timings or {})
+        entries = collect(card, evaluations, published)
+        return cls(card, evaluations, histories, published, entries, timings or {}, robustness or {})
 
     def entries_of(self, pair: str) -> list[Entry]:
         """Return the entries of one pair."""

@@ -12,6 +12,7 @@ from kdcore.matrix.cell import BASE
 from kdcore.results import captions
 from kdcore.results.ablation import Ablation, ablations
 from kdcore.results.entry import EXCLUDED, KD, OVER, PLAIN, STUDENT, Entry, Gain
+from kdcore.results.robustness import tables as robustness
 from kdcore.results.row import GROUPS, Card, Row, by_size, common_label, in_words, rows
 from kdcore.results.rows import Results, reasons
 from kdcore.results.typeset import PREVIEW, Table, latex, markdown
@@ -52,7 +53,7 @@ def write(results: Results, folder: Path) -> None:
         (folder / name).write_text(text, encoding="utf-8")
     for name, frame in {data: numbers(results), "cells": cells(results)}.items():
         csvfile.write(folder / f"{name}.csv", frame)
-    write_json(folder / "metrics.json", metrics(results))
+    write_json(folder / "metrics.json", {**metrics(results), **robustness.metrics(results)})
 
 
 def numbers(results: Results) -> pd.DataFrame:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from kdcore.results import dvc_plots, figures, tables
 from kdcore.results.report import page
+from kdcore.results.robustness import tables as robustness
 from kdcore.results.rows import Results
 from kdcore.system.files import whole
 
@@ -14,5 +15,5 @@ from kdcore.system.files import whole
 def write_results(results: Results, folder: Path) -> None:
     """Replace a folder by one with all parts; after an error, the old one is still there."""
     with whole(folder) as aside:
-        for part in (tables, dvc_plots, figures, page):
+        for part in (tables, dvc_plots, figures, robustness, page):
             part.write(results, aside)

@@ -48,7 +48,7 @@ def _clean_downloads() -> Iterator[str]:
     if not _is_fetching():
         size += _remove(extracted)
     elif extracted:
-        kept.append("what a data stage extracted")
+        kept.append("what a stage extracted")
     for lock in sorted(download.FOLDER.glob("*.lock")):
         try:
             with FileLock(lock, timeout=0):
@@ -59,11 +59,11 @@ def _clean_downloads() -> Iterator[str]:
 
 
 def _is_fetching() -> bool:
-    """Say whether a data stage may be at work in this folder; it holds no lock on what it extracts."""
+    """Say whether a stage that extracts archives may be at work in this folder; it holds no lock on them."""
     running = (process.info for process in psutil.process_iter(["cmdline", "cwd"]))
     here = (str(Path.cwd()), None)  # None where the system does not say
     return journal.is_running() or any(
-        "stages.data" in (info["cmdline"] or ()) and info["cwd"] in here for info in running
+        {"stages.data", "stages.robustness"} & {*(info["cmdline"] or ())} and info["cwd"] in here for info in running
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from kdcore.matrix import left_out
 from kdcore.matrix.card_files import CARDS
 from kdcore.matrix.cell import STAGES, TRAININGS
+from kdcore.matrix.robustness_section import CIFAR100_C
 from kdcore.system import yamlfile
 from kdcore.system.errors import UserError
 from kdcore.system.files import read_json
@@ -34,7 +35,7 @@ def is_here(step: str) -> bool:
     if stage == "teacher":
         card = CARDS / "teacher" / f"{name}.yaml"
         return not card.is_file() or yamlfile.read(card)["source"] != "train"
-    return stage in HERE
+    return stage in HERE or (stage == "robustness" and name.endswith(f"-{CIFAR100_C}"))
 
 
 def remarks(step: str, log: Sequence[str]) -> list[str]:

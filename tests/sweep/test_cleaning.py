@@ -130,7 +130,7 @@ def test_what_a_data_stage_reads_now(extraction, elsewhere, tmp_path_factory):
         said = list(cleaning.clean())
         stage.communicate(b"\n")
     assert extraction.exists() != elsewhere
-    assert said[3].endswith("; kept, for they go on now: what a data stage extracted") != elsewhere
+    assert said[3].endswith("; kept, for they go on now: what a stage extracted") != elsewhere
 
 
 def test_what_a_sweep_may_read_elsewhere(extraction):
