@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from kdcore.matrix.card_files import card_path
-from kdcore.results import captions, published
+from kdcore.results import captions, probed, published
 from kdcore.results.rows import Results, read_curves, read_evaluation
 from kdcore.results.write import write_results
 from kdcore.system import yamlfile
@@ -22,8 +22,9 @@ def main() -> None:
         pair: read_curves(folder, evaluation)
         for (pair, folder), evaluation in zip(folders.items(), evaluations, strict=True)
     }
-    figures = published.Published.of(yamlfile.read(published.FILE), card["data"])
-    write_results(Results.of(card, evaluations, histories, figures), Path("tables"))
+    content = yamlfile.read(published.FILE)
+    results = Results.of(card, evaluations, histories, published.Published.of(content, card["data"]))
+    write_results(probed.with_probes(results, Path("evaluations"), content), Path("tables"))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,16 @@ from typing import Any
 
 from kdcore import catalog
 from kdcore.catalog import levels
-from kdcore.matrix import data_section, left_out, networks_section, recipes, selection, train_recipe, tuned
+from kdcore.matrix import (
+    data_section,
+    left_out,
+    networks_section,
+    recipes,
+    selection,
+    train_recipe,
+    transfer_cards,
+    tuned,
+)
 from kdcore.matrix.cell import Cell
 from kdcore.matrix.code import Card, Code
 from kdcore.matrix.fingerprint import ROOT
@@ -80,11 +89,13 @@ def make_cards(
             **threads_card(params.train),
             "code": {"evaluation": code.of("kdcore.results.evaluation")},
         }
+    evaluated = {pair: cards[f"evaluate/{pair}"] for pair in params.pairs}
+    cards |= transfer_cards.cards(params, evaluated, code)
     cards["tables"] = _tables_card(params, cells, resolved, code)
     cards["tables"]["excluded"] = [cell.name for cell in others if cell not in copies and params.is_declared(cell)]
     if copies:
         cards["tables"]["copies"] = {cell.name: other.name for cell, other in copies.items()}
-    cards["tables"] |= tuned.card(params)
+    cards["tables"] |= tuned.card(params) | transfer_cards.tables_card(params)
     return {name: _by_value(card) for name, card in cards.items()}
 
 
@@ -184,7 +195,7 @@ def _check_needs_of_values(resolved: dict[Cell, recipes.Recipe], file: str, desc
 
 
 def missing_here(params: Params, known_teachers: dict[str, Any], root: Path = ROOT) -> list[str]:
-    """List all that keeps this machine from making the cards of the data set and the teachers: a folder or checkpoint
+    """List all that keeps this machine from making the cards of the data sets and the teachers: a folder or checkpoint
     that is not there, or another one than params.yaml says. The message of each names its key.
 
     Args:
@@ -193,8 +204,10 @@ def missing_here(params: Params, known_teachers: dict[str, Any], root: Path = RO
         root: the folder that holds the sources of kdcore.
     """
     known, code = KnownTeachers.of(known_teachers), Code(root, networks_section.described(params))
-    makers = [partial(_data_card, params, code)] + [
-        partial(teacher_card, name, teacher, params, known, code) for name, teacher in params.teachers.items()
+    makers = [
+        partial(_data_card, params, code),
+        *(partial(teacher_card, name, teacher, params, known, code) for name, teacher in params.teachers.items()),
+        *(partial(transfer_cards.target_card, name, params, code) for name in params.transfer),
     ]
     problems = []
     for make in makers:
@@ -215,12 +228,15 @@ def check_sources(params: Params, file: str = "params.yaml") -> None:
     Raises:
         UserError: names the source and the output.
     """
-    images = data_section.path(str(params.data.source))
-    sources = [] if images is None else [("data.source", path) for path in (images, *links_in(images))]
+    named = {"data.source": params.data}
+    named |= {f"targets.{name}.source": params.target(name).data for name in params.transfer}
+    images = {key: data_section.path(str(section.source)) for key, section in named.items()}
+    sources = [(key, path) for key, top in images.items() if top is not None for path in (top, *links_in(top))]
     for name, teacher in params.teachers.items():
         if teacher.source not in ("train", "published") and "://" not in teacher.source:
             sources.append((f"teachers.{name}.source", expanded(teacher.source)))
-    for (key, path), output in product(sources, (*OUTPUTS, f"data/{params.data.name}")):
+    stored = (params.data.name, *params.transfer)
+    for (key, path), output in product(sources, (*OUTPUTS, *(f"data/{name}" for name in stored))):
         source, made = (Path(os.path.realpath(found)) for found in (path, output))  # resolve() fails if links loop
         if source == made or source in made.parents or made in source.parents:
             raise UserError(

@@ -18,7 +18,7 @@ from kdcore import catalog, checkpoints, networks
 from kdcore.data import storage, subsets
 from kdcore.matrix.card_files import CARDS
 from kdcore.matrix.cell import RUNS
-from kdcore.results import captions, evaluation, published
+from kdcore.results import captions, evaluation, probed, published
 from kdcore.results.evaluation import DIGITS
 from kdcore.results.rows import METRICS, Card, Evaluation, Results, read_evaluation
 from kdcore.system import validated, yamlfile
@@ -112,8 +112,10 @@ def collect() -> Halfway:
             measured, histories[pair], still = _pair_so_far(card, pair, identities, teacher)
             evaluations.append(measured)
             unfinished += still
-    figures = published.Published.of(yamlfile.read(published.FILE), card["data"])
+    content = yamlfile.read(published.FILE)
+    figures = published.Published.of(content, card["data"])
     results = Results.of(card, evaluations, histories, figures, _timings(evaluations))
+    results = probed.with_probes(results, EVALUATIONS, content, partial=True)
     return Halfway(results, cells, [one for one in unfinished if one is not None])
 
 

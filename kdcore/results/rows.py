@@ -89,6 +89,8 @@ class Results:
     """Pair by pair, the rows in their order; a pair has none for a variant that it has no cells of."""
     timings: dict[str, Timing] = field(default_factory=dict)
     """Training times by the names of cells. Stage tables has none: its outputs must be the same on every run."""
+    transfer: dict[tuple[str, str], "Results"] = field(default_factory=dict)
+    """Target and protocol -> the results of linear probes (see `kdcore.results.probed`)."""
 
     @classmethod
     def of(
