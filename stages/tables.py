@@ -22,9 +22,9 @@ def main() -> None:
         pair: read_curves(folder, evaluation)
         for (pair, folder), evaluation in zip(folders.items(), evaluations, strict=True)
     }
-    content = yamlfile.read(published.FILE)
-    results = Results.of(card, evaluations, histories, published.Published.of(content, card["data"]))
-    write_results(probed.with_probes(results, Path("evaluations"), content), Path("tables"))
+    figures = published.Published.of(yamlfile.read(published.FILE), card["data"])
+    results = probed.with_probes(Results.of(card, evaluations, histories, figures), Path("evaluations"))
+    write_results(results, Path("tables"))
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ optimiser of hsakd on images as they are, which keeps what the author of DKD say
 """
 UNDESCRIBED = {
     "crd": "its authors do not describe it (HobbitLong/RepDistiller issue 44 has no answer)",
-    "dkd": "its author says that norms are fixed and nothing decays (megvii-research/mdistiller issue 59), which default "
+    "dkd": "its author says that norms are fixed and nothing decays (mdistiller issue 59), which default "
     "keeps to, and no more",
     "catkd": "its code leaves batch norms in training mode, and its settings are not known",
 }

@@ -112,10 +112,9 @@ def collect() -> Halfway:
             measured, histories[pair], still = _pair_so_far(card, pair, identities, teacher)
             evaluations.append(measured)
             unfinished += still
-    content = yamlfile.read(published.FILE)
-    figures = published.Published.of(content, card["data"])
+    figures = published.Published.of(yamlfile.read(published.FILE), card["data"])
     results = Results.of(card, evaluations, histories, figures, _timings(evaluations))
-    results = probed.with_probes(results, EVALUATIONS, content, partial=True)
+    results = probed.with_probes(results, EVALUATIONS, partial=True)
     return Halfway(results, cells, [one for one in unfinished if one is not None])
 
 

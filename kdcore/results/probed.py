@@ -9,10 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from kdcore.results import published
 from kdcore.results.published import Published
 from kdcore.results.row import Card
 from kdcore.results.rows import METRICS, Evaluation, Results
-from kdcore.system import validated
+from kdcore.system import validated, yamlfile
 from kdcore.system.validated import Stored
 
 FOLDER = "transfer"
@@ -52,27 +53,28 @@ class _Probed(Stored):
     cells: list[_Cell]
 
 
-def with_probes(results: Results, folder: Path, published: dict[str, Any], *, partial: bool = False) -> Results:
+def with_probes(results: Results, folder: Path, *, partial: bool = False) -> Results:
     """Add the results of all probes that the card names.
 
     Args:
         results: of the matrix.
         folder: evaluations/.
-        published: content of data/published.yaml, whose section <data>_to_<target's data> has published figures.
         partial: whether pairs may be missing, which are not probed yet.
 
     Raises:
-        UserError: the probes of a pair are missing or damaged.
+        UserError: the probes of a pair, or the published figures, are missing or damaged.
     """
-    found = {}
-    for target, about in results.card.get("transfer", {}).items():
+    if "transfer" not in results.card:
+        return results
+    found, figures = {}, yamlfile.read(published.TRANSFER)
+    for target, about in results.card["transfer"].items():
         files = {pair: folder / FOLDER / target / pair / METRICS for pair in results.card["pairs"]}
         there = {
             pair: validated.read_checked(file, _Probed) for pair, file in files.items() if file.is_file() or not partial
         }
-        figures = Published.of(published, f"{results.card['data']}_to_{about['dataset']}")
+        known = Published.of(figures, f"{results.card['data']}_to_{about['dataset']}", published.TRANSFER)
         for protocol in about["protocols"]:
-            found[target, protocol] = _of_probes(results, about, there, protocol, figures)
+            found[target, protocol] = _of_probes(results, about, there, protocol, known)
     return replace(results, transfer=found)
 
 

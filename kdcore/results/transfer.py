@@ -1,5 +1,7 @@
 """Measure what the frozen features of a pair's networks are worth on another data set, by linear probes."""
 
+import hashlib
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -19,11 +21,15 @@ from kdcore.matrix.cell import RUNS
 from kdcore.matrix.teacher_cards import SEED
 from kdcore.matrix.train_recipe import Augmentation
 from kdcore.results.evaluation import DIGITS, measure
+from kdcore.system import validated
 from kdcore.system.errors import UserError, is_out_of_memory
-from kdcore.system.files import file_sha256
+from kdcore.system.files import file_sha256, write_json
+from kdcore.system.validated import Stored
 from kdcore.training import device as devices
 from kdcore.training import probe, run_folder
 
+PROBES = Path("scratch/probes")
+"""Keeps what earlier runs have measured, so that one more cell or protocol, or a kill, repeats no probe."""
 PADDING = 4
 """Width of the black border from which padded crops are taken, in pixels."""
 Card = dict[str, Any]
@@ -40,10 +46,11 @@ class Subject:
     """ "teacher" or "student"."""
     weights: Path
     seed: int
+    network_name: str
 
 
 def probe_pair(
-    card: Card, dataset: Dataset, target: Dataset, teacher_weights: Path, device: torch.device
+    card: Card, dataset: Dataset, target: Dataset, teacher_weights: Path, device: torch.device, *, identity: str = ""
 ) -> dict[str, Any]:
     """Probe the teacher and every cell of a pair on a target, by every protocol of the card.
 
@@ -53,6 +60,7 @@ def probe_pair(
         target: the data set of the probes.
         teacher_weights: the teacher's checkpoint.
         device: where to compute.
+        identity: changes with the target's images; "" keeps no probe for later runs.
 
     Returns:
         The pair, the target, its numbers of classes and images, and the side of the images that networks saw. Of the
@@ -66,7 +74,7 @@ def probe_pair(
     devices.prepare_torch(device)
     if len(np.unique(target.train.labels)) < 2:
         raise UserError(f"target {card['target']}: holds one class; a probe needs at least two to tell apart")
-    seen = _Seen(card, dataset, target, device)
+    seen = _Seen(card, dataset, target, device, identity)
     restored = partial(
         checkpoints.restore,
         num_classes=len(dataset.classes),
@@ -84,17 +92,30 @@ def probe_pair(
         "train_images": len(target.train.labels),
         "test_images": len(target.test.labels),
         "image_size": seen.size,
-        "teacher": _probes(card, seen, Subject(teacher_name, teacher, "teacher", teacher_weights, SEED)),
+        "teacher": _probes(
+            card,
+            seen,
+            Subject(teacher_name, teacher, "teacher", teacher_weights, SEED, card.get("teacher", teacher_name)),
+        ),
         "cells": [],
     }
-    for identity in card["cells"]:
-        folder = RUNS / card["pair"] / identity["name"]
-        run_folder.read(folder, {**identity, **validation})
+    for cell in card["cells"]:
+        folder = RUNS / card["pair"] / cell["name"]
+        run_folder.read(folder, {**cell, **validation})
         weights = folder / run_folder.WEIGHTS
         student = restored(student_name, path=weights)
-        probes = _probes(card, seen, Subject(identity["name"], student, "student", weights, identity["seed"]))
-        summary["cells"].append({**identity, "probes": probes, "weights_sha256": file_sha256(weights)})
+        subject = Subject(cell["name"], student, "student", weights, cell["seed"], student_name)
+        probes = _probes(card, seen, subject)
+        summary["cells"].append({**cell, "probes": probes, "weights_sha256": file_sha256(weights)})
     return summary
+
+
+class Kept(Stored):
+    """What `PROBES` keeps of a probe."""
+
+    top1: float
+    top1_best: float
+    top5: float
 
 
 class _Seen:
@@ -105,10 +126,11 @@ class _Seen:
         dataset: the data set that the networks were trained on.
         target: the data set of the probes.
         device: where to compute.
+        identity: changes with the target's images.
     """
 
-    def __init__(self, card: Card, dataset: Dataset, target: Dataset, device: torch.device) -> None:
-        self.dataset, self.target, self.device = dataset, target, device
+    def __init__(self, card: Card, dataset: Dataset, target: Dataset, device: torch.device, identity: str) -> None:
+        self.dataset, self.target, self.device, self.identity = dataset, target, device, identity
         self.size: int = card.get("image_size", dataset.image_size)
         self.resized = cache(self._resized)
         self.feed = cache(self._feed)
@@ -136,6 +158,11 @@ class _Seen:
     def labels(self, split: str) -> Tensor:
         """Return the labels (N,) of a split on the device."""
         return torch.from_numpy(getattr(self.target, split).labels).to(self.device)
+
+    def about(self, protocol: Card) -> Any:
+        """Return what determines the features of a network, beside its weights and the protocol's views, as JSON."""
+        computed_in = self.device.type, torch.get_num_threads(), torch.__version__
+        return [self.identity, self.size, self.dataset.stem, *_normalisation(self.of(protocol)), *computed_in]
 
     def drawn(self, protocol: Card) -> Feed:
         """Return what draws the views of a protocol's training images; it is made once."""
@@ -175,9 +202,7 @@ def _probes(card: Card, seen: _Seen, subject: Subject) -> dict[str, dict[str, fl
         with torch.no_grad():
             return torch.cat([_pooled(subject, batch) for batch in images])
 
-    classes = len(seen.target.classes)
-    found = {}
-    for name, protocol in card["protocols"].items():
+    def measured(name: str, protocol: Card, lr: float) -> dict[str, float]:
         by = _normalisation(seen.of(protocol))
         test = features("test", *by), seen.labels("test")
         if protocol["views"] == "plain":
@@ -185,22 +210,43 @@ def _probes(card: Card, seen: _Seen, subject: Subject) -> dict[str, dict[str, fl
             batches = probe.kept(features("train", *by), seen.labels("train"), size=size, seed=subject.seed)
         else:
             batches = _fresh(subject, seen.drawn(protocol), protocol["batch_size"])
-        is_slow = subject.role in card["slow"]
         trained = probe.train(
             batches,
             test,
             width=test[0].shape[1],
-            classes=classes,
+            classes=len(seen.target.classes),
             protocol=protocol,
-            lr=protocol.get("slow_lr", protocol["lr"]) if is_slow else protocol["lr"],
+            lr=lr,
             seed=subject.seed,
             name=f"{subject.name} on {card['target']}, protocol {name}",
         )
         with torch.no_grad():
             metrics = measure(trained.layer(test[0]), test[1])
         best = round(max(trained.history), DIGITS)
-        found[name] = {"top1": metrics["top1"], "top1_best": best, "top5": metrics["top5"]}
+        return {"top1": metrics["top1"], "top1_best": best, "top5": metrics["top5"]}
+
+    found = {}
+    for name, protocol in card["protocols"].items():
+        is_slow = subject.role in card["slow"]
+        lr = protocol.get("slow_lr", protocol["lr"]) if is_slow else protocol["lr"]
+        about = [protocol, lr, seen.about(protocol), subject.network_name, subject.seed, file_sha256(subject.weights)]
+        keep = [*about, card.get("networks"), card.get("code")] if seen.identity else None
+        found[name] = _once(keep, partial(measured, name, protocol, lr))
     return found
+
+
+def _once(about: Any, make: Callable[[], dict[str, float]]) -> dict[str, float]:
+    """Return what an earlier run has measured under all that determines it; else measure and keep it."""
+    if about is None:
+        return make()
+    file = PROBES / f"{hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:32]}.json"
+    try:
+        return validated.read_checked(file, Kept)
+    except UserError:  # there is none, or a damaged one
+        found = make()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(file, found)
+        return found
 
 
 def _fresh(subject: Subject, feed: Feed, size: int) -> Callable[[int], Iterator[tuple[Tensor, Tensor]]]:

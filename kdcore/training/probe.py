@@ -101,7 +101,7 @@ def train(
 def _layer(width: int, classes: int, start: str, seed: int) -> nn.Linear:
     """Make the layer, with first weights that depend on the seed alone."""
     generator = torch.Generator().manual_seed(seed)
-    layer = nn.utils.skip_init(nn.Linear, width, classes)
+    layer = nn.Linear(width, classes)
     with torch.no_grad():
         if start == "normal":
             layer.weight.normal_(0.0, NORMAL, generator=generator)
