@@ -84,7 +84,9 @@ def probe_pair(
     )
     validation = {"validation": card["validation"]} if "validation" in card else {}
     teacher_name, student_name = card["pair"].split("-")
-    teacher = restored(card.get("teacher", teacher_name), path=teacher_weights)
+    teacher_network = card.get("teacher", teacher_name)
+    teacher = restored(teacher_network, path=teacher_weights)
+    subject = Subject(teacher_name, teacher, "teacher", teacher_weights, SEED, teacher_network)
     summary = {
         "pair": card["pair"],
         "target": card["target"],
@@ -92,11 +94,7 @@ def probe_pair(
         "train_images": len(target.train.labels),
         "test_images": len(target.test.labels),
         "image_size": seen.size,
-        "teacher": _probes(
-            card,
-            seen,
-            Subject(teacher_name, teacher, "teacher", teacher_weights, SEED, card.get("teacher", teacher_name)),
-        ),
+        "teacher": _probes(card, seen, subject),
         "cells": [],
     }
     for cell in card["cells"]:
