@@ -91,9 +91,9 @@ def test_features_that_protocols_share_are_computed_once(datasets, teacher, monk
 def test_a_kept_probe_is_not_repeated(datasets, teacher, monkeypatch):
     first = probed(datasets, teacher, identity="a")
     assert len(list(transfer.PROBES.glob("*.json"))) == 1
-    monkeypatch.setattr(transfer, "_pooled", lambda *_: pytest.fail("computed again"))
-    assert probed(datasets, teacher, identity="a") == first
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(transfer, "_pooled", lambda *_: pytest.fail("computed again"))
+        assert probed(datasets, teacher, identity="a") == first
     for changed in ({"identity": "b"}, {"identity": "a", "image_size": 32}):
         before = len(list(transfer.PROBES.glob("*.json")))
         probed(datasets, teacher, **changed)
@@ -109,11 +109,7 @@ def test_a_damaged_kept_probe_is_measured_again(datasets, teacher):
 
 
 def test_norms_stay_as_they_are(datasets, teacher, monkeypatch):
-    networks_seen = []
-    probes = transfer._probes
-    monkeypatch.setattr(
-        transfer, "_probes", lambda c, s, subject: networks_seen.append(subject.network) or probes(c, s, subject)
-    )
+    calls = recorded(monkeypatch, transfer, "_probes")
     probed(datasets, teacher, *protocols.PROTOCOLS)
     fresh = networks.create("resnet8", 10)
     checkpoints.load(teacher, fresh)
