@@ -139,4 +139,4 @@ def _by(settings: Card) -> str:
 
 def title(target: str, protocol: str) -> str:
     """Name a probe's table."""
-    return f"transfer to {target}, protocol {protocol}: top-1 (%) of linear probes of the networks below"
+    return f"transfer to {target}, protocol {protocol}: top-1 (%) of linear probes on their features"

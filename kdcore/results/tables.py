@@ -92,7 +92,8 @@ def numbers(results: Results) -> pd.DataFrame:
 
 
 def _numbers_of_probe(target: str, protocol: str, results: Results) -> pd.DataFrame:
-    return numbers(results).assign(target=target, protocol=protocol)
+    frame = numbers(results)
+    return pd.DataFrame({"target": target, "protocol": protocol, **frame.to_dict("series")}, index=frame.index)
 
 
 def _gain_columns(entry: Entry) -> dict[str, Any]:

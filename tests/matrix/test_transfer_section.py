@@ -2,8 +2,9 @@
 
 import pytest
 
-from kdcore.matrix import params, protocols, transfer_cards
+from kdcore.matrix import params, protocols
 from kdcore.matrix.cards import check_sources, make_cards
+from kdcore.matrix.check import check
 from kdcore.system import yamlfile
 from kdcore.system.errors import UserError
 from tests.conftest import ROOT
@@ -64,7 +65,7 @@ def test_bad_values_are_explained(load, changes, message):
 def test_an_older_params_file_is_told_what_to_write(tmp_path):
     yamlfile.write(tmp_path / "old.yaml", {key: value for key, value in CONTENT.items() if key != "transfer"})
     with pytest.raises(UserError, match=r"old.yaml: transfer: is missing; write 'transfer: \[\]', or name"):
-        transfer_cards.check_key(params.load(tmp_path / "old.yaml"), "old.yaml")
+        check(str(tmp_path / "old.yaml"), recipes=RECIPES, known_teachers=TEACHERS)
 
 
 def test_nothing_stands_in_cards_without_targets(load):

@@ -50,7 +50,7 @@ def template(tmp_path_factory):
     Its lists of recipes and teachers are short, and its cards few, for they are read hundreds of times.
     """
     folder = tmp_path_factory.mktemp("template") / "project"
-    for name in ("params.yaml", "data/published.yaml", "presets/quick.yaml"):
+    for name in ("params.yaml", "data/published.yaml", "data/published_transfer.yaml", "presets/quick.yaml"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / name, folder / name)
     recipes, teachers = (yamlfile.read(ROOT / f"data/{name}.yaml") for name in ("recipes", "teachers"))
