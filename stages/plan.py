@@ -18,7 +18,8 @@ def main(*arguments: str) -> None:
     """Write the cards of params.yaml, or check other files."""
     if arguments and (arguments[0] != "--check" or len(arguments) == 1):
         raise UserError(f"usage: python -m stages.plan [--check FILE...]; given: {shown(' '.join(arguments))}")
-    published.check(yamlfile.read(published.FILE))
+    for figures in (published.FILE, published.TRANSFER):
+        published.check(yamlfile.read(figures), figures)
     recipes, known = yamlfile.read("data/recipes.yaml"), yamlfile.read("data/teachers.yaml", bounded=True)
     for file in arguments[1:]:
         checked = check(file, recipes=recipes, known_teachers=known)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from kdcore.matrix.card_files import card_path
-from kdcore.results import captions, published
+from kdcore.results import captions, probed, published
 from kdcore.results.robustness import tables as robustness
 from kdcore.results.rows import Results, read_curves, read_evaluation
 from kdcore.results.write import write_results
@@ -25,6 +25,7 @@ def main() -> None:
     }
     figures = published.Published.of(yamlfile.read(published.FILE), card["data"])
     results = Results.of(card, evaluations, histories, figures, robustness=robustness.read_all(card))
+    results = probed.with_probes(results, Path("evaluations"))
     write_results(results, Path("tables"))
 
 

@@ -24,6 +24,7 @@ from kdcore.matrix import (
     robustness_section,
     selection,
     train_recipe,
+    transfer_cards,
     tuned,
 )
 from kdcore.matrix.cell import Cell
@@ -90,12 +91,14 @@ def make_cards(
             **threads_card(params.train),
             "code": {"evaluation": code.of("kdcore.results.evaluation")},
         }
-    cards |= robustness_section.cards(params, {pair: cards[f"evaluate/{pair}"] for pair in params.pairs}, code)
+    evaluated = {pair: cards[f"evaluate/{pair}"] for pair in params.pairs}
+    cards |= robustness_section.cards(params, evaluated, code) | transfer_cards.cards(params, evaluated, code)
     cards["tables"] = _tables_card(params, cells, resolved, code)
     cards["tables"]["excluded"] = [cell.name for cell in others if cell not in copies and params.is_declared(cell)]
     if copies:
         cards["tables"]["copies"] = {cell.name: other.name for cell, other in copies.items()}
-    cards["tables"] |= {**tuned.card(params), **({"robustness": params.robustness} if params.robustness else {})}
+    cards["tables"] |= tuned.card(params) | transfer_cards.tables_card(params)
+    cards["tables"] |= {"robustness": params.robustness} if params.robustness else {}
     return {name: _by_value(card) for name, card in cards.items()}
 
 
@@ -195,7 +198,7 @@ def _check_needs_of_values(resolved: dict[Cell, recipes.Recipe], file: str, desc
 
 
 def missing_here(params: Params, known_teachers: dict[str, Any], root: Path = ROOT) -> list[str]:
-    """List all that keeps this machine from making the cards of the data set and the teachers: a folder or checkpoint
+    """List all that keeps this machine from making the cards of the data sets and the teachers: a folder or checkpoint
     that is not there, or another one than params.yaml says. The message of each names its key.
 
     Args:
@@ -207,6 +210,7 @@ def missing_here(params: Params, known_teachers: dict[str, Any], root: Path = RO
     makers: list[Callable[[], object]] = [
         partial(_data_card, params, code),
         *(partial(teacher_card, name, teacher, params, known, code) for name, teacher in params.teachers.items()),
+        *(partial(transfer_cards.target_card, name, params, code) for name in params.transfer),
         partial(robustness_section.check_there, params),
     ]
     problems = []
@@ -228,14 +232,17 @@ def check_sources(params: Params, file: str = "params.yaml") -> None:
     Raises:
         UserError: names the source and the output.
     """
-    images = data_section.path(str(params.data.source))
-    sources = [] if images is None else [("data.source", path) for path in (images, *links_in(images))]
+    named = {"data.source": params.data}
+    named |= {f"targets.{name}.source": params.target(name).data for name in params.transfer}
+    images = {key: data_section.path(str(section.source)) for key, section in named.items()}
+    sources = [(key, path) for key, top in images.items() if top is not None for path in (top, *links_in(top))]
     if params.published_copy != robustness_section.DOWNLOAD:
         sources.append(("robustness_sources", expanded(params.published_copy)))
     for name, teacher in params.teachers.items():
         if teacher.source not in ("train", "published") and "://" not in teacher.source:
             sources.append((f"teachers.{name}.source", expanded(teacher.source)))
-    for (key, path), output in product(sources, (*OUTPUTS, f"data/{params.data.name}")):
+    stored = (params.data.name, *params.transfer)
+    for (key, path), output in product(sources, (*OUTPUTS, *(f"data/{name}" for name in stored))):
         source, made = (Path(os.path.realpath(found)) for found in (path, output))  # resolve() fails if links loop
         if source == made or source in made.parents or made in source.parents:
             raise UserError(

@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from kdcore.matrix import idle, networks_section, params, selection
+from kdcore.matrix import idle, networks_section, params, selection, transfer_cards
 from kdcore.matrix.cards import check_sources, make_cards, missing_here, resolve_recipes
 from kdcore.matrix.code import Card
 from kdcore.matrix.teacher_cards import check_teachers
@@ -36,6 +36,7 @@ def check(file: str, *, recipes: dict[str, Any], known_teachers: dict[str, Any])
         UserError: a value is wrong; or the file is the project's, and this machine lacks what it needs.
     """
     matrix = params.load(file)
+    transfer_cards.check_key(matrix, file)
     check_teachers(matrix, known_teachers, file)
     check_sources(matrix, file)
     cells = resolve_recipes(matrix, recipes, file)

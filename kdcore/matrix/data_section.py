@@ -119,6 +119,14 @@ class TinyImagenet(Source):
     """Whether to take the classes and images that are there; if not, an incomplete data set is refused."""
 
 
+class Stl10(Source):
+    """STL-10: 96 x 96 pixels, 10 classes; its images without classes are left out."""
+
+    name: Literal["stl10"]
+    source: Text
+    """ "download", or the path of the archive or of the extracted folder."""
+
+
 class Cub200(Source):
     """CUB-200-2011: birds, 224 x 224 pixels, 200 classes."""
 
@@ -199,6 +207,7 @@ KNOWN = {
     "cub200": Cub200,
     "digits": Digits,
     "imagenet": Imagenet,
+    "stl10": Stl10,
     "tiny_imagenet": TinyImagenet,
 }
 OWN = "own"
@@ -208,6 +217,7 @@ SOURCES = {
     "cub200": _COPY,
     "digits": "embedded",
     "imagenet": "the path of a folder with train/<class>/ and val/<class>/",
+    "stl10": _COPY,
     "tiny_imagenet": _COPY,
     OWN: f"{IMAGE_FOLDER}<path> or {PARQUET}<path>",
 }
@@ -221,7 +231,7 @@ def module(name: str) -> str:
 
 def images_per_class(section: dict[str, Any]) -> int | None:
     """Return how many training images every class of a data set has, where its section tells; else None."""
-    whole = {"cifar100": 500, "tiny_imagenet": None if section.get("subset") else 500}
+    whole = {"cifar100": 500, "stl10": 500, "tiny_imagenet": None if section.get("subset") else 500}
     return section.get("train_per_class") or whole.get(section["name"])
 
 
@@ -243,12 +253,13 @@ def located(source: str) -> str:
     return f"{prefix}{workspace.find(there)}"
 
 
-def check_there(section: dict[str, Any], where: str) -> None:
+def check_there(section: dict[str, Any], where: str, key: str = "data.source") -> None:
     """Refuse a source whose path does not exist on this machine.
 
     Args:
         section: section `data` of params.yaml.
         where: the file or the options that hold the section, for messages.
+        key: of the source in it.
 
     Raises:
         UserError: names the path and what is allowed.
@@ -257,7 +268,7 @@ def check_there(section: dict[str, Any], where: str) -> None:
     if there is not None and not os.path.exists(workspace.find(there)):  # Path.exists() raises errors for long names
         hint = " (no user of this machine has that name)" if str(there).startswith("~") else ""
         allowed = SOURCES[module(section["name"])]
-        raise UserError(f"{where}: data.source: there is no {named(str(there))}{hint}. Allowed: {allowed}")
+        raise UserError(f"{where}: {key}: there is no {named(str(there))}{hint}. Allowed: {allowed}")
 
 
 def _tag(section: Any) -> str:
@@ -270,6 +281,7 @@ Data = Annotated[
     | Annotated[Cub200, Tag("cub200")]
     | Annotated[Digits, Tag("digits")]
     | Annotated[Imagenet, Tag("imagenet")]
+    | Annotated[Stl10, Tag("stl10")]
     | Annotated[TinyImagenet, Tag("tiny_imagenet")]
     | Annotated[Own, Tag(OWN)],
     Discriminator(_tag),

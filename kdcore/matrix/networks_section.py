@@ -39,7 +39,7 @@ RESERVED = {
 }
 """Arguments that are given otherwise."""
 LONGEST = 64
-SIZES = {"cifar100": 32, "tiny_imagenet": 64, "cub200": 224, "imagenet": 224}
+SIZES = {"cifar100": 32, "tiny_imagenet": 64, "stl10": 96, "cub200": 224, "imagenet": 224}
 """Known data set -> height and width of its images, where section data has no key for it."""
 
 

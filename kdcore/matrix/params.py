@@ -31,6 +31,7 @@ from kdcore.matrix.selector import Scale, Selector, check_pair
 from kdcore.matrix.train_card import cell_settings
 from kdcore.matrix.train_recipe import Augmentation
 from kdcore.matrix.train_section import Train, TrainSettings
+from kdcore.matrix.transfer_section import TransferSections
 from kdcore.matrix.tune_section import Tune
 from kdcore.matrix.variants import Variant, check_base, check_name
 from kdcore.system import workspace, yamlfile
@@ -182,7 +183,7 @@ class TableOptions(Section):
     """
 
 
-class Params(Robustness):
+class Params(Robustness, TransferSections):
     """All of params.yaml. The matrix is pairs x methods x scales x stand x variants x seeds and pairs x baselines x
     variants x seeds.
     """

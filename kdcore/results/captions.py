@@ -8,7 +8,7 @@ from kdcore.catalog import levels
 from kdcore.matrix import train_images
 from kdcore.matrix.cell import BASE
 from kdcore.matrix.train_section import SELECTORS
-from kdcore.results import gain_notes, recipe_notes, regime_notes, tuning
+from kdcore.results import gain_notes, probed, recipe_notes, regime_notes, tuning
 from kdcore.results.entry import BUDGET, Entry
 from kdcore.results.row import Card, Row, by_size, common_label, in_words, printed, recipe_of, rows
 from kdcore.results.rows import Evaluation, Results, reasons, several_views
@@ -122,6 +122,7 @@ def notes(results: Results) -> list[str]:
         *regime_notes.notes(results),
         *tuning.notes(card),
         *_provenance_notes(results.evaluations),
+        *probed.notes(results),
         *marks(results),
     ]
 
@@ -136,7 +137,7 @@ def marks(results: Results) -> list[str]:
         *_collapse_notes(results.evaluations),
         *_accepted_notes(results),
         *_budget_notes(results.entries),
-        *_publication_notes(results),
+        *dict.fromkeys(note for one in (results, *results.transfer.values()) for note in _publication_notes(one)),
     ]
 
 

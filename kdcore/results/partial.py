@@ -19,7 +19,7 @@ from kdcore import catalog, checkpoints, networks
 from kdcore.data import storage, subsets
 from kdcore.matrix.card_files import CARDS
 from kdcore.matrix.cell import RUNS
-from kdcore.results import captions, evaluation, published
+from kdcore.results import captions, evaluation, probed, published
 from kdcore.results.evaluation import DIGITS
 from kdcore.results.robustness import stored
 from kdcore.results.rows import METRICS, Card, Evaluation, Results, read_evaluation
@@ -116,6 +116,7 @@ def collect() -> Halfway:
             unfinished += still
     figures = published.Published.of(yamlfile.read(published.FILE), card["data"])
     results = Results.of(card, evaluations, histories, figures, _timings(evaluations), robustness=_robustness(card))
+    results = probed.with_probes(results, EVALUATIONS, partial=True)
     return Halfway(results, cells, [one for one in unfinished if one is not None])
 
 

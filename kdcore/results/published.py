@@ -13,6 +13,8 @@ from kdcore.matrix.section import Count, Section, Text
 from kdcore.system.errors import UserError, named, shown
 
 FILE = "data/published.yaml"
+TRANSFER = "data/published_transfer.yaml"
+"""The same for linear probes, by <data set>_to_<data set of the probes>."""
 SGD, DOT = "sgd", "dot"
 """Only DOT is part of an experiment; records that name no optimiser are of what their publication trains with."""
 
@@ -91,13 +93,13 @@ class Published:
     sources: dict[str, Source]
 
     @classmethod
-    def of(cls, content: dict[str, Any], dataset: str) -> "Published":
-        """Take the figures of a data set from the content of data/published.yaml; there may be none.
+    def of(cls, content: dict[str, Any], dataset: str, file: str = FILE) -> "Published":
+        """Take the figures of a data set from the content of data/published.yaml, or of `file`; there may be none.
 
         Raises:
             UserError: the content is wrong (see `check`).
         """
-        sources, records = _checked(content)
+        sources, records = _checked(content, file)
         figures = {}
         for record in records.get(dataset, []):
             source = sources[record.source]
@@ -123,25 +125,26 @@ class Published:
         return self.figures.get(_key(teacher, student, method, levels, stand, optimizer=optimizer, values=values))
 
 
-def check(content: dict[str, Any]) -> None:
-    """Refuse a data/published.yaml with unknown keys, wrong values, or two figures of one experiment.
+def check(content: dict[str, Any], file: str = FILE) -> None:
+    """Refuse a data/published.yaml, or a `file` of its form, with unknown keys, wrong values, or two figures of one
+    experiment.
 
     Raises:
         UserError: lists the problems of the sources, or of the first data set that has some.
     """
-    _checked(content)
+    _checked(content, file)
 
 
-def _checked(content: dict[str, Any]) -> tuple[dict[str, Source], dict[str, list[_Record]]]:
+def _checked(content: dict[str, Any], file: str) -> tuple[dict[str, Source], dict[str, list[_Record]]]:
     """Validate the content; returns the sources, and the records of every data set."""
     datasets = dict(content)
-    with explained(FILE):
+    with explained(file):
         sources = _Sources.model_validate({"sources": datasets.pop("sources")} if "sources" in content else {}).sources
-    return sources, {name: _records(name, records, sources) for name, records in datasets.items()}
+    return sources, {name: _records(name, records, sources, file) for name, records in datasets.items()}
 
 
-def _records(dataset: str, content: Any, sources: dict[str, Source]) -> list[_Record]:
-    where = f"{FILE}: {named(dataset)}"
+def _records(dataset: str, content: Any, sources: dict[str, Source], file: str) -> list[_Record]:
+    where = f"{file}: {named(dataset)}"
     with explained(where):
         records = _RECORDS.validate_python(content)
     seen: dict[tuple[Any, ...], int] = {}

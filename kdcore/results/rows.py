@@ -100,6 +100,8 @@ class Results:
     """Training times by the names of cells. Stage tables has none: its outputs must be the same on every run."""
     robustness: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     """Set of corrupted images -> pair -> what was measured (see `kdcore.results.robustness`)."""
+    transfer: dict[tuple[str, str], "Results"] = field(default_factory=dict)
+    """Target and protocol -> the results of linear probes (see `kdcore.results.probed`)."""
 
     @classmethod
     def of(

@@ -9,7 +9,7 @@ import pandas as pd
 
 from kdcore import catalog
 from kdcore.matrix.cell import BASE
-from kdcore.results import captions
+from kdcore.results import captions, probed
 from kdcore.results.ablation import Ablation, ablations
 from kdcore.results.entry import EXCLUDED, KD, OVER, PLAIN, STUDENT, Entry, Gain
 from kdcore.results.robustness import tables as robustness
@@ -29,8 +29,8 @@ Field = tuple[str, bool]
 
 
 def tables(results: Results) -> list[Table]:
-    """Make all tables: of pairs from one network family and of pairs from two, gains over the student and over KD, and
-    ablations over M and over the numbers that variants vary.
+    """Make all tables: of pairs from one network family and of pairs from two, gains over the student and over KD,
+    ablations over M and over the numbers that variants vary, and what linear probes measured on other data sets.
     """
     kinds: dict[str, list[str]] = {}
     for pair in results.card["pairs"]:
@@ -38,7 +38,9 @@ def tables(results: Results) -> list[Table]:
     by_kind = [_pair_table(name, results, kinds[name]) for name in (IDENTICAL, DISTINCT) if name in kinds]
     gains = [table for kind in (STUDENT, KD) if (table := _gain_table(results, kind)) is not None]
     over_m = [_ablation_over_m(results)] if len(results.card["scales"]) > 1 else []
-    return [*by_kind, *gains, *over_m, *(_ablation(results, ablation) for ablation in ablations(results))]
+    over_numbers = [_ablation(results, ablation) for ablation in ablations(results)]
+    probes = [_pair_table(probed.title(*of), one, results.card["pairs"]) for of, one in results.transfer.items()]
+    return [*by_kind, *gains, *over_m, *over_numbers, *probes]
 
 
 def write(results: Results, folder: Path) -> None:
@@ -51,7 +53,10 @@ def write(results: Results, folder: Path) -> None:
         "preview.tex": PREVIEW % data,
     }.items():
         (folder / name).write_text(text, encoding="utf-8")
-    for name, frame in {data: numbers(results), "cells": cells(results)}.items():
+    frames = {data: numbers(results), "cells": cells(results)}
+    if results.transfer:
+        frames["transfer"] = pd.concat([_numbers_of_probe(*of, one) for of, one in results.transfer.items()])
+    for name, frame in frames.items():
         csvfile.write(folder / f"{name}.csv", frame)
     write_json(folder / "metrics.json", {**metrics(results), **robustness.metrics(results)})
 
@@ -85,6 +90,11 @@ def numbers(results: Results) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(lines)
+
+
+def _numbers_of_probe(target: str, protocol: str, results: Results) -> pd.DataFrame:
+    frame = numbers(results)
+    return pd.DataFrame({"target": target, "protocol": protocol, **frame.to_dict("series")}, index=frame.index)
 
 
 def _gain_columns(entry: Entry) -> dict[str, Any]:
@@ -138,7 +148,8 @@ def metrics(results: Results) -> dict[str, dict[str, dict[str, Any]]]:
     method's rows that the pair has (see `Row.key`). Percent, rounded to hundredths; None where the matrix has no such
     row, a seed of it is missing, or all are excluded.
 
-    Under `teachers` is each teacher's accuracy, with where its weights came from: the path or address of a checkpoint
+    Under `transfer` are the same means of linear probes, by target and protocol, where there are any. Under `teachers`
+    is each teacher's accuracy, with where its weights came from: the path or address of a checkpoint
     with the first digits of its sha256, or that it was trained here.
     """
     highest = max(results.card["scales"], key=by_size)
@@ -156,6 +167,8 @@ def metrics(results: Results) -> dict[str, dict[str, dict[str, Any]]]:
             values["plain"] = hundredths
         if row.variant == BASE and (row.scale, row.stand) == headline:
             values["headline"] = hundredths
+    for (target, protocol), one in results.transfer.items():
+        means.setdefault("transfer", {}).setdefault(target, {})[protocol] = metrics(one)
     return means
 
 

@@ -1,4 +1,7 @@
-"""Clean scratch/: remove states, live files, logs, downloads, teachers' tables and compiled code, which save time."""
+"""Clean scratch/: remove states, live files, logs, downloads, teachers' tables, probes and compiled code.
+
+All of them only save time.
+"""
 
 import shutil
 from collections.abc import Iterable, Iterator
@@ -11,6 +14,9 @@ from kdcore.fetch import download
 from kdcore.sweep import journal
 from kdcore.training import compiler, pulse, teacher_cache
 from kdcore.training.state import saved_states
+
+PROBES = Path("scratch/probes")
+"""Where stage transfer keeps what it has measured (`kdcore.results.transfer`, which imports torch)."""
 
 
 def clean() -> Iterator[str]:
@@ -34,6 +40,7 @@ def clean() -> Iterator[str]:
         yield "teachers' tables, compiled code: kept, for cells train now"
     else:
         yield f"teachers' tables: {_shown(_remove_tables())}"
+        yield f"probes: {_shown(_remove(path for path in [PROBES] if path.is_dir()))}"
         yield f"compiled code: {_shown(_remove(path for path in [compiler.FOLDER] if path.is_dir()))}"
 
 

@@ -305,6 +305,8 @@ class Judge:
         """Name a dependency as a person does: data, a teacher, the cells of a pair."""
         if path == f"data/{self.params.data.name}":
             return "data"
+        if path.startswith("data/"):
+            return f"target {Path(path).name}"
         if path.startswith("pairs/"):
             return f"teacher {Path(path).name.partition('-')[0]}"
         fillers = [filler for filler in self.fillers.get(path, []) if filler not in self.left_out]

@@ -82,7 +82,7 @@ class Pipeline:
                 graph = get_active_graph(index.graph)
                 stages = plan_repro(graph, _chosen(index.stages, targets, glob=glob))
         except (DvcException, StageFileDoesNotExistError) as error:
-            raise UserError(f"{root / PROJECT_FILE}: {reasons(error)}") from error
+            raise UserError(f"{root / PROJECT_FILE}: {reasons(error)}{_lacking(error)}") from error
         self.stages: dict[str, PipelineStage] = {stage.addressing: stage for stage in stages}
         self.needs = {
             name: {above.addressing for above in graph.successors(stage)} for name, stage in self.stages.items()
@@ -289,6 +289,15 @@ def _item(out: Output) -> Item:
 def _names(stage: PipelineStage) -> tuple[str, str]:
     """Return the names by which a target may mean a stage: its own, and that of its matrix."""
     return stage.addressing, stage.addressing.partition("@")[0]
+
+
+def _lacking(error: BaseException) -> str:
+    """Point to the check that says what to write, where dvc.yaml names a key that params.yaml does not have."""
+    return (
+        "; 'python -m stages.plan --check params.yaml' says what to write there"
+        if "Could not find" in reasons(error)
+        else ""
+    )
 
 
 def reasons(error: BaseException) -> str:

@@ -30,8 +30,8 @@ from kdcore.sweep.gpus import DEVICE, VISIBLE, Environment, accelerator, gpus
 from kdcore.system.errors import OUT_OF_MEMORY, UserError
 from kdcore.training import pulse
 
-PRELOADED = ("kdcore.sweep.processes", "torch", "stages.train", "stages.teacher", "stages.evaluate",
-             "kdcore.training.experiment", "kdcore.results.evaluation")  # fmt: skip
+PRELOADED = ("kdcore.sweep.processes", "torch", "stages.train", "stages.teacher", "stages.evaluate", "stages.transfer",
+             "kdcore.training.experiment", "kdcore.results.evaluation", "kdcore.results.transfer")  # fmt: skip
 """Modules whose imports take seconds, those that stages import late too: the fork server imports them once for all."""
 GRACE = 30.0
 """Seconds that a stage has to save its state after SIGTERM, before it is killed."""

@@ -285,6 +285,11 @@ def _has_made_nothing_since(step: Step, diary: Journal | None) -> bool:
     if diary is None or step.state not in (State.FAILED, State.BLOCKED):
         return False
     output = folders[stage] / name if stage in folders else None
+    if stage == "target":
+        output = Path("data") / name
+    if stage == "transfer":
+        pair, _, target = name.rpartition("-")
+        output = Path("evaluations", "transfer", target, pair)
     return output is None or not output.exists() or output.stat().st_mtime <= (diary.ended or diary.started)
 
 

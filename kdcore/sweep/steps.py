@@ -13,7 +13,7 @@ from kdcore.system.errors import UserError
 from kdcore.system.files import read_json
 from kdcore.training import run_folder
 
-HERE = ("plan", "data", "pairs", "tables")
+HERE = ("plan", "data", "target", "pairs", "tables")
 """Stages that run in the sweep's folder: they read files outside DVC, or download."""
 
 
@@ -46,7 +46,7 @@ def remarks(step: str, log: Sequence[str]) -> list[str]:
         step: the stage's name.
         log: the last lines of its log.
     """
-    is_about_inputs = step == "data" or (step.startswith("teacher@") and is_here(step))
+    is_about_inputs = step.partition("@")[0] in ("data", "target") or (step.startswith("teacher@") and is_here(step))
     return [line for line in log if line.strip() and (is_about_inputs or line.startswith("warning:"))]
 
 

@@ -128,7 +128,7 @@ BAD = [
     ({"train.momentum": 1.0}, "train.momentum: 1.0"),
     (
         {"data.name": "cifar"},
-        "data: 'cifar' is none of cifar100, cub200, digits, imagenet, tiny_imagenet; a data set of",
+        "data: 'cifar' is none of cifar100, cub200, digits, imagenet, stl10, tiny_imagenet; a data set of",
     ),
     ({"data": {"source": "folder:x"}}, "data.name: is missing"),
     ({"data": {"name": "mine", "source": "folder:"}}, "needs source folder:<path> or parquet:<path>, not 'folder:'"),

@@ -50,7 +50,7 @@ def template(tmp_path_factory):
     Its lists of recipes and teachers are short, and its cards few, for they are read hundreds of times.
     """
     folder = tmp_path_factory.mktemp("template") / "project"
-    for name in ("params.yaml", "data/published.yaml", "presets/quick.yaml"):
+    for name in ("params.yaml", "data/published.yaml", "data/published_transfer.yaml", "presets/quick.yaml"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / name, folder / name)
     recipes, teachers = (yamlfile.read(ROOT / f"data/{name}.yaml") for name in ("recipes", "teachers"))
@@ -393,7 +393,7 @@ VALUES = [
     *[({"teachers__resnet20": {"source": source, "published_top1": 70.0}}, f"source: {source!r} cannot be read")
       for source in ("file:/etc/passwd2", "data:text/plain,weights", "http:/a.org/b.pth")],
     ({"data": "digits"}, "data: 'digits': must be keys and values (key: value)"),
-    ({"data__name": "../digits"}, "data: '../digits' is none of cifar100, cub200, digits, imagenet, tiny_imagenet"),
+    ({"data__name": "../digits"}, "data: '../digits' is none of cifar100, cub200, digits, imagenet, stl10,"),
     *[({"data": {"name": name, "source": "folder:images", "image_size": 16}}, f"data.name: {name!r}: String should")
       for name in ("../kdcore", "a;touch ran", "mine\n", "$(touch ran)", "", "-rf", "a/b", "ünïcode", "a b")],
     ({"data__image_size": HUGE}, "data.image_size: 1000"),

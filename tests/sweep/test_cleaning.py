@@ -66,6 +66,7 @@ def test_all_goes_that_nobody_needs(project, capsys):
         "logs",
         "downloads",
         "teachers' tables",
+        "probes",
         "compiled code",
     ]
     assert said[0] == "states: 8.0 MB removed"
@@ -161,5 +162,5 @@ def test_an_open_table_is_used_to_its_end(project):
 
 def test_where_there_is_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert [line.rpartition(": ")[2] for line in cleaning.clean()] == ["0.0 MB removed"] * 6
+    assert [line.rpartition(": ")[2] for line in cleaning.clean()] == ["0.0 MB removed"] * 7
     assert list(tmp_path.iterdir()) == []

@@ -91,6 +91,7 @@ def render(results: Results) -> str:
         cells=cells(results),
         searches=tuning.searches(results.card),
         robustness=robustness.sets(results),
+        probes=probes(results),
     )
 
 
@@ -170,6 +171,17 @@ def lines(results: Results) -> Sheet:
     groups = [(entry.pair, entry.row.group) for entry in entries]
     starts = frozenset(i for i, (before, group) in enumerate(pairwise(groups), 1) if group != before)
     return Sheet("All rows", columns, [_line(results, entry) for entry in entries], heads=2, of=of, starts=starts)
+
+
+def probes(results: Results) -> list[Sheet]:
+    """Return a table of all rows for each target and protocol of linear probes."""
+    found = []
+    for (target, protocol), one in results.transfer.items():
+        whole = lines(one)
+        rows = [row[: -len(METRICS)] for row in whole.rows]
+        columns = whole.columns[: -len(METRICS)]
+        found.append(replace(whole, title=f"{target}, protocol {protocol}", columns=columns, rows=rows))
+    return found
 
 
 def networks(results: Results) -> Sheet:
