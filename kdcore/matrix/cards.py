@@ -80,11 +80,16 @@ def make_cards(
             **threads_card(params.train),
             "code": {"evaluation": code.of("kdcore.results.evaluation")},
         }
+    for pair in params.diagnostics:
+        cards[f"diagnose/{pair}"] = {
+            **cards[f"evaluate/{pair}"],
+            "code": {"diagnostics": code.of("kdcore.results.diagnostics.pair")},
+        }
     cards["tables"] = _tables_card(params, cells, resolved, code)
     cards["tables"]["excluded"] = [cell.name for cell in others if cell not in copies and params.is_declared(cell)]
     if copies:
         cards["tables"]["copies"] = {cell.name: other.name for cell, other in copies.items()}
-    cards["tables"] |= tuned.card(params)
+    cards["tables"] |= {**tuned.card(params), **({"diagnostics": params.diagnostics} if params.diagnostics else {})}
     return {name: _by_value(card) for name, card in cards.items()}
 
 

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from kdcore.matrix.data_section import KNOWN, OWN
 from kdcore.matrix.section import Section
+from kdcore.matrix.tables_section import NONE
 from kdcore.matrix.train_recipe import MAPPING, WORD
 from kdcore.system.errors import SHOWN, UserError, named, shown, suggest
 
@@ -17,6 +18,8 @@ TAGS = ("int", "str", OWN, *KNOWN, WORD, MAPPING)
 """What pydantic puts into the path of a problem beside keys: the member of a union that it tried."""
 DATA_OPTIONS = MappingProxyType({"name": "--dataset", "source": "--source", "image_size": "--image-size"})
 """Key of section data -> its option, for commands that measure."""
+NEWER = MappingProxyType({"diagnostics": NONE})
+"""Lists that params files of earlier versions lack, and DVC asks for -> the line that makes one."""
 MOST_PROBLEMS = 20
 """The most problems that one message lists."""
 
@@ -118,7 +121,7 @@ def describe(problem: Any, where: str) -> str:
         hint = suggest(problem["loc"][-1], known, 2) or f" It may be {', '.join(known)}." if known else ""
         message = f"unknown key; remove it or correct its name{hint and '.' + hint}"
     elif problem["type"] == "missing":
-        message = "is missing; give it a value"
+        message = f"is missing; {f'add {NEWER[key]!r}, which asks for none' if key in NEWER else 'give it a value'}"
     elif problem["type"] in ("dict_type", "model_type"):
         message = f"{shown(problem['input'])}: must be keys and values (key: value)"
     elif problem["type"] == "list_type":
