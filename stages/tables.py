@@ -4,6 +4,7 @@ from pathlib import Path
 
 from kdcore.matrix.card_files import card_path
 from kdcore.results import captions, published
+from kdcore.results.diagnostics import stored
 from kdcore.results.rows import Results, read_curves, read_evaluation
 from kdcore.results.write import write_results
 from kdcore.system import yamlfile
@@ -23,7 +24,8 @@ def main() -> None:
         for (pair, folder), evaluation in zip(folders.items(), evaluations, strict=True)
     }
     figures = published.Published.of(yamlfile.read(published.FILE), card["data"])
-    write_results(Results.of(card, evaluations, histories, figures), Path("tables"))
+    diagnoses = {pair: stored.read(stored.FOLDER / pair) for pair in card.get("diagnostics", ())}
+    write_results(Results.of(card, evaluations, histories, figures, diagnoses=diagnoses), Path("tables"))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import pandas as pd
 from kdcore import catalog
 from kdcore.matrix.cell import BASE
 from kdcore.matrix.train_card import is_measured
+from kdcore.results.diagnostics.stored import Diagnosis
 from kdcore.results.entry import Entry
 from kdcore.results.gains import with_gains
 from kdcore.results.published import Figure, Published
@@ -89,6 +90,8 @@ class Results:
     """Pair by pair, the rows in their order; a pair has none for a variant that it has no cells of."""
     timings: dict[str, Timing] = field(default_factory=dict)
     """Training times by the names of cells. Stage tables has none: its outputs must be the same on every run."""
+    diagnoses: dict[str, Diagnosis] = field(default_factory=dict)
+    """Per pair that was diagnosed, what its students have of their teacher, and what they cost."""
 
     @classmethod
     def of(
@@ -98,9 +101,12 @@ class Results:
         histories: dict[str, pd.DataFrame],
         published: Published,
         timings: dict[str, Timing] | None = None,
+        *,
+        diagnoses: dict[str, Diagnosis] | None = None,
     ) -> "Results":
         """Put results together, with the entries that follow from them."""
-        return cls(card, evaluations, histories, published, collect(card, evaluations, published), timings or {})
+        entries = collect(card, evaluations, published)
+        return cls(card, evaluations, histories, published, entries, timings or {}, diagnoses or {})
 
     def entries_of(self, pair: str) -> list[Entry]:
         """Return the entries of one pair."""
