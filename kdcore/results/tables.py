@@ -11,6 +11,7 @@ from kdcore import catalog
 from kdcore.matrix.cell import BASE
 from kdcore.results import captions
 from kdcore.results.ablation import Ablation, ablations
+from kdcore.results.diagnostics import summary
 from kdcore.results.entry import EXCLUDED, KD, OVER, PLAIN, STUDENT, Entry, Gain
 from kdcore.results.row import GROUPS, Card, Row, by_size, common_label, in_words, rows
 from kdcore.results.rows import Results, reasons
@@ -52,6 +53,8 @@ def write(results: Results, folder: Path) -> None:
         (folder / name).write_text(text, encoding="utf-8")
     for name, frame in {data: numbers(results), "cells": cells(results)}.items():
         csvfile.write(folder / f"{name}.csv", frame)
+    if results.diagnoses:
+        csvfile.write(folder / "diagnostics.csv", summary.numbers(results))
     write_json(folder / "metrics.json", metrics(results))
 
 

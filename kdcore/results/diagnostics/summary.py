@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from statistics import fmean
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from kdcore.results.diagnostics.stored import Diagnosis
 from kdcore.results.entry import STUDENT, Entry
@@ -86,6 +88,14 @@ class Diagnosed:
         return np.mean([np.array(cell["cka"], dtype=float) for cell in self.cells], axis=0)
 
     @property
+    def cka_of_pooled(self) -> float | None:
+        """CKA of the pooled vectors of student and teacher; None for the teacher, and where they tell nothing apart."""
+        if self.is_teacher or self.cka.ndim < 2:
+            return None
+        value = float(self.cka[-1, -1])
+        return value if isfinite(value) else None
+
+    @property
     def cka_by_depth(self) -> list[float]:
         """CKA of each layer of the student with the teacher's layer at the same share of the depth."""
         found = self.cka
@@ -146,3 +156,35 @@ def diagnosed(results: Results, pair: str) -> list[Diagnosed]:
 
 def _of_row(entries: Sequence[Entry], cells: list[dict[str, Any]], diagnosis: Diagnosis, row: Any) -> Diagnosed:
     return Diagnosed(next(entry for entry in entries if entry.row == row), diagnosis, cells)
+
+
+def numbers(results: Results) -> pd.DataFrame:
+    """Return the diagnostics as numbers, means over seeds, one line per row and pair.
+
+    Shares are percent: of images for agreement, of regions for those of the finest level. `cka` is that of the pooled
+    vectors, `adapters` counts parameters, and gains of classes are percentage points over the student trained alone.
+    """
+    lines = []
+    for one in (one for pair in results.card["pairs"] for one in diagnosed(results, pair)):
+        (sure, unsure), gains = (None, None) if one.is_teacher else one.sure_and_unsure, one.class_gains
+        finest = max(one.region_accuracies, default=None)
+        lines.append(
+            {
+                "pair": one.entry.pair,
+                "row": one.entry.row.label,
+                "n": len(one.cells),
+                "images": one.diagnosis["images"],
+                **{key: one.mean(key) for key in ("correlation_mean", "correlation_max", "logit_mean")},
+                "logit_deviation": one.mean("logit_deviation"),
+                "agreement_sure": sure and 100 * sure,
+                "agreement_unsure": unsure and 100 * unsure,
+                "cka": one.cka_of_pooled,
+                "smallest_class_gain": gains[0] if gains else None,
+                "largest_class_gain": gains[-1] if gains else None,
+                "level": finest,
+                "complementary_regions": finest and one.complementary[finest],
+                "right_regions": finest and one.region_accuracies[finest],
+                "adapters": one.mean("adapters"),
+            }
+        )
+    return pd.DataFrame(lines)

@@ -60,10 +60,8 @@ def rows(results: Results) -> Sheet:
 def _row(one: Diagnosed) -> list[Value]:
     regions, complementary = one.region_accuracies, one.complementary
     finest = max(regions, default=0)
-    sure, unsure, cka = (None, None, None)
-    if not one.is_teacher:
-        sure, unsure = (None if share is None else 100 * share for share in one.sure_and_unsure)
-        cka = _finite(one.cka[-1, -1]) if one.cka.ndim == 2 else None
+    shares = (None, None) if one.is_teacher else one.sure_and_unsure
+    sure, unsure = (None if share is None else 100 * share for share in shares)
     return [
         Value(one.entry.pair),
         Value(one.entry.row.label),
@@ -73,14 +71,10 @@ def _row(one: Diagnosed) -> list[Value]:
         number(one.mean("logit_deviation")),
         number(sure),
         number(unsure),
-        number(cka, 3),
+        number(one.cka_of_pooled, 3),
         number(complementary.get(finest)),
         number(regions.get(finest)),
     ]
-
-
-def _finite(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None
 
 
 def _places(found: Sequence[Diagnosed]) -> list[tuple[tuple[str, Row], ...]]:
@@ -206,7 +200,8 @@ def _regions(title: str, teacher: Diagnosed, some: Drawn) -> Chart | None:
     lines = [(one, style, values) for one, style, values in lines if values]
     if len(lines) < 2:
         return None
-    x = whole("Level (m x m regions)", 1, max(level for _, _, values in lines for level in values))
+    levels = sorted({level for _, _, values in lines for level in values})
+    x = Axis("Level (m x m regions)", levels[0], max(levels[-1], levels[0] + 1), tuple(map(float, levels)))
     y = linear("Right regions (%)", [value for _, _, values in lines for value in values.values()])
     told = "; ".join(
         f"{one.entry.row.label} {', '.join(f'{level}: {value:.1f}' for level, value in values.items())}; complementary "
@@ -273,7 +268,8 @@ def _pareto(pair: str, device: str, some: list[Cost]) -> Figure:
             deviation=entry.deviation, is_hollow=is_hollow, of=place,
         )  # fmt: skip
     keys = [Key(entry.row.label, styles[entry.row], bool(entry.row.stand), of=(entry.place,)) for entry in entries]
-    return Figure(f"{pair}, {device}", [Group(f"Accuracy over time per step of {pair}", keys, [chart])])
+    of = tuple(entry.place for entry in entries)
+    return Figure(f"{pair}, {device}", [Group(f"Accuracy over time per step of {pair}", keys, [chart])], of=of)
 
 
 def _method_styles(entries: Sequence[Entry]) -> dict[Row, Style]:
