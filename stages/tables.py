@@ -4,6 +4,7 @@ from pathlib import Path
 
 from kdcore.matrix.card_files import card_path
 from kdcore.results import captions, probed, published
+from kdcore.results.diagnostics import stored
 from kdcore.results.robustness import tables as robustness
 from kdcore.results.rows import Results, read_curves, read_evaluation
 from kdcore.results.write import write_results
@@ -24,7 +25,9 @@ def main() -> None:
         for (pair, folder), evaluation in zip(folders.items(), evaluations, strict=True)
     }
     figures = published.Published.of(yamlfile.read(published.FILE), card["data"])
-    results = Results.of(card, evaluations, histories, figures, robustness=robustness.read_all(card))
+    results = Results.of(
+        card, evaluations, histories, figures, robustness=robustness.read_all(card), diagnoses=stored.read_all(card)
+    )
     results = probed.with_probes(results, Path("evaluations"))
     write_results(results, Path("tables"))
 

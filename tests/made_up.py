@@ -1,5 +1,6 @@
 """Made-up results of a matrix of 252 cells, in the form that stage tables reads."""
 
+from dataclasses import replace
 from functools import cache
 from itertools import product
 
@@ -71,6 +72,16 @@ def matrix(*, pairs=PAIRS, seeds=(0, 1, 2), baselines=("vanilla",), missing=(), 
     return Results.of(card, evaluations, histories, _published(data))
 
 
+def diagnosed(results, *, classes=100, layers=(5, 5), images=2000):
+    """Add made-up diagnostics of all pairs, and costs of all cells, as stage diagnose would write them."""
+    random = np.random.default_rng(1)
+    diagnoses = {
+        evaluation["pair"]: _diagnosis(random, evaluation, classes, layers, images)
+        for evaluation in results.evaluations
+    }
+    return replace(results, card={**results.card, "diagnostics": list(diagnoses)}, diagnoses=diagnoses)
+
+
 def grid(**values):
     """Make up variants of KD: one per two values of two parameters, besides temperature 4 with weight 2, the base."""
     (one, several), (other, more) = values.items()
@@ -135,6 +146,46 @@ def _cell(random, cell, variant, *, base, gain):
         "recipe": recipe, "commit": "0123456789ab", "device": "cpu: made up",
         "computed_in": "float32", "threads": 2, "processes": 1, "versions": {"python": "3.11", "torch": "2.15"},
         "epochs": variant.train.get("epochs", EPOCHS), "weights_sha256": "0" * 64,
+    }  # fmt: skip
+
+
+def _diagnosis(random, evaluation, classes, layers, images):
+    labels = [label for label in range(7) for _ in range(20)]
+    levels = {level for cell in evaluation["cells"] for level in cell.get("levels", [])}
+    bins = random.multinomial(images, np.arange(1, 11) / 55)
+    cells = []
+    for cell in evaluation["cells"]:
+        own = cell.get("levels", [1])
+        cells.append({
+            "name": cell["name"], "seed": cell["seed"], "weights_sha256": cell["weights_sha256"],
+            **_network(random, classes, images, own if max(own) > 1 else [], has_picture=cell["seed"] == 0),
+            "correlation_mean": 0.15, "correlation_max": 1.1,
+            "correlation_blocks": random.uniform(0, 1, (16, 16)).round(3).tolist(),
+            "agreement": random.binomial(bins, 0.8).tolist(),
+            "cka": random.uniform(0, 1, layers).round(4).tolist(), "adapters": 0,
+        })  # fmt: skip
+    steps = {cell["name"]: {"device": "cuda: made up", "threads": 2, "memory": 3 * 10**9,
+                            "step_milliseconds": 10.0 + 5 * (max(cell.get("levels", [0])) > 1)}
+             for cell in evaluation["cells"]}  # fmt: skip
+    return {
+        "pair": evaluation["pair"], "images": images, "class_images": [images // classes] * classes,
+        "confidence_images": bins.tolist(),
+        "picture": {"classes": [f"class {label}" for label in range(7)], "labels": labels},
+        "teacher": _network(random, classes, images, sorted(levels), has_picture=True), "cells": cells,
+        "cost": {"device": "cuda: made up", "threads": 2, "trainings": steps,
+                 "images_per_second": {"teacher": {"1": 300.0, "250": 20_000.0},
+                                       "student": {"1": 500.0, "250": 50_000.0}}},
+    }  # fmt: skip
+
+
+def _network(random, classes, images, levels, *, has_picture):
+    each = images // classes
+    regions = {str(level): random.multinomial(images * level**2, [0.5, 0.1, 0.1, 0.3]).tolist() for level in levels}
+    picture = {"picture": random.uniform(0, 1, (140, 2)).round(3).tolist()} if has_picture else {}
+    return {
+        "logit_mean": 0.1, "logit_deviation": 2.5, "logits": random.uniform(0, 3, (2, 100)).round(2).tolist(),
+        "class_right": random.binomial(each, 0.7, classes).tolist(), **({"regions": regions} if levels else {}),
+        **picture,
     }  # fmt: skip
 
 

@@ -12,7 +12,8 @@ def card_path(name: str, kind: str = "") -> Path:
 
     Args:
         name: must be the name of an existing card, so that it cannot lead to another folder.
-        kind: folder of the cards: "train", "baseline", "teacher" or "evaluate"; "" for the cards of whole stages.
+        kind: folder of the cards: "train", "baseline", "teacher", "evaluate" or "diagnose"; "" for the cards of whole
+            stages.
 
     Raises:
         UserError: there is no such card.

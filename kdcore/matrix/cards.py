@@ -33,6 +33,7 @@ from kdcore.matrix.fingerprint import ROOT
 from kdcore.matrix.listed_teachers import KnownTeachers
 from kdcore.matrix.params import Params
 from kdcore.matrix.problems import shortened
+from kdcore.matrix.section import LISTS
 from kdcore.matrix.teacher_cards import teacher_card
 from kdcore.matrix.train_card import cell_settings, threads_card, validation_card
 from kdcore.matrix.train_images import LabelNoise, in_words
@@ -93,12 +94,17 @@ def make_cards(
         }
     evaluated = {pair: cards[f"evaluate/{pair}"] for pair in params.pairs}
     cards |= robustness_section.cards(params, evaluated, code) | transfer_cards.cards(params, evaluated, code)
+    for pair in params.diagnostics:
+        cards[f"diagnose/{pair}"] = {
+            **cards[f"evaluate/{pair}"],
+            "code": {"diagnostics": code.of("kdcore.results.diagnostics.pair")},
+        }
     cards["tables"] = _tables_card(params, cells, resolved, code)
     cards["tables"]["excluded"] = [cell.name for cell in others if cell not in copies and params.is_declared(cell)]
     if copies:
         cards["tables"]["copies"] = {cell.name: other.name for cell, other in copies.items()}
     cards["tables"] |= tuned.card(params) | transfer_cards.tables_card(params)
-    cards["tables"] |= {"robustness": params.robustness} if params.robustness else {}
+    cards["tables"] |= {key: listed for key in LISTS if (listed := getattr(params, key))}
     return {name: _by_value(card) for name, card in cards.items()}
 
 

@@ -28,6 +28,7 @@ from kdcore.matrix.recipes import overridden
 from kdcore.matrix.robustness_section import Robustness
 from kdcore.matrix.section import Mean, Section, Std, Text
 from kdcore.matrix.selector import Scale, Selector, check_pair
+from kdcore.matrix.tables_section import Diagnosed, TableOptions
 from kdcore.matrix.train_card import cell_settings
 from kdcore.matrix.train_recipe import Augmentation
 from kdcore.matrix.train_section import Train, TrainSettings
@@ -174,15 +175,6 @@ def _names_in(content: Any) -> list[str]:
     return [name for name in named if isinstance(name, str)] if isinstance(named, dict) else []
 
 
-class TableOptions(Section):
-    """Section `tables` of params.yaml: what the result tables show."""
-
-    accuracy: Literal["top1", "top1_best"]
-    """top1 is the accuracy after the last epoch; top1_best is that of the best epoch, chosen on the validation
-    images, or where `data.validation` keeps none, on the test images.
-    """
-
-
 class Params(Robustness, TransferSections):
     """All of params.yaml. The matrix is pairs x methods x scales x stand x variants x seeds and pairs x baselines x
     variants x seeds.
@@ -194,6 +186,7 @@ class Params(Robustness, TransferSections):
     stand: Annotated[list[bool], Axis]
     baselines: Annotated[list[Annotated[str, of_kind("feature")]], Axis]
     seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Axis]
+    diagnostics: Diagnosed
     variants: Annotated[dict[Annotated[str, AfterValidator(check_name)], Variant], AfterValidator(check_base)]
     exclude: list[Selector] = Field(default_factory=list)
     """Names the cells that the matrix leaves out."""

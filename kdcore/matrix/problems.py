@@ -9,7 +9,7 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from kdcore.matrix.data_section import KNOWN, OWN
-from kdcore.matrix.section import Section
+from kdcore.matrix.section import LISTS, Section
 from kdcore.matrix.train_recipe import MAPPING, WORD
 from kdcore.system.errors import SHOWN, UserError, named, shown, suggest
 
@@ -17,10 +17,6 @@ TAGS = ("int", "str", OWN, *KNOWN, WORD, MAPPING)
 """What pydantic puts into the path of a problem beside keys: the member of a union that it tried."""
 DATA_OPTIONS = MappingProxyType({"name": "--dataset", "source": "--source", "image_size": "--image-size"})
 """Key of section data -> its option, for commands that measure."""
-NEWER = {
-    "robustness": "is missing, for the file is older than this key; add the line 'robustness: []', which measures none"
-}
-"""Keys that dvc.yaml asks for and older files lack -> what to do."""
 MOST_PROBLEMS = 20
 """The most problems that one message lists."""
 
@@ -122,7 +118,8 @@ def describe(problem: Any, where: str) -> str:
         hint = suggest(problem["loc"][-1], known, 2) or f" It may be {', '.join(known)}." if known else ""
         message = f"unknown key; remove it or correct its name{hint and '.' + hint}"
     elif problem["type"] == "missing":
-        message = NEWER.get(key, "is missing; give it a value")
+        none = f"add the line '{key}: []', which asks for none"
+        message = f"is missing; {none if key in LISTS else 'give it a value'}"
     elif problem["type"] in ("dict_type", "model_type"):
         message = f"{shown(problem['input'])}: must be keys and values (key: value)"
     elif problem["type"] == "list_type":

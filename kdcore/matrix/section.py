@@ -9,6 +9,9 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from kdcore.system.errors import shown
 
+LISTS = ("robustness", "transfer", "diagnostics")
+"""Keys of params.yaml whose lists are stages of DVC, and which files of earlier versions lack."""
+
 
 class Section(BaseModel):
     """A part of params.yaml, which cannot be changed. Unknown keys, wrong types, NaN and infinity are refused."""

@@ -79,7 +79,7 @@ def _targets(given: Any) -> Any:
 class TransferSections(Section):
     """The keys of params.yaml that name targets."""
 
-    transfer: list[str] = Field(default_factory=list)
+    transfer: list[str]
     """Names of targets: of `targets`, or of data sets that can be downloaded."""
     targets: Annotated[dict[Annotated[str, Field(pattern=NAME, max_length=64)], Target], BeforeValidator(_targets)] = (
         Field(default_factory=dict)

@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 
 from kdcore import catalog
 from kdcore.matrix.cell import BASE
-from kdcore.results import drawing, dvc_plots, heat
+from kdcore.results import diagnostic_figures, drawing, dvc_plots, heat
 from kdcore.results.ablation import Ablation, ablations
 from kdcore.results.drawing import ACCURACY, ALONE, COLUMN, STYLE, TEACHER, TEXT
 from kdcore.results.entry import Entry
@@ -27,6 +27,7 @@ def write(results: Results, folder: Path) -> None:
     (folder / "figures").mkdir()
     drawn = {name: draw(results) for name, draw in FIGURES.items()}
     drawn |= {f"ablation-{found.key}": ablation(results, found) for found in ablations(results)}
+    drawn |= diagnostic_figures.all_figures(results)
     for name, figure in drawn.items():
         if figure is not None:
             drawing.save(figure, folder / "figures", name)

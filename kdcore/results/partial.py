@@ -5,7 +5,7 @@ teacher has made it stale.
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -20,6 +20,8 @@ from kdcore.data import storage, subsets
 from kdcore.matrix.card_files import CARDS
 from kdcore.matrix.cell import RUNS
 from kdcore.results import captions, evaluation, probed, published
+from kdcore.results.diagnostics import stored as diagnosed
+from kdcore.results.diagnostics.stored import Diagnosis
 from kdcore.results.evaluation import DIGITS
 from kdcore.results.robustness import stored
 from kdcore.results.rows import METRICS, Card, Evaluation, Results, read_evaluation
@@ -115,7 +117,16 @@ def collect() -> Halfway:
             evaluations.append(measured)
             unfinished += still
     figures = published.Published.of(yamlfile.read(published.FILE), card["data"])
-    results = Results.of(card, evaluations, histories, figures, _timings(evaluations), robustness=_robustness(card))
+    diagnoses = _diagnoses(card.get("diagnostics", ()), evaluations)
+    results = Results.of(
+        card,
+        evaluations,
+        histories,
+        figures,
+        _timings(evaluations),
+        robustness=_robustness(card),
+        diagnoses=diagnoses,
+    )
     results = probed.with_probes(results, EVALUATIONS, partial=True)
     return Halfway(results, cells, [one for one in unfinished if one is not None])
 
@@ -224,6 +235,22 @@ def _timings(evaluations: list[Evaluation]) -> dict[str, Timing]:
     cells = [cell for evaluation in evaluations for cell in evaluation["cells"]]
     keys = {cell["name"]: (cell["name"], file_sha256(_card_file(cell)), cell["epochs"]) for cell in cells}
     return {name: log[key] for name, key in keys.items() if key in log}
+
+
+def _diagnoses(pairs: Iterable[str], evaluations: list[Evaluation]) -> dict[str, Diagnosis]:
+    """Read the diagnostics of pairs that have some, of the cells whose weights are those that are there now."""
+    now = {cell["weights_sha256"] for evaluation in evaluations for cell in evaluation["cells"]}
+    found = {}
+    for pair in pairs:
+        try:
+            diagnosis = diagnosed.read(diagnosed.FOLDER / pair) if (diagnosed.FOLDER / pair).is_dir() else {"cells": []}
+        except UserError as error:
+            _warn(error)
+            continue
+        cells = [cell for cell in diagnosis["cells"] if cell["weights_sha256"] in now]
+        if cells:
+            found[pair] = {**diagnosis, "cells": cells}
+    return found
 
 
 def _last(history: pd.DataFrame, column: str = "test_top1") -> float:

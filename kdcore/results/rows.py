@@ -12,6 +12,7 @@ from kdcore import catalog
 from kdcore.matrix import train_images
 from kdcore.matrix.cell import BASE
 from kdcore.matrix.train_card import is_measured
+from kdcore.results.diagnostics.stored import Diagnosis
 from kdcore.results.entry import Entry
 from kdcore.results.gains import with_gains
 from kdcore.results.published import Figure, Published
@@ -102,6 +103,8 @@ class Results:
     """Set of corrupted images -> pair -> what was measured (see `kdcore.results.robustness`)."""
     transfer: dict[tuple[str, str], "Results"] = field(default_factory=dict)
     """Target and protocol -> the results of linear probes (see `kdcore.results.probed`)."""
+    diagnoses: dict[str, Diagnosis] = field(default_factory=dict)
+    """Per pair that was diagnosed, what its students have of their teacher, and what they cost."""
 
     @classmethod
     def of(
@@ -113,10 +116,19 @@ class Results:
         timings: dict[str, Timing] | None = None,
         *,
         robustness: dict[str, dict[str, dict[str, Any]]] | None = None,
+        diagnoses: dict[str, Diagnosis] | None = None,
     ) -> "Results":
         """Put results together, with the entries that follow from them."""
-        entries = collect(card, evaluations, published)
-        return cls(card, evaluations, histories, published, entries, timings or {}, robustness or {})
+        return cls(
+            card,
+            evaluations,
+            histories,
+            published,
+            collect(card, evaluations, published),
+            timings or {},
+            robustness=robustness or {},
+            diagnoses=diagnoses or {},
+        )
 
     def entries_of(self, pair: str) -> list[Entry]:
         """Return the entries of one pair."""

@@ -11,6 +11,7 @@ from kdcore import catalog
 from kdcore.matrix.cell import BASE
 from kdcore.results import captions, probed
 from kdcore.results.ablation import Ablation, ablations
+from kdcore.results.diagnostics import summary
 from kdcore.results.entry import EXCLUDED, KD, OVER, PLAIN, STUDENT, Entry, Gain
 from kdcore.results.robustness import tables as robustness
 from kdcore.results.row import GROUPS, Card, Row, by_size, common_label, in_words, rows
@@ -58,6 +59,8 @@ def write(results: Results, folder: Path) -> None:
         frames["transfer"] = pd.concat([_numbers_of_probe(*of, one) for of, one in results.transfer.items()])
     for name, frame in frames.items():
         csvfile.write(folder / f"{name}.csv", frame)
+    if results.diagnoses:
+        csvfile.write(folder / "diagnostics.csv", summary.numbers(results))
     write_json(folder / "metrics.json", {**metrics(results), **robustness.metrics(results)})
 
 

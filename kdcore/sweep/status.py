@@ -282,6 +282,7 @@ def _has_made_nothing_since(step: Step, diary: Journal | None) -> bool:
     """Say whether a stage that is no training failed or was blocked in the last sweep, and has made nothing since."""
     stage, _, name = step.name.partition("@")
     folders = {"plan": CARDS, "pairs": Path("pairs"), "tables": Path("tables"), "evaluate": Path("evaluations")}
+    folders["diagnose"] = Path("evaluations") / "diagnostics"
     if diary is None or step.state not in (State.FAILED, State.BLOCKED):
         return False
     output = folders[stage] / name if stage in folders else None

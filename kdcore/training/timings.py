@@ -5,6 +5,7 @@ stage depends on it, and it may be deleted.
 """
 
 import json
+import resource
 import sys
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
@@ -48,6 +49,8 @@ class Timing:
     """Images per step; None in a log of an earlier version."""
     beside: int = 0
     """How many other cells the process trained side by side with it: times are then those of the mean cell."""
+    memory: int | None = None
+    """The most memory that the process took, in bytes (see `peak_memory`); None in a log of an earlier version."""
 
     @property
     def step_milliseconds(self) -> float | None:
@@ -93,6 +96,7 @@ def record(
         finished=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         batch_size=meta["train"]["batch_size"],
         beside=beside,
+        memory=peak_memory(str(meta["device"])),
     )
     line = f"{json.dumps(asdict(timing))}\n".encode()
     FILE.parent.mkdir(parents=True, exist_ok=True)
@@ -100,6 +104,21 @@ def record(
         file.seek(max(file.tell() - 1, 0))
         is_whole = file.read(1) in (b"", b"\n")  # a loss of power may have cut the last line short
         file.write(line if is_whole else b"\n" + line)  # appended in one piece, even if other processes write
+
+
+def peak_memory(device: str) -> int:
+    """Return the most memory, in bytes, that this process has taken so far.
+
+    Args:
+        device: as meta.json names it. On a GPU of CUDA it is what tensors took there, at most at one time; else the
+            resident memory of the process, with Python, the libraries and the data set.
+    """
+    if device.startswith("cuda"):
+        import torch  # which is long imported where something trained on a GPU
+
+        return torch.cuda.max_memory_allocated()
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return used if sys.platform == "darwin" else 1024 * used
 
 
 def load() -> list[Timing]:

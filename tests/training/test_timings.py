@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import psutil
 import pytest
 
 from kdcore.system.files import file_sha256
@@ -48,7 +49,9 @@ def test_what_is_recorded_is_read(folder):
     expected = made_up.timing(
         META["name"], card=file_sha256(folder / "card"), student="b", epochs=3, images_per_second=10.3,
         seconds=1.23, bytes=7, device="cpu: x", finished=found.finished, batch_size=16,
+        memory=found.memory,
     )  # fmt: skip
+    assert 10**7 < found.memory < psutil.virtual_memory().total  # of this process, with Python and its libraries
     assert found == expected
     assert len(found.finished) == len("2026-01-01T00:00:00+00:00")
     assert found.finished.endswith("+00:00")

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from kdcore.results import captions, tables
 from kdcore.results.entry import KD, OVER, PLAIN, STUDENT, Entry
-from kdcore.results.report import calibration, charts, robustness, tuning
+from kdcore.results.report import calibration, charts, diagnostics, robustness, tuning
 from kdcore.results.report.filters import filters
 from kdcore.results.report.heat import heat_maps
 from kdcore.results.report.values import (
@@ -92,6 +92,12 @@ def render(results: Results) -> str:
         searches=tuning.searches(results.card),
         robustness=robustness.sets(results),
         probes=probes(results),
+        diagnostics=diagnostics.figures(results),
+        diagnosed_images=diagnostics.images(results),
+        diagnosed_rows=diagnostics.rows(results),
+        costs=diagnostics.costs(results),
+        speeds=diagnostics.speeds(results),
+        pareto=diagnostics.pareto_figures(results),
     )
 
 
