@@ -5,6 +5,7 @@ import re
 import sys
 from dataclasses import replace
 from itertools import product
+from math import ceil
 
 import pytest
 import torch
@@ -753,6 +754,12 @@ class TestCost:
 
     def test_of_part_of_the_images_of_one_training(self, data, settings):
         assert self.seconds(data, (settings(per_class=5), "student", None, 1)) == pytest.approx(2 * 50 * 10 * 30 / 10)
+
+    def test_of_regimes_of_training_data(self, data, settings):
+        """Ten images of each of 100 classes; class k of a long tail of r^-99 has 10 r^k, a geometric series."""
+        assert self.seconds(data, (settings(share=0.5), "student", None, 1)) == pytest.approx(2 * 50 * 10 * 30 / 10)
+        tail = self.seconds(data, (settings(long_tail=0.97**-99), "student", None, 1))
+        assert tail == pytest.approx(2 * ceil((1 - 0.97**100) / (1 - 0.97)) * 10 * 30 / 10)
 
     def test_of_plain_and_augmented_copies(self, data, settings):
         joined = settings(augmentation={"randaugment": {}, "joined": True})

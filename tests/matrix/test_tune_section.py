@@ -99,6 +99,7 @@ def of_space(**space):
         (of_space(temperature=[1, 2]), ["tune.space.temperature: unknown parameter"]),
         (of_space(train__lrr=[1, 2]), ["tune.space.train.lrr", "mean lr?"]),
         (of_space(train__epochs=[1, 2]), ["tune.space.train.epochs: no search can choose this"]),
+        (of_space(train__share=[0.1, 0.5]), ["tune.space.train.share: no search can choose this"]),
         (of_space(kd__temperature=[-1, 8]), ["tune.space.kd.temperature: -1 must be a number > 0"]),
         (of_space(kd__temperature=[1, 1e31]), ["tune.space.kd.temperature: 1e+31 must be a number > 0 and below"]),
         (of_space(train__momentum=[0.5, 1.5]), ["tune.space.train.momentum: 1.5", "correct the range"]),

@@ -817,6 +817,14 @@ class TestVariants:
         assert [len(chart.marks) for chart in temperature.groups[0].charts] == [10, 11]  # one is missing
         assert len(temperature.groups[0].keys) == 6
 
+    def test_ablations_have_bars_over_seeds_within_the_chart(self, study):
+        for figure in charts.ablated(study):
+            for chart in figure.groups[0].charts:
+                for mark in chart.marks:
+                    assert mark.bar is not None
+                    assert chart.top <= mark.bar[1] < mark.y < mark.bar[0] <= chart.bottom
+                    assert " ± " in mark.label
+
 
 def test_rows_below_the_student_are_marked():
     made = made_up.matrix(pairs=PAIRS[:1], gain=-3.0)

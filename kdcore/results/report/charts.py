@@ -107,8 +107,7 @@ def published(results: Results) -> Group | None:
     measured = linear(MEASURED[results.card["accuracy"]], ends, ticks=6)
     chart = Chart(title, text, axis, measured, 440, 420, has_diagonal=True)
     for entry, figure, mean in points:
-        noise = "" if entry.deviation is None else f" ± {entry.deviation:.2f}"
-        label = f"{entry.pair}, {entry.row.label}: measured {mean:.2f}{noise}, published {figure.top1:.2f}"
+        label = f"{entry.pair}, {entry.row.label}: measured {mean:.2f}{_noise(entry)}, published {figure.top1:.2f}"
         label += f"; doubtful: {figure.doubt}" if figure.doubt else ""
         chart.mark(
             label,
@@ -160,8 +159,8 @@ def ablated(results: Results) -> list[Figure]:
 
 def _ablation_figure(found: Ablation) -> Figure:
     styles = _line_styles(found)
-    means = [entry.mean for line in found.lines for entry in line.entries.values() if entry.mean is not None]
-    if not means:
+    whole_rows = [entry for line in found.lines for entry in line.entries.values() if entry.mean is not None]
+    if not whole_rows:
         return Figure(found.key, lacks="No row of this ablation has all its seeds yet.")
     is_wide = found.ticks[0] > 0 and found.ticks[-1] > 10 * found.ticks[0]
     x = powers(found.key, found.ticks) if is_wide else linear(found.key, found.ticks)
@@ -169,22 +168,35 @@ def _ablation_figure(found: Ablation) -> Figure:
     for pair in dict.fromkeys(line.pair for line in found.lines):
         lines = [line for line in found.lines if line.pair == pair]
         told = "; ".join(f"{line.label}: {_told(line)}" for line in lines)
-        y = linear(f"Top-1 of {pair} (%)", means)
-        chart = Chart(f"Accuracy over {found.key}, {pair}", f"Line chart of means over seeds. {told}.", x, y, 360, 280)
+        y = linear(f"Top-1 of {pair} (%)", _with_bars(whole_rows))
+        text = f"Line chart of means over seeds; bars: sample standard deviation. {told}."
+        chart = Chart(f"Accuracy over {found.key}, {pair}", text, x, y, 360, 280)
         for line in lines:
             points = [(value, entry.mean) for value, entry in line.entries.items() if entry.mean is not None]
             if points:
                 places = tuple(entry.place for entry in line.entries.values())
                 chart.line(line.label, styles[line.label], points, of=places)
             for value, mean in points:
-                text = f"{line.entries[value].row.label}: {mean:.2f}"
-                chart.mark(text, styles[line.label], value, mean, radius=3.2, of=(line.entries[value].place,))
+                entry = line.entries[value]
+                label = f"{entry.row.label}: {mean:.2f}{_noise(entry)}"
+                bar, style = entry.deviation, styles[line.label]
+                chart.mark(label, style, value, mean, radius=3.2, deviation=bar, of=(entry.place,))
         charts.append(chart)
     of: dict[str, tuple[Place, ...]] = {}
     for line in found.lines:
         of[line.label] = (*of.get(line.label, ()), *(entry.place for entry in line.entries.values()))
     keys = [Key(label, style, has_mark=True, of=of[label]) for label, style in styles.items()]
     return Figure(found.key, [Group(f"Accuracy over {found.key}", keys, charts)])
+
+
+def _with_bars(entries: list[Entry]) -> list[float]:
+    """Return the ends of the error bars of rows that have all their seeds."""
+    return [(entry.mean or 0) + sign * (entry.deviation or 0) for entry in entries for sign in (-1, 1)]
+
+
+def _noise(entry: Entry) -> str:
+    """Write the deviation over seeds behind a mean; nothing where there is none."""
+    return "" if entry.deviation is None else f" ± {entry.deviation:.2f}"
 
 
 def _line_styles(found: Ablation) -> dict[str, Style]:
