@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from kdcore.catalog import VANILLA
+from kdcore.matrix import robustness_section
 from kdcore.matrix.card_files import CARDS
 from kdcore.matrix.cards import Card
 from kdcore.matrix.cell import RUNS, Cell
@@ -285,6 +286,9 @@ def _has_made_nothing_since(step: Step, diary: Journal | None) -> bool:
     if diary is None or step.state not in (State.FAILED, State.BLOCKED):
         return False
     output = folders[stage] / name if stage in folders else None
+    if stage == "robustness":
+        pair, _, corrupted = name.rpartition("-")
+        output = robustness_section.folder(corrupted, pair)
     return output is None or not output.exists() or output.stat().st_mtime <= (diary.ended or diary.started)
 
 
