@@ -2,14 +2,19 @@
 
 import json
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
+from PIL import Image
 
 from kdcore.data import cifar100_c, corruptions
+from kdcore.data.dataset import Encoded, Split
 from kdcore.data.sources import digits
+from kdcore.data.stream import stream_unaugmented
 from kdcore.matrix import robustness_section
 from kdcore.results import evaluation
 from kdcore.results import tables as all_tables
@@ -131,6 +136,27 @@ def test_batches_change_nothing(pair, monkeypatch):
     whole = pair()
     monkeypatch.setattr(measure, "LARGEST_BATCH", 4)
     assert pair() == whole
+
+
+def test_images_that_are_decoded_as_they_are_needed(pair, dataset, monkeypatch):
+    """What networks see of them is corrupted, which evaluation sees too: the middle of the resized image."""
+    monkeypatch.setenv("KDCORE_WORKERS", "0")
+    files = []
+    for image in dataset.test.images[:4]:
+        file = BytesIO()
+        Image.fromarray(image).resize((40, 30)).save(file, "PNG")
+        files.append(file.getvalue())
+    encoded = replace(dataset, test=Encoded(pa.table({"label": dataset.test.labels[:4], "image": files})))
+    got = pair(images=encoded)
+    weights = Path("runs/resnet14-resnet8") / NAME / run_folder.WEIGHTS
+    (student,) = got["cells"]
+    assert got["test_images"] == 4
+    metrics, _ = evaluation.evaluate_checkpoint("resnet8", weights, encoded, CPU)
+    assert student["clean"] == pytest.approx(100 - metrics["top1"], abs=1e-4)
+    (seen,) = stream_unaugmented(encoded.test, [torch.arange(4)], size=16, device=CPU)
+    noisy = corruptions.corrupt(seen.permute(0, 2, 3, 1).numpy(), range(4), "gaussian_noise", 5)
+    stored_noisy = replace(dataset, test=Split(noisy, encoded.test.labels))
+    assert student["error"]["gaussian_noise"][4] == pytest.approx(error_of(weights, stored_noisy, noisy), abs=1e-4)
 
 
 def test_what_is_written_is_read_again(pair, tmp_path):
