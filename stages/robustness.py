@@ -6,6 +6,7 @@ from kdcore.matrix.card_files import card_path
 from kdcore.matrix.code import refuse_other_code
 from kdcore.matrix.fingerprint import fingerprint
 from kdcore.matrix.robustness_section import MEASURING
+from kdcore.matrix.robustness_section import folder as folder_of
 from kdcore.system import collector, yamlfile
 from kdcore.system.files import whole, write_json
 from stages import run
@@ -26,7 +27,7 @@ def main(name: str) -> None:
     dataset = storage.load(DATA / card["data"])
     weights = Path("pairs") / f"{card['pair']}.safetensors"
     measured = measure.measure_pair(card, dataset, weights, device.choose())
-    with whole(stored.folder(card["set"], card["pair"])) as folder:
+    with whole(folder_of(card["set"], card["pair"])) as folder:
         write_json(folder / stored.FILE, measured)
 
 

@@ -1,6 +1,7 @@
 """The keys of params.yaml that name corrupted test images, on which the networks of every pair are measured."""
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import AfterValidator, Field, model_validator
@@ -19,6 +20,8 @@ CIFAR100_C, OURS = "cifar100_c", "corruptions"
 SETS = [CIFAR100_C, OURS]
 """The sets of corrupted images: the published CIFAR-100-C, and corruptions that are made here for any data set."""
 DOWNLOAD = "download"
+FOLDER = Path("evaluations/robustness")
+"""Where stage robustness writes."""
 MEASURING = "kdcore.results.robustness.measure"
 """The module that measures; its fingerprint stands in the cards."""
 
@@ -67,6 +70,11 @@ class Robustness(Section):
     def published_copy(self) -> str:
         """Where CIFAR-100-C comes from: "download", or a path."""
         return self.robustness_sources.get(CIFAR100_C, DOWNLOAD)
+
+
+def folder(name: str, pair: str) -> Path:
+    """Return the folder of what is measured of a pair on a set of corrupted images."""
+    return FOLDER / name / pair
 
 
 def cards(params: "Params", evaluations: dict[str, Card], code: Code) -> dict[str, Card]:

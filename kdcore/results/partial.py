@@ -17,6 +17,7 @@ import torch
 
 from kdcore import catalog, checkpoints, networks
 from kdcore.data import storage, subsets
+from kdcore.matrix import robustness_section
 from kdcore.matrix.card_files import CARDS
 from kdcore.matrix.cell import RUNS
 from kdcore.results import captions, evaluation, probed, published
@@ -167,7 +168,7 @@ def _robustness(card: Card) -> dict[str, dict[str, Any]]:
     """Read what was measured on corrupted images so far, set -> pair -> measurement."""
     found: dict[str, dict[str, Any]] = {name: {} for name in card.get("robustness", ())}
     for name, pair in product(found, card["pairs"]):
-        folder = stored.folder(name, pair)
+        folder = robustness_section.folder(name, pair)
         try:
             found[name] |= {pair: stored.read(folder)} if (folder / stored.FILE).is_file() else {}
         except UserError as error:

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from kdcore.catalog import VANILLA
+from kdcore.matrix import robustness_section
 from kdcore.matrix.card_files import CARDS
 from kdcore.matrix.cards import Card
 from kdcore.matrix.cell import RUNS, Cell
@@ -291,6 +292,9 @@ def _has_made_nothing_since(step: Step, diary: Journal | None) -> bool:
     if stage == "transfer":
         pair, _, target = name.rpartition("-")
         output = Path("evaluations", "transfer", target, pair)
+    if stage == "robustness":
+        pair, _, corrupted = name.rpartition("-")
+        output = robustness_section.folder(corrupted, pair)
     return output is None or not output.exists() or output.stat().st_mtime <= (diary.ended or diary.started)
 
 

@@ -14,7 +14,7 @@ from kdcore.results.entry import Entry
 from kdcore.system import validated
 from kdcore.system.validated import Stored
 
-FOLDER, FILE = Path("evaluations/robustness"), "errors.json"
+FILE = "errors.json"
 SEVERITIES = 5
 Measured = dict[str, Any]
 """What `kdcore.results.robustness.measure.measure_pair` returns."""
@@ -53,16 +53,11 @@ class _Measured(Stored):
         return self
 
 
-def folder(name: str, pair: str) -> Path:
-    """Return the folder of what was measured of a pair on a set of corrupted images."""
-    return FOLDER / name / pair
-
-
 def read(path: Path) -> Measured:
     """Read what was measured of a pair on a set of corrupted images.
 
     Args:
-        path: the folder, see `folder`.
+        path: the folder, see `kdcore.matrix.robustness_section.folder`.
 
     Raises:
         UserError: it is missing or damaged.

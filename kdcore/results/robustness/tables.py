@@ -8,9 +8,9 @@ from typing import Any
 import pandas as pd
 
 from kdcore.matrix.robustness_section import CIFAR100_C, OURS
+from kdcore.matrix.robustness_section import folder as folder_of
 from kdcore.results.entry import EXCLUDED, MISSING, Entry
 from kdcore.results.robustness.stored import SEVERITIES, Line, Measured, Score, read, reference, score
-from kdcore.results.robustness.stored import folder as folder_of
 from kdcore.results.row import GROUPS, Card
 from kdcore.results.rows import Results
 from kdcore.results.typeset import Table, markdown
