@@ -168,7 +168,7 @@ def test_a_cell_that_was_trained_anew_has_no_probe(bare, written):
 def test_damaged_probes_are_refused(bare, written, content):
     file = written / f"transfer/stl10/{PAIRS[0]}/metrics.json"
     file.write_text(content)
-    with pytest.raises(UserError, match="metrics.json"):
+    with pytest.raises(UserError, match=r"metrics\.json"):
         probed.with_probes(bare, written)
 
 
