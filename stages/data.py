@@ -4,6 +4,7 @@ from pathlib import Path
 
 from kdcore.data import sources, storage
 from kdcore.matrix.card_files import card_path
+from kdcore.matrix.transfer_section import renamed
 from kdcore.system import yamlfile
 from kdcore.system.errors import UserError
 from kdcore.system.files import whole
@@ -17,7 +18,7 @@ def main(target: str | None = None) -> None:
     try:
         dataset = sources.fetch(section)
     except UserError as error:
-        raise error if target is None else UserError(str(error).replace("data.", f"targets.{target}.")) from error
+        raise error if target is None else UserError(renamed(str(error), target)) from error
     name = target or dataset.name
     with whole(Path("data") / name) as folder:
         storage.save(dataset, folder)

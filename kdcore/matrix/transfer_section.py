@@ -2,6 +2,7 @@
 worth, and how it is trained there. The network is not trained on them.
 """
 
+import re
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError, model_validator
@@ -17,6 +18,10 @@ DOWNLOADED = tuple(name for name, allowed in SOURCES.items() if allowed.startswi
 """Data sets that are targets by their names alone: nothing says where they are, so they are downloaded."""
 SMALLEST, LARGEST = 8, 1024
 """The side of the images that a network sees, in pixels."""
+KEYS = re.compile(
+    r"(?<![\w/.])data\.(?=(?:source|subset|image_size|image_column|label_column|test_share|augmentation)\b)"
+)
+"""Where a message names a key of section `data`."""
 _DATA: TypeAdapter[Any] = TypeAdapter(Data)
 
 
@@ -28,6 +33,11 @@ class Target(Section):
     """See `kdcore.matrix.protocols`."""
     image_size: int | None
     """Height and width of the images that the networks see; None: those of the images that they were trained on."""
+
+
+def renamed(message: str, target: str) -> str:
+    """Name the keys of a target, in a message about its data, as they stand in params.yaml."""
+    return KEYS.sub(f"targets.{target}.", message)
 
 
 def _target(name: str, given: Any) -> Target:

@@ -16,6 +16,7 @@ KNOWN = [
     {"name": "digits", "source": "embedded", "image_size": 16, "train_per_class": 20},
     {"name": "cifar100", "source": "download"},
     {"name": "tiny_imagenet", "source": "download"},
+    {"name": "stl10", "source": "download"},
     {"name": "cub200", "source": "download"},
     {"name": "imagenet", "source": "x"},
 ]

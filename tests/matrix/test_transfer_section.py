@@ -5,6 +5,7 @@ import pytest
 from kdcore.matrix import params, protocols
 from kdcore.matrix.cards import check_sources, make_cards
 from kdcore.matrix.check import check
+from kdcore.matrix.transfer_section import renamed
 from kdcore.system import yamlfile
 from kdcore.system.errors import UserError
 from tests.conftest import ROOT
@@ -104,6 +105,11 @@ def test_a_source_that_a_stage_would_delete_is_refused(load):
     matrix = load(transfer=["mine"], targets={"mine": {"source": "folder:data/mine", "image_size": 32}})
     with pytest.raises(UserError, match=r"targets\.mine\.source: data/mine overlaps with data/mine"):
         check_sources(matrix)
+
+
+def test_a_message_about_the_data_of_a_target_names_its_keys():
+    said = renamed("data.source data.tar: set data.subset: true, or remove my/data.source", "birds")
+    assert said == "targets.birds.source data.tar: set targets.birds.subset: true, or remove my/data.source"
 
 
 def test_the_normalisation_of_a_protocol():

@@ -78,3 +78,15 @@ def test_removing_the_targets_brings_the_old_tables_back(transferred, tmp_path):
     assert copy.ran(copy.dvc("repro")) <= {"plan", "tables"}
     assert (copy.folder / "tables/digits.md").read_text() == before
     assert not (copy.folder / "tables/transfer.csv").exists()
+
+
+def test_a_target_of_one_class_is_refused_before_anything_is_probed(transferred, tmp_path):
+    project, *_ = transferred
+    copy = Project(tmp_path / "project")
+    shutil.copytree(project.folder, copy.folder, symlinks=True)
+    for split in ("train", "test"):
+        shutil.rmtree(copy.folder / "own" / split / "red")
+    copy.set(transfer=["alone"], targets={"alone": {"source": "folder:own", "image_size": 16}})
+    said = copy.dvc("repro", code=255)
+    assert "holds one class, blue; at least two are needed" in said
+    assert copy.ran(said) == {"plan", "target@alone"}
