@@ -24,6 +24,13 @@ from kdcore.system.git import git
 
 REGIONS = "[1,2,4]"
 """The levels of SDD-CVPR2024, as that code writes them."""
+NAMES = {
+    "mobilenetv2": "MobileNetV2",
+    "resnet50": "ResNet50",
+    "shufflenetv1": "ShuffleV1",
+    "shufflenetv2": "ShuffleV2",
+}
+"""Names of networks here -> those of the checkouts, where they differ."""
 
 
 class Checkout:
@@ -79,12 +86,12 @@ class Checkout:
         """A new network of its own, as its scripts make it.
 
         Args:
-            name: as in our zoo, which has the names of the checkouts.
+            name: as in our zoo.
             classes: how many.
             regions: whether it returns the logits of the regions of `REGIONS` too.
         """
         more = {"M": REGIONS if regions else "[1]"} if self.has_regions else {}
-        named = f"{name}_sdd" if self.has_regions else name
+        named = NAMES.get(name, name) + ("_sdd" if self.has_regions else "")
         with contextlib.redirect_stdout(io.StringIO()):
             return cast(nn.Module, self.networks[named][0](num_classes=classes, **more))
 
@@ -106,9 +113,6 @@ class Checkout:
             more: what the distiller takes besides, such as CRD the number of training images.
             regions: whether it compares the regions of `REGIONS`.
             settings: those that are not the checkout's own.
-
-        Raises:
-            ValueError: a setting cannot hold its value.
         """
         self.settings = self.defaults.clone()
         if self.has_regions:
@@ -117,10 +121,7 @@ class Checkout:
             self.settings.distributation = False
         for key, value in settings.items():
             *outer, last = key.split("__")
-            node = reduce(getitem, outer, self.settings)
-            node[last] = type(node[last])(value)
-            if node[last] != value:
-                raise ValueError(f"{key} holds values like {node[last]!r}, not {value!r}")
+            reduce(getitem, outer, self.settings)[last] = value
         return cast(nn.Module, self.distillers[kind](student, teacher, self.settings, *more))
 
     def default(self, key: str) -> Any:

@@ -1,11 +1,13 @@
-"""Which distiller of a published checkout is which method here, with which settings and parts: for `benchmarks.lockstep`.
+"""Which distiller of a published checkout is which method here, with which settings and parts.
 
-Names of settings are those of the checkouts, outer and inner ones joined by "__".
+For `benchmarks.lockstep`. Names of settings are those of the checkouts, outer and inner ones joined by "__".
 """
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import reduce
+from operator import mul
 from typing import Any
 from unittest import mock
 
@@ -33,6 +35,8 @@ class Counterpart:
     """The name of the checkout's trainer."""
     why: str = ""
     """Why the two differ; empty where they are to agree."""
+    restored: bool = False
+    """Whether both networks of theirs get their weights once more after the distiller was made."""
     temperatures: tuple[float, ...] = ()
     """Where they are given, the fixed temperatures that the method's file has for this comparison."""
 
@@ -48,22 +52,26 @@ Table = dict[str, Counterpart]
 _AS_PUBLISHED = {"variant": "as_published"}
 _ALL_CLASSES = {"nontarget": "all_classes"}
 _LIKE_SCRIPTS = {"gamma": 8.0, "temperature": 4.0}  # of SDD-CVPR2024:configs/cifar100/sdd_nkd
+_SHAPES = "a random image goes through their teacher in training mode, before the first step"
 
 _FEATURES: Table = {
     "at": Counterpart("AT", "at"),
-    "fitnet": Counterpart("FITNET", "fitnet"),
+    "fitnet": Counterpart("FITNET", "fitnet", why=_SHAPES),
+    "fitnet, teacher restored": Counterpart("FITNET", "fitnet", restored=True),
     "rkd": Counterpart("RKD", "rkd"),
     "crd": Counterpart("CRD", "crd", {"negatives": 256}, trainer="crd"),
     "ofd": Counterpart("OFD", "ofd", _AS_PUBLISHED),
-    "ofd, default": Counterpart(
-        "OFD", "ofd", why="theirs leaves the teacher in training mode; here it is frozen by default"
-    ),
+    "ofd, default": Counterpart("OFD", "ofd", why="their teacher is in training mode; here it is frozen by default"),
     "reviewkd": Counterpart("REVIEWKD", "reviewkd"),
     "pkt": Counterpart("PKT", "pkt"),
     "sp": Counterpart("SP", "sp"),
-    "vid": Counterpart("VID", "vid", _AS_PUBLISHED),
-    "vid, default": Counterpart(
-        "VID", "vid", why="theirs never gives the variances to the optimiser; here they are trained by default"
+    "vid": Counterpart("VID", "vid", _AS_PUBLISHED, why=_SHAPES),
+    "vid, teacher restored": Counterpart("VID", "vid", _AS_PUBLISHED, restored=True),
+    "vid, default, teacher restored": Counterpart(
+        "VID",
+        "vid",
+        restored=True,
+        why="their variances are not trained; here they are by default",
     ),
     "nst": Counterpart("NST", "nst"),
     "kdsvd": Counterpart("KDSVD", "kdsvd"),
@@ -79,10 +87,11 @@ CHECKOUTS: dict[str, Table] = {
         "dkd": Counterpart("DKD", "dkd"),
         "nkd": Counterpart("NKD", "nkd", _ALL_CLASSES),
         "nkd, default": Counterpart(
-            "NKD", "nkd", why="theirs keeps the target class in the second softmax; here it is left out by default"
+            "NKD", "nkd", why="their second softmax keeps the target class; here it is left out by default"
         ),
         "sdd_kd, M=[1]": Counterpart("SDD_KD", "kd"),
         "sdd_kd, M=[1,2,4]": Counterpart("SDD_KD", "kd", scale=4),
+        "sdd_kd, M=[1,2,4], longer gradients": Counterpart("SDD_KD", "kd", {"kd_weight": 150.0}, scale=4),
         "sdd_dkd, M=[1]": Counterpart("SDD_DKD", "dkd"),
         "sdd_dkd, M=[1,2,4]": Counterpart("SDD_DKD", "dkd", scale=4),
         "sdd_nkd, M=[1]": Counterpart("SDD_NKD", "nkd", {**_ALL_CLASSES, **_LIKE_SCRIPTS}),
@@ -107,7 +116,7 @@ CHECKOUTS: dict[str, Table] = {
         "revision": Counterpart("REVISION", "revision"),
         "rc": Counterpart("RC", "rc", _AS_PUBLISHED),
         "rc, default": Counterpart(
-            "RC", "rc", why="theirs raises the target's logit by the largest logit; here by how far that is above the mean"
+            "RC", "rc", why="they raise the target's logit by the largest one; here by how far that is above the mean"
         ),
         "rc, stand": Counterpart("RC", "rc", stand=True),
         **_MLKD,
@@ -115,7 +124,7 @@ CHECKOUTS: dict[str, Table] = {
             "MLKD_NOAUG",
             "mlkd_one_view",
             {"ce_weight": 0.1, "kd_weight": 0.9},
-            why="theirs sums five temperatures (4, 3, 5, 2, 6), mlkd_one_view three (4, 3, 2), as StreamLined has it",
+            why="theirs has five temperatures (4, 3, 5, 2, 6), mlkd_one_view StreamLined's three (4, 3, 2)",
         ),
         "mlkd_noaug, its temperatures": Counterpart(
             "MLKD_NOAUG",
@@ -128,49 +137,49 @@ CHECKOUTS: dict[str, Table] = {
 """Of each repository, a label -> what is compared."""
 
 _KD = {
-    "KD__TEMPERATURE": ("temperature",),
-    "KD__LOSS__CE_WEIGHT": ("ce_weight",),
-    "KD__LOSS__KD_WEIGHT": ("kd_weight",),
+    "KD__TEMPERATURE": "temperature",
+    "KD__LOSS__CE_WEIGHT": "ce_weight",
+    "KD__LOSS__KD_WEIGHT": "kd_weight",
 }
 _DKD = {
-    "DKD__CE_WEIGHT": ("ce_weight",),
-    "DKD__ALPHA": ("alpha", "kd_weight"),
-    "DKD__BETA": ("beta", "kd_weight"),
-    "DKD__T": ("temperature",),
+    "DKD__CE_WEIGHT": "ce_weight",
+    "DKD__ALPHA": "alpha * kd_weight",
+    "DKD__BETA": "beta * kd_weight",
+    "DKD__T": "temperature",
 }
-_DKD_WARMUP = {"DKD__WARMUP": ("warmup",)}
-_NKD = {"DKD__CE_WEIGHT": ("ce_weight",), **_DKD_WARMUP}
+_DKD_WARMUP = {"DKD__WARMUP": "warmup"}
+_NKD = {"DKD__CE_WEIGHT": "ce_weight", **_DKD_WARMUP}
 
 
-def _feature(name: str, **others: str) -> dict[str, tuple[str, ...]]:
-    weights = {f"{name}__LOSS__CE_WEIGHT": ("ce_weight",), f"{name}__LOSS__FEAT_WEIGHT": ("kd_weight",)}
-    return {**weights, **{f"{name}__{key}": (value,) for key, value in others.items()}}
+def _feature(name: str, **others: str) -> dict[str, str]:
+    weights = {f"{name}__LOSS__CE_WEIGHT": "ce_weight", f"{name}__LOSS__FEAT_WEIGHT": "kd_weight"}
+    return {**weights, **{f"{name}__{key}": value for key, value in others.items()}}
 
 
-_SETTINGS: dict[str, dict[str, tuple[str, ...]]] = {
+_SETTINGS: dict[str, dict[str, str]] = {
     "KD": _KD,
     "SDD_KD": _KD,
     "DKD": {**_DKD, **_DKD_WARMUP},
-    "SDD_DKD": {**_DKD, "warmup": ("warmup",)},
+    "SDD_DKD": {**_DKD, "warmup": "warmup"},
     "NKD": _NKD,
-    "SDD_NKD": {**_NKD, "DKD__T": ("temperature",), "DKD__BETA": ("gamma",)},
+    "SDD_NKD": {**_NKD, "DKD__T": "temperature", "DKD__BETA": "gamma"},
     "MLKD": _KD,
     "MLKD_NOAUG": _KD,
     "RLD": {
-        "RLD__CE_WEIGHT": ("ce_weight",),
-        "RLD__ALPHA": ("alpha", "kd_weight"),
-        "RLD__BETA": ("beta", "kd_weight"),
-        "RLD__ALPHA_T": ("alpha_temperature",),
-        "RLD__T": ("temperature",),
-        "RLD__WARMUP": ("warmup",),
+        "RLD__CE_WEIGHT": "ce_weight",
+        "RLD__ALPHA": "alpha * kd_weight",
+        "RLD__BETA": "beta * kd_weight",
+        "RLD__ALPHA_T": "alpha_temperature",
+        "RLD__T": "temperature",
+        "RLD__WARMUP": "warmup",
     },
-    "SWAP": {"KD__TEMPERATURE": ("temperature",)},
+    "SWAP": {"KD__TEMPERATURE": "temperature"},
     "REVISION": {},
     "RC": {
-        "RC__CE_WEIGHT": ("ce_weight",),
-        "RC__KD_WEIGHT": ("kd_weight",),
-        "RC__RC_WEIGHT": ("rc_weight", "kd_weight"),
-        "RC__T": ("temperature",),
+        "RC__CE_WEIGHT": "ce_weight",
+        "RC__KD_WEIGHT": "kd_weight",
+        "RC__RC_WEIGHT": "rc_weight * kd_weight",
+        "RC__T": "temperature",
     },
     "AT": _feature("AT", P="p"),
     "FITNET": _feature("FITNET", HINT_LAYER="hint_layer"),
@@ -180,11 +189,11 @@ _SETTINGS: dict[str, dict[str, tuple[str, ...]]] = {
     ),
     "OFD": _feature("OFD"),
     "REVIEWKD": {
-        "REVIEWKD__CE_WEIGHT": ("ce_weight",),
-        "REVIEWKD__REVIEWKD_WEIGHT": ("kd_weight",),
-        "REVIEWKD__WARMUP_EPOCHS": ("warmup",),
-        "REVIEWKD__MAX_MID_CHANNEL": ("mid_channels",),
-        "REVIEWKD__STU_PREACT": ("student_preact",),
+        "REVIEWKD__CE_WEIGHT": "ce_weight",
+        "REVIEWKD__REVIEWKD_WEIGHT": "kd_weight",
+        "REVIEWKD__WARMUP_EPOCHS": "warmup",
+        "REVIEWKD__MAX_MID_CHANNEL": "mid_channels",
+        "REVIEWKD__STU_PREACT": "student_preact",
     },
     "PKT": _feature("PKT"),
     "SP": _feature("SP"),
@@ -192,7 +201,7 @@ _SETTINGS: dict[str, dict[str, tuple[str, ...]]] = {
     "NST": _feature("NST"),
     "KDSVD": _feature("KDSVD", K="k"),
 }
-"""Of each distiller, a setting -> the keys of the recipe whose product it is."""
+"""Of each distiller, a setting -> the key of the recipe that gives it, or the keys whose product it is."""
 _STANDARDISING = ("KD", "DKD", "MLKD", "RLD", "SWAP", "RC", "MLKD_NOAUG")
 
 
@@ -205,12 +214,10 @@ def settings(one: Counterpart, recipe: Mapping[str, Any], student: Output, teach
         student: outputs of any images.
         teacher: outputs of any images.
     """
-    found: dict[str, Any] = {}
-    for setting, keys in _SETTINGS[one.distiller].items():
-        product = recipe[keys[0]]
-        for key in keys[1:]:
-            product = product * recipe[key]
-        found[setting] = product
+    found = {
+        setting: reduce(mul, (recipe[key] for key in keys.split(" * ")))
+        for setting, keys in _SETTINGS[one.distiller].items()
+    }
     if one.stand and one.distiller in _STANDARDISING:
         found["EXPERIMENT__LOGIT_STAND"] = True
     if one.distiller == "CRD":

@@ -6,9 +6,9 @@ compute in float64, so that what is left of a difference is no rounding: a cast 
 float64 tensor here. Rounding grows from step to step, as differences of weights do in any training.
 
 Networks and what a method trains beside the student begin as ours: the networks' weights go over by their names, those
-of adapters part by part in order (`benchmarks.counterparts`), every shape being checked. CRD's memories go over too, and
-the negatives that ours draws are given to both. Settings of the checkout that the recipe here has otherwise are set to
-the recipe's, and listed. The teacher has never been trained, but has running statistics; a quarter of the labels is
+of adapters part by part in order (`benchmarks.counterparts`), and every shape is checked. CRD's memories go over too,
+and the negatives that ours draws are given to both. Settings of the checkout that the recipe here has otherwise are set
+to the recipe's, and listed. The teacher has never been trained, but has running statistics; a quarter of the labels is
 random, the others are what it says of the image or of a part of it, so that it is right and wrong of both. Every image
 is seen several times, as in several epochs, but all steps are of one epoch within the warm-up.
 
@@ -20,6 +20,7 @@ METHODS are labels or distillers, separated by semicolons; "all" is the default.
 import io
 import itertools
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
@@ -34,7 +35,8 @@ from benchmarks import common
 from benchmarks.checkout import Checkout
 from benchmarks.common import Case
 from benchmarks.counterparts import CHECKOUTS, Counterpart, Table, parts, settings
-from kdcore.catalog import levels, methods as catalogued
+from kdcore.catalog import levels
+from kdcore.catalog import methods as catalogued
 from kdcore.data.dataset import Dataset, Split
 from kdcore.data.feed import Batch, Feed
 from kdcore.matrix import recipes
@@ -43,7 +45,7 @@ from kdcore.matrix.fingerprint import ROOT
 from kdcore.networks.contract import Network
 from kdcore.scales import pyramid_logits
 from kdcore.system import command, yamlfile
-from kdcore.system.errors import UserError
+from kdcore.system.errors import RunError, UserError
 from kdcore.training import loop, teacher_outputs
 from kdcore.training.distributed import ALONE
 
@@ -55,6 +57,7 @@ EPOCH = 10
 REPORTED = (1, 2, 3, 5, 10, 19)
 DECIDING, ALLOWED = 5, 1e-9
 """The step whose losses decide, and by which share of the loss they may differ."""
+UNEXPLAINED = "not explained"
 LONGEST = 40.0
 """The norm to which SDD-CVPR2024 scales longer gradients down."""
 
@@ -193,9 +196,10 @@ class Theirs:
         }
         more = [len(ours.images.labels)] if one.distiller == "CRD" else []
         solver = {"SOLVER__WEIGHT_DECAY": ours.run.settings.weight_decay, "SOLVER__LR": ours.run.settings.lr}
-        distiller = checkout.distiller(
-            one.distiller, student, teacher, *more, regions=regions, **solver, **chosen
-        )
+        distiller = checkout.distiller(one.distiller, student, teacher, *more, regions=regions, **solver, **chosen)
+        if one.restored:
+            _fill(teacher, ours.teacher)
+            _fill(student, ours.run.student)
         _fill_parts(distiller, ours.adapter, parts(one, ours.adapter))
         self.student, self.kind, self.norms = student, one.trainer, list[float]()
         self.trainer = checkout.stepper(one.trainer, distiller, out)
@@ -253,15 +257,18 @@ def compare(checkout: Checkout, one: Counterpart, pair: str, steps: int) -> dict
         in_float64(),
         tempfile.TemporaryDirectory() as out,
         redirect_stdout(io.StringIO()),
+        warnings.catch_warnings(),
         one.as_compared(),
     ):
+        warnings.simplefilter("ignore")  # theirs calls what torch deprecates
         ours = Ours(one, pair, clipped=checkout.has_regions)
         theirs = Theirs(checkout, one, ours, pair, Path(out))
+        begun = _weights(ours.run.student)
         losses = []
         for batch in itertools.islice(ours.images.batches(), steps):
             drawn = ours.drawn(batch)
             losses.append((theirs.step(batch, drawn), ours.step(batch)))
-    shown = [step for step in REPORTED if step <= steps]
+    ended, shown = _weights(ours.run.student), [step for step in REPORTED if step <= steps]
     return {
         "distiller": one.distiller,
         "method": one.method,
@@ -271,7 +278,8 @@ def compare(checkout: Checkout, one: Counterpart, pair: str, steps: int) -> dict
         "set otherwise than the checkout has it": theirs.changed,
         "loss": {str(step): losses[step - 1][1] for step in shown},
         "difference": {str(step): _relative(*losses[step - 1]) for step in shown},
-        "weights": _apart(theirs.student, ours.run.student),
+        "weights": ((_weights(theirs.student) - ended).norm() / (ended - begun).norm()).item(),
+        "moved": ((ended - begun).norm() / begun.norm()).item(),
         "longest gradient": max(theirs.norms, default=None),
         "clipped steps": sum(norm > LONGEST for norm in theirs.norms) if theirs.norms else None,
         "why": one.why,
@@ -282,12 +290,9 @@ def _relative(theirs: float, ours: float) -> float:
     return abs(theirs - ours) / abs(ours)
 
 
-def _apart(theirs: nn.Module, ours: nn.Module) -> float:
-    """How far the weights of two networks are from each other, as a share of their norm."""
-    first, second = (
-        torch.cat([parameter.detach().flatten() for parameter in network.parameters()]) for network in (theirs, ours)
-    )
-    return ((first - second).norm() / second.norm()).item()
+def _weights(network: nn.Module) -> Tensor:
+    """All trained weights of a network, (P,)."""
+    return torch.cat([parameter.detach().flatten() for parameter in network.parameters()])
 
 
 def chosen(table: Table, names: str) -> Table:
@@ -311,12 +316,19 @@ def verdict(row: Mapping[str, Any]) -> str:
     """Whether a comparison is as it should be, and why not."""
     last = [step for step in row["difference"] if int(step) <= DECIDING][-1]
     if row["why"]:
-        return row["why"]
-    return "" if row["difference"][last] <= ALLOWED else "not explained"
+        return str(row["why"])
+    return "" if row["difference"][last] <= ALLOWED else UNEXPLAINED
 
 
 def main(checkout: str, names: str = "all", steps: str = str(REPORTED[-1]), pair: str = PAIR) -> None:
-    """Print the differences, and keep them as a JSON file and a page."""
+    """Print the differences, and keep them as a JSON file and a page.
+
+    Raises:
+        UserError: the folder is no checkout, METHODS names nothing, or STEPS is no number.
+        RunError: a difference is too large, and `benchmarks.counterparts` does not say why.
+    """
+    if not steps.isdigit() or int(steps) < 1:
+        raise UserError(f"STEPS: {steps!r} must be a whole number from 1 on")
     theirs = Checkout(Path(checkout).absolute())
     table = chosen(CHECKOUTS[theirs.repository], names)
     rows = {label: compare(theirs, one, pair, int(steps)) for label, one in table.items()}
@@ -333,8 +345,11 @@ def main(checkout: str, names: str = "all", steps: str = str(REPORTED[-1]), pair
         "steps": int(steps),
         "compared": rows,
     }
-    file = common.keep("lockstep", theirs.repository, where=CPU, content=content)
+    file = common.keep("lockstep", theirs.repository, pair, where=CPU, content=content)
     file.with_suffix(".md").write_text(text, encoding="utf-8")
+    unexplained = [label for label, row in rows.items() if verdict(row) == UNEXPLAINED]
+    if unexplained:
+        raise RunError(f"{'; '.join(unexplained)}: the losses of step {DECIDING} differ by more than {ALLOWED:g}")
 
 
 def page(checkout: Checkout, rows: Mapping[str, Mapping[str, Any]], pair: str) -> str:
@@ -348,8 +363,9 @@ def page(checkout: Checkout, rows: Mapping[str, Mapping[str, Any]], pair: str) -
     with redirect_stdout(io.StringIO()) as text:
         common.show(head, lines)
     return (
-        f"# {checkout.repository} at {checkout.commit}\n\n{pair}, float64, batch {BATCH}, SGD; difference of the loss of "
-        f"a step, and of the student's weights at the end, relative to their size.\n\n{text.getvalue()}"
+        f"# {checkout.repository} at {checkout.commit}\n\n{pair}, float64, batch {BATCH}, SGD. How far the losses of a "
+        "step are apart, as a share of the loss, and the student's weights at the end, as a share of the way that they "
+        f"have gone.\n\n{text.getvalue()}"
     )
 
 
