@@ -24,6 +24,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 from unittest import mock
@@ -162,11 +163,16 @@ def _recipe(one: Counterpart, pair: str) -> dict[str, Any]:
     found = recipes.resolve(
         cell,
         dataset="cifar100",
-        published=yamlfile.read(ROOT / "data/recipes.yaml"),
+        published=_published(),
         overrides={one.method: dict(one.changes)},
         stand_recipe="paper",
     )
     return {key: value.value for key, value in found.items()}
+
+
+@cache
+def _published() -> dict[str, Any]:
+    return yamlfile.read(ROOT / "data/recipes.yaml")
 
 
 class Theirs:
@@ -201,7 +207,9 @@ class Theirs:
             _fill(teacher, ours.teacher)
             _fill(student, ours.run.student)
         _fill_parts(distiller, ours.adapter, parts(one, ours.adapter))
-        self.student, self.kind, self.norms = student, one.trainer, list[float]()
+        self.student, self.kind, self.label = student, one.trainer, one.distiller
+        self.norms: list[float] = []
+        """The length of every gradient that they limited, before they did."""
         self.trainer = checkout.stepper(one.trainer, distiller, out)
         self.trainer.distiller.train()
         meter = checkout.meter
@@ -214,7 +222,13 @@ class Theirs:
         if drawn is not None:
             data.append(torch.cat([batch.index[:, None], drawn], dim=1))
         with mock.patch.object(nn.utils, "clip_grad_norm_", self._clip):
-            self.trainer.train_iter(data, EPOCH, self.meters)
+            try:
+                self.trainer.train_iter(data, EPOCH, self.meters)
+            except Exception as error:  # whatever their code raises for networks that it does not know
+                raise RunError(
+                    f"{self.label}: the checkout's own step fails ({type(error).__name__}: {error}); leave it out of "
+                    "METHODS, or take another PAIR"
+                ) from error
         return float(self.meters["losses"].val)
 
     def _clip(self, *arguments: Any, **options: Any) -> Tensor:
