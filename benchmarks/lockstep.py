@@ -349,8 +349,7 @@ def main(checkout: str, names: str = "all", steps: str = str(REPORTED[-1]), pair
     text = page(theirs, rows, pair)
     print(text)
     content = {
-        "repository": theirs.repository,
-        "commit": theirs.commit,
+        "checkout": {"repository": theirs.repository, "commit": theirs.commit},
         "pair": pair,
         "dtype": "float64",
         "batch": BATCH,

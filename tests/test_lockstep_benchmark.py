@@ -230,12 +230,15 @@ def run(folder, *arguments):
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_a_trainer_that_does_the_same_agrees_and_another_one_is_named(made_up, tmp_path):
     done = run(tmp_path, made_up, "kd;dkd", 5, PAIR)
     assert done.returncode == 1, done.stderr
     assert "dkd: the losses of step 5 differ by more than 1e-09" in done.stderr
     (file,) = tmp_path.glob("benchmarks/results/lockstep-mdistiller-*.json")
-    found = json.loads(file.read_text())["compared"]
+    content = json.loads(file.read_text())
+    assert content["checkout"] == {"repository": "mdistiller", "commit": "unknown"}
+    found = content["compared"]
     assert list(found) == ["kd", "dkd"]
     assert all(difference < 1e-12 for difference in found["kd"]["difference"].values())
     assert found["kd"]["weights"] < 1e-10
@@ -249,9 +252,10 @@ def test_a_trainer_that_does_the_same_agrees_and_another_one_is_named(made_up, t
 
 
 def test_what_cannot_be_compared_is_said(tmp_path):
-    done = run(tmp_path, tmp_path)
-    assert done.returncode == 2
-    assert "is no checkout of mdistiller's family" in done.stderr
+    with pytest.raises(UserError, match="is no checkout of mdistiller's family"):
+        lockstep.main(str(tmp_path))
+    with pytest.raises(UserError, match="STEPS: '0' must be a whole number from 1 on"):
+        lockstep.main(str(tmp_path), "all", "0")
 
 
 @pytest.mark.slow
