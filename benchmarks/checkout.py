@@ -20,9 +20,17 @@ from torch import nn
 
 from kdcore.data.dataset import Split
 from kdcore.system.errors import UserError
+from kdcore.system.git import git
 
 REGIONS = "[1,2,4]"
 """The levels of SDD-CVPR2024, as that code writes them."""
+NAMES = {
+    "mobilenetv2": "MobileNetV2",
+    "resnet50": "ResNet50",
+    "shufflenetv1": "ShuffleV1",
+    "shufflenetv2": "ShuffleV2",
+}
+"""Names of networks here -> those of the checkouts, where they differ."""
 
 
 class Checkout:
@@ -52,33 +60,76 @@ class Checkout:
         self.distillers: dict[str, Any] = distillers.distiller_dict
         self.networks: dict[str, Any] = models.cifar_model_dict
         self.trainers: dict[str, Any] = engine.trainer_dict
-        self.settings: Any = settings.CFG.clone()
+        self.meter: Any = engine.trainer.AverageMeter
+        self.defaults: Any = settings.CFG.clone()
+        self.settings: Any = self.defaults
+        self.folder = folder
         self.has_regions = "SDD_KD" in self.distillers
+
+    @property
+    def repository(self) -> str:
+        """The name of its repository, as data/recipes.yaml has it, told by the distillers that it alone has."""
+        for name, distiller in (("SDD-CVPR2024", "SDD_KD"), ("RLD", "RLD"), ("logit-standardization-KD", "MLKD")):
+            if distiller in self.distillers:
+                return name
+        return "mdistiller"
+
+    @property
+    def commit(self) -> str:
+        """Its commit, with "+changes" where files differ from it; "unknown" where the folder is no clone."""
+        root, head = (git("rev-parse", what, folder=self.folder) for what in ("--show-toplevel", "HEAD"))
+        if root is None or head is None or Path(root.strip()) != self.folder.resolve():
+            return "unknown"
+        return head.strip()[:7] + ("+changes" if git("status", "--porcelain", folder=self.folder) else "")
 
     def network(self, name: str, classes: int, *, regions: bool = False) -> nn.Module:
         """A new network of its own, as its scripts make it.
 
         Args:
-            name: as in our zoo, which has the names of the checkouts.
+            name: as in our zoo.
             classes: how many.
             regions: whether it returns the logits of the regions of `REGIONS` too.
         """
         more = {"M": REGIONS if regions else "[1]"} if self.has_regions else {}
-        named = f"{name}_sdd" if self.has_regions else name
+        named = NAMES.get(name, name) + ("_sdd" if self.has_regions else "")
         with contextlib.redirect_stdout(io.StringIO()):
             return cast(nn.Module, self.networks[named][0](num_classes=classes, **more))
 
-    def distiller(self, kind: str, student: nn.Module, teacher: nn.Module, *more: Any, **settings: Any) -> nn.Module:
-        """A new distiller with the checkout's own settings, some of which are given: KD__TEMPERATURE=2."""
-        for key, value in settings.items():
-            *outer, last = key.split("__")
-            node = reduce(getitem, outer, self.settings)
-            node[last] = type(node[last])(value)
+    def distiller(
+        self,
+        kind: str,
+        student: nn.Module,
+        teacher: nn.Module,
+        *more: Any,
+        regions: bool = False,
+        **settings: Any,
+    ) -> nn.Module:
+        """A new distiller with the checkout's own settings, some of which are given: KD__TEMPERATURE=2.
+
+        Args:
+            kind: its name in the checkout.
+            student: from `network`.
+            teacher: from `network`.
+            more: what the distiller takes besides, such as CRD the number of training images.
+            regions: whether it compares the regions of `REGIONS`.
+            settings: those that are not the checkout's own.
+        """
+        self.settings = self.defaults.clone()
         if self.has_regions:
-            self.settings.M = REGIONS if kind.startswith("SDD") else "[1]"
+            self.settings.M = REGIONS if regions else "[1]"
             self.settings.warmup = 1.0
             self.settings.distributation = False
+        for key, value in settings.items():
+            *outer, last = key.split("__")
+            reduce(getitem, outer, self.settings)[last] = value
         return cast(nn.Module, self.distillers[kind](student, teacher, self.settings, *more))
+
+    def default(self, key: str) -> Any:
+        """The checkout's own value of a setting: KD__TEMPERATURE; None where it has none."""
+        try:
+            return reduce(getitem, key.split("__"), self.defaults)
+        except KeyError:
+            return None
 
     def loaders(self, train: Split, test: Split) -> list[Any]:
         """Loaders of images of CIFAR-100's size, made as the checkout makes its own, but from arrays in memory.
@@ -108,5 +159,12 @@ class Checkout:
 
     def trainer(self, distiller: nn.Module, train: Split, test: Split, out: Path) -> Any:
         """Its base trainer, whose `train_epoch(epoch)` trains, tests and saves to the folder `out`."""
+        return self._trainer("base", distiller, self.loaders(train, test), out)
+
+    def stepper(self, kind: str, distiller: nn.Module, out: Path) -> Any:
+        """Its trainer of a kind without any images, whose `train_iter(batch, epoch, meters)` takes one step."""
+        return self._trainer(kind, distiller, [None, None], out)
+
+    def _trainer(self, kind: str, distiller: nn.Module, loaders: list[Any], out: Path) -> Any:
         self.settings.LOG.PREFIX = str(out)
-        return self.trainers["base"]("run", nn.DataParallel(distiller), *self.loaders(train, test), self.settings)
+        return self.trainers[kind]("run", nn.DataParallel(distiller), *loaders, self.settings)

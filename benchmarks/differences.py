@@ -4,6 +4,7 @@ Run by hand after `dvc repro` of the default matrix: python -m benchmarks.differ
 and the ResNet8 student that KD trained, on the first 64 test images of the digits.
 """
 
+import copy
 from pathlib import Path
 
 import torch
@@ -106,6 +107,21 @@ def ofd_modes(teacher: Network, images: Tensor, size: int) -> None:
     print(f"ofd: the margin of a channel with weight 0 and bias -1 is {dead.item():g}")
 
 
+def shapes_asked_in_training(teacher: Network, images: Tensor, target: Tensor) -> None:
+    """What one random image does to a teacher that passes it in training mode, as FitNet and VID ask for shapes."""
+    first, side = next(teacher.parameters()), images.shape[-1]
+    noise = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0)).to(first)
+    moved = copy.deepcopy(teacher)
+    with torch.no_grad():
+        moved.train()(noise)
+        before, after = teacher.eval()(images), moved.eval()(images)
+    stages = zip(before.stages[1:], after.stages[1:], strict=True)
+    shares = ", ".join(f"{(a - b).square().mean() / a.square().mean():.1%}" for a, b in stages)
+    top1, top1_after = (100 * (output.logits.argmax(dim=1) == target).double().mean() for output in (before, after))
+    print(f"fitnet, vid: maps of the three stages change by {shares} of their mean square (one random image)")
+    print(f"fitnet, vid: the teacher's top-1 on {len(target)} images goes from {top1:.1f} to {top1_after:.1f}")
+
+
 def kdsvd_signs(student: Network, teacher: Network, images: Tensor) -> None:
     """The loss when the arbitrary sign of one stage's vectors is the other one."""
     with torch.no_grad():
@@ -153,6 +169,7 @@ def main() -> None:
     skd_gradients(*logits)
     for size in (16, BATCH):
         ofd_modes(teacher, images, size)
+    shapes_asked_in_training(teacher, images, torch.from_numpy(dataset.test.labels))
     kdsvd_signs(student, teacher, images[:BATCH])
     crd_draws()
     vid_variances()

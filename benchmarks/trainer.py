@@ -150,9 +150,8 @@ def checked_out(folder: Path, case: Case, images: int, where: torch.device) -> L
     )
     teacher.load_state_dict(common.networks_of(case.pair, where)[0].state_dict())
     weights = {"KD__TEMPERATURE": RECIPE["temperature"], "KD__LOSS__CE_WEIGHT": RECIPE["ce_weight"]}
-    distiller = checkout.distiller(
-        "SDD_KD" if decoupled else "KD", student, teacher, **weights, KD__LOSS__KD_WEIGHT=RECIPE["kd_weight"]
-    )
+    weights["KD__LOSS__KD_WEIGHT"] = RECIPE["kd_weight"]
+    distiller = checkout.distiller("SDD_KD" if decoupled else "KD", student, teacher, regions=decoupled, **weights)
     dataset, epochs = common.noise(images), itertools.count(1)
     out = tempfile.TemporaryDirectory()
     running = checkout.trainer(distiller, cast(Split, dataset.train), cast(Split, dataset.test), Path(out.name))
