@@ -77,7 +77,7 @@ def _keys(root: str, path: Sequence[Any]) -> list[str]:
         root: name of the section that was read.
         path: keys, numbers in lists, and tags of unions, from there on.
     """
-    found = [section for section in _below(Section) if section.__name__ == root]
+    found = list({section for section in _below(Section) if section.__name__ == root})
     if len(found) != 1:
         return []
     for part in path[:-1]:

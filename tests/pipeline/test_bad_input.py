@@ -935,7 +935,7 @@ def test_a_check_lists_all_that_is_not_here(project, refused, capsys):
             assert line.startswith(f"params.yaml: {start}")
     importlib.import_module("stages.plan").main("--check", "other.yaml")
     cells, *remarks = capsys.readouterr().out.splitlines()
-    assert cells == "other.yaml: 48 cells"
+    assert cells == "other.yaml: 20 cells"
     for line, start in zip(remarks, starts, strict=True):
         assert line.startswith(f"- would not run here: {start}")
 
@@ -970,7 +970,7 @@ def test_a_check_refuses_checkpoints_that_do_not_fit(project, refused, capsys, t
     (project / "dvc.lock").unlink()
     given(data__train_per_class=21)(project)  # another data set than the one that is stored, as far as is known
     plan.main(*check)
-    assert capsys.readouterr().out.splitlines() == ["params.yaml: 48 cells"] * 3
+    assert capsys.readouterr().out.splitlines() == ["params.yaml: 20 cells"] * 3
 
 
 @pytest.mark.parametrize("arguments", [(), ("--check", "params.yaml")])
