@@ -155,7 +155,7 @@ MATRIX = {"methods": ["kd"], "scales": [1, 2], "baselines": ["vanilla", "at", "o
 def test_the_plan_refuses_such_pairs(copied, tmp_path, monkeypatch, capsys):
     content = {**yamlfile.read(ROOT / "params.yaml"), **MATRIX}
     (tmp_path / "data").mkdir()
-    for name in ("recipes", "teachers", "published"):
+    for name in ("recipes", "teachers", "published", "published_transfer"):
         shutil.copy(ROOT / f"data/{name}.yaml", tmp_path / "data")
     monkeypatch.chdir(tmp_path)
     yamlfile.write(tmp_path / "params.yaml", content)

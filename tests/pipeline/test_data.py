@@ -24,7 +24,7 @@ def run_stages(folder, pair, section):
     content |= MATRIX | {"pairs": [pair], "data": section, "train": content["train"] | TRAIN}
     content["teachers"] = {pair.split("-")[0]: TRAINED}
     yamlfile.write(folder / "params.yaml", content)
-    for name in ("recipes", "teachers", "published"):
+    for name in ("recipes", "teachers", "published", "published_transfer"):
         (folder / "data").mkdir(exist_ok=True)
         shutil.copy(ROOT / f"data/{name}.yaml", folder / "data")
     plan.main()

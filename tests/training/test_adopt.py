@@ -599,7 +599,7 @@ class TestStage:
     def test_unlisted_stops_the_plan(self, folder):
         yamlfile.write(folder / "params.yaml", {**matrix(source="published").model_dump(), "variants": {"base": {}}})
         (folder / "data").mkdir()
-        for name in ("recipes", "teachers", "published"):
+        for name in ("recipes", "teachers", "published", "published_transfer"):
             (folder / f"data/{name}.yaml").write_text((ROOT / f"data/{name}.yaml").read_text())
         for arguments in ([], ["--check", "params.yaml"]):
             code, said = call(folder, "stages.plan", *arguments)
