@@ -234,10 +234,10 @@ def _cloud(side: int, random: Random) -> np.ndarray:
 
 
 CORRUPTIONS = {
-    "gaussian_noise": Corruption("noise", gaussian_noise, (0.04, 0.07, 0.11, 0.16, 0.22)),
-    "shot_noise": Corruption("noise", shot_noise, (250, 100, 45, 22, 12)),
-    "impulse_noise": Corruption("noise", impulse_noise, (0.01, 0.03, 0.06, 0.11, 0.18)),
-    "speckle_noise": Corruption("noise", speckle_noise, (0.08, 0.14, 0.22, 0.32, 0.45)),
+    "gaussian_noise": Corruption("noise", gaussian_noise, (0.03, 0.05, 0.07, 0.1, 0.14)),
+    "shot_noise": Corruption("noise", shot_noise, (500, 250, 120, 60, 30)),
+    "impulse_noise": Corruption("noise", impulse_noise, (0.005, 0.015, 0.03, 0.06, 0.1)),
+    "speckle_noise": Corruption("noise", speckle_noise, (0.06, 0.1, 0.15, 0.21, 0.28)),
     "gaussian_blur": Corruption("blur", gaussian_blur, (0.5, 0.7, 0.95, 1.25, 1.6)),
     "defocus_blur": Corruption("blur", defocus_blur, (0.7, 0.95, 1.25, 1.65, 2.1)),
     "motion_blur": Corruption("blur", motion_blur, (1.5, 2.5, 3.5, 5, 7)),
@@ -248,7 +248,7 @@ CORRUPTIONS = {
     "darkness": Corruption("weather", darkness, (0.25, 0.4, 0.55, 0.68, 0.8)),
     "contrast": Corruption("digital", contrast, (0.75, 0.55, 0.4, 0.27, 0.16)),
     "elastic": Corruption("digital", elastic, (1, 1.7, 2.4, 3.2, 4.2)),
-    "pixelate": Corruption("digital", pixelate, (0.75, 0.6, 0.47, 0.35, 0.25)),
-    "jpeg": Corruption("digital", jpeg, (70, 40, 22, 12, 6)),
+    "pixelate": Corruption("digital", pixelate, (0.9, 0.82, 0.72, 0.6, 0.45)),
+    "jpeg": Corruption("digital", jpeg, (80, 60, 40, 25, 15)),
 }
 """Corruption -> what it does; the order gives each its random numbers, so new ones go to the end."""
