@@ -11,6 +11,7 @@ from kdcore import catalog, objective
 from kdcore.data.sources import digits
 from kdcore.matrix import recipes
 from kdcore.matrix.cell import Cell
+from kdcore.results import partial
 from kdcore.results.diagnostics import measured_cost, pair, stored
 from kdcore.system import yamlfile
 from kdcore.system.errors import UserError
@@ -123,6 +124,30 @@ def test_is_the_same_twice_and_can_be_read(found, dataset, weights, tmp_path):
     (tmp_path / stored.FOUND).write_text('{"pair": "a-b"}')
     with pytest.raises(UserError, match=r"diagnostics\.json: is damaged \(images: Field required\)"):
         stored.read(tmp_path)
+
+
+class TestHalfway:
+    """What the report of unfinished cells reads."""
+
+    @pytest.fixture
+    def kept(self, found, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        (stored.FOLDER / PAIR).mkdir(parents=True)
+        cost = {"device": "cpu", "threads": 1, "images_per_second": {}, "trainings": {}}
+        stored.write(stored.FOLDER / PAIR, found, cost)
+        return stored.FOLDER / PAIR / stored.FOUND
+
+    def test_are_cells_whose_weights_are_there_now(self, kept, found):
+        sums = [one["weights_sha256"] for one in found["cells"]]
+        evaluation = {"cells": [{"weights_sha256": sums[0]}, {"weights_sha256": "of another run"}]}
+        (read,) = partial._diagnoses([PAIR, "not-there"], [evaluation]).values()
+        assert [one["name"] for one in read["cells"]] == [found["cells"][0]["name"]]
+        assert partial._diagnoses([PAIR], [{"cells": []}]) == {}
+
+    def test_damaged_ones_count_as_not_there(self, kept, capsys):
+        kept.write_text("{}")
+        assert partial._diagnoses([PAIR], [{"cells": []}]) == {}
+        assert f"warning: {kept}: is damaged" in capsys.readouterr().err
 
 
 def test_only_the_first_seed_of_a_row_has_a_picture():
