@@ -256,7 +256,10 @@ def _fill_parts(distiller: nn.Module, adapter: nn.Module, named: Mapping[str, st
         into = [key for key in own if f"{key}.".startswith(f"{theirs}.")]
         values = [value for key, value in adapter.state_dict().items() if f"{key}.".startswith(f"{ours}.")]
         if [own[key].shape for key in into] != [value.shape for value in values]:
-            raise ValueError(f"{theirs} has other weights than {ours}")
+            raise RunError(
+                f"{type(distiller).__name__}: {theirs} has other weights than {ours} here, since other maps of this pair "
+                "are compared (docs/differences.md); leave it out of METHODS, or take another PAIR"
+            )
         for key, value in zip(into, values, strict=True):
             own[key].copy_(value)
         filled |= set(into)
