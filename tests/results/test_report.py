@@ -186,7 +186,7 @@ def test_figures_of_a_doubtful_source_are_marked(results):
     figures = [entry.figure for entry in results.entries if entry.figure]
     assert page.texts.count("†") == len(figures)
     notes = [text for text in page.texts if text.startswith("† Every figure from ")]
-    assert len(notes) == len({figure.source for figure in figures})
+    assert len(notes) == len({published.sources[figure.source].title for figure in figures})
     assert all(text.endswith(": read second hand.") for text in notes)
 
 
