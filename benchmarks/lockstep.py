@@ -222,9 +222,8 @@ class Theirs:
         data = [image, batch.target, batch.index]
         if drawn is not None:
             data.append(torch.cat([batch.index[:, None], drawn], dim=1))
-        with mock.patch.object(nn.utils, "clip_grad_norm_", self._clip):
-            with _of_theirs(self.label):
-                self.trainer.train_iter(data, EPOCH, self.meters)
+        with mock.patch.object(nn.utils, "clip_grad_norm_", self._clip), _of_theirs(self.label):
+            self.trainer.train_iter(data, EPOCH, self.meters)
         return float(self.meters["losses"].val)
 
     def _clip(self, *arguments: Any, **options: Any) -> Tensor:
@@ -243,8 +242,8 @@ def _of_theirs(label: str) -> Iterator[None]:
         yield
     except Exception as error:
         raise RunError(
-            f"{label}: the checkout's own code fails ({type(error).__name__}: {error}); leave it out of METHODS, or take "
-            "another PAIR"
+            f"{label}: the checkout's own code fails ({type(error).__name__}: {error}); leave it out of METHODS, or "
+            "take another PAIR"
         ) from error
 
 
