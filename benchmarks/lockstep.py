@@ -202,7 +202,8 @@ class Theirs:
         }
         more = [len(ours.images.labels)] if one.distiller == "CRD" else []
         solver = {"SOLVER__WEIGHT_DECAY": ours.run.settings.weight_decay, "SOLVER__LR": ours.run.settings.lr}
-        distiller = checkout.distiller(one.distiller, student, teacher, *more, regions=regions, **solver, **chosen)
+        with _of_theirs(one.distiller):
+            distiller = checkout.distiller(one.distiller, student, teacher, *more, regions=regions, **solver, **chosen)
         if one.restored:
             _fill(teacher, ours.teacher)
             _fill(student, ours.run.student)
@@ -221,14 +222,8 @@ class Theirs:
         data = [image, batch.target, batch.index]
         if drawn is not None:
             data.append(torch.cat([batch.index[:, None], drawn], dim=1))
-        with mock.patch.object(nn.utils, "clip_grad_norm_", self._clip):
-            try:
-                self.trainer.train_iter(data, EPOCH, self.meters)
-            except Exception as error:  # whatever their code raises for networks that it does not know
-                raise RunError(
-                    f"{self.label}: the checkout's own step fails ({type(error).__name__}: {error}); leave it out of "
-                    "METHODS, or take another PAIR"
-                ) from error
+        with mock.patch.object(nn.utils, "clip_grad_norm_", self._clip), _of_theirs(self.label):
+            self.trainer.train_iter(data, EPOCH, self.meters)
         return float(self.meters["losses"].val)
 
     def _clip(self, *arguments: Any, **options: Any) -> Tensor:
@@ -238,6 +233,18 @@ class Theirs:
 
 
 CLIP = nn.utils.clip_grad_norm_
+
+
+@contextmanager
+def _of_theirs(label: str) -> Iterator[None]:
+    """Name the distiller whose code fails inside the block, whatever it raises for networks that it does not know."""
+    try:
+        yield
+    except Exception as error:
+        raise RunError(
+            f"{label}: the checkout's own code fails ({type(error).__name__}: {error}); leave it out of METHODS, or "
+            "take another PAIR"
+        ) from error
 
 
 def _fill(theirs: nn.Module, ours: nn.Module) -> None:
@@ -257,8 +264,8 @@ def _fill_parts(distiller: nn.Module, adapter: nn.Module, named: Mapping[str, st
         values = [value for key, value in adapter.state_dict().items() if f"{key}.".startswith(f"{ours}.")]
         if [own[key].shape for key in into] != [value.shape for value in values]:
             raise RunError(
-                f"{type(distiller).__name__}: {theirs} has other weights than {ours} here, since other maps of this pair "
-                "are compared (docs/differences.md); leave it out of METHODS, or take another PAIR"
+                f"{type(distiller).__name__}: {theirs} has other weights than {ours} here, since other maps of this "
+                "pair are compared (docs/differences.md); leave it out of METHODS, or take another PAIR"
             )
         for key, value in zip(into, values, strict=True):
             own[key].copy_(value)
