@@ -18,7 +18,9 @@ def main(target: str | None = None) -> None:
     try:
         dataset = sources.fetch(section)
     except UserError as error:
-        raise error if target is None else UserError(renamed(str(error), target)) from error
+        if target is None:
+            raise
+        raise UserError(renamed(str(error), target)) from error
     name = target or dataset.name
     with whole(Path("data") / name) as folder:
         storage.save(dataset, folder)

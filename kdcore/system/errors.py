@@ -71,11 +71,13 @@ def suggest(name: object, known: Iterable[str], most: int = 1) -> str:
 
 def is_full(error: BaseException | None) -> bool:
     """Whether an error, or what it was raised from, is that of a full disk or an exceeded quota."""
-    while error is not None:
+    seen: list[BaseException] = []  # an error can be raised from itself
+    while error is not None and error not in seen:
         if isinstance(error, OSError) and error.errno in FULL:
             return True
         if any(os.strerror(number) in str(error) for number in FULL) or CUT_OFF.search(str(error)):
             return True
+        seen.append(error)
         error = error.__cause__ or error.__context__
     return False
 

@@ -35,6 +35,8 @@ LIMIT = 5.0
 PAIR = "resnet20-resnet8"
 CELL = f"{PAIR}-kd-1-False-base-0"
 SCRIPTS = sorted(path.stem for path in (ROOT / "stages").glob("[a-z]*.py"))
+NAMED = ("diagnose", "evaluate", "robustness", "teacher", "transfer")
+"""Scripts that want the name of a card."""
 LAUGHS = "a0: &a0 [x,x,x,x,x,x,x,x,x]\n" + "".join(
     f"a{i}: &a{i} [{','.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12)
 )
@@ -632,11 +634,12 @@ def measure(**changes):
 # (command line, what is done to the project, what is said)
 COMMANDS = [
     *[([script, "--no-such-option"], nothing, "usage: python -m stages.")
-      for script in SCRIPTS if script not in ("evaluate", "methods", "preset", "teacher")],
+      for script in SCRIPTS if script not in (*NAMED, "data", "methods", "preset")],
+    *[([script, "x"], nothing, ": holds no card of 'x'. Run 'dvc repro plan'") for script in (*NAMED, "data")],
     *[([script, *"abcd"], nothing, "usage: python -m stages.") for script in SCRIPTS
       if script not in ("accept", "methods", "networks", "sweep", "vary")],
     *[([script], nothing, "usage: python -m stages.")
-      for script in ("compare", "evaluate", "evaluate_checkpoint", "teacher", "train", "train_one")],
+      for script in (*NAMED, "compare", "evaluate_checkpoint", "train", "train_one")],
     (["plan", "--check"], nothing, "usage: python -m stages.plan [--check FILE...]"),
     (["plan", "--chek", "params.yaml"], nothing, "usage: python -m stages.plan [--check FILE...]"),
     (["plan", "--check", "nowhere.yaml"], nothing, "nowhere.yaml: cannot be read (No such file or directory)"),
@@ -1059,7 +1062,7 @@ def start(folder, *command):
     (["plan"], written(f"name: {'x' * 10**7}\n"), "error: params.yaml: has 10,000,007 bytes; at most 65,536 are"),
     (["plan"], replaced(os.mkfifo), "error: params.yaml: cannot be read (it is a folder, a pipe or a device)"),
     (["plan"], given(pairs=["a;touch ran-resnet8"]), "error: params.yaml: pairs[0]: unknown network or teacher 'a;t"),
-    (["data", "x"], nothing, "error: usage: python -m stages.data"),
+    (["data", "x"], nothing, "error: cards/target/: holds no card of 'x'"),
     (["evaluate", "../tables"], nothing, "error: cards/evaluate/: holds no card of '../tables'."),
     (["report"], missing("cards"), "error: cards/: holds no card of 'tables'. Run 'dvc repro plan'"),
     (["preset", "quik"], nothing, "error: there is no preset 'quik'. Did you mean quick?"),

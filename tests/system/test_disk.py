@@ -223,6 +223,11 @@ class TestFull:
             np.save(tmp_path / "nowhere/file", np.zeros(3))
         assert not is_full(caught.value)
 
+    def test_of_an_error_that_was_raised_from_itself(self):
+        error = ValueError("wrong")
+        error.__cause__ = error
+        assert not is_full(error)
+
 
 def fill(folder):
     """To the last byte."""
