@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from kdcore import catalog
 from kdcore.matrix import params
+from kdcore.matrix.section import LISTS
 from kdcore.system import yamlfile
 from kdcore.system.errors import UserError
 from tests.project import ROOT, TINY, TRAINED, Project, copy_of_project
@@ -68,20 +69,24 @@ def interpolated(text):
 
 
 def test_commands_hold_names_alone():
-    """Of cells, pairs and teachers; paths also that of the data set. Whatever else comes needs a check of its own."""
+    """Of cells, pairs and teachers; paths also those of data sets and of sets of corrupted images. Whatever else comes
+    needs a check of its own.
+    """
     stages = yamlfile.read(ROOT / "dvc.yaml")["stages"]
     templates = [stage.get("do", stage) for stage in stages.values()]
-    assert set.union(*(interpolated(stage["cmd"]) for stage in templates)) == {"key", "item.pair"}
+    assert set.union(*(interpolated(stage["cmd"]) for stage in templates)) == {"key", "item", "item.pair"}
     paths = [
         path if isinstance(path, str) else next(iter(path))
         for stage in templates
         for path in (*stage["deps"], *stage["outs"])
     ]
-    assert set.union(*map(interpolated, paths)) == {"key", "item.pair", "data.name"}
+    assert set.union(*map(interpolated, paths)) == {
+        "key", "item", "item.pair", "item.set", "item.target", "data.name",
+    }  # fmt: skip
     axes = [stage["foreach"] for stage in stages.values() if "foreach" in stage]
     axes += [axis for stage in stages.values() for axis in stage.get("matrix", {}).values()]
     assert set.union(*map(interpolated, axes)) == {
-        "teachers", "pairs", "methods", "scales", "stand", "variants", "seeds", "baselines",
+        "teachers", "pairs", "methods", "scales", "stand", "variants", "seeds", "baselines", *LISTS,
     }  # fmt: skip
 
 
@@ -95,6 +100,7 @@ def spoiled(names):
     )
 
 
+LISTED = {"robustness": ["corruptions"], "transfer": ["stl10"], "diagnostics": ["resnet20-resnet8"]}
 PAIRS = spoiled(["resnet20-resnet8", "wrn_16_2-wrn_16_1"])
 METHODS = spoiled(["kd", "dkd", "crd+kd"])
 CHANGES = st.one_of(
@@ -107,6 +113,10 @@ CHANGES = st.one_of(
     ),
     st.builds(
         dict, stand=st.lists(st.one_of(st.booleans(), st.integers(), st.text(max_size=4)), min_size=1, max_size=2)
+    ),
+    *(st.builds(dict, **{key: st.lists(spoiled([*of]), min_size=1, max_size=2)}) for key, of in LISTED.items()),
+    spoiled(["tiny_imagenet", "mine"]).map(
+        lambda name: {"transfer": [name], "targets": {name: {"name": "pets", "source": "folder:x", "image_size": 16}}}
     ),
     spoiled(["resnet20", "vgg13"]).map(lambda name: {"teachers": {**SHIPPED["teachers"], name: TRAINED}}),
     spoiled(["pets", "digits", "a1"]).map(
@@ -126,11 +136,12 @@ def test_names_that_reach_a_command_are_safe(changes):
     except ValidationError:
         return
     names = [name for cell in matrix.cells() for name in (cell.name, cell.pair)]
+    names += [name for key in LISTS for name in getattr(matrix, key)]
     assert all(SAFE.fullmatch(name) for name in [*names, *matrix.pairs, *matrix.teachers, matrix.data.name])
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-@pytest.mark.parametrize("axis", ["pairs", "methods", "baselines", "scales", "seeds", "teachers", "data.name"])
+@pytest.mark.parametrize("axis", ["pairs", "methods", "baselines", "scales", "seeds", "teachers", "data.name", *LISTS])
 def test_hostile_names_are_refused(axis, name):
     changes = {
         "pairs": {"pairs": [f"{name}-resnet8"]},
