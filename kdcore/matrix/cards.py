@@ -103,8 +103,8 @@ def make_cards(
     cards["tables"]["excluded"] = [cell.name for cell in others if cell not in copies and params.is_declared(cell)]
     if copies:
         cards["tables"]["copies"] = {cell.name: other.name for cell, other in copies.items()}
-    cards["tables"] |= {key: listed for key in LISTS if (listed := getattr(params, key))}
-    cards["tables"] |= tuned.card(params) | transfer_cards.tables_card(params)  # targets with their protocols
+    asked = {key: listed for key in LISTS if (listed := getattr(params, key))}
+    cards["tables"] |= asked | transfer_cards.tables_card(params) | tuned.card(params)
     return {name: _by_value(card) for name, card in cards.items()}
 
 
