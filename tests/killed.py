@@ -120,11 +120,16 @@ def end(process):
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
-def end_at(process, how, moment):
-    """The same, with a signal once it has computed for so many seconds: of its own, whatever else the machine does."""
+def end_at(process, how, moment, steps=0):
+    """The same, with a signal once it has computed for so many seconds after so many steps: seconds of its own,
+    whatever else the machine does.
+    """
     clock = (~process << 3) | 2  # clock_getcpuclockid of the C library
     while os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-        if time.clock_gettime(clock) > moment:
+        if steps:
+            if COUNT.stat().st_size >= steps:
+                moment, steps = time.clock_gettime(clock) + moment, 0
+        elif time.clock_gettime(clock) > moment:
             os.kill(process, how)
             break
         time.sleep(0.0005)
@@ -164,13 +169,17 @@ def go_on(name, expected):
 
 
 def at_random(how, count, expected, durations, seed):
-    """Kill cells at random moments, so often: each up to three times before it may go on to its end."""
+    """Kill cells at random moments, so often: each up to three times before it may go on to its end. Half of the
+    moments come when an epoch's steps are taken, when there are states.
+    """
     moments, rounds, names, kills = random.Random(seed), [], itertools.cycle(CELLS), 0
     while kills < count:
         name, steps = next(names), 0
         shutil.rmtree("scratch/teacher-tables", ignore_errors=True)
         for _ in range(IN_A_ROW):
-            code = end_at(start(name), how, moments.uniform(0, 1.1 * durations[name]))
+            after = moments.choice((0, STEPS))
+            longest = durations[name] * (0.2 if after else 1.1)
+            code = end_at(start(name), how, moments.uniform(0, longest), after)
             steps += COUNT.stat().st_size
             kills += code != 0
             rounds.append({

@@ -79,6 +79,13 @@ class Project:
         return hashlib.sha256((self.folder / path).read_bytes()).hexdigest()
 
 
+def copy_lists(folder):
+    """What is known of recipes, teachers and published figures: all that the plan reads beside the matrix."""
+    (folder / "data").mkdir(exist_ok=True)
+    for file in (ROOT / "data").glob("*.yaml"):
+        shutil.copy(file, folder / "data")
+
+
 def copy_of_project(folder):
     """Its files as they are now, without results."""
     listed = subprocess.run(

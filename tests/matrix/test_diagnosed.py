@@ -51,7 +51,9 @@ def test_what_is_no_list_of_pairs(load, value, message):
 
 
 def test_a_file_of_an_earlier_version_is_told_what_to_write(load):
-    with pytest.raises(UserError, match=r"diagnostics: is missing; add 'diagnostics: \[\]', which asks for none$"):
+    with pytest.raises(
+        UserError, match=r"diagnostics: is missing; add the line 'diagnostics: \[\]', which asks for none$"
+    ):
         load(remove=["diagnostics"])
 
 

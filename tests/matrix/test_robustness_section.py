@@ -43,7 +43,9 @@ def refused(tmp_path):
 
 
 def test_the_key_must_be_there_because_dvc_asks_for_it(refused):
-    assert "robustness: is missing, for the file is older" in refused(remove=["robustness"])
+    assert "robustness: is missing; add the line 'robustness: []', which asks for none" in refused(
+        remove=["robustness"]
+    )
     assert "add the line 'robustness: []'" in refused(remove=["robustness"])
 
 

@@ -65,7 +65,9 @@ def test_bad_values_are_explained(load, changes, message):
 
 def test_an_older_params_file_is_told_what_to_write(tmp_path):
     yamlfile.write(tmp_path / "old.yaml", {key: value for key, value in CONTENT.items() if key != "transfer"})
-    with pytest.raises(UserError, match=r"old.yaml: transfer: is missing; write 'transfer: \[\]', or name"):
+    with pytest.raises(
+        UserError, match=r"old.yaml: transfer: is missing; add the line 'transfer: \[\]', which asks for none$"
+    ):
         check(str(tmp_path / "old.yaml"), recipes=RECIPES, known_teachers=TEACHERS)
 
 

@@ -1,7 +1,6 @@
 """Every data set from its files to a table, through the real loaders."""
 
 import json
-import shutil
 
 import pandas as pd
 import pytest
@@ -12,7 +11,7 @@ from stages import data, evaluate, pairs, plan, tables, teacher, train
 from tests.conftest import ROOT
 from tests.data.test_published_sets import write_cub, write_imagenet, write_tiny
 from tests.pictures import write_tree
-from tests.project import TRAINED
+from tests.project import TRAINED, copy_lists
 
 MATRIX = {"methods": ["kd"], "scales": [4], "stand": [True], "seeds": [0], "baselines": ["vanilla"]}
 TRAIN = {"epochs": 1, "batch_size": 4, "schedule": "cosine", "exceptions": []}
@@ -24,9 +23,7 @@ def run_stages(folder, pair, section):
     content |= MATRIX | {"pairs": [pair], "data": section, "train": content["train"] | TRAIN}
     content["teachers"] = {pair.split("-")[0]: TRAINED}
     yamlfile.write(folder / "params.yaml", content)
-    for name in ("recipes", "teachers", "published", "published_transfer"):
-        (folder / "data").mkdir(exist_ok=True)
-        shutil.copy(ROOT / f"data/{name}.yaml", folder / "data")
+    copy_lists(folder)
     plan.main()
     data.main()
     teacher.main(pair.split("-")[0])

@@ -25,7 +25,7 @@ from stages import data, plan, run, train
 from tests import sweeps
 from tests.pipeline.test_concurrency import end, start
 from tests.pipeline.test_stages import call
-from tests.project import ROOT, TINY
+from tests.project import ROOT, TINY, copy_lists
 from tests.sweeps import PAIR, cell
 from tests.training.test_teacher_outputs import distil, trained
 
@@ -64,9 +64,7 @@ def prepared(tmp_path_factory):
     params = yamlfile.read(ROOT / "params.yaml")
     train = {**params["train"], "epochs": 3, "schedule": "cosine"}
     yamlfile.write(folder / "params.yaml", {**params, **TINY, "train": train})
-    (folder / "data").mkdir()
-    for name in ("published.yaml", "recipes.yaml", "teachers.yaml"):
-        shutil.copy(ROOT / "data" / name, folder / "data")
+    copy_lists(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         plan.main()

@@ -25,6 +25,7 @@ from kdcore.training import checked_teacher, run_folder, single
 from tests.conftest import ROOT
 from tests.pictures import write_tree
 from tests.pipeline.test_stages import call
+from tests.project import copy_lists
 from tests.reference import DATA, needs_data
 
 PUBLISHED = {"resnet20": 66.09, "wrn_40_1": 70.00, "mobilenetv2": 60.62}
@@ -39,8 +40,7 @@ def project(tmp_path):
     content = yamlfile.read(ROOT / "params.yaml")
     content["data"]["train_per_class"] = 2
     yamlfile.write(tmp_path / "params.yaml", content)
-    for file in ("data/recipes.yaml", "data/teachers.yaml"):
-        (tmp_path / file).write_text((ROOT / file).read_text())
+    copy_lists(tmp_path)
     return tmp_path
 
 
