@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     Discriminator,
     Field,
@@ -89,6 +90,17 @@ class Parquet(Source):
     """The column of parquet files that holds the classes; if absent, the only one with a usual name."""
 
 
+def _check_bare(source: str) -> str:
+    for prefix in (IMAGE_FOLDER, PARQUET):
+        if source.startswith(prefix):
+            raise ValueError(f"{shown(source)}: a data set of this name takes the path alone, without {prefix}")
+    return source
+
+
+Copy = Annotated[Text, AfterValidator(_check_bare)]
+"""The source of a published data set: its layout is known, or found out."""
+
+
 class Digits(Source):
     """Scikit-learn's handwritten digits, which need no download."""
 
@@ -103,7 +115,7 @@ class Cifar100(Parquet):
     """CIFAR-100: 32 x 32 pixels, 100 classes."""
 
     name: Literal["cifar100"]
-    source: Text
+    source: Copy
     """ "download", or the path of the archive, of the folder extracted from it, or of a folder of parquet files."""
     train_per_class: Annotated[int, Field(ge=1, le=500)] | None = None
     """How many training images of each class are used; all 500 if absent."""
@@ -113,7 +125,7 @@ class TinyImagenet(Source):
     """Tiny-ImageNet: 64 x 64 pixels, 200 classes."""
 
     name: Literal["tiny_imagenet"]
-    source: Text
+    source: Copy
     """ "download", or the path of the archive or of the extracted folder."""
     subset: bool = False
     """Whether to take the classes and images that are there; if not, an incomplete data set is refused."""
@@ -123,7 +135,7 @@ class Stl10(Source):
     """STL-10: 96 x 96 pixels, 10 classes; its images without classes are left out."""
 
     name: Literal["stl10"]
-    source: Text
+    source: Copy
     """ "download", or the path of the archive or of the extracted folder."""
 
 
@@ -131,7 +143,7 @@ class Cub200(Source):
     """CUB-200-2011: birds, 224 x 224 pixels, 200 classes."""
 
     name: Literal["cub200"]
-    source: Text
+    source: Copy
     """ "download", or the path of the archive or of the extracted folder."""
     subset: bool = False
     """Whether to take the classes and images that are there; if not, an incomplete data set is refused."""
@@ -141,7 +153,7 @@ class Imagenet(Source):
     """ImageNet (ILSVRC 2012): 224 x 224 pixels, 1000 classes. Its licence asks users to get their own copy."""
 
     name: Literal["imagenet"]
-    source: Text
+    source: Copy
     """The path of a folder with train/<class>/ and val/<class>/."""
     subset: bool = False
     """Whether to take the classes and images that are there; if not, an incomplete data set is refused."""

@@ -131,6 +131,10 @@ BAD = [
         "data: 'cifar' is none of cifar100, cub200, digits, imagenet, stl10, tiny_imagenet; a data set of",
     ),
     ({"data": {"source": "folder:x"}}, "data.name: is missing"),
+    (
+        {"data": {"name": "cifar100", "source": "parquet:x"}},
+        "data.source: 'parquet:x': a data set of this name takes the path alone, without parquet:",
+    ),
     ({"data": {"name": "mine", "source": "folder:"}}, "needs source folder:<path> or parquet:<path>, not 'folder:'"),
     ({"data": {"name": "Mine-1", "source": "folder:x", "image_size": 32}}, "data.name: 'Mine-1'"),
     ({"data": {"name": "mine", "source": "folder:x"}}, "data.image_size: is missing"),
