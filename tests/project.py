@@ -12,6 +12,8 @@ from pathlib import Path
 from kdcore.system import yamlfile
 
 ROOT = Path(__file__).parents[1]
+PARAMS = ROOT / "tests/params.yaml"
+"""A matrix of the tests' own, so that the shipped one can change."""
 SHORT = {"epochs": 6, "batch_size": 16, "lr": 0.02, "schedule": "cosine", "precision": "float32", "threads": 1}
 TRAINED = {"source": "train", "train": SHORT}
 """A teacher that is trained here."""
@@ -99,3 +101,4 @@ def copy_of_project(folder):
         if (ROOT / name).is_file() and name != "dvc.lock" and not name.startswith("tables/"):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)
+    shutil.copy(PARAMS, folder / "params.yaml")

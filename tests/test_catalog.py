@@ -14,7 +14,7 @@ from kdcore.matrix.cards import resolve_recipes
 from kdcore.system import yamlfile
 from kdcore.system.errors import UserError
 from stages import plan, run
-from tests.project import ROOT, TRAINED, copy_lists
+from tests.project import PARAMS, TRAINED, copy_lists
 
 LOSS = "def loss(student, teacher, target=None, *, temperature): ...\n"
 LOGIT = 'KIND = "logit"\nPARAMETERS = {"temperature": "> 0"}\n'
@@ -153,7 +153,7 @@ MATRIX = {"methods": ["kd"], "scales": [1, 2], "baselines": ["vanilla", "at", "o
 
 
 def test_the_plan_refuses_such_pairs(copied, tmp_path, monkeypatch, capsys):
-    content = {**yamlfile.read(ROOT / "params.yaml"), **MATRIX}
+    content = {**yamlfile.read(PARAMS), **MATRIX}
     copy_lists(tmp_path)
     monkeypatch.chdir(tmp_path)
     yamlfile.write(tmp_path / "params.yaml", content)

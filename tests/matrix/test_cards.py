@@ -10,8 +10,7 @@ from kdcore.matrix.cards import make_cards
 from kdcore.matrix.fingerprint import closure, fingerprint
 from kdcore.system import yamlfile
 from kdcore.system.errors import UserError
-from tests.conftest import ROOT
-from tests.project import SHORT, TRAINED
+from tests.project import PARAMS, ROOT, SHORT, TRAINED
 
 RECIPES = yamlfile.read(ROOT / "data/recipes.yaml")
 TEACHERS = yamlfile.read(ROOT / "data/teachers.yaml")
@@ -25,7 +24,7 @@ def sources(tmp_path):
 
 
 def cards(root=ROOT, recipes=RECIPES, **changes):
-    content = yamlfile.read(ROOT / "params.yaml")
+    content = yamlfile.read(PARAMS)
     matrix = params.Params.model_validate({**content, **changes})
     return make_cards(matrix, published_recipes=recipes, known_teachers=TEACHERS, root=root)
 
@@ -57,7 +56,7 @@ def all_runs():
 
 
 def test_one_card_per_cell_and_stage():
-    matrix = params.load(ROOT / "params.yaml")
+    matrix = params.load(PARAMS)
     expected = {f"{folder}/{cell.name}" for cell in matrix.cells() for folder in (cell.stage, "sources")}
     expected |= {"data", "pairs", "tables"} | {f"teacher/{name}" for name in matrix.teachers}
     expected |= {f"evaluate/{pair}" for pair in matrix.pairs}
@@ -205,21 +204,21 @@ class TestParams:
         assert changed(before, after) - {"pairs", "tables"} == new
 
     def test_settings_of_one_teacher(self):
-        listed = yamlfile.read(ROOT / "params.yaml")["teachers"]
+        listed = yamlfile.read(PARAMS)["teachers"]
         longer = {**listed["resnet20"], "train": {**listed["resnet20"]["train"], "epochs": 40}}
         assert changed(shipped(), cards(teachers={**listed, "resnet20": longer})) == {"teacher/resnet20", "tables"}
 
     @pytest.mark.parametrize("settings", [{"lr": 0.05}, {"epochs": 20}, {"batch_size": 32}, {"weight_decay": 0.001},
                                           {"precision": "bfloat16"}])  # fmt: skip
     def test_settings_of_students_change_no_teacher(self, settings):
-        train = yamlfile.read(ROOT / "params.yaml")["train"]
+        train = yamlfile.read(PARAMS)["train"]
         after = changed(shipped(), cards(train={**train, **settings}))
         assert after & all_runs() == {name for name in all_runs() if not name.startswith("teacher/")}
 
     @pytest.mark.slow
     def test_equal_numbers_are_one_card(self):
         """Whether a value is written 4 or 4.0."""
-        train = yamlfile.read(ROOT / "params.yaml")["train"]
+        train = yamlfile.read(PARAMS)["train"]
         whole = cards(methods_config={"kd": {"temperature": 3}}, train={**train, "momentum": 0, "lr": 1})
         point = cards(methods_config={"kd": {"temperature": 3.0}}, train={**train, "momentum": 0.0, "lr": 1.0})
         assert {name: yamlfile.text(card) for name, card in whole.items()} == {
@@ -233,7 +232,7 @@ class TestParams:
 
     def test_threads(self):
         """They are in the cards of all that trains or measures, except where torch decides."""
-        train = {**yamlfile.read(ROOT / "params.yaml")["train"], "threads": 3}
+        train = {**yamlfile.read(PARAMS)["train"], "threads": 3}
         teachers = {"resnet20": {"source": "published", "otherwise": "train", "train": SHORT}, "wrn_16_2": TRAINED}
         options = {"teachers": teachers, "data": CIFAR}
         made, auto = cards(train=train, **options), cards(train={**train, "threads": "auto"}, **options)
@@ -249,12 +248,12 @@ class TestParams:
         assert made["teacher/wrn_16_2"]["train"]["threads"] == SHORT["threads"]
 
     def test_what_the_schedule_does_not_use(self):
-        train = {**yamlfile.read(ROOT / "params.yaml")["train"], "schedule": "cosine"}
+        train = {**yamlfile.read(PARAMS)["train"], "schedule": "cosine"}
         assert changed(cards(train=train), cards(train={**train, "milestones": [1]})) == set()
 
     def test_milestones_as_shares_of_the_epochs(self):
         """The same epochs, so nothing is trained again; with other epochs they move along, halves upwards."""
-        train = yamlfile.read(ROOT / "params.yaml")["train"]
+        train = yamlfile.read(PARAMS)["train"]
         teachers = {name: {"source": "train", "train": {**SHORT, "schedule": "step", "lr_decay": 0.1, "epochs": 240}}
                     for name in ("resnet20", "wrn_16_2")}  # fmt: skip
 
@@ -480,7 +479,7 @@ def test_sources_that_dvc_would_delete_are_refused(tmp_path, monkeypatch, source
 
 @pytest.mark.parametrize("source", ["teachers/resnet20/mine.pth", "runs/x/weights.safetensors", "data/digits/a.pth"])
 def test_teachers_that_dvc_would_delete_are_refused(source):
-    listed = yamlfile.read(ROOT / "params.yaml")["teachers"]
+    listed = yamlfile.read(PARAMS)["teachers"]
     teachers = {**listed, "resnet20": {"source": source, "published_top1": 50.0}}
     with pytest.raises(UserError, match=rf"teachers.resnet20.source: {source} overlaps with .*, which the pipeline"):
         cards(teachers=teachers)
@@ -493,13 +492,13 @@ def test_sources_beside_the_outputs_are_fine(tmp_path, monkeypatch):
 
 
 def train(**changes):
-    return {**yamlfile.read(ROOT / "params.yaml")["train"], **changes}
+    return {**yamlfile.read(PARAMS)["train"], **changes}
 
 
 def test_validation_is_in_the_cards_that_it_changes():
     """In those of networks that are trained here and of what is measured, not in that of the stored data set."""
-    section = {**yamlfile.read(ROOT / "params.yaml")["data"], "validation": 0.25}
-    listed = yamlfile.read(ROOT / "params.yaml")["teachers"]
+    section = {**yamlfile.read(PARAMS)["data"], "validation": 0.25}
+    listed = yamlfile.read(PARAMS)["teachers"]
     teachers = {**listed, "wrn_16_2": {"source": "params.yaml", "published_top1": 50.0}}
     before, made = cards(teachers=teachers), cards(teachers=teachers, data=section)
     with_it = {name for name in made if name.split("/")[0] in ("train", "baseline", "evaluate", "tables")}
@@ -510,13 +509,11 @@ def test_validation_is_in_the_cards_that_it_changes():
 
 
 def test_a_published_teacher_that_may_be_trained_here_has_it_too():
-    section = {**yamlfile.read(ROOT / "params.yaml")["data"], "validation": 0.25}
-    listed = yamlfile.read(ROOT / "params.yaml")["teachers"]
+    section = {**yamlfile.read(PARAMS)["data"], "validation": 0.25}
+    listed = yamlfile.read(PARAMS)["teachers"]
     teachers = {**listed, "wrn_16_2": {"source": "published", "otherwise": "train", "train": SHORT}}
     known = {"tolerance": 1.0, "teachers": {"digits": {"wrn_16_2": {"published_top1": 50.0, "sources": []}}}}
-    matrix = params.Params.model_validate(
-        {**yamlfile.read(ROOT / "params.yaml"), "teachers": teachers, "data": section}
-    )
+    matrix = params.Params.model_validate({**yamlfile.read(PARAMS), "teachers": teachers, "data": section})
     made = make_cards(matrix, published_recipes=RECIPES, known_teachers=known)
     assert made["teacher/wrn_16_2"]["validation"] == 0.25
 
@@ -538,7 +535,7 @@ def test_settings_of_training_images_are_in_cards_where_they_are_set(setting, de
     exceptions = [{"students": ["wrn_16_1"], **setting}]
     some = {name for name in cells if shipped()[name]["student"] == "wrn_16_1"}
     assert changed(shipped(), cards(train=train(exceptions=exceptions))) == some | {"tables"}
-    teachers = yamlfile.read(ROOT / "params.yaml")["teachers"]
+    teachers = yamlfile.read(PARAMS)["teachers"]
     teachers["resnet20"] = {"source": "train", "train": {**teachers["resnet20"]["train"], **setting}}
     assert "teacher/resnet20" in changed(shipped(), cards(teachers=teachers))
 
@@ -552,7 +549,7 @@ def test_the_code_of_a_regime_counts_only_where_there_is_one(regime):
     for name in cells:
         assert {key: value for key, value in made[name]["code"].items() if key != "images"} == shipped()[name]["code"]
     assert "kdcore.data.regimes" not in closure("kdcore.training.lockstep")
-    teachers = yamlfile.read(ROOT / "params.yaml")["teachers"]
+    teachers = yamlfile.read(PARAMS)["teachers"]
     teachers["resnet20"] = {"source": "train", "train": {**teachers["resnet20"]["train"], **regime}}
     of_teacher = cards(teachers=teachers)["teacher/resnet20"]["code"]
     assert of_teacher["images"] == made[next(iter(cells))]["code"]["images"]
@@ -582,7 +579,7 @@ def test_tables_know_the_exceptions_that_a_cell_has():
 
 
 def test_exceptions_reach_the_cards_of_cells_alone():
-    content = yamlfile.read(ROOT / "params.yaml")
+    content = yamlfile.read(PARAMS)
     exceptions = [{"students": ["resnet20", "wrn_16_1"], "lr": 0.5}, {"methods": ["kd"], "grad_clip_norm": 40.0}]
     made = cards(train={**content["train"], "exceptions": exceptions})
     for name, card in made.items():

@@ -8,7 +8,7 @@ from kdcore.matrix import data_section, params
 from kdcore.matrix.cards import make_cards
 from kdcore.system import yamlfile
 from kdcore.system.errors import UserError
-from tests.conftest import ROOT
+from tests.project import PARAMS, ROOT
 
 OWN = {"name": "pets", "source": "folder:x", "image_size": 32}
 PARQUET = {**OWN, "source": "parquet:x"}
@@ -24,7 +24,7 @@ MEAN, STD = [0.5, 0, 1], [0.5, 0.25, 1]
 
 
 def cards(**changes):
-    content = yamlfile.read(ROOT / "params.yaml")
+    content = yamlfile.read(PARAMS)
     matrix = params.Params.model_validate({**content, "data": {**content["data"], **changes}})
     recipes, teachers = (yamlfile.read(ROOT / f"data/{name}.yaml") for name in ("recipes", "teachers"))
     return make_cards(matrix, published_recipes=recipes, known_teachers=teachers)
@@ -107,7 +107,7 @@ def test_home(monkeypatch, section, there):
 
 def test_a_source_in_the_home_folder_that_the_pipeline_would_delete(monkeypatch):
     monkeypatch.setenv("HOME", str(Path("runs").absolute()))
-    content = yamlfile.read(ROOT / "params.yaml")
+    content = yamlfile.read(PARAMS)
     content["data"] = {"name": "pets", "source": "folder:~/pets", "image_size": 16}
     with pytest.raises(UserError, match=r"data\.source: .*overlaps with runs, which the pipeline writes"):
         make_cards(params.Params.model_validate(content), published_recipes={}, known_teachers={})

@@ -7,6 +7,7 @@ from kdcore.matrix.cards import make_cards
 from kdcore.matrix.fingerprint import ROOT
 from kdcore.system import yamlfile
 from kdcore.system.errors import UserError
+from tests.project import PARAMS
 
 PAIR = "resnet20-resnet8"
 
@@ -16,7 +17,7 @@ def load(tmp_path):
     """Load the project's matrix with other content."""
 
     def load(remove=(), **changes):
-        content = {**yamlfile.read(ROOT / "params.yaml"), **changes}
+        content = {**yamlfile.read(PARAMS), **changes}
         yamlfile.write(tmp_path / "params.yaml", {key: value for key, value in content.items() if key not in remove})
         return params.load(tmp_path / "params.yaml")
 

@@ -6,10 +6,10 @@ from kdcore.matrix import params
 from kdcore.matrix.grid import Addition, axes, grid, inserted, removed
 from kdcore.system import yamlfile
 from kdcore.system.errors import UserError
-from tests.project import ROOT
+from tests.project import PARAMS, ROOT
 
 RECIPES = yamlfile.read(ROOT / "data/recipes.yaml")
-TEXT = (ROOT / "params.yaml").read_text()
+TEXT = (PARAMS).read_text()
 
 
 @pytest.fixture

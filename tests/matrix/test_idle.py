@@ -4,9 +4,9 @@ import pytest
 
 from kdcore.matrix import idle, params
 from kdcore.system import yamlfile
-from tests.conftest import ROOT
+from tests.project import PARAMS
 
-CONTENT = yamlfile.read(ROOT / "params.yaml")
+CONTENT = yamlfile.read(PARAMS)
 PAIR, OTHER = "resnet20-resnet8", "resnet20-resnet14"
 
 

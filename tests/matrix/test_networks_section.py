@@ -17,11 +17,11 @@ from kdcore.system import yamlfile
 from kdcore.system.errors import UserError
 from kdcore.training import loop, run_folder, single
 from stages import networks as listing_stage
-from tests.project import SHORT, TINY, TRAINED
+from tests.project import PARAMS, SHORT, TINY, TRAINED
 
 CPU = torch.device("cpu")
 RECIPES, TEACHERS = (yamlfile.read(ROOT / f"data/{name}.yaml") for name in ("recipes", "teachers"))
-CONTENT = {**yamlfile.read(ROOT / "params.yaml"), **TINY, "exclude": []}
+CONTENT = {**yamlfile.read(PARAMS), **TINY, "exclude": []}
 DEIT = {
     "timm": "deit_tiny_patch16_224",
     "arguments": {"img_size": 16, "patch_size": 4, "embed_dim": 24, "depth": 4, "num_heads": 2},

@@ -8,8 +8,7 @@ from kdcore.matrix.cards import resolve_recipes
 from kdcore.matrix.cell import Cell
 from kdcore.system import yamlfile
 from kdcore.system.errors import UserError
-from tests.conftest import ROOT
-from tests.project import SHORT, TRAINED
+from tests.project import PARAMS, ROOT, SHORT, TRAINED
 
 
 @pytest.fixture
@@ -17,7 +16,7 @@ def load(tmp_path):
     """Load the default params with some values replaced; keys are dotted."""
 
     def load(changes=None, remove=()):
-        content = yamlfile.read(ROOT / "params.yaml")
+        content = yamlfile.read(PARAMS)
         for key, value in (changes or {}).items():
             *parents, last = key.split(".")
             section = content

@@ -15,10 +15,10 @@ from kdcore.matrix.train_section import SpecialCase, Train
 from kdcore.system import yamlfile
 from kdcore.system.errors import UserError
 from tests.once import code
-from tests.project import ROOT
+from tests.project import PARAMS, ROOT
 
-TEXT = (ROOT / "params.yaml").read_text()
-SHIPPED = yamlfile.read(ROOT / "params.yaml")
+TEXT = (PARAMS).read_text()
+SHIPPED = yamlfile.read(PARAMS)
 RECIPES = yamlfile.read(ROOT / "data/recipes.yaml")
 TEACHERS = yamlfile.read(ROOT / "data/teachers.yaml")
 KEY_LINES = [number for number, line in enumerate(TEXT.splitlines()) if re.match(r" *\w+: *\S", line)]

@@ -8,9 +8,9 @@ from kdcore.matrix.check import check
 from kdcore.matrix.transfer_section import renamed
 from kdcore.system import yamlfile
 from kdcore.system.errors import UserError
-from tests.conftest import ROOT
+from tests.project import PARAMS, ROOT
 
-CONTENT = yamlfile.read(ROOT / "params.yaml")
+CONTENT = yamlfile.read(PARAMS)
 RECIPES, TEACHERS = (yamlfile.read(ROOT / f"data/{name}.yaml") for name in ("recipes", "teachers"))
 DIGITS = {"name": "digits", "source": "embedded", "image_size": 32, "train_per_class": 8}
 PAIR = "resnet20-resnet8"

@@ -10,7 +10,7 @@ from kdcore.matrix.cards import make_cards
 from kdcore.matrix.tune_section import Dimension, content, dimension
 from kdcore.system import yamlfile
 from kdcore.system.errors import UserError
-from tests.project import ROOT
+from tests.project import PARAMS, ROOT
 
 RECIPES, TEACHERS = (yamlfile.read(ROOT / f"data/{name}.yaml") for name in ("recipes", "teachers"))
 PAIR = "resnet20-resnet8"
@@ -26,7 +26,7 @@ TUNE = {
 
 
 def matrix(**changes):
-    return params.load(ROOT / "params.yaml", **changes)
+    return params.load(PARAMS, **changes)
 
 
 def checked(matrix_changes=None, **changes):
@@ -143,7 +143,7 @@ def test_what_is_refused(changes, words):
 
 
 def test_validation_images_are_kept_by_one_key_alone():
-    data = {**yamlfile.read(ROOT / "params.yaml")["data"], "validation": 0.2}
+    data = {**yamlfile.read(PARAMS)["data"], "validation": 0.2}
     with pytest.raises(UserError, match=r"tune\.validation: 0\.1: data\.validation \(0\.2\) keeps .* remove one"):
         checked({"data": data})
     assert checked({"data": data}, validation=None).validation is None
@@ -190,7 +190,7 @@ def test_tuned_changes_the_card_of_the_tables_alone(recorded):
 
 def test_what_has_changed_since_the_search_is_told(recorded):
     """The data and the settings of training that the search did not choose; the rate was chosen."""
-    shipped = yamlfile.read(ROOT / "params.yaml")
+    shipped = yamlfile.read(PARAMS)
     changes = {
         "train": {**shipped["train"], "weight_decay": 0.1, "lr": 0.3},
         "data": {**shipped["data"], "train_per_class": 30},

@@ -7,14 +7,14 @@ from kdcore.matrix.cards import make_cards, resolve_recipes
 from kdcore.matrix.cell import Cell
 from kdcore.system import yamlfile
 from kdcore.system.errors import UserError
-from tests.project import ROOT
+from tests.project import PARAMS, ROOT
 
 PAIR, OTHER = "resnet20-resnet8", "wrn_16_2-wrn_16_1"
 RECIPES, TEACHERS = (yamlfile.read(ROOT / f"data/{name}.yaml") for name in ("recipes", "teachers"))
 
 
 def matrix(**changes):
-    return params.Params.model_validate({**yamlfile.read(ROOT / "params.yaml"), **changes})
+    return params.Params.model_validate({**yamlfile.read(PARAMS), **changes})
 
 
 def cards(**changes):
@@ -59,7 +59,7 @@ class TestCells:
         assert "vanilla" not in names(of, "dot")
         assert names(of, "maps") == {f"{method}-2-{stand}" for method in ("kd", "dkd") for stand in (False, True)}
         assert names(of, "late") == {"kd-1-False", "kd-1-True"}
-        train = {**yamlfile.read(ROOT / "params.yaml")["train"], "schedule": "cosine"}
+        train = {**yamlfile.read(PARAMS)["train"], "schedule": "cosine"}
         of = matrix(train=train, variants=variants(decay={"train": {"lr_decay": 0.5, "milestones": [3]}}))
         assert names(of, "decay") == set()
 
@@ -103,7 +103,7 @@ class TestCards:
     def test_its_values_come_after_all_others(self):
         overrides = {"kd": {"temperature": 5, "stand": {"temperature": 6}, "pairs": {PAIR: {"temperature": 7}}}}
         cases = [{"methods": ["kd"], "lr": 0.3}, {"variants": ["t2"], "epochs": 30}]
-        train = {**yamlfile.read(ROOT / "params.yaml")["train"], "exceptions": cases}
+        train = {**yamlfile.read(PARAMS)["train"], "exceptions": cases}
         made = cards(
             methods_config=overrides,
             train=train,
@@ -155,7 +155,7 @@ class TestCards:
     ({"exclude": [{"scales": [3]}]}, "exclude[0].scales[0]"),
 ])  # fmt: skip
 def test_what_is_refused_when_params_are_read(tmp_path, changes, message):
-    yamlfile.write(tmp_path / "params.yaml", {**yamlfile.read(ROOT / "params.yaml"), **changes})
+    yamlfile.write(tmp_path / "params.yaml", {**yamlfile.read(PARAMS), **changes})
     with pytest.raises(UserError) as caught:
         params.load(tmp_path / "params.yaml")
     assert message in str(caught.value)
@@ -215,7 +215,7 @@ def test_no_second_copy_of_a_cell_is_trained():
 def test_variants_of_an_augmentation_that_is_a_mapping():
     """Copies are found among them too."""
     given = {"randaugment": {"magnitude": 5}, "erasing": 0.25}
-    train = {**yamlfile.read(ROOT / "params.yaml")["train"], "augmentation": given}
+    train = {**yamlfile.read(PARAMS)["train"], "augmentation": given}
     strong = {"train": {"augmentation": {**given, "randaugment": {}}}}
     half = {
         "train": {"augmentation": {"erasing": 0.25, "randaugment": {"magnitude": 5, "std": 0.5}}},
@@ -231,6 +231,6 @@ def test_settings_of_a_variant_are_judged_where_it_is_for():
     """A schedule that would not fit another cell does not matter."""
     changes = {"train": {"epochs": 12}, "only": {"methods": ["kd"]}}
     cases = [{"methods": ["kd"], "milestones": [6, 9]}]
-    train = {**yamlfile.read(ROOT / "params.yaml")["train"], "exceptions": cases}
+    train = {**yamlfile.read(PARAMS)["train"], "exceptions": cases}
     of = matrix(variants=variants(short=changes), train=train)
     assert {of.settings(cell).epochs for cell in of.cells() if cell.variant == "short"} == {12}

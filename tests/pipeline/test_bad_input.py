@@ -28,7 +28,7 @@ from stages import run
 from tests.matrix.test_params import BAD
 from tests.once import code
 from tests.pictures import encoded, write_tree
-from tests.project import ROOT, SHORT, TRAINED
+from tests.project import PARAMS, ROOT, SHORT, TRAINED
 
 LIMIT = 5.0
 """Seconds until a message."""
@@ -52,8 +52,10 @@ def template(tmp_path_factory):
     Its lists of recipes and teachers are short, and its cards few, for they are read hundreds of times.
     """
     folder = tmp_path_factory.mktemp("template") / "project"
-    for name in ("params.yaml", "data/published.yaml", "data/published_transfer.yaml", "presets/quick.yaml"):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / "data").mkdir(parents=True)
+    shutil.copyfile(PARAMS, folder / "params.yaml")
+    for name in ("data/published.yaml", "data/published_transfer.yaml", "presets/quick.yaml"):
+        (folder / name).parent.mkdir(exist_ok=True)
         shutil.copyfile(ROOT / name, folder / name)
     recipes, teachers = (yamlfile.read(ROOT / f"data/{name}.yaml") for name in ("recipes", "teachers"))
     recipes["cifar100"]["methods"] = {

@@ -8,10 +8,9 @@ import pytest
 from kdcore.matrix import params
 from kdcore.system import yamlfile
 from stages import data, evaluate, pairs, plan, tables, teacher, train
-from tests.conftest import ROOT
 from tests.data.test_published_sets import write_cub, write_imagenet, write_tiny
 from tests.pictures import write_tree
-from tests.project import TRAINED, copy_lists
+from tests.project import PARAMS, TRAINED, copy_lists
 
 MATRIX = {"methods": ["kd"], "scales": [4], "stand": [True], "seeds": [0], "baselines": ["vanilla"]}
 TRAIN = {"epochs": 1, "batch_size": 4, "schedule": "cosine", "exceptions": []}
@@ -19,7 +18,7 @@ TRAIN = {"epochs": 1, "batch_size": 4, "schedule": "cosine", "exceptions": []}
 
 def run_stages(folder, pair, section):
     """All stages in this process, in the order of the pipeline."""
-    content = yamlfile.read(ROOT / "params.yaml")
+    content = yamlfile.read(PARAMS)
     content |= MATRIX | {"pairs": [pair], "data": section, "train": content["train"] | TRAIN}
     content["teachers"] = {pair.split("-")[0]: TRAINED}
     yamlfile.write(folder / "params.yaml", content)

@@ -14,11 +14,11 @@ from kdcore.matrix import params
 from kdcore.matrix.section import LISTS
 from kdcore.system import yamlfile
 from kdcore.system.errors import UserError
-from tests.project import ROOT, TINY, TRAINED, Project, copy_of_project
+from tests.project import PARAMS, ROOT, TINY, TRAINED, Project, copy_of_project
 
 SAFE = re.compile("[A-Za-z0-9][A-Za-z0-9_+-]*")
 """What means nothing to a shell, leads to no other folder, and is no option."""
-SHIPPED = yamlfile.read(ROOT / "params.yaml")
+SHIPPED = yamlfile.read(PARAMS)
 SOURCES = sorted(path for folder in ("kdcore", "stages", "benchmarks") for path in (ROOT / folder).rglob("*.py"))
 SHELLS = {
     "os.system", "os.popen", "pty.spawn", "subprocess.getoutput", "subprocess.getstatusoutput",

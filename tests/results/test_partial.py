@@ -27,7 +27,7 @@ from kdcore.training.pulse import live_file, pulse_file
 from stages import report
 from tests import made_up
 from tests.pipeline.test_stages import CARD
-from tests.project import TINY, Project
+from tests.project import PARAMS, TINY, Project
 
 PAIR = "resnet14-resnet8"
 KD, DKD, VANILLA = f"{PAIR}-kd-1-False-base-0", f"{PAIR}-dkd-2-False-base-0", f"{PAIR}-vanilla-base-0"
@@ -55,7 +55,7 @@ def planned(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         yamlfile.write(folder / "data/published.yaml", {"sources": {}})
-        yamlfile.write(folder / "params.yaml", {**yamlfile.read(ROOT / "params.yaml"), **TINY})
+        yamlfile.write(folder / "params.yaml", {**yamlfile.read(PARAMS), **TINY})
         plan()
         with whole(folder / "data/digits") as data:
             storage.save(digits.fetch(source="embedded", image_size=16, train_per_class=1), data)

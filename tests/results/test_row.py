@@ -7,7 +7,7 @@ from kdcore.matrix.params import Params
 from kdcore.results.row import Row, common_label, in_words, rows
 from kdcore.system import yamlfile
 from tests import made_up
-from tests.project import ROOT
+from tests.project import PARAMS, ROOT
 
 PAIR = made_up.PAIRS[0]
 
@@ -91,7 +91,7 @@ def test_of_a_card_as_the_plan_writes_it():
         "t2": {"kd": {"temperature": 2}},
         "fast": {"train": {"lr": 0.1}, "only": {"methods": ["at"]}},
     }
-    content = {**yamlfile.read(ROOT / "params.yaml"), "variants": variants, "exclude": [{"methods": ["dkd"]}]}
+    content = {**yamlfile.read(PARAMS), "variants": variants, "exclude": [{"methods": ["dkd"]}]}
     made = make_cards(Params.model_validate(content), published_recipes=recipes, known_teachers=teachers)
     assert made["tables"]["settings"] == {"lr": 0.02}
     assert [row.label for row in rows(made["tables"])][:8] == [

@@ -22,7 +22,7 @@ from kdcore.sweep.schedule import GOOD, SETTLED, Estimates, Order, Schedule, Sta
 from kdcore.sweep.transfer import code_of
 from kdcore.system.errors import UserError
 from kdcore.training.timings import Timing
-from tests.project import ROOT, TRAINED
+from tests.project import PARAMS, ROOT, TRAINED
 
 
 @st.composite
@@ -63,7 +63,7 @@ def test_steps_left_out_are_taken_to_be_in_place():
 
 
 def matrix(**changes):
-    return params.load(ROOT / "params.yaml", **changes)
+    return params.load(PARAMS, **changes)
 
 
 def timing(name, student, method, seconds, epochs=18):

@@ -25,7 +25,7 @@ from stages import data, plan, run, train
 from tests import sweeps
 from tests.pipeline.test_concurrency import end, start
 from tests.pipeline.test_stages import call
-from tests.project import ROOT, TINY, copy_lists
+from tests.project import PARAMS, ROOT, TINY, copy_lists
 from tests.sweeps import PAIR, cell
 from tests.training.test_teacher_outputs import distil, trained
 
@@ -61,7 +61,7 @@ def remount(folder, option):
 def prepared(tmp_path_factory):
     """What a cell needs: its card, its data set, and a teacher that nobody has trained; and what it then leaves."""
     folder = tmp_path_factory.mktemp("disk")
-    params = yamlfile.read(ROOT / "params.yaml")
+    params = yamlfile.read(PARAMS)
     train = {**params["train"], "epochs": 3, "schedule": "cosine"}
     yamlfile.write(folder / "params.yaml", {**params, **TINY, "train": train})
     copy_lists(folder)

@@ -16,7 +16,7 @@ from kdcore.system.files import file_sha256
 from kdcore.training import adopt
 from tests.matrix import test_cards
 from tests.pictures import write_tree
-from tests.project import ROOT
+from tests.project import PARAMS
 
 OWN = {"name": "mine", "source": "folder:images", "image_size": 16, "augmentation": "random_resized_crop",
        "flip": True, "stem": None, "test_share": None}  # fmt: skip
@@ -134,7 +134,7 @@ def test_cards_are_those_of_the_workspace(root, enter, monkeypatch):
 def test_a_source_that_looks_like_a_slip_may_be_in_the_workspace(root, enter):
     (root / "trian").write_bytes(b"weights")
     enter()
-    content = yamlfile.read(ROOT / "params.yaml")
+    content = yamlfile.read(PARAMS)
     content["teachers"]["resnet20"] = {"source": "trian", "published_top1": 50.0}
     assert params.Params.model_validate(content).teachers["resnet20"].source == "trian"
 

@@ -27,7 +27,7 @@ from kdcore.training import checked_teacher, experiment, inference, loop, run_fo
 from kdcore.training.adopt import NoSourceError, _torchvision, adopt_teacher, check_fits
 from tests.once import code
 from tests.pipeline.test_stages import call
-from tests.project import ROOT
+from tests.project import PARAMS, ROOT
 from tests.reference import FOLDER, needs_reference
 from tests.server import serving
 
@@ -41,7 +41,7 @@ TRAIN = {"epochs": 2, "batch_size": 8, "lr": 0.05, "weight_decay": 0.0, "schedul
 
 def matrix(**teacher):
     """A matrix on the digits with one teacher."""
-    content = yamlfile.read(ROOT / "params.yaml")
+    content = yamlfile.read(PARAMS)
     data = {"name": "digits", "source": "embedded", "image_size": 16, "train_per_class": 1}
     changes = {"pairs": ["resnet8-resnet8"], "teachers": {"resnet8": teacher}, "data": data, "train": TRAIN}
     return params.Params.model_validate({**content, **changes})

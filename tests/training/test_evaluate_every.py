@@ -26,6 +26,7 @@ from kdcore.training.live import TrainingProgress
 from kdcore.training.pulse import live_file, pulse_file
 from kdcore.tuning.trial import Reports
 from tests import made_up
+from tests.project import PARAMS
 from tests.train import CPU, as_card, card, training_settings
 
 PAIR = "resnet8-resnet8"
@@ -198,7 +199,7 @@ def test_a_search_judges_a_trial_by_the_epochs_that_were_measured():
 
 
 def cards_of(**changes):
-    content = yamlfile.read(ROOT / "params.yaml")
+    content = yamlfile.read(PARAMS)
     content = {**content, **changes, "train": {**content["train"], **changes.get("train", {})}}
     files = {"published_recipes": "data/recipes.yaml", "known_teachers": "data/teachers.yaml"}
     return make_cards(

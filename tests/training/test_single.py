@@ -22,10 +22,9 @@ from kdcore.system import yamlfile
 from kdcore.system.errors import UserError
 from kdcore.system.files import whole
 from kdcore.training import checked_teacher, run_folder, single
-from tests.conftest import ROOT
 from tests.pictures import write_tree
 from tests.pipeline.test_stages import call
-from tests.project import copy_lists
+from tests.project import PARAMS, ROOT, copy_lists
 from tests.reference import DATA, needs_data
 
 PUBLISHED = {"resnet20": 66.09, "wrn_40_1": 70.00, "mobilenetv2": 60.62}
@@ -37,7 +36,7 @@ def project(tmp_path):
     """The digits, and what single commands read of a project."""
     with whole(tmp_path / "data/digits") as folder:
         storage.save(digits.fetch(source="embedded", image_size=16, train_per_class=2), folder)
-    content = yamlfile.read(ROOT / "params.yaml")
+    content = yamlfile.read(PARAMS)
     content["data"]["train_per_class"] = 2
     yamlfile.write(tmp_path / "params.yaml", content)
     copy_lists(tmp_path)
