@@ -13,6 +13,7 @@ import api_page
 import commands_page
 import methods_page
 import params_page
+import results_page
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
@@ -23,13 +24,14 @@ GENERATED = {
     "reference/methods.md": methods_page.render,
     "reference/commands.md": commands_page.render,
     "reference/api.md": api_page.render,
+    "results/run.md": results_page.render,
 }
 """Page of the site -> the function that writes its Markdown."""
 MOVED = {
     "README.md": "README.md",
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
-    "tables/digits.md": "results/digits.md",
+    "tables/digits.md": "results/run.md",
     "tables/report.html": "results/report.html",
 }
 """File of the repository -> its place on the site, where that is not below `COPIES`. The README's is the first page."""
@@ -48,7 +50,7 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
     _came_from.update({file.src_uri: f"docs/{file.src_uri}" for file in files if file.is_documentation_page()})
     for uri, render in GENERATED.items():
         files.append(File.generated(config, uri, content=render()))
-    for source in ("CONTRIBUTING.md", "CHANGELOG.md", "tables/digits.md", "tables/report.html"):
+    for source in ("CONTRIBUTING.md", "CHANGELOG.md", "tables/report.html"):
         _add(files, config, source)
     for picture in sorted(ROOT.glob("tables/figures/*.png")):
         files.append(File.generated(config, f"results/figures/{picture.name}", content=picture.read_bytes()))
@@ -111,8 +113,7 @@ def _add(files: Files, config: MkDocsConfig, source: str) -> list[str]:
     """
     place, text = _place(source), (ROOT / source).read_text(encoding="utf-8")
     if source.endswith(".md"):
-        heading = f"# {Path(source).stem}\n\n" if source.startswith("tables/") else ""
-        files.append(File.generated(config, place, content=f"{heading}{text}"))
+        files.append(File.generated(config, place, content=text))
         _came_from[place] = source
         return [place]
     if not place.endswith(".html"):

@@ -25,6 +25,8 @@ KINDS = {
     "logit": ("Logit methods", "For `methods`: each takes every scale (SDD) and stand (LSKD)."),
     "feature": ("Feature methods", "For `baselines`: no scales, no stand."),
 }
+SHARED = ("complementary_weight", "consistent_weight")
+"""The weights of regions, which are the same for all logit methods that have them."""
 LAYERS = {"default": "plain row", "scales": "with regions", "stand": "with stand"}
 
 
@@ -47,7 +49,8 @@ def _overview(entries: list[MethodEntry]) -> str:
 
 def _section(entry: MethodEntry, published: dict[str, Any]) -> Iterator[str]:
     path = f"kdcore/methods/{entry.name}.py"
-    document = ast.get_docstring(ast.parse((ROOT / path).read_text(encoding="utf-8"))) or ""
+    tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
+    document = ast.get_docstring(tree) or ""
     title, _, formula = document.partition("\n\n")
     yield f"### `{entry.name}` {{ #{entry.name} }}\n"
     yield f"{_linked(' '.join(title.split()))}\n"
@@ -55,9 +58,16 @@ def _section(entry: MethodEntry, published: dict[str, Any]) -> Iterator[str]:
     if remarks := [*method_listing.remarks(entry)]:
         yield f"It {'; it '.join(map(_sentence, remarks))}.\n"
     yield _parameters(entry, published)
-    yield f"The pure loss, in `{path}`:\n"
+    yield f"The pure loss, `{entry.module}.loss({_arguments(tree)})`:\n"
     options = "    options:\n      show_root_heading: false\n      show_root_toc_entry: false\n      heading_level: 4\n"
     yield f"::: {entry.module}.loss\n{options}"
+
+
+def _arguments(tree: ast.Module) -> str:
+    """The names of the arguments of a file's loss; keywords stand behind a star."""
+    given = next(node.args for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "loss")
+    keywords = ["*", *(one.arg for one in given.kwonlyargs)] if given.kwonlyargs else []
+    return ", ".join([*(one.arg for one in given.args), *keywords])
 
 
 def _sentence(remark: str) -> str:
@@ -71,15 +81,14 @@ def _sentence(remark: str) -> str:
 
 def _parameters(entry: MethodEntry, published: dict[str, Any]) -> str:
     recipe = published[method_listing.DATASET]["methods"].get(entry.name, {})
+    shared = {key: value for key, value in published[method_listing.DATASET]["scales"].items() if key in SHARED}
+    takes = {key: shared[key] for key in domains(entry.name) if key in shared}
+    recipe = {**recipe, "scales": {**takes, **recipe.get("scales", {})}} if takes else recipe
     layers = [layer for layer in LAYERS if layer in recipe]
     lines = [f"| parameter | allowed | {' | '.join(LAYERS[layer] for layer in layers)} |"]
     lines.append("|:--|:--|" + ":--|" * len(layers))
-    allowed = {**entry.parameters, **catalog.COMMON}
-    shared = published[method_listing.DATASET]["scales"]
-    for key, domain in {**allowed, **domains(entry.name)}.items():
+    for key, domain in {**entry.parameters, **catalog.COMMON, **domains(entry.name)}.items():
         values = [recipe[layer].get(key, "") for layer in layers]
-        if key in shared and "default" in layers and not any(values):
-            values[layers.index("default")] = shared[key]
         if key in entry.parameters or any(value != "" for value in values):
             said = domain if isinstance(domain, str) else ", ".join(str(choice) for choice in domain)
             lines.append(f"| `{key}` | {said} | {' | '.join(map(_value, values))} |")
