@@ -109,6 +109,11 @@ def test_every_environment_variable_is_listed():
     assert set(re.findall(r"^\| `(KDCORE_[A-Z_]+)`", text_of("docs/environment.md"), re.MULTILINE)) == read
 
 
+def test_the_index_links_every_page():
+    linked = {link["path"] for link in LINK.finditer(text_of("docs/README.md"))}
+    assert {path.name for path in ROOT.glob("docs/*.md")} - linked == {"README.md"}
+
+
 def test_the_version_is_one():
     version = re.search(r'^version = "(.*)"', text_of("pyproject.toml"), re.MULTILINE)[1]
     assert yamlfile.read(ROOT / "CITATION.cff")["version"] == version
