@@ -12,6 +12,7 @@ PAGE = (ROOT / "docs/start.md").read_text()
 IMAGES, TEACHER, METHOD = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 (SECTIONS,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
 COMMANDS = re.findall(r"^python -m .*?(?=  #)", PAGE, re.MULTILINE)
+STAND_INS = re.findall(r"^`python (\S+)`$", PAGE, re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +23,11 @@ def followed(tmp_path_factory):
     copy_of_project(project.folder)
     project.run("git", "init", "-q")
     project.commit()
-    said = [project.run(sys.executable, "-c", code) for code in (IMAGES, TEACHER)]
+    said = []
+    (project.folder / "../mine").mkdir()
+    for path, code in zip(STAND_INS, (IMAGES, TEACHER), strict=True):
+        (project.folder / path).write_text(code)
+        said.append(project.run("python", path))
     (path,) = re.findall(r"`(kdcore/methods/\w+\.py)`", PAGE)
     (project.folder / path).write_text(METHOD)
     (project.folder / "sections.yaml").write_text(SECTIONS)

@@ -87,13 +87,13 @@ class Teacher(Section):
     http(s) address of a checkpoint, or of an archive that holds it.
     """
     member: Text | None = None
-    """The checkpoint's path inside an archive; None if `source` is the checkpoint itself."""
+    """The checkpoint's path inside an archive; absent if `source` is the checkpoint itself."""
     sha256: Sha256 | None = None
     """The SHA-256 of the file at `source`. An address requires it; for a path it is computed if it is absent. With
     "published" it is that of the checkpoint, whichever source the checkpoint comes from.
     """
     otherwise: Literal["train"] | None = None
-    """What to do if no source of a published teacher can be had: "train" trains it here, None stops with an error."""
+    """What to do if no source of a published teacher can be had: "train" trains it here; absent, the run stops."""
     train: TrainSettings | None = None
     """How the teacher is trained, for source train and otherwise: train. Section `train` has no effect on it."""
     published_top1: Percent | None = None
