@@ -45,7 +45,7 @@ audit: setup  ## check licences (see pyproject.toml), pins and known vulnerabili
 
 docs: setup  ## build the documentation as a site into site/, which needs no network to be read
 	-$(VENV)/bin/pip install --quiet -c constraints.txt -e '.[docs]'
-	NO_MKDOCS_2_WARNING=1 python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 python -m mkdocs build --strict
 	@echo 'open site/index.html'
 
 presets: setup  ## list the files in presets/, check them, and estimate what they cost

@@ -13,8 +13,8 @@ import pytest
 from kdcore import catalog
 from kdcore.matrix import params
 from tests import reference
+from tests.project import ROOT, copy_of_project
 from tests.results.test_report import CHROMIUM, DRIVER, OPTIONS
-from tests.test_docs import ROOT
 
 sys.path.append(str(ROOT / "docs/build"))
 import draw
@@ -52,14 +52,19 @@ def site(tmp_path_factory):
         lacks = f"make docs installs {', '.join(missing)}"
         pytest.fail(lacks) if reference.REQUIRED else pytest.skip(lacks)
     folder = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
     begun = os.times().children_user
-    built = subprocess.run(
-        command, cwd=ROOT, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"}, capture_output=True, text=True, check=False
-    )
-    assert (built.returncode, built.stderr) == (0, "")
+    built = build(ROOT, folder)
+    assert built.returncode == 0, built.stderr
+    assert "WARNING" not in built.stderr
     assert os.times().children_user - begun < SECONDS
     return folder
+
+
+def build(project, folder):
+    """As `make docs` does. Never with --quiet, which keeps --strict from seeing warnings."""
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
 
 
 def _is_there(name):
@@ -132,6 +137,16 @@ class TestBuilt:
         for path in site.rglob("*.css"):
             named = re.findall(r"""(?:@import|url\()\s*["']?([^"')]+)""", path.read_text(encoding="utf-8"))
             assert [name for name in named if re.match(r"(\w+:)?//", name)] == [], path
+
+    def test_it_stops_at_broken_links_and_pages_that_the_menu_lacks(self, site, tmp_path):
+        copy_of_project(tmp_path)
+        shutil.copytree(ROOT / "tables", tmp_path / "tables")
+        text = "# Forgotten\n\n[a](nowhere.md) [b](params.md#nothing) [c](../nothing.py)\n"
+        (tmp_path / "docs/forgotten.md").write_text(text)
+        built = build(tmp_path, tmp_path / "site")
+        assert built.returncode == 1
+        for said in ("forgotten.md", "nowhere.md", "#nothing", "nothing.py"):
+            assert re.search(rf"WARNING.*{re.escape(said)}|^ +- {said}", built.stderr, re.MULTILINE), said
 
     def test_the_run_has_its_page_and_figures(self, site):
         assert (site / "results/report.html").read_bytes() == (ROOT / "tables/report.html").read_bytes()

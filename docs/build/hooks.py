@@ -100,7 +100,7 @@ def _targets(markdown: str, source: str) -> list[str]:
 
 def _place(source: str) -> str:
     """Where a file of the repository stands on the site."""
-    if source in MOVED or source.startswith("docs/"):
+    if source in MOVED or (source.startswith("docs/") and not source.startswith("docs/build/")):
         return MOVED.get(source) or source.removeprefix("docs/")
     return f"{COPIES}/{source}" if source.endswith(".md") else f"{COPIES}/{source}.md"
 
