@@ -5,6 +5,8 @@ import importlib
 import re
 from pathlib import Path
 
+from words import plain
+
 ROOT = Path(__file__).parents[2]
 INTRODUCTION = """# Commands
 
@@ -34,10 +36,10 @@ def render() -> str:
     for path in sorted((ROOT / "stages").glob("[a-z]*.py")):
         about = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
         if about.startswith(("Stage ", "Stages ")) and "--" not in about:
-            of_pipeline.append(f"| `{path.stem}` | {about.partition(': ')[2]} |")
+            of_pipeline.append(f"| `{path.stem}` | {plain(about.partition(': ')[2])} |")
         else:
             heading = f"### `python -m stages.{path.stem}` {{ #{path.stem} }}\n"
-            commands += [heading, f"{_plain(about)}\n", _options(path.stem)]
+            commands += [heading, f"{plain(about)}\n", _options(path.stem)]
     return "\n".join([*parts, *commands, *of_pipeline]) + "\n"
 
 
@@ -58,13 +60,10 @@ def _options(command: str) -> str:
             if isinstance(call, ast.Call) and getattr(call.func, "attr", "") == "add_argument":
                 names = ", ".join(f"`{_text(name, tree)}`" for name in call.args)
                 given = {keyword.arg: keyword.value for keyword in call.keywords}
-                lines.append(f"| {names} | {_text(given['help'], tree) if 'help' in given else ''}{_default(given)} |")
+                lines.append(
+                    f"| {names} | {plain(_text(given['help'], tree)) if 'help' in given else ''}{_default(given)} |"
+                )
     return "\n".join(["| option | says |", "|:--|:--|", *lines, ""]) if lines else ""
-
-
-def _plain(text: str) -> str:
-    """Keep brackets from being read as links."""
-    return text.replace("[", "\\[")
 
 
 def _default(given: dict[str | None, ast.expr]) -> str:

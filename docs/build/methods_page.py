@@ -5,6 +5,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from words import plain
+
 from kdcore import catalog
 from kdcore.catalog import MethodEntry
 from kdcore.matrix import method_listing
@@ -54,7 +56,7 @@ def _section(entry: MethodEntry, published: dict[str, Any]) -> Iterator[str]:
     title, _, formula = document.partition("\n\n")
     yield f"### `{entry.name}` {{ #{entry.name} }}\n"
     yield f"{_linked(' '.join(title.split()))}\n"
-    yield f"{formula}\n"
+    yield "".join(f"{plain(part)}\n\n" for part in formula.split("\n\n"))
     if remarks := [*method_listing.remarks(entry)]:
         yield f"It {'; it '.join(map(_sentence, remarks))}.\n"
     yield _parameters(entry, published)

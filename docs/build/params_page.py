@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
+from words import plain
+
 from kdcore.matrix import params, protocols
 from kdcore.matrix.robustness_section import SETS
 
@@ -34,6 +36,22 @@ TITLES = {
     "tune": ("`tune`", "Tune"),
 }
 """Anchor -> the heading of a table, and the section whose keys it lists."""
+MORE = {
+    "data": "[data sets](../params.md#data-sets), [a data set of yours](../extending.md#a-data-set-of-yours)",
+    "train": "[recipes of training](../params.md#recipes-of-training), [milestones](../params.md#milestones), "
+    "[precision, threads and compiling](../params.md#precision-threads-and-compiling)",
+    "exceptions": "[a pair](../extending.md#a-pair)",
+    "augmentation": "[recipes of training](../params.md#recipes-of-training)",
+    "label_noise": "[training images](../params.md#training-images)",
+    "teachers": "[teachers](../params.md#teachers)",
+    "networks": "[networks](../params.md#networks)",
+    "variants": "[studies](../studies.md)",
+    "exclude": "[studies](../studies.md)",
+    "targets": "[transfer](../transfer.md)",
+    "tables": "[results](../results.md)",
+    "tune": "[tuning](../tuning.md)",
+}
+"""Anchor -> where the text about these keys is."""
 MUST = "must be there"
 DATA_SETS = ("Digits", "Cifar100", "TinyImagenet", "Stl10", "Cub200", "Imagenet", "Own")
 ANCHORS = {section: anchor for anchor, (_, section) in TITLES.items() if section} | {"TrainSettings": "train"}
@@ -60,6 +78,7 @@ def render() -> str:
     parts = [INTRODUCTION]
     for anchor, (title, section) in TITLES.items():
         parts.append(f"## {title} {{ #{anchor} }}\n")
+        parts += [f"More: {MORE[anchor]}.\n"] if anchor in MORE else []
         if section is None:
             parts += list(_of_data_sets(schema))
         else:
@@ -148,8 +167,7 @@ def _number(value: Schema, what: str) -> str:
 
 
 def _about(section: str) -> str:
-    lines = inspect.getdoc(_model(section)) or ""
-    return f"{lines}\n"
+    return "".join(f"{plain(part)}\n\n" for part in (inspect.getdoc(_model(section)) or "").split("\n\n"))
 
 
 def _meaning(section: str, key: str) -> str:
@@ -157,7 +175,7 @@ def _meaning(section: str, key: str) -> str:
     others = _model("TrainSettings").__mro__ if section == "SpecialCase" else ()
     for model in (*_model(section).__mro__, *others):
         if text := _texts(model.__module__).get((model.__name__, key)):
-            return " ".join(text.split())
+            return plain(text)
     raise ValueError(f"{section}.{key} of kdcore/matrix has no text below it that says what it means; write one")
 
 
