@@ -72,7 +72,7 @@ def _default(given: dict[str | None, ast.expr]) -> str:
     is_said = "default" in ast.unparse(given["help"]) if "help" in given else False
     if not isinstance(default, ast.Constant) or default.value is None or is_said:
         return ""
-    return f" (default: `{default.value}`)"
+    return f" (default: `{default.value!s}`)"
 
 
 def _text(node: ast.expr, tree: ast.Module) -> str:
