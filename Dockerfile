@@ -4,10 +4,11 @@
 ARG PYTHON_VERSION=3.11
 FROM python:${PYTHON_VERSION}-slim
 ARG TORCH_INDEX=
-# g++ is for train.compile.
+# g++ is for train.compile. git works in a folder of another user, such as one that is mounted, only where it is told to.
 RUN apt-get update \
  && apt-get install --yes --no-install-recommends g++ git make \
- && rm -rf /var/lib/apt/lists/*
+ && rm -rf /var/lib/apt/lists/* \
+ && git config --system --add safe.directory /kdcore
 WORKDIR /kdcore
 # What decides which packages are installed comes first, so that an edit of the code installs nothing anew.
 COPY Makefile pyproject.toml constraints.txt README.md LICENSE ./
