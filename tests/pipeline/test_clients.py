@@ -81,6 +81,8 @@ def test_plots_show_every_row_of_both_revisions(shipped):
         values = pd.DataFrame(plot["content"]["data"]["values"])
         rows = values.groupby("rev")["row"].agg(set)
         assert rows["HEAD"] == rows["workspace"] >= {"KD", "KD + SDD [1,2] + stand"}, name
+    colours = plots["data"]["tables/top1.csv"][0]["content"]["spec"]["encoding"]["color"]  # the client's own
+    assert {*colours["scale"]["domain"]} == {"HEAD", "workspace"}
     top1 = pd.DataFrame(plots["data"]["tables/top1.csv"][0]["content"]["data"]["values"])
     of_kd = top1[top1.row == "KD"].astype({"top1": float}).groupby("rev")["top1"].mean()
     assert of_kd["workspace"] - of_kd["HEAD"] == pytest.approx(1)
