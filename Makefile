@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: help setup repro sweep test lint audit presets preset clean clean-scratch
+.PHONY: help setup repro sweep test lint audit docs presets preset clean clean-scratch
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 16
@@ -32,7 +32,7 @@ lint: setup  ## ruff (format and rules), mypy, and the order of the packages
 	lint-imports
 
 audit: setup  ## check licences (see pyproject.toml), pins and known vulnerabilities of what is installed
-	-$(VENV)/bin/pip install --quiet -c constraints.txt -e '.[audit]'
+	-$(VENV)/bin/pip install --quiet -c constraints.txt -e '.[audit,docs]'
 	pip-licenses
 	@if python -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then \
 	  pip freeze --exclude-editable > $(VENV)/freeze.txt; \
@@ -42,6 +42,11 @@ audit: setup  ## check licences (see pyproject.toml), pins and known vulnerabili
 	else echo 'pins: NOT CHECKED, constraints.txt is for Python 3.11 and later'; fi
 	@pip-audit --strict --requirement constraints.txt --no-deps --disable-pip --progress-spinner off || { \
 	  echo 'vulnerabilities: see above; where pip-audit reached no database, they are NOT CHECKED'; exit 1; }
+
+docs: setup  ## build the documentation as a site into site/, which needs no network to be read
+	-$(VENV)/bin/pip install --quiet -c constraints.txt -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 python -m mkdocs build --strict
+	@echo 'open site/index.html'
 
 presets: setup  ## list the files in presets/, check them, and estimate what they cost
 	python -m stages.preset

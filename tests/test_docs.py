@@ -19,6 +19,8 @@ PAGES = [
 ]
 PAGE = (ROOT / "docs/adding-a-method.md").read_text()
 BLOCK = re.compile(r"^`(?P<path>[\w/]+\.py)`:\n\n```python\n(?P<code>.*?)```$", re.DOTALL | re.MULTILINE)
+STARTED = "kdcore/methods/tv.py"
+"""The method that docs/start.md adds, which tests/test_start.py follows."""
 LINK = re.compile(r"\]\((?!https?://)(?P<path>[^)#\s]*)(?:#(?P<anchor>[^)\s]+))?\)")
 COMMAND = re.compile(r"python -m (?P<module>(?:stages|kdcore|benchmarks)[\w.]*)(?P<arguments>[^`#\n|]*)")
 MAKE = re.compile(r"\bmake (?P<target>[a-z-]+)\b(?= [A-Z]+=|[`,;)]| {2,}|\n)(?P<variables>(?: [A-Z]+=[^\s`]+)*)")
@@ -68,8 +70,8 @@ def test_make_targets_exist(page):
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page not in OUTDATED])
 def test_files_exist(page):
-    """Those in backticks, the method that a page adds excepted; tests may be named from tests/ on."""
-    added = {block["path"] for block in BLOCK.finditer(PAGE)}
+    """Those in backticks, the methods that two pages add excepted; tests may be named from tests/ on."""
+    added = {*(block["path"] for block in BLOCK.finditer(PAGE)), STARTED}
     for named in FILE.finditer(text_of(page)):
         path = named["path"]
         assert path in added or (ROOT / path).exists() or (ROOT / "tests" / path).exists(), path
@@ -105,6 +107,11 @@ def test_every_environment_variable_is_listed():
     sources = [*ROOT.glob("kdcore/**/*.py"), *ROOT.glob("stages/*.py"), ROOT / "Makefile"]
     read = {name for path in sources for name in re.findall(r"\bKDCORE_[A-Z_]+\b", path.read_text())}
     assert set(re.findall(r"^\| `(KDCORE_[A-Z_]+)`", text_of("docs/environment.md"), re.MULTILINE)) == read
+
+
+def test_the_index_links_every_page():
+    linked = {link["path"] for link in LINK.finditer(text_of("docs/README.md"))}
+    assert {path.name for path in ROOT.glob("docs/*.md")} - linked == {"README.md"}
 
 
 def test_the_version_is_one():

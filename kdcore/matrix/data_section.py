@@ -105,8 +105,11 @@ class Digits(Source):
     """Scikit-learn's handwritten digits, which need no download."""
 
     name: Literal["digits"]
+    """Chooses this data set."""
     source: Literal["embedded"]
+    """They come with scikit-learn."""
     image_size: Literal[16, 32]
+    """Height and width to which the images, 8 x 8 as they come, are enlarged, in pixels."""
     train_per_class: Annotated[int, Field(ge=1, le=80)]
     """How many training images of each class are used; with few of them, networks differ in accuracy."""
 
@@ -115,6 +118,7 @@ class Cifar100(Parquet):
     """CIFAR-100: 32 x 32 pixels, 100 classes."""
 
     name: Literal["cifar100"]
+    """Chooses this data set."""
     source: Copy
     """ "download", or the path of the archive, of the folder extracted from it, or of a folder of parquet files."""
     train_per_class: Annotated[int, Field(ge=1, le=500)] | None = None
@@ -125,6 +129,7 @@ class TinyImagenet(Source):
     """Tiny-ImageNet: 64 x 64 pixels, 200 classes."""
 
     name: Literal["tiny_imagenet"]
+    """Chooses this data set."""
     source: Copy
     """ "download", or the path of the archive or of the extracted folder."""
     subset: bool = False
@@ -135,6 +140,7 @@ class Stl10(Source):
     """STL-10: 96 x 96 pixels, 10 classes; its images without classes are left out."""
 
     name: Literal["stl10"]
+    """Chooses this data set."""
     source: Copy
     """ "download", or the path of the archive or of the extracted folder."""
 
@@ -143,6 +149,7 @@ class Cub200(Source):
     """CUB-200-2011: birds, 224 x 224 pixels, 200 classes."""
 
     name: Literal["cub200"]
+    """Chooses this data set."""
     source: Copy
     """ "download", or the path of the archive or of the extracted folder."""
     subset: bool = False
@@ -153,6 +160,7 @@ class Imagenet(Source):
     """ImageNet (ILSVRC 2012): 224 x 224 pixels, 1000 classes. Its licence asks users to get their own copy."""
 
     name: Literal["imagenet"]
+    """Chooses this data set."""
     source: Copy
     """The path of a folder with train/<class>/ and val/<class>/."""
     subset: bool = False

@@ -42,13 +42,13 @@ def tables(entries: list[catalog.MethodEntry]) -> list[Table]:
         for heading in ("name", "paper, and what is special", "parameters"):
             shown.add_column(heading, overflow="fold", no_wrap=heading == "name")
         for entry in of_kind:
-            about = [entry.title, *(f"- {remark}" for remark in _remarks(entry))]
+            about = [entry.title, *(f"- {remark}" for remark in remarks(entry))]
             shown.add_row(entry.name, "\n".join(about), _parameters(entry, published))
         found += [shown] if of_kind else []
     return found
 
 
-def _remarks(entry: catalog.MethodEntry) -> Iterator[str]:
+def remarks(entry: catalog.MethodEntry) -> Iterator[str]:
     """Say what a method asks for, or does, that most others do not."""
     if entry.across == "batch":
         yield "relates the images of a batch"

@@ -74,7 +74,7 @@ Paths = Annotated[list[Text], Field(min_length=2)]
 
 
 class NamedNetwork(Section):
-    """One network: exactly one of `KINDS`, and options."""
+    """One network: exactly one of timm, torchvision, factory and zoo, and options."""
 
     timm: Text | None = None
     """A name of timm's, such as deit_tiny_patch16_224."""
@@ -93,7 +93,7 @@ class NamedNetwork(Section):
     3 convolution of stride 1, without max pool.
     """
     stages: Paths | None = None
-    """The parts whose outputs are the maps of stages, the stem's first; absent, see `kdcore.networks.describing`."""
+    """The parts whose outputs are the maps of stages, the stem's first; absent, they are found."""
     classifier: Text | None = None
     """The linear head; absent, it is found."""
     drop_path: Annotated[float, Field(ge=0, lt=1)] | None = None

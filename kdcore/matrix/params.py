@@ -1,6 +1,5 @@
 """Read params.yaml into typed, validated objects. No other module reads that file."""
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import product
@@ -18,7 +17,7 @@ from pydantic import (
 )
 
 from kdcore import catalog
-from kdcore.catalog import levels
+from kdcore.matrix.axes import Axes
 from kdcore.matrix.cell import BASE, Cell
 from kdcore.matrix.data_section import Data
 from kdcore.matrix.networks_section import NamedNetwork
@@ -27,7 +26,7 @@ from kdcore.matrix.problems import DATA_OPTIONS, describe, explained
 from kdcore.matrix.recipes import overridden
 from kdcore.matrix.robustness_section import Robustness
 from kdcore.matrix.section import Mean, Section, Std, Text
-from kdcore.matrix.selector import Scale, Selector, check_pair
+from kdcore.matrix.selector import Selector
 from kdcore.matrix.tables_section import Diagnosed, TableOptions
 from kdcore.matrix.train_card import cell_settings
 from kdcore.matrix.train_recipe import Augmentation
@@ -37,16 +36,6 @@ from kdcore.matrix.tune_section import Tune
 from kdcore.matrix.variants import Variant, check_base, check_name
 from kdcore.system import workspace, yamlfile
 from kdcore.system.errors import check_address, shown, suggest
-
-
-def of_kind(kind: str) -> AfterValidator:
-    """Make a validator that accepts only methods of one kind ("logit" or "feature"), and sums of that kind."""
-
-    def check(name: str) -> str:
-        catalog.check_method(name, kind)
-        return name
-
-    return AfterValidator(check)
 
 
 def _check_network(name: str) -> str:
@@ -63,34 +52,15 @@ def _check_teacher_name(name: str) -> str:
     return name
 
 
-def _check_axis(values: list[Any]) -> list[Any]:
-    if not values:
-        raise ValueError("is empty; an axis of the matrix needs at least one value")
-    twice = sorted(str(value) for value, count in Counter(values).items() if count > 1)
-    if twice:
-        raise ValueError(f"names {', '.join(twice[:5])} more than once; keep one of each")
-    return values
-
-
 def _check_no_share(top1: float) -> float:
     if 0 < top1 <= 1:
         raise ValueError(f"{top1:g}: is in percent: write {100 * top1:g}")
     return top1
 
 
-def _check_scales(scales: list[int | str]) -> list[int | str]:
-    named: dict[tuple[int, ...], int | str] = {}
-    for scale in scales:
-        other = named.setdefault(levels(scale), scale)
-        if other is not scale:
-            raise ValueError(f"{other!r} and {scale!r} are the same set of levels")
-    return scales
-
-
 MOST_CELLS = 100_000
 AXES = ("pairs", "methods", "scales", "stand", "baselines", "variants", "seeds")
 LONGEST_NAME = 64
-Axis = AfterValidator(_check_axis)
 Percent = Annotated[float, Field(ge=0, le=100), AfterValidator(_check_no_share)]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
@@ -117,13 +87,13 @@ class Teacher(Section):
     http(s) address of a checkpoint, or of an archive that holds it.
     """
     member: Text | None = None
-    """The checkpoint's path inside an archive; None if `source` is the checkpoint itself."""
+    """The checkpoint's path inside an archive; absent if `source` is the checkpoint itself."""
     sha256: Sha256 | None = None
     """The SHA-256 of the file at `source`. An address requires it; for a path it is computed if it is absent. With
     "published" it is that of the checkpoint, whichever source the checkpoint comes from.
     """
     otherwise: Literal["train"] | None = None
-    """What to do if no source of a published teacher can be had: "train" trains it here, None stops with an error."""
+    """What to do if no source of a published teacher can be had: "train" trains it here; absent, the run stops."""
     train: TrainSettings | None = None
     """How the teacher is trained, for source train and otherwise: train. Section `train` has no effect on it."""
     published_top1: Percent | None = None
@@ -137,6 +107,7 @@ class Teacher(Section):
     mean: Mean | None = None
     """The mean that a checkpoint was trained with, if it is not that of the data set; needs `std` too."""
     std: Std | None = None
+    """The deviation that goes with `mean`."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "Teacher":
@@ -175,26 +146,25 @@ def _names_in(content: Any) -> list[str]:
     return [name for name in named if isinstance(name, str)] if isinstance(named, dict) else []
 
 
-class Params(Robustness, TransferSections):
+class Params(Robustness, TransferSections, Axes):
     """All of params.yaml. The matrix is pairs x methods x scales x stand x variants x seeds and pairs x baselines x
     variants x seeds.
     """
 
-    pairs: Annotated[list[Annotated[str, AfterValidator(check_pair)]], Axis]
-    methods: Annotated[list[Annotated[str, of_kind("logit")]], Axis]
-    scales: Annotated[list[Scale], Axis, AfterValidator(_check_scales)]
-    stand: Annotated[list[bool], Axis]
-    baselines: Annotated[list[Annotated[str, of_kind("feature")]], Axis]
-    seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Axis]
     diagnostics: Diagnosed
+    """Some of `pairs`, whose students are compared with their teacher beyond accuracy; empty compares none."""
     variants: Annotated[dict[Annotated[str, AfterValidator(check_name)], Variant], AfterValidator(check_base)]
+    """An axis of the user's own: name -> changes of recipes and of training. `base: {}` changes nothing."""
     exclude: list[Selector] = Field(default_factory=list)
     """Names the cells that the matrix leaves out."""
     networks: dict[Annotated[str, AfterValidator(check_network_name)], NamedNetwork] = Field(default_factory=dict)
     """Networks that the zoo does not have, or not of this size, by names of the user's."""
     teachers: dict[Annotated[str, AfterValidator(_check_teacher_name)], Teacher]
+    """Where each teacher's weights come from, by the name that pairs give it."""
     data: Data
+    """The data set that teachers and students are trained and measured on."""
     train: Train
+    """How students are trained."""
     stand_recipe: Literal["paper", "matched"]
     """What stand changes. paper: z-score, temperature and weight, as published. matched: only the z-score."""
     methods_config: dict[str, dict[str, Any]]
@@ -202,6 +172,7 @@ class Params(Robustness, TransferSections):
     those below stand for standardised logits only.
     """
     tables: TableOptions
+    """What the tables show."""
     tune: Tune | None = None
     """What `python -m stages.tune` searches; no stage depends on it."""
 

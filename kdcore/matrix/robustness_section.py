@@ -48,7 +48,7 @@ class Robustness(Section):
     """The keys of params.yaml that say on which corrupted test images networks are measured."""
 
     robustness: Annotated[list[Annotated[str, AfterValidator(_check_set)]], AfterValidator(_check_once)]
-    """Some of `SETS`; empty measures none."""
+    """Sets of corrupted test images on which every network is measured; empty measures none."""
     robustness_sources: dict[Annotated[str, AfterValidator(_check_set), AfterValidator(_check_has_source)], Text] = (
         Field(default_factory=dict)
     )

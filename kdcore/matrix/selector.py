@@ -47,14 +47,21 @@ class Selector(Section):
     """Names the cells that all of its keys name: `{methods: [rld], scales: [4]}` are RLD's cells with M=[1,2,4]."""
 
     pairs: Annotated[list[Annotated[str, AfterValidator(check_pair)]], Some] | None = None
+    """Pairs, as `pairs` has them."""
     teachers: Annotated[list[str], Some] | None = None
+    """Names of teachers, as `teachers` has them."""
     students: Annotated[list[Annotated[str, AfterValidator(_check_student)]], Some] | None = None
+    """Networks of students."""
     methods: Annotated[list[Annotated[str, AfterValidator(_check_method)]], Some] | None = None
+    """Methods, baselines and sums, as `methods` and `baselines` have them."""
     scales: Annotated[list[Scale], Some] | None = None
     """Baselines have no scale, so this names none of them; neither does `stand`."""
     stand: Annotated[list[bool], Some] | None = None
+    """With standardised logits, or without."""
     variants: Annotated[list[str], Some] | None = None
+    """Names of variants, `base` among them."""
     seeds: Annotated[list[int], Some] | None = None
+    """Seeds of training."""
 
     @model_validator(mode="after")
     def _selects(self) -> Self:

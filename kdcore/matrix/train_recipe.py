@@ -29,6 +29,7 @@ class RandAugment(Section):
     operations: Annotated[int, Field(ge=1, le=15)] = 2
     """How many operations are drawn for an image, with replacement; half of them are left out."""
     magnitude: Annotated[float, Field(ge=0, le=10)] = 9.0
+    """How strong operations are on average."""
     std: Annotated[float, Field(ge=0, le=100)] = 0.5
     """The magnitude of every operation is drawn from a normal distribution with this deviation, and kept within 0 and
     10."""
@@ -43,6 +44,7 @@ class Augmentation(Section):
     """padded: a window of the image, with a black border where the data set has one. resized: a part of 8 to 100
     percent of the area, resized to the whole. Absent: as the data set has it."""
     randaugment: RandAugment | None = None
+    """Operations drawn for every image, as timm has them; `{}` takes the usual ones."""
     colour_jitter: Annotated[float, Field(gt=0, le=1)] | None = None
     """By how much brightness, contrast and saturation change at most, as shares."""
     erasing: Annotated[float, Field(gt=0, le=1)] | None = None

@@ -88,20 +88,25 @@ class TrainSettings(RecipeKeys):
     dot_delta: Fraction | None = None
     """dot alone: by how much distillation's momentum is above `momentum`, and the task's below."""
     epochs: Count
+    """How often every training image is seen."""
     batch_size: Annotated[int, Field(ge=2, le=10**6)]
     """At least two, for batch norm."""
     lr: Positive
     """The learning rate of the first epoch."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """The share of the last step's direction that the next one keeps."""
     nesterov: bool = False
     """Whether a step looks ahead along the momentum (Sutskever et al., ICML 2013)."""
     weight_decay: NonNegative = 0.0005
+    """How strongly a step draws weights towards 0."""
     schedule: Schedule = "step"
+    """How the rate falls. step: at `milestones`. cosine: along half a cosine, to `min_lr`."""
     milestones: Milestones = Field(default_factory=list)
     """Step schedule: epochs, counted from 1, after which the rate is multiplied by `lr_decay`; all as whole epochs, or
     all as shares of `epochs` (see `as_epochs`).
     """
     lr_decay: Share | None = None
+    """Step schedule: what the rate is multiplied by at each milestone."""
     grad_clip_norm: Positive | None = None
     """Longest gradient of all parameters together; longer ones are scaled down to it. Absent: none is."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"

@@ -29,10 +29,11 @@ class Target(Section):
     """A data set of section `targets`. In params.yaml its keys stand beside those of the data set."""
 
     data: Data
+    """The keys of section `data`; `name` is that of the target where it is left out, and `source` is download."""
     protocols: list[str]
-    """See `kdcore.matrix.protocols`."""
+    """How the linear layer is trained: names of protocols (docs/transfer.md)."""
     image_size: int | None
-    """Height and width of the images that the networks see; None: those of the images that they were trained on."""
+    """Height and width of the images that the networks see; absent, those of the images that they were trained on."""
 
 
 def renamed(message: str, target: str) -> str:

@@ -131,13 +131,17 @@ class Tune(Section):
     pairs: Annotated[list[Annotated[str, AfterValidator(check_pair)]], AfterValidator(_check_pairs)]
     """A trial's score is the mean over these pairs and over `seeds`."""
     method: Annotated[str, AfterValidator(_check_method)]
+    """The method, or sum, whose parameters are searched."""
     scale: Scale | None = None
     """SDD's M, as in section `scales`; absent, 1 for a logit method. Feature methods have none."""
     stand: bool | None = None
     """Whether logits are standardised; absent, they are not. Feature methods have none."""
     seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1)] = Field(default=[0])
+    """Every trial is trained with each of these seeds."""
     space: Annotated[dict[str, Annotated[Any, AfterValidator(dimension)]], AfterValidator(_check_space)]
-    """The parameters that are searched: <method>.<parameter> or train.<setting> -> its `Dimension`."""
+    """The parameters that are searched: `<method>.<parameter>` or `train.<setting>` -> its range, `[1, 8]` or
+    `log [0.01, 0.1]`, or its choices, `one of [a, b]`.
+    """
     trials: Count
     """How many trials there are in all, those included that were stopped early or diverged."""
     validation: Fraction | None = None
