@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -201,7 +202,7 @@ class DistillationLoss(nn.Module):
                     raise UserError(f"index: is from {first} to {last}, and labels are of {self.images} images")
             index = index.to(target.device).long()
         if self.epoch is not None and (self._generator is None or self._generator.device != target.device):
-            self._generator = torch.Generator(target.device).manual_seed((self.seed << 32) + self.epoch)
+            self._generator = torch.Generator(target.device).manual_seed(drawing_seed(self.seed, self.epoch))
         return BatchContext(cast(Tensor, index), self.epoch or 0, cast(torch.Generator, self._generator))
 
 
@@ -301,6 +302,11 @@ def _outputs_of(yielding: Callable[[], Iterable[Any]]) -> Iterator[Output]:
     """Yield the teacher's outputs for all training images."""
     with torch.no_grad():
         yield from (as_output(given, "teacher") for given in yielding())
+
+
+def drawing_seed(seed: int, epoch: int) -> int:
+    """Return a seed of 32 bits, which are all that a generator on the CPU takes."""
+    return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
 
 
 def _has_end(student: Any, output: Output) -> bool:

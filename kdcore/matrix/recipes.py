@@ -6,6 +6,7 @@ The recipe of a sum such as crd+kd holds one `ce_weight`; the other parameters o
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from types import MappingProxyType
 from typing import Any, TypeVar
 
@@ -47,8 +48,9 @@ Layer = dict[str, Any]
 Domains = dict[str, str | list[Any]]
 
 
+@cache
 def published() -> dict[str, Any]:
-    """Return the content of data/recipes.yaml, wherever kdcore is installed."""
+    """Return the content of data/recipes.yaml, wherever kdcore is installed; it is read once, and not to be changed."""
     return yamlfile.read(INSTALLED)
 
 
