@@ -200,7 +200,7 @@ class DistillationLoss(nn.Module):
                 first, last = int(index.min()), int(index.max())
                 if first < 0 or last >= self.images:
                     raise UserError(f"index: is from {first} to {last}, and labels are of {self.images} images")
-            index = index.to(target.device).long()
+            index = index.to(target.device, torch.int64, non_blocking=True)
         if self.epoch is not None and (self._generator is None or self._generator.device != target.device):
             self._generator = torch.Generator(target.device).manual_seed(drawing_seed(self.seed, self.epoch))
         return BatchContext(cast(Tensor, index), self.epoch or 0, cast(torch.Generator, self._generator))
