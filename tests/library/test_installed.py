@@ -50,7 +50,7 @@ def brought(names):
     return found
 
 
-def guarded(folder, code):
+def guarded(folder, code, returncode=0):
     """Run code where only what the library brings can be imported; the project itself is read from its checkout."""
     allowed = {*brought(ALONE), "kdcore"}
     owners = metadata.packages_distributions().items()
@@ -59,8 +59,8 @@ def guarded(folder, code):
     (folder / "guarded.py").write_text(f"BLOCKED = {blocked!r}\n{GUARD}\nsys.path.insert(0, {str(ROOT)!r})\n{code}")
     command = [sys.executable, "guarded.py"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    assert done.returncode == returncode, done.stdout + done.stderr
+    return done.stdout + done.stderr
 
 
 def test_the_library_requires_five_packages():
@@ -84,6 +84,11 @@ def test_nothing_else_is_needed(tmp_path):
     said = guarded(tmp_path, f"{LOOP}{modules}{listing}")
     assert "epoch 2: loss " in said
     assert "beta = 8.0 (>= 0)" in said
+
+
+def test_stages_say_what_they_need(tmp_path):
+    said = guarded(tmp_path, "import runpy\nrunpy.run_module('stages.plan', run_name='__main__')\n", returncode=2)
+    assert said == ("error: kdcore is here as a library alone; run pip install -e '.[pipeline]', or make setup\n")
 
 
 @pytest.mark.slow

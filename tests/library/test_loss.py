@@ -84,6 +84,15 @@ def test_the_teacher_is_frozen():
         goal(case.student(case.views[0]), case.teacher(case.views[0]), case.target)
 
 
+def test_nothing_flows_into_the_teachers_outputs():
+    """Also where they were computed with gradients, by a network that the loss does not know."""
+    given = [torch.randn(4, 10, requires_grad=True), torch.randn(4, 8, 4, 4, requires_grad=True)]
+    own, taught = [one.detach().requires_grad_() for one in given], given
+    goal = Try().make("at+kd", {})
+    goal((own[0], [own[1]] * 2), (2 * taught[0], [2 * taught[1], taught[1].exp()]), torch.arange(4)).backward()
+    assert [one.grad is None for one in (*own, *taught)] == [False, False, True, True]
+
+
 def test_a_teacher_that_normalises_by_each_batch():
     """As OFD's published code does; a teacher in evaluation mode is then refused."""
     case = Try()
