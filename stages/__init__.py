@@ -11,7 +11,5 @@ __all__ = ["run"]
 open_streams()
 signals.leave_at_once()  # while the script imports
 if find_spec("dvc") is None:
-    print(
-        "error: kdcore is installed as a library here; run pip install -e '.[pipeline]', or make setup", file=sys.stderr
-    )
+    print("error: kdcore is here as a library alone; run pip install -e '.[pipeline]', or make setup", file=sys.stderr)
     sys.exit(2)
