@@ -12,7 +12,7 @@ setup: $(VENV)/.installed  ## create .venv and install everything into it
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet -c constraints.txt -e '.[test]'
+	$(VENV)/bin/pip install --quiet -c constraints.txt -e '.[pipeline,test]'
 	touch $@
 
 repro: setup  ## run the experiment matrix of params.yaml on all cores or GPUs, and render tables/

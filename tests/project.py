@@ -100,5 +100,5 @@ def copy_of_project(folder):
     for name in listed.stdout.splitlines():
         if (ROOT / name).is_file() and name != "dvc.lock" and not name.startswith("tables/"):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, folder / name)
+            shutil.copy2(ROOT / name, folder / name, follow_symlinks=False)
     shutil.copy(PARAMS, folder / "params.yaml")

@@ -206,13 +206,12 @@ def test_every_method_is_in_the_list_by_kind():
     listed = listing().stdout
     by_kind = dict(zip(catalog.KINDS, listed.split("Feature methods, for section baselines"), strict=True))
     for entry in catalog.methods().values():
-        assert re.search(rf"^│ {entry.name} +│ ", by_kind[entry.kind], re.MULTILINE), entry.name
-    assert "…" not in listed
+        assert re.search(rf"^{entry.name}$", by_kind[entry.kind], re.MULTILINE), entry.name
     assert max(map(len, listed.splitlines())) <= 100
 
 
 @pytest.mark.parametrize(("name", "remarks"), [
-    ("kd", [""]),
+    ("kd", []),
     ("mlkd", ["relates the images of a batch", "trained on weak and strong views of each image"]),
     ("catkd", ["gives the student another end", "needs a final feature map, a linear classifier"]),
     ("simkd", ["published without cross-entropy", "gives the student another end",
@@ -222,14 +221,14 @@ def test_every_method_is_in_the_list_by_kind():
 ])  # fmt: skip
 def test_the_list_says_what_is_special(name, remarks):
     """Each remark begins a line of its own, which may be folded."""
-    cells = [line.split("│")[2].strip() for line in listing(name).stdout.splitlines() if line.count("│") > 3]
-    special = " ".join(filter(None, cells)).partition(" - ")[2]
-    assert special.split(" - ") == remarks
+    about = " ".join(line.strip() for line in listing(name).stdout.partition("\n\n")[2].splitlines())
+    special = re.match(r".*?((?: - [^=]+)?) \w+ = ", about)[1]
+    assert special.split(" - ")[1:] == remarks
 
 
 def test_list_of_some():
     listed = listing("crd+kd").stdout
-    assert re.search(r"^│ crd +│", listed, re.MULTILINE)
+    assert re.search(r"^crd$", listed, re.MULTILINE)
     assert "negatives = 16384 (integer >= 1)" in listed
     assert "reviewkd" not in listed
     unknown = listing("kdd")

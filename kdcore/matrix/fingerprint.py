@@ -2,7 +2,8 @@
 
 A fingerprint covers a module and everything that it imports from kdcore, except `NUMBERLESS`. Ignored are comments,
 docstrings, formatting, annotations, what a `raise` statement raises, and conditions that only raise: a finished cell
-never raised. Packages count with the modules inside them, since Python runs them first. Plug-ins (methods, networks and
+never raised. Packages count with the modules inside them, since Python runs them first; kdcore/__init__.py, which hands
+out what other modules define, counts as if it were empty. Plug-ins (methods, networks and
 data sets) are loaded by name at run time, so they are in nobody's imports and have fingerprints of their own; nothing
 else may load code by name.
 """
@@ -70,7 +71,7 @@ def fingerprint(module: str, *, only_network: str | None = None, everything: boo
     """
     digest = hashlib.sha256()
     for name in sorted(closure(module, root, everything=everything)):
-        source = _path(name, root).read_text(encoding="utf-8")
+        source = _source(name, root)
         if only_network and name == module:
             tree = _statements(ast.parse(source))
             _keep_network(tree, only_network)
@@ -110,9 +111,16 @@ def _path(module: str, root: Path) -> Path:
     return base / "__init__.py" if base.is_dir() else base.with_suffix(".py")
 
 
+def _source(module: str, root: Path) -> str:
+    """The code of a module. That of `PACKAGE` itself is none: it imports for those who use kdcore as a library, and no
+    cell uses what it hands out.
+    """
+    return "" if module == PACKAGE else _path(module, root).read_text(encoding="utf-8")
+
+
 def _imports(module: str, root: Path, *, everything: bool) -> Iterator[str]:
     """Modules of the package that a module's counted code uses, or that it imports at all."""
-    facts = _facts(_path(module, root).read_text(encoding="utf-8"))
+    facts = _facts(_source(module, root))
     for line, level, names in facts.imports:
         if level:
             raise ValueError(f"{module}, line {line}: relative imports are not followed; name {PACKAGE}")

@@ -1,14 +1,12 @@
-"""Make the tables of distillation methods that `python -m stages.methods` prints."""
+"""List distillation methods as text: `python -m kdcore.methods`, and in the pipeline `python -m stages.methods`."""
 
-from collections.abc import Iterator
+import textwrap
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from rich.table import Table
-
 from kdcore import catalog
-from kdcore.matrix.fingerprint import ROOT
-from kdcore.matrix.recipes import WEIGHTS, domains
-from kdcore.system import yamlfile
+from kdcore.matrix import recipes
+from kdcore.system.errors import UserError
 
 DATASET = "cifar100"
 TITLES = {
@@ -30,22 +28,38 @@ FOOTER = (
     "stand and pairs change is in data/recipes.yaml. What a method needs, both networks of a pair must have, or the "
     "one in parentheses; all of the catalog do."
 )
+WIDTH, INDENT = 100, "    "
 
 
-def tables(entries: list[catalog.MethodEntry]) -> list[Table]:
-    """Build a table per kind, logit methods first, with one row per method."""
-    published = yamlfile.read(ROOT / "data/recipes.yaml")
-    found = []
+def show(*names: str) -> None:
+    """Print the methods of these names, or all; a sum such as crd+kd names each of its methods.
+
+    Raises:
+        UserError: a name is unknown.
+    """
+    try:
+        entries = [entry for name in names for entry in catalog.terms(name)] or list(catalog.methods().values())
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    print("\n".join(lines(entries)))
+
+
+def lines(entries: Iterable[catalog.MethodEntry]) -> Iterator[str]:
+    """Yield the lines of the list, logit methods first; each begins with a name or is indented below one."""
+    published, entries = recipes.published(), list(entries)
     for kind in catalog.KINDS:
         of_kind = sorted((entry for entry in entries if entry.kind == kind), key=lambda entry: entry.name)
-        shown = Table(title=TITLES[kind], title_justify="left", show_lines=True)
-        for heading in ("name", "paper, and what is special", "parameters"):
-            shown.add_column(heading, overflow="fold", no_wrap=heading == "name")
+        yield from (TITLES[kind], "") if of_kind else ()
         for entry in of_kind:
-            about = [entry.title, *(f"- {remark}" for remark in remarks(entry))]
-            shown.add_row(entry.name, "\n".join(about), _parameters(entry, published))
-        found += [shown] if of_kind else []
-    return found
+            yield entry.name
+            about = [*_folded(entry.title), *(line for one in remarks(entry) for line in _folded(f"- {one}"))]
+            yield from (f"{INDENT}{line}" for line in (*about, *_parameters(entry, published)))
+            yield ""
+    yield from textwrap.wrap(FOOTER, WIDTH)
+
+
+def _folded(text: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH - len(INDENT), break_on_hyphens=False)
 
 
 def remarks(entry: catalog.MethodEntry) -> Iterator[str]:
@@ -62,22 +76,20 @@ def remarks(entry: catalog.MethodEntry) -> Iterator[str]:
         yield f"needs {', '.join(map(_named, entry.needs))}"
 
 
-def _parameters(entry: catalog.MethodEntry, published: dict[str, Any]) -> str:
+def _parameters(entry: catalog.MethodEntry, published: dict[str, Any]) -> Iterator[str]:
     """Describe each parameter on a line of its own, such as "alpha = 1.0 (>= 0)": its default, then what is allowed."""
     methods = published[DATASET]["methods"]
     values = published[DATASET]["scales"] | methods.get(entry.name, {}).get("default", {})
     allowed = {
         key: domain
-        for key, domain in domains(entry.name).items()
-        if key not in WEIGHTS and (key in values or key not in catalog.UNSAID)
+        for key, domain in recipes.domains(entry.name).items()
+        if key not in recipes.WEIGHTS and (key in values or key not in catalog.UNSAID)
     }
-    lines = []
     for key in sorted(allowed, key=lambda key: (key not in entry.parameters, key in catalog.COMMON)):
         domain = allowed[key]
         choices = domain if isinstance(domain, str) else " | ".join(str(choice) for choice in domain)
         if domain != ["sdd"]:
-            lines.append(f"{key} = {values.get(key, '–')} ({choices})")
-    return "\n".join(lines)
+            yield f"{key} = {values.get(key, '–')} ({choices})"
 
 
 def _named(need: str) -> str:

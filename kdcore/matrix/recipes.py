@@ -6,12 +6,14 @@ The recipe of a sum such as crd+kd holds one `ce_weight`; the other parameters o
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from types import MappingProxyType
 from typing import Any, TypeVar
 
 from kdcore import catalog
 from kdcore.catalog import COMMON, DECOUPLED, UNSAID, levels
 from kdcore.matrix.cell import Cell
+from kdcore.system import yamlfile
 from kdcore.system.errors import UserError, named, shown, suggest
 
 T = TypeVar("T")
@@ -28,6 +30,8 @@ WEIGHTS = {"complementary_weight": ">= 0", "consistent_weight": ">= 0"}
 """The weights of regions in SDD's loss, with their allowed values."""
 BASE = "cifar100"
 """The data set whose recipes are inherited by data sets that data/recipes.yaml does not list."""
+INSTALLED = catalog.PACKAGE / "recipes.yaml"
+"""data/recipes.yaml as it is installed with the package; in a checkout a link to it."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,12 @@ class Value:
 Recipe = dict[str, Value]
 Layer = dict[str, Any]
 Domains = dict[str, str | list[Any]]
+
+
+@cache
+def published() -> dict[str, Any]:
+    """Return the content of data/recipes.yaml, wherever kdcore is installed; it is read once, and not to be changed."""
+    return yamlfile.read(INSTALLED)
 
 
 def resolve(
@@ -76,8 +86,8 @@ def resolve(
     layers_of = {"params.yaml": overrides, f"params.yaml, variant {cell.variant}": changes}
     for source, layers in layers_of.items():
         recipe |= {key: Value(value, source) for key, value in overridden(cell, layers).items()}
-    needed = [key for key in _needed(cell) if key in recipe or _parameter(key) not in UNSAID]
-    for key in needed:
+    used = [key for key in needed(cell) if key in recipe or _parameter(key) not in UNSAID]
+    for key in used:
         if key not in recipe:
             raise UserError(
                 f"data/recipes.yaml: {dataset}.methods.{cell.method} gives no {key}, and params.yaml does not "
@@ -88,7 +98,7 @@ def resolve(
                 f"params.yaml: scales: {cell.scale!r}: {key} fusion_as_published needs the whole image among the "
                 f"levels, as its publication has it; use 2, 4 or L1_4, or methods_config.{cell.method}.{key}: sdd"
             )
-    said = {key: recipe[key] for key in needed if recipe[key].value != UNSAID.get(_parameter(key))}
+    said = {key: recipe[key] for key in used if recipe[key].value != UNSAID.get(_parameter(key))}
     return {key: value for key, value in said.items() if _takes_effect(key, said)}
 
 
@@ -114,14 +124,14 @@ def overridden(cell: Cell, overrides: Mapping[str, Any]) -> Layer:
                 values |= _in_sum(layer, name, first=name == names[0])
         for layer in _override_layers(cell.method, cell, overrides, of_stand):
             values |= layer
-    return {key: values[key] for key in _needed(cell) if key in values}
+    return {key: values[key] for key in needed(cell) if key in values}
 
 
 def _is_decoupled(cell: Cell) -> bool:
     return cell.scale is not None and levels(cell.scale) != (1,)
 
 
-def _needed(cell: Cell) -> list[str]:
+def needed(cell: Cell) -> list[str]:
     """List the hyper-parameters that a cell uses."""
     keys = domains(cell.method)
     return sorted(key for key in keys if _is_decoupled(cell) or _parameter(key) not in DECOUPLED)

@@ -1,4 +1,4 @@
-"""Distillation methods: one file per method, found by `kdcore.catalog`. `python -m stages.methods` lists them."""
+"""Distillation methods: one file per method, found by `kdcore.catalog`. `python -m kdcore.methods` lists them."""
 
 import importlib
 from types import ModuleType

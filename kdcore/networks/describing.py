@@ -1,9 +1,10 @@
-"""Find the parts of a network that a params file names: its classifier, stages, pooled vector and final map.
+"""Find the parts of a network that a params file names, or of a module: classifier, stages, pooled vector, final map.
 
-The network is made once, with other values than new networks have (a new norm may be the identity), and run on random
-images. What is found stands in its description, and so in the cards of what uses it.
+The network is run once on random images, with other values than new networks have (a new norm may be the identity).
+What is found stands in its description, and so in the cards of what uses it.
 """
 
+import copy
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -71,12 +72,39 @@ def described(spec: Mapping[str, Any], image_size: int) -> dict[str, Any]:
         module = making.make(spec, CLASSES)
         if isinstance(module, Network):
             raise UserError(f"factory: {spec['factory']}: returns a network of kdcore; such a one belongs to the zoo")
-        seen, logits = _run(disturb(module.eval()), spec, image_size)
         found: dict[str, Any] = {"package": making.package(spec), "family": type(module).__module__}
-        found |= _head(module, spec, seen, logits)
-        found |= _stages(module, spec, seen)
-        _check_training(module, spec, image_size)
+        found |= _parts(module, spec, image_size, CLASSES)
     return {**spec, **found}
+
+
+def parts_of(module: nn.Module, spec: Mapping[str, Any], image_size: int) -> dict[str, Any]:
+    """Find the parts of a module, on a copy of it.
+
+    Args:
+        module: maps images (B, 3, H, W) to logits (B, C).
+        spec: `classifier` and `stages`, as far as they are named, and `module`, what messages call it.
+        image_size: height and width, in pixels, of the images that it sees.
+
+    Returns:
+        Paths: `pooled`, and where it has them `stages`, `classifier` and `final_map`.
+
+    Raises:
+        UserError: it is none that can be trained here. The message begins with the key.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return _parts(copy.deepcopy(module).cpu().float(), spec, image_size, None)
+
+
+def _parts(module: nn.Module, spec: Mapping[str, Any], image_size: int, classes: int | None) -> dict[str, Any]:
+    seen, logits = _run(disturb(module.eval()), spec, image_size, classes)
+    found = _head(module, spec, seen, logits) | _stages(module, spec, seen)
+    _check_training(module, spec, image_size, logits.shape)
+    return found
+
+
+def _called(spec: Mapping[str, Any]) -> str:
+    return f"module: {spec['module']}" if "module" in spec else making.called(spec)
 
 
 def _check_zoo(spec: Mapping[str, Any], image_size: int) -> None:
@@ -106,7 +134,7 @@ def _images(spec: Mapping[str, Any], image_size: int) -> Tensor:
     return torch.randn(IMAGES, 3, size, size)
 
 
-def _run(module: nn.Module, spec: Mapping[str, Any], image_size: int) -> tuple[_Seen, Tensor]:
+def _run(module: nn.Module, spec: Mapping[str, Any], image_size: int, classes: int | None) -> tuple[_Seen, Tensor]:
     seen, prefix = _Seen(), getattr(module, "num_prefix_tokens", None)
 
     def see(path: str, part: nn.Module, inputs: Any, output: Any) -> None:
@@ -127,18 +155,20 @@ def _run(module: nn.Module, spec: Mapping[str, Any], image_size: int) -> tuple[_
         result = _measured(module, images, see)
     except Exception as error:  # what a network raises depends on the network
         raise UserError(_refused(spec, image_size, error)) from error
-    if not isinstance(result, Tensor) or result.shape != (IMAGES, CLASSES):
+    if not isinstance(result, Tensor) or result.ndim != 2 or result.shape != (IMAGES, classes or result.shape[1]):
         what = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
         raise UserError(
-            f"{making.called(spec)}: gives {shown(what)} for {IMAGES} images and {CLASSES} "
-            "classes; it must give logits (B, C)"
+            f"{_called(spec)}: gives {shown(what)} for {IMAGES} images{f' and {classes} classes' if classes else ''}; "
+            "it must give logits (B, C)"
         )
     return seen, result
 
 
 def _refused(spec: Mapping[str, Any], image_size: int, error: Exception) -> str:
-    size, called = spec.get("image_size", image_size), making.called(spec)
+    size, called = spec.get("image_size", image_size), _called(spec)
     said = " ".join(str(error).split())[: making.LONGEST] or type(error).__name__
+    if "module" in spec:
+        return f"{called} refuses images of {size} x {size} pixels ({said}); give the image_size of the images it takes"
     where = f"image_size: {size}: {called}" if "image_size" in spec else f"{called}:"
     return (
         f"{where} refuses images of {size} x {size} pixels ({said}); set image_size to what it takes, which resizes "
@@ -146,7 +176,7 @@ def _refused(spec: Mapping[str, Any], image_size: int, error: Exception) -> str:
     )
 
 
-def _check_training(module: nn.Module, spec: Mapping[str, Any], image_size: int) -> None:
+def _check_training(module: nn.Module, spec: Mapping[str, Any], image_size: int, shape: torch.Size) -> None:
     """Refuse a network that cannot be trained with logits alone; the second ones of a distillation token may be."""
     try:
         with torch.no_grad():
@@ -154,9 +184,9 @@ def _check_training(module: nn.Module, spec: Mapping[str, Any], image_size: int)
     except Exception as error:
         raise UserError(_refused(spec, image_size, error)) from error
     heads = result if isinstance(result, tuple) else (result,)
-    if len(heads) > 2 or not all(isinstance(one, Tensor) and one.shape == (IMAGES, CLASSES) for one in heads):
+    if len(heads) > 2 or not all(isinstance(one, Tensor) and one.shape == shape for one in heads):
         raise UserError(
-            f"{making.called(spec)}: gives other outputs than logits (B, C) in training mode, such as those of "
+            f"{_called(spec)}: gives other outputs than logits (B, C) in training mode, such as those of "
             "auxiliary heads; leave them out by its arguments (torchvision's take aux_logits: false)"
         )
 
@@ -168,11 +198,11 @@ def _head(module: nn.Module, spec: Mapping[str, Any], seen: _Seen, logits: Tenso
         known = list(seen.inputs)
         if path is None:
             raise UserError(
-                f"{making.called(spec)}: its classifier is not found; name it in classifier, for example "
+                f"{_called(spec)}: its classifier is not found; name it in classifier, for example "
                 f"classifier: {known[-1] if known else 'head'}"
             )
         raise UserError(
-            f"classifier: {shown(path)}: {making.called(spec)} has no part of this name that is given vectors (B, D)."
+            f"classifier: {shown(path)}: {_called(spec)} has no part of this name that is given vectors (B, D)."
             f"{suggest(path, known)} Allowed: {', '.join(known[-10:])}"
         )
     pooled, found = seen.inputs[path], {"pooled": path}
@@ -213,7 +243,7 @@ def _stages(module: nn.Module, spec: Mapping[str, Any], seen: _Seen) -> dict[str
             parts = [name for name, _ in module.named_modules()]
             why = "has no part of this name that gives" if path not in parts else "gives by this part no"
             raise UserError(
-                f"stages: {shown(path)}: {making.called(spec)} {why} feature maps (B, D, h, w), or tokens of a square "
+                f"stages: {shown(path)}: {_called(spec)} {why} feature maps (B, D, h, w), or tokens of a square "
                 f"grid.{suggest(path, seen.maps, most=3)}"
             )
     return {"stages": list(paths)} if len(paths) > 1 else {}

@@ -20,7 +20,13 @@ REPEAT = "repeat"
 
 
 def check_regions(
-    network: Network, name: str, levels: Sequence[int], *, image_size: int, small_maps: str | None = None
+    network: Network,
+    name: str,
+    levels: Sequence[int],
+    *,
+    image_size: int,
+    small_maps: str | None = None,
+    remedy: str = "Train its pairs with scales: [1]",
 ) -> None:
     """Refuse a network whose head gives no logits for the regions of a pyramid.
 
@@ -35,6 +41,7 @@ def check_regions(
         levels: the pyramid's; 1 alone asks for no regions.
         image_size: height and width of the images that it sees, in pixels.
         small_maps: see `kdcore.matrix.train_section.TrainSettings.small_maps`.
+        remedy: what the message tells to do.
 
     Raises:
         UserError: names the network, the reason and the remedy.
@@ -44,7 +51,7 @@ def check_regions(
     reason = _reason(network, image_size, max(levels), small_maps)
     if reason is not None:
         named = ",".join(map(str, levels))
-        raise UserError(f"{name} can have no regions (M=[{named}]): {reason}. Train its pairs with scales: [1]")
+        raise UserError(f"{name} can have no regions (M=[{named}]): {reason}. {remedy}")
 
 
 def _reason(network: Network, image_size: int, finest: int, small_maps: str | None) -> str | None:

@@ -100,6 +100,7 @@ EDITS = {
     "a docstring": ("methods/dkd.py", "in nats, per sample.", "in nats, for each sample.", set()),
     "an annotation": ("methods/dkd.py", "student: Tensor, teacher: Tensor", "student, teacher", set()),
     "the text of a raise": ("networks/__init__.py", "unknown network {name!r}", "there is no {name!r}", set()),
+    "what other trainers import": ("__init__.py", 'not name.startswith("_")', 'name[0] != "_"', set()),
     "saving and restoring": ("training/state.py", 'state["predicted"]', 'state["predicted"] + 0', set()),
     "a check more": (
         "training/loop.py", "    if teacher is not None:\n",
@@ -169,7 +170,7 @@ class TestEdits:
         edit(sources / "kdcore/results/evaluation.py", "CALIBRATION_BINS = 15", "CALIBRATION_BINS = 10")
         assert changed(shipped(), cards(sources)) == EVALUATED
 
-    @pytest.mark.parametrize("package", ["matrix", "fetch", "sweep"])
+    @pytest.mark.parametrize("package", ["matrix", "fetch", "sweep", "library"])
     def test_packages_that_determine_no_result(self, sources, package):
         for file in (sources / "kdcore" / package).glob("*.py"):
             with file.open("a") as stream:
