@@ -19,7 +19,7 @@ mkdir -p .venv/bin
 printf '#!/bin/sh\\necho "$PIP_EXTRA_INDEX_URL $*" >> pip.log\\n' > .venv/bin/pip
 chmod +x .venv/bin/pip
 """
-INSTALLS = "install --quiet -c constraints.txt -e .[test]"
+INSTALLS = "install --quiet -c constraints.txt -e .[pipeline,test]"
 
 
 @pytest.mark.parametrize("index", ["", "address-of-cpu-wheels"])

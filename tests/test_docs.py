@@ -141,7 +141,7 @@ def test_the_readmes_path_leads_to_a_matrix(followed, tmp_path):
     yamlfile.write(followed.folder / "mine.yaml", changed)
     checked = followed.run(sys.executable, "-m", "stages.plan", "--check", "mine.yaml")
     cells, *missing = checked.splitlines()
-    assert cells == "mine.yaml: 6 cells"
+    assert cells == "mine.yaml: 30 cells"
     assert [re.findall(r"/data/\w+(?:\.\w+)?", line) for line in missing] == [["/data/pets"], ["/data/teacher.pth"]]
 
 
