@@ -5,6 +5,7 @@ Run: python -m benchmarks.sweep [JOBS [REPETITIONS [SEEDS]]]; 0 repetitions leav
 """
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -36,6 +37,7 @@ def default_run(folder: Path, command: Sequence[str]) -> float:
     """Of the default run in a new clone."""
     folder.mkdir()
     copy_of_project(folder)
+    shutil.copy("params.yaml", folder)  # the shipped matrix, which the tests' copies do not have
     seconds(folder, ["git", "init", "-q"])
     return seconds(folder, command)
 

@@ -89,7 +89,7 @@ def copy_lists(folder):
 
 
 def copy_of_project(folder):
-    """Its files as they are now, without results."""
+    """Its files as they are now, with the matrix of the tests, without results."""
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
