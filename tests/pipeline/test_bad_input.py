@@ -885,6 +885,7 @@ VARIABLES = [
     ("KDCORE_DEVICE=;touch ran", "KDCORE_DEVICE=;touch ran: no such device here ("),
     ("KDCORE_PROCESSES=two", "KDCORE_PROCESSES='two': must be a number from 1 to "),
     ("KDCORE_PROCESSES=0", "KDCORE_PROCESSES='0': must be a number from 1 to "),
+    ("KDCORE_LOGGERS=mlflow,tensorbord", "KDCORE_LOGGERS: unknown logger 'tensorbord'. Did you mean tensorboard?"),
     ("KDCORE_PROCESSES=1000000", "KDCORE_PROCESSES='1000000': must be a number from 1 to "),
 ]  # fmt: skip
 
