@@ -37,5 +37,6 @@ class Wandb(Logger):
             self.run.log(dict(values), step=epoch)
 
     def close(self, *, finished: bool) -> None:
-        """End it; an interrupted run counts as failed."""
+        """End it, and wait until its helper process has written all; an interrupted run counts as failed."""
         self.run.finish(exit_code=0 if finished else 1)
+        wandb.teardown()
