@@ -132,6 +132,12 @@ class TestChosen:
         code, said = call(here, *command, KDCORE_LOGGERS="x")
         assert (code, said.startswith("error: KDCORE_LOGGERS: unknown logger 'x'")) == (2, True), said
 
+    def test_a_sweep_imports_what_it_can_beforehand(self, monkeypatch):
+        monkeypatch.delenv(loggers.VARIABLE, raising=False)
+        assert loggers.preloaded() == []
+        monkeypatch.setenv(loggers.VARIABLE, "wandb,tensorboard")
+        assert loggers.preloaded() == ["torch.utils.tensorboard"]
+
     def test_every_name_has_a_logger(self):
         """And what a sweep imports beforehand is there, for a fork server swallows what is not."""
         files = {path.stem for path in Path(loggers.__file__).parent.glob("of_*.py")}
