@@ -7,11 +7,13 @@ import signal
 import struct
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from math import isfinite
 from pathlib import Path
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 import torch
 
@@ -95,7 +97,7 @@ def events(name=NAME):
 def once(history):
     """What a logger must hold of a history: every finite value of every epoch, once."""
     return {
-        (key, int(row["epoch"])): [pytest.approx(value, rel=1e-6)]
+        (key, int(row["epoch"])): [pytest.approx(value, rel=1e-5)]
         for row in history
         for key, value in row.items()
         if key != "epoch" and isfinite(value)
@@ -185,6 +187,23 @@ class TestTensorBoard:
         again.close(finished=True)
         assert events() == once(history)
 
+    @pytest.mark.slow
+    def test_a_cell_that_was_killed(self, project):
+        """Wherever it was: its second process goes on, and the files hold its history."""
+        yamlfile.write(Path("cards/baseline/cell.yaml"), {**CARD, "train": {**CARD["train"], "epochs": 60}})
+        command, live = ["stages.train", "baseline", "cell"], Path(f"scratch/live/{NAME}.csv")
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), loggers.VARIABLE: "tensorboard"}
+        with subprocess.Popen([sys.executable, "-m", *command], env=environment, stderr=subprocess.DEVNULL) as process:
+            while not live.is_file() or len(live.read_text().splitlines()) < 5:
+                assert process.poll() is None
+                time.sleep(0.01)
+            process.kill()
+        code, said = call(project, *command, KDCORE_LOGGERS="tensorboard")
+        assert (code, "resumes at epoch" in said) == (0, True), said
+        history = pd.read_csv(f"runs/{CARD['pair']}/cell/history.csv").to_dict("records")
+        assert len(history) == 60
+        assert events() == once(history)
+
     def test_another_card_is_another_run(self, here):
         for key in (KEY, "f" * 16):
             feed = Feed(["tensorboard"], CARD, key)
@@ -218,9 +237,11 @@ class Broken(loggers.Logger):
     def __init__(self, run):
         self._fail("open")
 
+    kind = RuntimeError
+
     def _fail(self, where):
         if self.where == where:
-            raise RuntimeError(f"no\nway to {where}")
+            raise self.kind(f"no\nway to {where}")
 
     def log(self, epoch, values):
         self._fail("log")
@@ -230,9 +251,10 @@ class Broken(loggers.Logger):
 
 
 class TestFailures:
-    @pytest.mark.parametrize("where", ["open", "log", "close"])
-    def test_a_broken_logger_is_one_warning(self, project, monkeypatch, capsys, where):
+    @pytest.mark.parametrize(("where", "kind"), [("open", RuntimeError), ("log", SystemExit), ("close", OSError)])
+    def test_a_broken_logger_is_one_warning(self, project, monkeypatch, capsys, where, kind):
         """And the others are fed."""
+        monkeypatch.setattr(Broken, "kind", kind)
         opened = loggers._opened
         monkeypatch.setattr(Broken, "where", where)
         monkeypatch.setattr(loggers, "_opened", lambda name, run: (Broken if name == "mlflow" else
@@ -241,7 +263,7 @@ class TestFailures:
         train()
         said = [line for line in capsys.readouterr().err.splitlines() if "logger" in line]
         assert said == [
-            f"warning: {NAME}: logger mlflow failed (RuntimeError: no way to {where}) and is not fed any more"
+            f"warning: {NAME}: logger mlflow failed ({kind.__name__}: no way to {where}) and is not fed any more"
         ]
         assert {step for _, step in events()} == {1, 2, 3}
         assert Path("out/meta.json").is_file()

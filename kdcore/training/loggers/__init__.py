@@ -103,7 +103,7 @@ class Feed:
         """Turn an error of a logger into a warning, after which it is not called any more."""
         try:
             yield
-        except Exception as error:  # whatever a logger does, the cell is not to fail for it
+        except (Exception, SystemExit) as error:  # whatever a logger does, the cell is not to fail for it
             self.loggers.pop(name, None)
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:LONGEST]
             bring = f"; pip install -e '.[{EXTRAS.get(name, 'loggers')}]' brings it"
