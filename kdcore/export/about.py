@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ValidationError
 
-from kdcore.data.dataset import Encoded
 from kdcore.system import validated
 from kdcore.system.errors import UserError
 from kdcore.system.validated import Stored
@@ -111,6 +110,8 @@ class About:
 
 def preparation(dataset: "Dataset") -> Preparation:
     """Say how the test images of a data set are prepared, for images that come later."""
+    from kdcore.data.dataset import Encoded  # it imports pyarrow, for which readers of exported files need not wait
+
     size = dataset.image_size
     if isinstance(dataset.test, Encoded):
         return Preparation(resize="shorter side", side=round(CONTEXT * size), crop=size)

@@ -123,3 +123,11 @@ class TestCheck:
             exporting.export(student.find(KD[1]), forms.SAFETENSORS, out)
         assert out.read_bytes() == before
         assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_reading_a_file_needs_the_library_alone(python):
+    """And nothing of the pipeline, which may not be installed."""
+    needless = {"dask", "dvc", "matplotlib", "pandas", "pyarrow", "scipy", "sklearn", "torchvision"}
+    loaded = python("import sys; from kdcore.export import forms; print(*sys.modules)").split()
+    assert "torch" in loaded
+    assert needless & set(loaded) == set()
