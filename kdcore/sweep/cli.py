@@ -17,7 +17,7 @@ from kdcore.sweep.dvc_pipeline import Pipeline, override
 from kdcore.sweep.engine import Sweep, Tries
 from kdcore.sweep.schedule import GOOD, Estimates, Order, State
 from kdcore.system.errors import UserError
-from kdcore.training import timings
+from kdcore.training import loggers, timings
 
 if TYPE_CHECKING:
     from kdcore.sweep.crew import Crew
@@ -109,6 +109,7 @@ def sweep(options: Options) -> int:
     """
     processes.threads_wanted()
     processes.refuse_together()
+    loggers.chosen()
     if options.is_local:
         gpus.gpus()
     gpus.device_wanted()

@@ -28,7 +28,7 @@ import psutil
 
 from kdcore.sweep.gpus import DEVICE, VISIBLE, Environment, accelerator, gpus
 from kdcore.system.errors import OUT_OF_MEMORY, UserError
-from kdcore.training import pulse
+from kdcore.training import loggers, pulse
 
 PRELOADED = ("kdcore.sweep.processes", "torch", "stages.train", "stages.teacher", "stages.evaluate", "stages.transfer",
              "kdcore.training.experiment", "kdcore.results.evaluation", "kdcore.results.transfer")  # fmt: skip
@@ -226,7 +226,7 @@ def prepare(environment: Environment, code: str) -> str:
     if wanted != _IMPORTED[0]:
         return "spawn"
     os.environ[THREADS] = environment[THREADS]
-    multiprocessing.set_forkserver_preload([*PRELOADED])
+    multiprocessing.set_forkserver_preload([*PRELOADED, *loggers.preloaded()])
     with _IN_TURN, _shielded():
         forkserver.ensure_running()
     return "forkserver"

@@ -23,7 +23,18 @@ from kdcore.networks.contract import Network
 from kdcore.system import yamlfile
 from kdcore.system.errors import UserError
 from kdcore.system.signals import Interrupted, Interruption
-from kdcore.training import collapse, compiler, device, lockstep, loop, provenance, run_folder, timings, torchrun
+from kdcore.training import (
+    collapse,
+    compiler,
+    device,
+    lockstep,
+    loggers,
+    loop,
+    provenance,
+    run_folder,
+    timings,
+    torchrun,
+)
 from kdcore.training.distributed import World
 from kdcore.training.live import TrainingProgress
 from kdcore.training.state import BusyError, ResumeState, capture, restore
@@ -60,10 +71,12 @@ def run(
             one.
 
     Raises:
-        UserError: an input file is missing or damaged, or the cell cannot be shared among processes.
+        UserError: an input file is missing or damaged, the cell cannot be shared among processes, or KDCORE_LOGGERS
+            names an unknown logger.
         NotFiniteError: a loss or a weight was not finite.
         Interrupted: by a signal; in several processes it ends them at once, and they go on from the last epoch.
     """
+    names = loggers.chosen()
     with ExitStack() as stack:
         world = stack.enter_context(torchrun.joined())
         inputs = _Inputs.load(card_file, teacher_weights, world)
@@ -75,8 +88,10 @@ def run(
         interruption = Interruption()
         with progress, interruption.noted(unless=world.size > 1):
             student = inputs.run(card, state, progress.callbacks)
+            feed = stack.enter_context(loggers.following(names if world.leads else (), card, state.key))
             others = {} if world.size > 1 else _others(student, inputs, beside, stack)
             progress.follow(student.history, student.sums.images)
+            feed.follow(student.history)
             together = [student, *others]
             if world.leads:
                 _say_resumed(together)
@@ -88,6 +103,8 @@ def run(
             for _ in training:
                 saved = {run: states[run] for run in together} if world.leads else {}
                 save_epoch(saved, every=watch is not None)
+                if not student.sums.steps:
+                    feed.follow(student.history)
                 if watch is not None and world.leads and not student.sums.steps:
                     watch(student.history)
                 leave_if_asked(saved, interruption)

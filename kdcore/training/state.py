@@ -99,6 +99,11 @@ class ResumeState:
         return self.path.stem.rpartition("-")[0]
 
     @property
+    def key(self) -> str:
+        """What tells it from runs of the same name with other inputs, or computed otherwise: hexadecimal digits."""
+        return self.path.stem.rpartition("-")[2]
+
+    @property
     def size(self) -> int:
         """The size of all files of this run, in bytes."""
         return sum(found.st_size for found in self._found())

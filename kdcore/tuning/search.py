@@ -18,6 +18,7 @@ from kdcore.sweep.processes import GRACE, Ending, Job, Outcome, end_at_once
 from kdcore.sweep.transfer import Parcel
 from kdcore.system import yamlfile
 from kdcore.system.errors import UserError
+from kdcore.training import loggers
 from kdcore.tuning import outcome
 from kdcore.tuning.setup import Setup
 from kdcore.tuning.study import ABOUT, FOLDER, RESULT, Study, folder, result
@@ -56,6 +57,7 @@ def tune(options: cli.Options) -> int:
     """
     processes.threads_wanted()
     processes.refuse_together()
+    loggers.chosen()
     if options.is_local:
         gpus.gpus()
     gpus.device_wanted()

@@ -639,9 +639,16 @@ COMMANDS = [
       for script in SCRIPTS if script not in (*NAMED, "data", "methods", "preset")],
     *[([script, "x"], nothing, ": holds no card of 'x'. Run 'dvc repro plan'") for script in (*NAMED, "data")],
     *[([script, *"abcd"], nothing, "usage: python -m stages.") for script in SCRIPTS
-      if script not in ("accept", "methods", "networks", "sweep", "vary")],
+      if script not in ("accept", "methods", "networks", "predict", "sweep", "vary")],
     *[([script], nothing, "usage: python -m stages.")
-      for script in (*NAMED, "compare", "evaluate_checkpoint", "train", "train_one")],
+      for script in (*NAMED, "compare", "evaluate_checkpoint", "export", "predict", "train", "train_one")],
+    (["export", CELL, "--to", "pickle"], nothing, "argument --to: invalid choice: 'pickle' (choose from"),
+    (["export", f"{CELL}0", "--to", "torch"], nothing, f"'{CELL}0': is no cell of the matrix. Did you mean {CELL}? "),
+    (["export", "../../params", "--to", "torch"], nothing, "'../../params': is no cell of the matrix."),
+    (["export", CELL, "--to", "torch"], nothing, f"{CELL}: is not trained yet; run 'dvc repro train@{CELL}'"),
+    (["export", CELL, "--to", "torch"], missing("cards"), "cards/: holds no cards of cells; run 'dvc repro'"),
+    (["predict", CELL, "params.yaml"], nothing, f"{CELL}: is not trained yet; run 'dvc repro train@{CELL}'"),
+    (["predict", "student.pt2", "params.yaml"], nothing, "student.pt2: there is no such file; write it with"),
     (["plan", "--check"], nothing, "usage: python -m stages.plan [--check FILE...]"),
     (["plan", "--chek", "params.yaml"], nothing, "usage: python -m stages.plan [--check FILE...]"),
     (["plan", "--check", "nowhere.yaml"], nothing, "nowhere.yaml: cannot be read (No such file or directory)"),
@@ -880,6 +887,7 @@ VARIABLES = [
     ("KDCORE_DEVICE=;touch ran", "KDCORE_DEVICE=;touch ran: no such device here ("),
     ("KDCORE_PROCESSES=two", "KDCORE_PROCESSES='two': must be a number from 1 to "),
     ("KDCORE_PROCESSES=0", "KDCORE_PROCESSES='0': must be a number from 1 to "),
+    ("KDCORE_LOGGERS=mlflow,tensorbord", "KDCORE_LOGGERS: unknown logger 'tensorbord'. Did you mean tensorboard?"),
     ("KDCORE_PROCESSES=1000000", "KDCORE_PROCESSES='1000000': must be a number from 1 to "),
 ]  # fmt: skip
 

@@ -1,0 +1,130 @@
+"""Image files are seen as test images are, and the page's code and the commands do what they say."""
+
+import re
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from kdcore.data import storage
+from kdcore.data.dataset import Encoded
+from kdcore.data.feed import unaugmented
+from kdcore.data.sources import digits
+from kdcore.data.sources.folders import index_images
+from kdcore.export import about, exporting, forms, prediction, student
+from kdcore.system.errors import UserError
+from kdcore.training.inference import predict
+from tests.export.conftest import CPU, KD, measured
+from tests.pipeline.test_stages import call
+from tests.project import ROOT
+
+
+class TestPrediction:
+    def test_test_images_as_files(self, here, exported, tmp_path):
+        """Those that evaluation has seen give its predictions, whatever the form of the file."""
+        dataset = storage.load(Path("data/digits"))
+        cell = student.find(KD[0])
+        wanted = predict(cell.network(dataset), dataset.test, dataset, CPU)[:3].double().softmax(dim=1)
+        files = [tmp_path / f"{i}.png" for i in range(3)]
+        for file, image in zip(files, dataset.test.images, strict=False):
+            Image.fromarray(np.array(image)).save(file)
+        for given in (KD[0], str(exported(KD[0], forms.ONNX)[0])):
+            classify, said = exporting.opened(given)
+            found = prediction.best(classify, said, prediction.read(files, said.preparation))
+            for classes, chances in zip(found, wanted, strict=True):
+                assert [int(name) for name, _ in classes] == chances.topk(5).indices.tolist()
+                assert [chance for _, chance in classes] == pytest.approx(chances.topk(5).values.tolist(), abs=1e-6)
+
+    def test_other_sizes_are_resized_as_the_data_sets_images_are(self, tmp_path):
+        """Those of a folder that is decoded once, and those of one that is decoded as it is seen."""
+        drawn = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+        for split in ("train", "test"):
+            (tmp_path / split / "a").mkdir(parents=True)
+            Image.fromarray(drawn).save(tmp_path / split / "a/1.png")
+        file = tmp_path / "test/a/1.png"
+        encoded = index_images({"a": [file]}, tmp_path)
+        dataset = replace(digits.fetch(source="embedded", image_size=16, train_per_class=1), test=encoded)
+        how = about.preparation(dataset)
+        assert (how.resize, how.side, how.crop) == ("shorter side", 18, 16)
+        (seen,) = unaugmented(encoded, dataset, CPU)
+        normalise = prediction.normaliser(about.About({"mean": dataset.mean, "std": dataset.std}))
+        assert isinstance(encoded, Encoded)
+        assert torch.equal(normalise(prediction.read([file], how)), seen)
+        whole_image = prediction.read([file], about.Preparation(resize="both sides", side=16, crop=16))
+        resized = Image.fromarray(drawn).resize((16, 16), Image.Resampling.BILINEAR)
+        assert torch.equal(whole_image[0], torch.from_numpy(np.array(resized)).permute(2, 0, 1))
+
+    @pytest.mark.parametrize(("how", "said"), [
+        (("both sides", 16, 16), "resized to 16 x 16 pixels (bilinear)"),
+        (("both sides", 256, 224), "resized to 256 x 256 pixels (bilinear); then the middle of 224 x 224 pixels"),
+        (("shorter side", 8, 8), "its shorter side resized to 8 pixels (bilinear)"),
+    ])  # fmt: skip
+    def test_preparation_in_words(self, how, said):
+        assert about.Preparation(resize=how[0], side=how[1], crop=how[2]).text == said
+
+    @pytest.mark.parametrize(("content", "said"), [
+        (b"no image", "cannot be read as an image"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "is a Git LFS pointer"),
+        (None, "cannot be read as an image"),
+    ])  # fmt: skip
+    def test_files_that_are_no_images(self, tmp_path, content, said):
+        if content is not None:
+            (tmp_path / "a.png").write_bytes(content)
+        with pytest.raises(UserError, match=f"a.png: {said}"):
+            prediction.read([tmp_path / "a.png"], about.Preparation(resize="both sides", side=16, crop=16))
+
+
+DOC = (ROOT / "docs/export.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", DOC, re.DOTALL)
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("form", [forms.TORCH, forms.ONNX, forms.SAFETENSORS])
+def test_the_pages_code_word_by_word(exported, tmp_path, monkeypatch, capsys, form):
+    """Only tensors need kdcore; for the other two it cannot be imported."""
+    code = dict(zip((forms.TORCH, forms.ONNX, forms.SAFETENSORS), BLOCKS, strict=True))[form]
+    shutil.copy(exported(KD[0], form)[0], tmp_path)
+    dataset = storage.load(Path("data/digits"))
+    Image.fromarray(np.array(dataset.test.images[0])).save(tmp_path / "image.png")
+    best = predict(student.find(KD[0]).network(dataset), dataset.test, dataset, CPU)[0].argmax()
+    monkeypatch.chdir(tmp_path)
+    if form != forms.SAFETENSORS:
+        monkeypatch.setitem(sys.modules, "kdcore", None)
+    capsys.readouterr()
+    exec(compile(code, "docs/export.md", "exec"), {})
+    assert capsys.readouterr().out.strip() == ("torch.Size([1, 10])" if form == forms.SAFETENSORS else str(int(best)))
+    assert len(code.split("\n\n")[1].splitlines()) <= 10
+
+
+@pytest.mark.slow
+def test_commands(here, tmp_path):
+    out = tmp_path / "a.safetensors"
+    code, said = call(here, "stages.export", KD[0], "--to", "safetensors", "--out", str(out))
+    assert code == 0, said
+    assert f"top-1 {measured(KD[0])['top1']:.2f} %" in said
+    dataset = storage.load(Path("data/digits"))
+    Image.fromarray(np.array(dataset.test.images[0])).save(tmp_path / "image.png")
+    code, said = call(here, "stages.predict", str(out), str(tmp_path / "image.png"))
+    assert (code, said.count("%")) == (0, 5), said
+    code, said = call(here, "stages.predict", KD[0], "params.yaml")
+    wanted = "error: params.yaml: cannot be read as an image (cannot identify an image in it); name a PNG"
+    assert (code, said[: len(wanted)]) == (2, wanted)
+    code, said = call(here, "stages.export", "resnet", "--to", "torch")
+    assert (code, said.startswith("error: 'resnet': is no cell of the matrix")) == (2, True), said
+
+
+@pytest.mark.slow
+@pytest.mark.pipeline
+def test_a_cell_of_the_pipeline(finished, tmp_path):
+    """Its exported file has the accuracy of the tables."""
+    cell = "resnet14-resnet8-dkd-2-False-base-0"
+    out = tmp_path / "a.onnx"
+    said = finished.run("python", "-m", "stages.export", cell, "--to", "onnx", "--out", str(out))
+    table = (finished.folder / "tables/digits.md").read_text()
+    [row] = re.findall(r"^\| DKD \+ SDD \[1,2\] +\| +([\d.]+)", table, re.MULTILINE)
+    assert f"top-1 {float(row):.2f} %" in said
