@@ -44,12 +44,8 @@ def check(cards: dict[str, Card]) -> None:
         if name.startswith("evaluate/")
         for key, one in card.get("networks", {}).items()
     }
-    partial = [card for card in cards.values() if "validation" in card or _is_of_part(card.get("train", {}))]
-    if not (adopted or regional or partial):
-        return
-    dataset = _stored(cards["data"])
-    _check_classes(cards["data"], dataset, [card for card in partial if "train" in card])
-    if dataset is None or not (adopted or regional):
+    check_images(cards)
+    if not (adopted or regional) or (dataset := _stored(cards["data"])) is None:
         return
     from kdcore import networks  # torch, which these import, takes seconds, and some matrices need none
     from kdcore.networks import regions
@@ -60,6 +56,21 @@ def check(cards: dict[str, Card]) -> None:
     for role, name, levels, small_maps in sorted(regional, key=str):
         network = networks.create(name, len(dataset.classes), stem=dataset.stem, described=described)
         regions.check_regions(network, f"{role} {name}", levels, image_size=dataset.image_size, small_maps=small_maps)
+
+
+def check_images(cards: dict[str, Card]) -> None:
+    """Refuse parts of the training images that classes are too small for, and labels that cannot be wrong, as far as
+    the data set is stored here or its section tells how many images a class has.
+
+    Args:
+        cards: those of the matrix, or none.
+
+    Raises:
+        UserError: names the setting and its variant, the class, and what is allowed.
+    """
+    partial = [card for card in cards.values() if "validation" in card or _is_of_part(card.get("train", {}))]
+    if partial:
+        _check_classes(cards["data"], _stored(cards["data"]), [card for card in partial if "train" in card])
 
 
 def _stored(card: Card) -> "Dataset | None":
