@@ -25,15 +25,15 @@ def main(*arguments: str) -> None:
         checked = check(file, recipes=recipes, known_teachers=known)
         preflight.check(checked.cards)
         print(checked.text)
-    if arguments:
-        return
-    matrix = params.load("params.yaml")
-    cards = make_cards(matrix, published_recipes=recipes, known_teachers=known)
-    idle.warn(matrix)
-    networks_section.warn_of_files(matrix)
-    with whole(CARDS) as folder:
-        for name, card in cards.items():
-            yamlfile.write(folder / f"{name}.yaml", card)
+    if not arguments:
+        matrix = params.load("params.yaml")
+        cards = make_cards(matrix, published_recipes=recipes, known_teachers=known)
+        preflight.check_images(cards)
+        idle.warn(matrix)
+        networks_section.warn_of_files(matrix)
+        with whole(CARDS) as folder:
+            for name, card in cards.items():
+                yamlfile.write(folder / f"{name}.yaml", card)
 
 
 if __name__ == "__main__":

@@ -80,19 +80,7 @@ def regions(results: Results) -> Figure | None:
     """Draw the share of right regions over the level: a panel per pair and variant, a line per row with regions, grey
     for the teacher. None where no row has regions.
     """
-    figure = _lines(results, _regions, "Right regions (%)", "Level")
-    for pair, axes in [] if figure is None else _panels_of(figure, results):
-        teacher = next(one for one in diagnosed(results, pair) if one.is_teacher).region_accuracies
-        axes.plot(list(teacher), list(teacher.values()), color="0.5", linestyle=":", zorder=0)
-        axes.set_xticks(list(teacher))
-    return figure
-
-
-def _panels_of(figure: Figure, results: Results) -> list[tuple[str, Axes]]:
-    """Return the panels of a figure of `_lines`, with their pairs."""
-    pairs = set(results.card["pairs"])
-    titled = [(axes.get_title().split("\n")[0], axes) for axes in figure.axes]
-    return [(pair, axes) for pair, axes in titled if pair in pairs]
+    return _lines(results, _regions, "Right regions (%)", "Level", has_teacher=True)
 
 
 Points = tuple[Sequence[float], Sequence[float]]
@@ -111,8 +99,12 @@ def _regions(one: Diagnosed) -> Points:
     return list(one.region_accuracies), list(one.region_accuracies.values())
 
 
-def _lines(results: Results, points: Callable[[Diagnosed], Points], y: str, x: str) -> Figure | None:
-    """Draw a line per row that has points, in a panel per pair and variant."""
+def _lines(
+    results: Results, points: Callable[[Diagnosed], Points], y: str, x: str, *, has_teacher: bool = False
+) -> Figure | None:
+    """Draw a line per row that has points, and with `has_teacher` the teacher's, which gives the ticks, in a panel per
+    pair and variant.
+    """
     by_place = {one.entry.place: one for pair in results.diagnoses for one in diagnosed(results, pair)}
     shown = [one.entry for one in by_place.values() if not one.is_teacher and points(one)[0]]
     if not shown:
@@ -125,6 +117,10 @@ def _lines(results: Results, points: Callable[[Diagnosed], Points], y: str, x: s
         for entry in groups[key]:
             look = looks[str(entry.row.method)].line_over_epochs(entry.row, scales)
             axes.plot(*points(by_place[entry.place]), label=entry.row.base.label, linewidth=0.8, **look)
+        if has_teacher:
+            teacher = next(one for one in by_place.values() if one.is_teacher and one.entry.pair == key[0])
+            axes.plot(*points(teacher), label=teacher.entry.row.label, color="0.5", linestyle=":", zorder=0)
+            axes.set_xticks(points(teacher)[0])
     figure.supxlabel(x)
     drawing.legend(figure, drawing.handles(panels.values()), spare)
     return figure

@@ -168,7 +168,8 @@ def of_variants(entries: Sequence[Entry], card: Card) -> dict[tuple[str, str], l
 def panel_titles(groups: Mapping[tuple[str, str], list[Entry]]) -> dict[tuple[str, str], str]:
     """Title panels of pairs and variants: the pair, and below it what the variant changes."""
     changes = {key: max((entry.row.change for entry in entries), key=len) for key, entries in groups.items()}
-    return {(pair, name): "\n".join([pair, *wrap(changes[pair, name], LONGEST_TITLE)]) for pair, name in changes}
+    lines = {key: wrap(change, LONGEST_TITLE, break_long_words=False) for key, change in changes.items()}
+    return {key: "\n".join([key[0], *lines[key]]) for key in changes}  # no number is broken: "symmetric=0.5"
 
 
 def legend(figure: Figure, handles: dict[str, Any], spare: list[Axes]) -> None:

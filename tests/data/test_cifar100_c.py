@@ -12,6 +12,7 @@ from kdcore.data import cifar100_c
 from kdcore.data.dataset import Split
 from kdcore.fetch import download
 from kdcore.system.errors import UserError
+from kdcore.training import preflight
 from tests.server import serving
 
 COUNT, SIDE = 6, 8
@@ -165,3 +166,25 @@ def test_what_is_no_array_is_refused(copy, monkeypatch):
     )
     with pytest.raises(UserError, match=r"labels\.npy: is no NumPy array"):
         read(folder)
+
+
+class TestBeforeAnythingIsTrained:
+    """The plan reads no images, so it finds what lacks files, and other sets."""
+
+    @pytest.mark.parametrize("part", ["CIFAR-100-C.tar", "CIFAR-100-C", "", "download", "nowhere"])
+    def test_a_whole_copy(self, copy, part):
+        source = part if part in ("download", "nowhere") else str(copy() / part)
+        preflight.check_images({"robustness/a-b-cifar100_c": {"source": source}, "robustness/a-b-corruptions": {}})
+
+    @pytest.mark.parametrize(("change", "part", "said"), [
+        (lambda at: (at / "CIFAR-100-C/fog.npy").unlink(), "", r"CIFAR-100-C: fog.npy is missing; get it anew"),
+        (lambda at: shutil.rmtree(at / "CIFAR-100-C"), "", r"labels.npy, fog.npy, snow.npy, spatter.npy are missing"),
+        (lambda at: np.save(at / "CIFAR-100-C/labels.npy", np.zeros(30)), "CIFAR-100-C", r"its labels.npy has md5 "),
+        (lambda at: (at / "CIFAR-100-C.tar").write_bytes(b"<html>"), "CIFAR-100-C.tar", r"CIFAR-100-C.tar"),
+        (lambda at: make(at / "other", labels=np.zeros(30)), "other/CIFAR-100-C.tar", r"its labels.npy has md5 "),
+    ])  # fmt: skip
+    def test_what_cannot_be_the_published_set(self, copy, change, part, said):
+        folder = copy()
+        change(folder)
+        with pytest.raises(UserError, match=rf"params.yaml: robustness_sources.cifar100_c: .*{said}"):
+            preflight.check_images({"robustness/a-b-cifar100_c": {"source": str(folder / part)}})

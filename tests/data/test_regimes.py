@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from kdcore.data import regimes, storage
 from kdcore.data.dataset import Dataset, Encoded, Split
 from kdcore.system.errors import UserError
-from kdcore.training import loop
+from kdcore.training import loop, preflight
 
 SIZES = st.lists(st.integers(1, 30), min_size=2, max_size=8)
 DRAWN = {
@@ -215,3 +215,21 @@ class TestRefused:
         card = {"name": "mine", "source": "train", "train": {"long_tail": 9.0}}
         with pytest.raises(UserError, match=r"teachers.mine.train.long_tail: 9: the last class"):
             regimes.applied(dataset(5, 5), card)
+
+
+def test_the_plan_checks_each_regime_once_however_many_cells_have_it(monkeypatch):
+    checked = []
+    monkeypatch.setattr(regimes, "check", lambda counts, card, of: checked.append((card["train"], of)))
+    wanted = [
+        ({"share": 0.5}, "a"),
+        ({"share": 0.5}, "b"),
+        ({"share": 0.5, "label_noise": {"kind": "symmetric", "rate": 0.4}}, "b"),
+    ]
+    cells = {
+        f"train/{number}-{seed}": {"train": {**train, "lr": seed}, "variant": variant}
+        for number, (train, variant) in enumerate(wanted)
+        for seed in (1, 2)
+    }
+    section = {"name": "cifar100", "source": "download"}
+    preflight.check_images({"data": section, **cells})
+    assert checked == [({**train, "lr": 1}, f" of variant {variant}") for train, variant in wanted]

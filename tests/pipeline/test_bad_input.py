@@ -1019,13 +1019,16 @@ def test_a_check_refuses_regions_of_networks_that_have_none(project, refused, ca
     ({"train__label_noise": {"kind": "symmetric", "rate": 0.02}}, "train.label_noise: rate 0.02: changes no label, for "
                                                                   "no class has more than 20 images that are used"),
 ])  # fmt: skip
-def test_a_check_refuses_more_training_images_than_there_are(project, refused, is_stored, change, message):
-    """Where the data set is stored, and where its section tells how many images it has."""
+def test_more_training_images_than_there_are(project, refused, is_stored, change, message):
+    """Where the data set is stored, and where its section tells how many images it has. The plan refuses them too, for
+    `dvc repro` checks nothing else before it trains teachers and other cells.
+    """
     given(**change)(project)
     if not is_stored:
         shutil.rmtree(project / "data/digits")
     who = "class '0'" if is_stored else "every class"
-    assert f"error: {message.format(who=who)}" in refused("plan", "--check", "params.yaml")
+    for arguments in (["--check", "params.yaml"], []):
+        assert f"error: {message.format(who=who)}" in refused("plan", *arguments)
 
 
 @pytest.mark.parametrize(("section", "change", "message"), named(SOURCES))

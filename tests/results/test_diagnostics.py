@@ -201,6 +201,17 @@ class TestFigures:
         held = axes.collections[0].get_array().reshape(5, 5)
         assert np.allclose(held, of(results, Row("kd", 1, False)).cka)
 
+    def test_the_legend_of_regions_names_the_teachers_line(self, results):
+        figure = diagnostic_figures.regions(results)
+        legends = [*figure.legends, *(axes.get_legend() for axes in figure.axes)]
+        named = [text.get_text() for legend in legends if legend is not None for text in legend.get_texts()]
+        assert "Teacher" in named
+        axes = next(axes for axes in figure.axes if axes.get_title().startswith(PAIR))
+        line = next(line for line in axes.lines if line.get_label() == "Teacher")
+        teacher = next(one for one in diagnosed(results, PAIR) if one.is_teacher)
+        assert dict(line.get_xydata()) == teacher.region_accuracies
+        assert list(axes.get_xticks()) == list(teacher.region_accuracies)
+
     def test_pairs_without_the_student_alone_have_no_gains_of_classes(self):
         made = made_up.diagnosed(made_up.matrix(pairs=[PAIR], baselines=()))
         assert diagnostic_figures.class_gains(made) is None

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from itertools import combinations, pairwise
+from types import SimpleNamespace
 
 import matplotlib as mpl
 import numpy as np
@@ -11,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from PIL import Image
 
-from kdcore.results import figures, heat
+from kdcore.results import drawing, figures, heat
 from kdcore.results.row import rows
 from kdcore.results.rows import Results
 from tests import made_up
@@ -376,3 +377,11 @@ class TestFiles:
         before = dict(mpl.rcParams)
         figures.write(made_up.matrix(pairs=PAIRS[:1], seeds=[0]), tmp_path)
         assert dict(mpl.rcParams) == before
+
+
+@pytest.mark.parametrize("rate", [0.5, 0.25])
+def test_titles_of_panels_break_between_words_alone(rate):
+    """Not within a number that a variant sets."""
+    entry = SimpleNamespace(row=SimpleNamespace(change=f"label_noise.symmetric={rate}, lr=0.01"))
+    title = drawing.panel_titles({("a-b", "v"): [entry]})["a-b", "v"]
+    assert title.splitlines() == ["a-b", f"label_noise.symmetric={rate},", "lr=0.01"]
