@@ -155,6 +155,11 @@ def check(classes: Mapping[str, int], card: Mapping[str, Any], *, of: str = "") 
                 f"{key}: changes no label, for no class has more than {max(counts, default=0)} images that are used; "
                 "raise it, or use more images"
             )
+        if noise["kind"] == "symmetric" and len(left) > 1 and noise["rate"] >= 1 - 1 / len(left):
+            raise UserError(
+                f"{key}: kind symmetric must stay below {1 - 1 / len(left):g} with {len(left)} classes, or no more "
+                "images of a class have its label than another one's; lower it"
+            )
         held = np.bincount(learnt(list(left.values()), train), minlength=len(left)) if len(left) > 1 else [1]
         if not all(held):
             who = list(left)[[bool(count) for count in held].index(False)]

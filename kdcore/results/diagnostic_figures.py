@@ -32,7 +32,7 @@ def all_figures(results: Results) -> dict[str, Figure]:
 @mpl.rc_context(STYLE)
 def accuracy_over_time(results: Results) -> Figure | None:
     """Draw accuracy over the time of a training step: a panel per pair and device, a point per row, hollow with stand,
-    larger the finer its regions. A line joins the rows that no other row beats in both.
+    larger the finer its regions. A line joins the rows that no other row beats in both; § marks another budget.
     """
     groups = pareto.timed(results)
     if not groups:
@@ -50,6 +50,7 @@ def accuracy_over_time(results: Results) -> Figure | None:
             label = looks[str(row.method)].label
             x, y = _place(cost)
             axes.errorbar(x, y, cost.entry.deviation, label=label, elinewidth=0.6, markersize=size, **style)
+            drawing.mark_budgets(axes, [x], [cost.entry], looks[str(row.method)].colour)
     figure.supxlabel("Time per training step (ms)")
     drawing.legend(figure, drawing.handles(panels.values()), spare)
     return figure

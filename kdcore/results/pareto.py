@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from kdcore.matrix.cell import BASE
 from kdcore.results.diagnostics.stored import Diagnosis
 from kdcore.results.entry import Entry
 from kdcore.results.rows import Results
@@ -60,10 +61,12 @@ def timed(results: Results) -> dict[tuple[str, str], list[Cost]]:
 
 def front(some: Sequence[Cost]) -> list[Cost]:
     """Return the costs that no other one beats: none is as accurate in less time, or more accurate in as little. The
-    fastest comes first.
+    fastest comes first. A variant that was trained on other images, or for other epochs, is no rival of the others, and
+    is left out.
     """
     best: list[Cost] = []
-    for cost in sorted(some, key=lambda one: (one.milliseconds or 0.0, -(one.entry.mean or 0.0))):
+    rivals = [one for one in some if one.entry.row.variant == BASE or not one.entry.budget]
+    for cost in sorted(rivals, key=lambda one: (one.milliseconds or 0.0, -(one.entry.mean or 0.0))):
         if not best or (cost.entry.mean or 0.0) > (best[-1].entry.mean or 0.0):
             best.append(cost)
     return best

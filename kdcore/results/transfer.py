@@ -20,6 +20,7 @@ from kdcore.data.interpolate import resized_crop
 from kdcore.matrix.cell import RUNS
 from kdcore.matrix.teacher_cards import SEED
 from kdcore.matrix.train_recipe import Augmentation
+from kdcore.networks.input_affine import SCALE
 from kdcore.results.evaluation import DIGITS, measure
 from kdcore.system import validated
 from kdcore.system.errors import UserError, is_out_of_memory
@@ -225,6 +226,12 @@ def _probes(card: Card, seen: _Seen, subject: Subject) -> dict[str, dict[str, fl
 
     found = {}
     for name, protocol in card["protocols"].items():
+        if hasattr(subject.network, SCALE) and _normalisation(seen.of(protocol)) != _normalisation(seen.dataset):
+            raise UserError(
+                f"{subject.name} on {card['target']}: it was trained on images of another normalisation than the data "
+                f"set has, and protocol {name} normalises images by values of its own, which it would see shifted; "
+                "take a protocol that normalises as the network was trained, such as default"
+            )
         is_slow = subject.role in card["slow"]
         lr = protocol.get("slow_lr", protocol["lr"]) if is_slow else protocol["lr"]
         about = [protocol, lr, seen.about(protocol), subject.network_name, subject.seed, file_sha256(subject.weights)]

@@ -205,6 +205,14 @@ class TestRefused:
                     seen(whole, train)
         assert is_left_out == {True, False}
 
+    def test_symmetric_noise_leaves_the_true_label_the_most_frequent(self):
+        noise = {"kind": "symmetric", "rate": 0.75}
+        card = {"name": "x", "train": {"label_noise": noise}}
+        counts = dict.fromkeys("abcd", 100)
+        with pytest.raises(UserError, match=r"rate 0.75: kind symmetric must stay below 0.75 with 4 classes"):
+            regimes.check(counts, card)
+        regimes.check(counts, {"name": "x", "train": {"label_noise": {**noise, "rate": 0.74}}})
+
     def test_validation_images_do_not_count(self):
         card = {"name": "x", "train": {"long_tail": 9.0}, "validation": 0.2}
         with pytest.raises(UserError, match=r"train.long_tail of variant lt: 9: .* has, 8, and so none"):

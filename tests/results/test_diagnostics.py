@@ -173,6 +173,19 @@ class TestCost:
         ]
         assert [(one.milliseconds, one.entry.mean) for one in pareto.front(some)] == [(9, 60), (10, 70), (12, 71)]
 
+    def test_a_variant_on_other_images_is_no_rival(self, results):
+        entries = [entry for entry in results.entries_of(PAIR) if entry.mean is not None][:2]
+        changed = [
+            replace(entry, row=replace(entry.row, variant=variant), values=(mean,), declared=(0,), budget=budget)
+            for entry, (variant, mean, budget) in zip(
+                entries * 2,
+                [("base", 70.0, ()), ("half", 80.0, ("half of them",)), ("t2", 75.0, ()), ("base", 90.0, ("2 views",))],
+                strict=True,
+            )
+        ]
+        some = [pareto.Cost(entry, "", float(time), None, None) for time, entry in enumerate(changed)]
+        assert [one.entry.mean for one in pareto.front(some)] == [70.0, 75.0, 90.0]
+
     def test_rows_are_grouped_by_pair_and_device(self, results):
         assert {key: len(some) for key, some in pareto.timed(results).items()} == {
             (pair, "cuda: made up, 2 CPU threads"): len(results.entries_of(pair)) - 1 for pair in (PAIR, OTHER)

@@ -12,6 +12,7 @@ from kdcore import checkpoints, networks
 from kdcore.data.dataset import Split
 from kdcore.data.sources import digits
 from kdcore.matrix import protocols
+from kdcore.networks import input_affine
 from kdcore.results import transfer
 from kdcore.system.errors import UserError
 
@@ -49,6 +50,16 @@ def test_every_protocol_on_images_of_each_size(datasets, teacher):
     assert (found["image_size"], found["classes"], found["train_images"], found["test_images"]) == (16, 10, 40, 40)
     assert all(0 <= one["top1"] <= one["top1_best"] <= one["top5"] <= 100 for one in found["teacher"].values())
     assert probed(datasets, teacher, image_size=32)["teacher"] != probed(datasets, teacher)["teacher"]
+
+
+def test_a_network_of_another_normalisation_is_not_shown_shifted_images(datasets, teacher):
+    network = networks.create("resnet8", 10)
+    own = {"own_mean": (0.4,) * 3, "own_std": (0.2,) * 3}
+    input_affine.attach(network, mean=datasets[0].mean, std=datasets[0].std, **own)
+    checkpoints.save(network, teacher)
+    assert probed(datasets, teacher)["teacher"]["default"]["top5"] > 0
+    with pytest.raises(UserError, match=r"resnet8 on t: it was trained on .* protocol hsakd normalises .* default$"):
+        probed(datasets, teacher, "hsakd")
 
 
 def recorded(monkeypatch, module, name):
