@@ -12,9 +12,8 @@ import pytest
 
 from kdcore import catalog
 from kdcore.matrix import params
-from tests import reference
+from tests import chromium, reference
 from tests.project import ROOT, copy_of_project
-from tests.results.test_report import CHROMIUM, DRIVER, OPTIONS
 
 sys.path.append(str(ROOT / "docs/build"))
 import draw
@@ -164,22 +163,8 @@ class TestBuilt:
 @pytest.fixture(scope="module")
 def browser(site, tmp_path_factory):
     """Chromium, which opens the site's files."""
-    if not (CHROMIUM and DRIVER):
-        lacks = "no chromium with chromedriver on this machine"
-        pytest.fail(lacks) if reference.REQUIRED else pytest.skip(lacks)
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for option in (*OPTIONS, f"user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(f"--{option}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
-    try:
+    with chromium.driven(tmp_path_factory.mktemp("profile")) as driver:
         yield driver
-    finally:
-        driver.quit()
 
 
 def seen_as(browser, scheme, width="wide"):

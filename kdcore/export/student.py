@@ -1,6 +1,5 @@
 """The trained student of a cell, with all that is known of it; a cell that is not trained, or is stale, is refused."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from kdcore.matrix.cell import RUNS, STAGES
 from kdcore.matrix.code import Code
 from kdcore.matrix.fingerprint import ROOT
 from kdcore.system import yamlfile
+from kdcore.system.dvc_lock import recorded
 from kdcore.system.errors import UserError, shown, suggest
 from kdcore.system.files import file_digests, file_sha256
 from kdcore.training import run_folder
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from kdcore.data.dataset import Dataset
     from kdcore.networks.contract import Network
 
-DATA, PAIRS, LOCK = Path("data"), Path("pairs"), Path("dvc.lock")
+DATA, PAIRS = Path("data"), Path("pairs")
 Card = dict[str, Any]
 
 
@@ -51,7 +51,7 @@ class Cell:
         Raises:
             UserError: it is not here, or damaged.
         """
-        from kdcore.data import storage  # it imports torch
+        from kdcore.data import storage  # half a second
 
         return storage.load(DATA / self.card["data"])
 
@@ -132,27 +132,14 @@ def _stale(cell: Cell, stage: str) -> str:
     )
     if changed := [key for key in now if card["code"].get(key) != now[key]]:
         return f"the code has changed since ({', '.join(changed)})"
-    locked = _locked(f"{stage}@{cell.name}")
+    locked = recorded(f"{stage}@{cell.name}")
     data, teacher = (DATA / card["data"]).as_posix(), cell.teacher
-    if data in locked and _locked("data").get(data, locked[data]) != locked[data]:
+    if data in locked and recorded("data").get(data, locked[data]) != locked[data]:
         return f"the data set {card['data']} is another one since"
     known = None if teacher is None or not teacher.is_file() else locked.get(teacher.as_posix())
     if teacher is not None and known is not None and file_digests(teacher, "md5")["md5"] != known:
         return f"its teacher's weights, {teacher}, are others since"
     return ""
-
-
-def _locked(stage: str) -> dict[str, str]:
-    """Return what dvc.lock records of a stage: path -> md5. Its entry is read alone: with those of all cells it takes
-    seconds.
-    """
-    if not LOCK.is_file():
-        return {}
-    found = re.search(rf"^  {re.escape(stage)}:\n(?:   .*\n)+", LOCK.read_text(encoding="utf-8"), re.MULTILINE)
-    if found is None:
-        return {}
-    entry = yamlfile.parse(found[0], str(LOCK))[stage]
-    return {one["path"]: one.get("md5", "") for kind in ("deps", "outs") for one in entry.get(kind, ())}
 
 
 def provenance(cell: Cell) -> Card:

@@ -1,6 +1,5 @@
 """Find before the pipeline runs what its stages would refuse, perhaps after hours of a teacher's training."""
 
-import re
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,15 +11,14 @@ from kdcore.matrix.code import Card
 from kdcore.matrix.left_out import is_left_out
 from kdcore.matrix.robustness_section import CIFAR100_C, DOWNLOAD
 from kdcore.system import workspace, yamlfile
+from kdcore.system.dvc_lock import recorded
 from kdcore.system.errors import UserError
 from kdcore.system.files import file_digests
 
 if TYPE_CHECKING:
     from kdcore.data.dataset import Dataset
 
-DATA, MADE, LOCK = Path("data"), CARDS / "data.yaml", Path("dvc.lock")
-STAGE_DATA = re.compile(r"^  data:\n(?:   .*\n)+", re.MULTILINE)
-"""The entry of stage data in dvc.lock, which is read alone: with those of all cells it takes seconds."""
+DATA, MADE = Path("data"), CARDS / "data.yaml"
 
 
 def check(cards: dict[str, Card]) -> None:
@@ -97,11 +95,7 @@ def is_of_earlier_plan(folder: Path) -> bool:
     Args:
         folder: the data set's. Where dvc.lock does not record it, nothing is known, and the answer is no.
     """
-    found = STAGE_DATA.search(LOCK.read_text(encoding="utf-8")) if LOCK.is_file() and MADE.is_file() else None
-    if found is None:
-        return False
-    entry = yamlfile.parse(found[0], str(LOCK))["data"]
-    made = {one["path"]: one.get("md5") for kind in ("deps", "outs") for one in entry.get(kind, ())}
+    made = recorded("data") if MADE.is_file() else {}
     return folder.as_posix() in made and made.get(MADE.as_posix()) != file_digests(MADE, "md5")["md5"]
 
 

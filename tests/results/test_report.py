@@ -3,7 +3,6 @@
 import json
 import math
 import re
-import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -19,16 +18,11 @@ from kdcore.results.report.svg import linear, powers, whole
 from kdcore.results.report.values import NOTHING
 from kdcore.results.rows import Results
 from kdcore.system import yamlfile
-from tests import made_up, reference
+from tests import chromium, made_up
 from tests.conftest import ROOT
 
 PAIRS = made_up.PAIRS
 MISSING = ("vgg13-vgg8-kd-2-True-base-1", "resnet56-resnet20-dkd-4-False-base-0")
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-OPTIONS = (
-    "headless=new", "no-sandbox", "disable-gpu", "no-first-run", "disable-background-networking",
-    "disable-component-update", "disable-sync",
-)  # fmt: skip
 WIDE, PHONE = (1280, 900), (360, 740)
 CONTRASTS = """
 const context = Object.assign(document.createElement("canvas"), { width: 1, height: 1 })
@@ -436,25 +430,11 @@ def test_axes_hold_their_values_between_round_ticks(axis, ticks):
 @pytest.fixture(scope="module")
 def browser(text, tmp_path_factory):
     """Chromium with the page open."""
-    if not (CHROMIUM and DRIVER):
-        lacks = "no chromium with chromedriver on this machine"
-        pytest.fail(lacks) if reference.REQUIRED else pytest.skip(lacks)
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
     folder = tmp_path_factory.mktemp("report")
     (folder / "report.html").write_text(text, encoding="utf-8")
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for option in (*OPTIONS, f"user-data-dir={folder / 'profile'}"):
-        options.add_argument(f"--{option}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
-    try:
+    with chromium.driven(folder / "profile") as driver:
         driver.get((folder / "report.html").as_uri())
         yield driver
-    finally:
-        driver.quit()
 
 
 def resize(browser, size):

@@ -24,21 +24,12 @@ from kdcore.system.errors import UserError
 from kdcore.system.files import file_sha256, whole
 from kdcore.training import experiment, loggers
 from kdcore.training.loggers import Feed
+from tests.pipeline import test_stages
 from tests.pipeline.test_stages import call
 from tests.project import ROOT
 
-NAME = "resnet8-resnet8-vanilla-base-0"
-CARD = {
-    "name": NAME,
-    "pair": "resnet8-resnet8",
-    "student": "resnet8",
-    "method": "vanilla",
-    "seed": 0,
-    "data": "digits",
-    "recipe": {"ce_weight": 1.0},
-    "train": {"epochs": 3, "batch_size": 10, "lr": 0.05, "momentum": 0.9, "nesterov": False, "weight_decay": 0.0,
-              "schedule": "cosine", "precision": "float32", "threads": 1},
-}  # fmt: skip
+NAME = test_stages.CARD["name"]
+CARD = {**test_stages.CARD, "train": {**test_stages.CARD["train"], "epochs": 3, "batch_size": 10, "threads": 1}}
 KEY = "0123456789abcdef"
 
 
