@@ -17,7 +17,7 @@ from tests.train import CPU, as_card, card, carry_on, changed, training_settings
 PAIR = "wrn_16_1-resnet8"
 SETTINGS = training_settings(2, 16, 0.02)
 SYMMETRIC, PAIRFLIP = ({"kind": kind, "rate": 0.4} for kind in ("symmetric", "pairflip"))
-MOSTLY = {"label_noise": {**SYMMETRIC, "rate": 0.9}}
+MOSTLY = {"label_noise": {**SYMMETRIC, "rate": 0.8}}
 REGIMES = [{"share": 0.5}, {"long_tail": 4}, {"label_noise": SYMMETRIC}, {"long_tail": 2, "label_noise": PAIRFLIP}]
 
 
