@@ -32,7 +32,7 @@ from dvc.stage.cache import RunCacheNotFoundError
 from dvc.stage.exceptions import StageFileDoesNotExistError
 from dvc.stage.serialize import to_lockfile, to_single_stage_lockfile
 from dvc.utils.hydra import apply_overrides
-from dvc.utils.serialize import load_yaml
+from dvc.utils.serialize import ParseError, load_yaml
 from dvc_data import callbacks
 from ruamel.yaml import YAML
 
@@ -318,12 +318,21 @@ def override(params: Path, overrides: Sequence[str]) -> None:
         overrides: key=value, in Hydra's grammar.
 
     Raises:
-        UserError: one is malformed, or names an unknown key.
+        UserError: one is malformed, or names an unknown key; or DVC wrote something that is no YAML, which happens where
+            a list that an earlier change took apart becomes empty.
     """
+    changes = f"-S {' -S '.join(overrides)}"
     try:
         apply_overrides(params, list(overrides))
     except DvcException as error:
-        raise UserError(f"-S {' -S '.join(overrides)}: {_grid(overrides) or reasons(error)}") from error
+        raise UserError(f"{changes}: {_grid(overrides) or reasons(error)}") from error
+    try:
+        load_yaml(params)
+    except ParseError as error:
+        raise UserError(
+            f"{changes}: DVC cannot write this into a file that it has changed before; take the earlier changes back "
+            "(git checkout params.yaml) and give all of them at once, or write this one there yourself"
+        ) from error
 
 
 def _grid(overrides: Sequence[str]) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from dvc.utils.hydra import apply_overrides
 from dvc.utils.serialize import dumps_yaml
 
 from kdcore.sweep.dvc_pipeline import _as_dvc_writes
@@ -124,6 +125,15 @@ def test_a_wrong_variant_changes_nothing(project, changes, message):
     assert message in project.sweep(*arguments, code=2)
     assert (project.folder / "params.yaml").read_bytes() == before
     assert project.run("git", "status", "--porcelain") == ""
+
+
+def test_what_dvc_cannot_write_changes_nothing(project):
+    """DVC takes lists apart when it first changes a file, and then writes an empty one wrongly."""
+    apply_overrides(project.folder / "params.yaml", ["robustness=[corruptions]"])
+    before = (project.folder / "params.yaml").read_bytes()
+    message = "error: -S robustness=[]: DVC cannot write this into a file that it has changed before; take the earlier"
+    assert message in project.sweep("-n", "-S", "robustness=[]", code=2)
+    assert (project.folder / "params.yaml").read_bytes() == before
 
 
 def test_a_failed_variant_says_what_it_leaves(project):
