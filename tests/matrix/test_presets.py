@@ -27,7 +27,7 @@ RECIPES = yamlfile.read(ROOT / "data/recipes.yaml")
 FIGURES = yamlfile.read(ROOT / "data/published.yaml")
 TEACHERS = yamlfile.read(ROOT / "data/teachers.yaml")
 NAMES = sorted(path.stem for path in (ROOT / "presets").glob("*.yaml"))
-OF_NO_PAPER = [name for name in NAMES if name.endswith(("quick", "all"))]
+OF_NO_PAPER = [name for name in NAMES if name.endswith(("quick", "all", "40-epochs", "parity"))]
 OF_PAPERS = [name for name in NAMES if name not in OF_NO_PAPER]
 ENLARGED = ["cifar100-heterogeneous-families", "cifar100-transformers"]
 """Those whose networks see CIFAR-100 at 224 x 224, with recipes of their own."""
@@ -37,6 +37,7 @@ STREAMLINED_SDD = ("cifar100-streamlined", 4)
 """The preset and scale whose rate is one of its own."""
 CELLS = {
     # Pairs x (methods x scales x stand + baselines) x seeds, with variants, as the publications' tables have them.
+    "cifar100-40-epochs": (1 * 2 * 2 + 2 + 1) * SEEDS,
     "cifar100-all": (19 + 7 + 22 + 1) * SEEDS,
     "cifar100-crd": 13 * (1 + 10) * SEEDS,
     "cifar100-dot": 3 * (1 + 1) * SEEDS,
@@ -46,6 +47,7 @@ CELLS = {
     "cifar100-lskd": (7 + 7) * (4 * 2 + 9) * SEEDS,
     "cifar100-lskd-ablation": (2 + 7 + 6 + 1) * SEEDS,
     "cifar100-lskd-teachers": 6 * (2 * 2 + 1) * SEEDS,
+    "cifar100-parity": (2 + 1) * 5,
     "cifar100-quick": 1 * (1 * 3 * 2 + 2),
     "cifar100-rld": 6 * (6 + 1) * SEEDS,
     "cifar100-rld-ablation": (3 + 1) * SEEDS,
