@@ -68,7 +68,7 @@ def sweep(folder: Path, cells: int) -> dict[str, float]:
     """Sweep cells that do nothing, in a new project, and sweep once more.
 
     Returns:
-        Seconds of the dry run, of the sweep, and of a sweep with nothing to do. Of the process
+        Seconds of the dry run, of the sweep, of a sweep with nothing to do, and of dvc status. Of the process
         that schedules: the most memory in MiB, and how many MB it wrote. Of the project afterwards: the size of
         dvc.lock in MB, and how many files there are, those of git left out.
     """
@@ -81,6 +81,7 @@ def sweep(folder: Path, cells: int) -> dict[str, float]:
         "dry run": dry,
         **swept,
         "nothing to do": seconds(folder, command),
+        "dvc status": seconds(folder, ["dvc", "status"]),
         "dvc.lock": (project.folder / "dvc.lock").stat().st_size / 1e6,
         "files": files,
     }
@@ -126,6 +127,7 @@ def show_sweeps(of: dict[int, dict[str, float]]) -> None:
             ("dry run, s", "dry run", 1),
             ("sweep, s", "sweep", 1),
             ("sweep with nothing to do, s", "nothing to do", 1),
+            ("dvc status, s", "dvc status", 1),
             ("most memory of its process, MiB", "memory", 0),
             ("written by its process, MB", "written", 0),
             ("dvc.lock, MB", "dvc.lock", 2),

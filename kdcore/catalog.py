@@ -6,7 +6,7 @@ method, with literals `KIND` and `PARAMETERS`. Adding a network or a method is a
 
 import ast
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import Any
 
 from kdcore.system.errors import UserError, shown, suggest
-from kdcore.system.sourcefile import functions_of, keywords, literals_of, parsed, read_literals
+from kdcore.system.sourcefile import functions_of, keywords, literals_of, parsed, read_literals, takes
 
 PACKAGE = Path(__file__).parent
 KINDS = ("logit", "feature")
@@ -281,6 +281,15 @@ def baselines() -> list[str]:
     return [VANILLA, *(entry.name for entry in methods().values() if entry.kind == "feature")]
 
 
+def misshapen(method: MethodEntry, loss: Sequence[int], logits: Sequence[int]) -> UserError:
+    """Say that the loss of a logit method has not the shape (B, N), for logits (B, N, C) of N regions."""
+    return UserError(
+        f"method {method.name}: its loss has shape {tuple(loss)} for logits {tuple(logits)}, and must have "
+        f"{tuple(logits[:2])}, images and regions: reduce the classes alone, .sum(dim=-1), not the batch, .mean(); or "
+        "set ACROSS = 'batch', if it relates images"
+    )
+
+
 def _sources(package: str) -> list[Path]:
     folder = PACKAGE / package
     return sorted(path for path in folder.glob("*.py") if not path.name.startswith("_") and path.stem != "contract")
@@ -288,10 +297,7 @@ def _sources(package: str) -> list[Path]:
 
 def _check_name(path: Path, name: object) -> None:
     if not isinstance(name, str) or not NAME.fullmatch(name):
-        raise UserError(
-            f"{path}: the name {shown(name)} goes into file names and command lines; take lower-case letters, digits "
-            "and _, a letter first"
-        )
+        raise UserError(f"{path}: the name {shown(name)} must be of lower-case letters, digits and _, a letter first")
 
 
 def _method(path: Path) -> MethodEntry:
@@ -312,7 +318,7 @@ def _method(path: Path) -> MethodEntry:
     if reserved or path.stem in (*COLUMNS, VANILLA):
         raise UserError(f"{path}: the name {reserved[0] if reserved else path.stem} means something else; take another")
     across, views, decouplings, cross_entropy = (literals.get(name, allowed[0]) for name, allowed in CHOICES.items())
-    _check_code(path, tree, literals["KIND"], set(parameters), across)
+    _check_code(path, tree, literals)
     return MethodEntry(
         name=path.stem,
         kind=literals["KIND"],
@@ -350,8 +356,9 @@ def _target(path: Path, literals: dict[str, Any], tree: ast.Module) -> str:
     return "dominant" if "target" in asked or any(read) else "soft"
 
 
-def _check_code(path: Path, tree: ast.Module, kind: str, parameters: set[str], across: str) -> None:
-    """Refuse a method's file that lacks what it must define, or whose keywords are not its PARAMETERS."""
+def _check_code(path: Path, tree: ast.Module, literals: dict[str, Any]) -> None:
+    """Refuse a method's file that lacks what it must define, or whose arguments are not those it is called with."""
+    kind, parameters = literals["KIND"], set(literals["PARAMETERS"])
     defined = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
     adapter = defined.get("Adapter")
     wanted = ["loss"] if kind == "logit" or adapter else ["loss", "distill"]
@@ -360,18 +367,19 @@ def _check_code(path: Path, tree: ast.Module, kind: str, parameters: set[str], a
             instead = " (or a class Adapter)" if name == "distill" else ""
             raise UserError(f"{path}: a {kind} method needs a function {name}{instead}; see kdcore/methods/contract.py")
     called: ast.AST = defined[wanted[-1]]
+    count = 2 * len(literals.get("VIEWS", ["weak"])) + 1
+    if kind == "logit" and not adapter and not takes(called, count):
+        raise UserError(
+            f"{path}: loss must take {count} positional arguments, used or not, of which the last is target"
+        )
     if isinstance(adapter, ast.ClassDef):
         called = next((node for node in adapter.body if getattr(node, "name", "") == "__init__"), adapter)
-        if kind == "logit" and (across == "batch" or "standardize" in keywords(defined["loss"])[0]):
+        if kind == "logit" and (literals.get("ACROSS") == "batch" or "standardize" in keywords(defined["loss"])[0]):
             raise UserError(f"{path}: an Adapter goes with a logit loss of single samples that leaves stand to others")
     known, needed = keywords(called)
-    owner = getattr(called, "name", path.stem)
-    wrong = sorted((parameters - known) | (needed - parameters - {"standardize"}))
-    if wrong:
-        raise UserError(
-            f"{path}: PARAMETERS and the keyword arguments of {owner} must be the same, but "
-            f"{', '.join(wrong)} is in one of them alone"
-        )
+    if wrong := sorted((parameters - known) | (needed - parameters - {"standardize"})):
+        alike = f"PARAMETERS and the keyword arguments of {getattr(called, 'name', path.stem)} must be the same"
+        raise UserError(f"{path}: {alike}, but {', '.join(wrong)} is in one of them alone")
 
 
 def levels(scale: object) -> tuple[int, ...]:

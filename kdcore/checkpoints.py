@@ -131,7 +131,7 @@ def load(
         raise UserError(
             f"{path}: does not fit a {_named_network(network)} of this depth, width and number of classes{where}; "
             f"missing {found.missing[:3] or 'nothing'}, unknown {[*map(named, found.unknown[:3])] or 'nothing'}, "
-            f"misshapen {found.misshapen[:3] or 'nothing'}"
+            f"misshapen {found.misshapen[:3] or 'nothing'}{_remedy(found)}"
         )
     broken = [
         key
@@ -171,6 +171,16 @@ def _check_normalisation(
                 f"{said}, but the images here have {images}; set {SETTINGS} to those that it was trained with"
             )
         print(f"warning: {said}, which is not used{f', but {own}' if own else ''}", file=sys.stderr)
+
+
+def _remedy(found: state_dicts.Candidate) -> str:
+    """Say what may help where a file does not fit: names of one module that differ, or another number of classes."""
+    lacking, unknown = ({key.rpartition(".")[0] for key in keys} for keys in (found.missing, found.unknown))
+    if len(lacking) == len(unknown) == 1 and len(found.missing) == len(found.unknown):
+        return f"; if these are the same, say rename: {{{named(unknown.pop())}: {lacking.pop()}}}"
+    if not lacking and not unknown and len({key.rpartition(".")[0] for key in found.misshapen}) == 1:
+        return "; where this is the classifier, the file knows another number of classes than the data set has"
+    return ""
 
 
 def _named_network(network: nn.Module) -> str:

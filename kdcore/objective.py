@@ -167,6 +167,10 @@ class LogitTerm(Term):
             per_region = self.adapter(*logits, targets, **when)
         else:
             per_region = self.method.loss(*logits, targets, **keywords)
+        if (
+            per_region.shape != predictions.shape[:2]
+        ):  # a mean over the batch would make the weights of regions a factor
+            raise catalog.misshapen(self.entry, per_region.shape, predictions.shape)
         if self.levels == PLAIN:
             return per_region.mean()
         return self._decoupled(per_region, predictions, lesson.teacher[0], lesson.target)

@@ -39,7 +39,7 @@ def test_complete_files(tmp_path, text):
 
 
 def test_keywords_with_a_default_need_not_be_parameters(tmp_path):
-    text = LOGIT + "def loss(student, teacher, *, temperature, eps=1e-7, standardize=False): ...\n"
+    text = LOGIT + "def loss(student, teacher, target, *, temperature, eps=1e-7, standardize=False): ...\n"
     assert entry(tmp_path, text).parameters == {"temperature": "> 0"}
 
 
@@ -58,6 +58,9 @@ def test_keywords_with_a_default_need_not_be_parameters(tmp_path):
     (FEATURE + "def loss(a, b): ...\nclass Adapter:\n    pass\n", "the keyword arguments of Adapter must be the same"),
     (LOGIT.replace("temperature", "warmup") + LOSS, "the name warmup means something else"),
     (LOGIT.replace("temperature", "decoupling") + LOSS, "the name decoupling means something else"),
+    (LOGIT + LOSS.replace(", target=None", ""), "loss must take 3 positional arguments, used or not"),
+    (LOGIT + LOSS.replace("target=None", "target, more"), "loss must take 3 positional arguments"),
+    (LOGIT + 'VIEWS = ["weak", "strong"]\n' + LOSS, "loss must take 5 positional arguments"),
     (LOGIT + 'ACROSS = "batch"\n' + LOSS + CLASS, "an Adapter goes with a logit loss of single samples"),
     (LOGIT + LOSS.replace("*,", "*, standardize,") + CLASS, "an Adapter goes with a logit loss of single samples"),
     (LOGIT + "def loss(:\n", "new.py, line 3: invalid syntax"),

@@ -129,6 +129,19 @@ def test_arrays_that_hold_an_average_under_other_names_are_said(tmp_path, zipped
     assert "seems to be in ['ema/shadow_params']" in capsys.readouterr().err
 
 
+def test_what_may_help_where_a_file_does_not_fit(tmp_path):
+    named = {key.replace("fc.", "linear."): value for key, value in state_dict().items()}
+    with pytest.raises(UserError, match=r"'linear\.weight'\].*; if these are the same, say rename: \{linear: fc\}$"):
+        loaded(written(tmp_path / "a.pth", named, zipped=True))
+    fewer = {key: value[:-1] if key.startswith("fc.") else value for key, value in state_dict().items()}
+    with pytest.raises(
+        UserError, match=r"; where this is the classifier, the file knows another number of classes than"
+    ):
+        loaded(written(tmp_path / "b.pth", fewer, zipped=True))
+    with pytest.raises(UserError, match=r"misshapen nothing$"):
+        loaded(written(tmp_path / "c.pth", {**named, "more": torch.zeros(2)}, zipped=True))
+
+
 @pytest.mark.parametrize("value", [
     np.zeros(2), np.array(["a"]), np.zeros(2, dtype=[("a", "f4")]), np.zeros((1, 3)), [1.0, 2.0], [[1.0], [2.0, 3.0]],
     ["a"], [None], [], [[]], np.array([None]),

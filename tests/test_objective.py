@@ -11,6 +11,7 @@ from kdcore.methods import crld, kd, mlkd, wkd_l
 from kdcore.objective import BatchContext, LogitTerm, Objective, Term
 from kdcore.scales import decouple, decouple_as_fusion_published, pyramid_logits
 from kdcore.standardize import standardize
+from kdcore.system.errors import UserError
 from kdcore.training.random import device_generator
 from tests.methods.test_logit_methods import BATCH, SAMPLES
 
@@ -201,6 +202,17 @@ def test_fusion_as_published_can_be_chosen(case):
     published = case.parts("kd", recipe, levels=(1, 2), stand=True).losses["kd"]
     ours = case.parts("kd", {**recipe, "decoupling": "sdd"}, levels=(1, 2), stand=True).losses["kd"]
     assert not torch.isclose(published, ours)
+
+
+@pytest.mark.parametrize("levels", [(1,), (1, 2)])
+@pytest.mark.parametrize("wrong", [lambda losses: losses.mean(), lambda losses: losses[..., None].expand(-1, -1, 10)])
+def test_a_loss_of_another_shape_is_refused(case, monkeypatch, levels, wrong):
+    """A mean over the batch would turn the weights of regions into one factor, without a word."""
+    original = kd.loss
+    monkeypatch.setattr(kd, "loss", lambda *logits, **keywords: wrong(original(*logits, **keywords)))
+    shape = rf"for logits \(8, {sum(level**2 for level in levels)}, 10\), and must have \(8, "
+    with pytest.raises(UserError, match=f"method kd: its loss has shape .* {shape}"):
+        case.parts("kd", {**LOGIT["kd"], **WEIGHTS, **REGIONS}, levels=levels)
 
 
 def test_regions_need_classifiers():

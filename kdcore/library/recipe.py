@@ -102,6 +102,13 @@ def own(of: Cell, values: Mapping[str, Any]) -> dict[str, Any]:
     recipes.check_overrides({of.method: dict(values)}, "recipe")
     found = recipes.overridden(of, {of.method: dict(values)})
     missing = [key for key in recipes.needed(of) if key not in found and key.rpartition(".")[2] not in catalog.UNSAID]
+    if missing and all(key.rpartition(".")[2] in catalog.DECOUPLED for key in missing):
+        usual = recipes.published()[recipes.BASE]["scales"]
+        as_published = ", ".join(f"{key!r}: {usual[key.rpartition('.')[2]]!r}" for key in missing)
+        raise UserError(
+            f"recipe: {of.method} needs {', '.join(missing)} too, for its regions; as SDD published them: "
+            f"{as_published}"
+        )
     if missing:
         raise UserError(
             f"recipe: {of.method} needs {', '.join(missing)} too. To change some of the published values, write "

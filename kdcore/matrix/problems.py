@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
+from kdcore import catalog
 from kdcore.matrix.data_section import KNOWN, OWN
 from kdcore.matrix.section import LISTS, Section
 from kdcore.matrix.train_recipe import MAPPING, WORD
@@ -17,6 +18,8 @@ TAGS = ("int", "str", OWN, *KNOWN, WORD, MAPPING)
 """What pydantic puts into the path of a problem beside keys: the member of a union that it tried."""
 DATA_OPTIONS = MappingProxyType({"name": "--dataset", "source": "--source", "image_size": "--image-size"})
 """Key of section data -> its option, for commands that measure."""
+PATTERNS = {f"^{catalog.NAME.pattern}$": "must be of lower-case letters, digits and _, a letter first"}
+"""Pattern of a value -> what it asks for, in words."""
 MOST_PROBLEMS = 20
 """The most problems that one message lists."""
 
@@ -112,7 +115,7 @@ def describe(problem: Any, where: str) -> str:
         if part not in TAGS:
             key += f"[{part}]" if isinstance(part, int) else f".{named(part)}" if key else named(part)
     key = key.removesuffix(".[key]")
-    message = problem["msg"].removeprefix("Value error, ")
+    message = PATTERNS.get(problem.get("ctx", {}).get("pattern"), problem["msg"].removeprefix("Value error, "))
     if problem["type"] == "extra_forbidden":
         known = problem.get("keys", [])
         hint = suggest(problem["loc"][-1], known, 2) or f" It may be {', '.join(known)}." if known else ""
@@ -121,7 +124,8 @@ def describe(problem: Any, where: str) -> str:
         none = f"add the line '{key}: []', which asks for none"
         message = f"is missing; {none if key in LISTS else 'give it a value'}"
     elif problem["type"] in ("dict_type", "model_type"):
-        message = f"{shown(problem['input'])}: must be keys and values (key: value)"
+        none = "; write {} for none" if problem["input"] is None else ""
+        message = f"{shown(problem['input'])}: must be keys and values (key: value){none}"
     elif problem["type"] == "list_type":
         message = f"{shown(problem['input'])}: must be a list{_as_list(key, problem['input'], where)}"
     elif problem["type"] != "value_error":

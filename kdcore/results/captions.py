@@ -174,11 +174,9 @@ def _scale_notes(card: Card) -> Iterator[str]:
 
 
 def _training_notes(card: Card) -> Iterator[str]:
-    inherited = _inherited(card)
+    inherited, of_all = _inherited(card)
     if inherited:
-        which = (
-            "of every row" if len(inherited) == len(card["baselines"]) + len(card["methods"]) else ", ".join(inherited)
-        )
+        which = "of every row" if of_all else ", ".join(inherited)
         yield f"Hyper-parameters inherited from another data set or method: {which}."
     for method in (*card["baselines"], *card["methods"]):
         views = several_views(method)
@@ -301,14 +299,25 @@ def _publication_notes(results: Results) -> Iterator[str]:
             yield f"† {entry.row.label}, {entry.pair}, published {figure.top1:.2f}: {figure.doubt}."
 
 
-def _inherited(card: Card) -> list[str]:
-    """Name the methods whose rows have inherited values; "kd with stand" where only the rows with stand have them."""
-    marked: dict[str, set[bool]] = {}
+def _inherited(card: Card) -> tuple[list[str], bool]:
+    """Name the methods whose rows have inherited values: "kd with stand", or "kd with regions", where only those have.
+
+    Returns:
+        The names, and whether all rows have inherited values.
+    """
+    marked: dict[str, list[Row]] = {}
+    of_all = True
     for row in rows(card)[1:]:
         recipes = [recipe_of(card, pair, row) for pair in card["pairs"]]
         if any("inherited" in source for recipe in recipes for _, source in recipe.values()):
-            marked.setdefault(str(row.method), set()).add(bool(row.stand))
-    return [f"{method} with stand" if stands == {True} else method for method, stands in sorted(marked.items())]
+            marked.setdefault(str(row.method), []).append(row)
+        else:
+            of_all = False
+    names = []
+    for method, found in sorted(marked.items()):
+        regions = all(row.scale not in (None, 1) for row in found)
+        names.append(method + (" with stand" if all(row.stand for row in found) else " with regions" * regions))
+    return names, of_all
 
 
 def _stand_changes(card: Card, method: str, pair: str) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from kdcore.matrix import params
+from kdcore.matrix import params, replaced
 from kdcore.sweep import display, gpus, journal, mend, processes
 from kdcore.sweep.display import Screen
 from kdcore.sweep.dvc_pipeline import Pipeline, override
@@ -123,6 +123,7 @@ def sweep(options: Options) -> int:
             with Pipeline(Path.cwd()).held():  # first see that no `dvc repro` is at work
                 change(PARAMS, options.changes)
         matrix = params.load(PARAMS)
+        replaced.check(matrix, PARAMS)
         pipeline = Pipeline(Path.cwd(), failed() if options.failed else options.targets, glob=options.glob)
         pipeline.recorded_before = diary.recorded_before
         order = Order(matrix, Estimates(timings.load()), pipeline.steps)
@@ -161,11 +162,13 @@ def show_forecast(options: Options) -> int:
         display.console().print(line, markup=False, soft_wrap=True)
     targets = failed() if options.failed else options.targets
     with TemporaryDirectory() as aside:
-        replaced = _changed(PARAMS, options.changes, Path(aside)) if options.changes else None
-        matrix = params.load(replaced or PARAMS)
-        pipeline = Pipeline(Path.cwd(), targets, glob=options.glob, params=replaced)
+        changed = _changed(PARAMS, options.changes, Path(aside)) if options.changes else None
+        matrix = params.load(changed or PARAMS)
+        if changed is None:
+            replaced.check(matrix, PARAMS)
+        pipeline = Pipeline(Path.cwd(), targets, glob=options.glob, params=changed)
         jobs, console = _jobs(options), display.console()
-        forecast.make(pipeline, matrix, Estimates(timings.load()), jobs=jobs, replaced=replaced).show(console)
+        forecast.make(pipeline, matrix, Estimates(timings.load()), jobs=jobs, replaced=changed).show(console)
     if options.cluster is not None:
         from kdcore.sweep import cluster_file
 

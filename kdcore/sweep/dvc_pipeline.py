@@ -318,8 +318,8 @@ def override(params: Path, overrides: Sequence[str]) -> None:
         overrides: key=value, in Hydra's grammar.
 
     Raises:
-        UserError: one is malformed, or names an unknown key; or DVC wrote something that is no YAML, which happens where
-            a list that an earlier change took apart becomes empty.
+        UserError: one is malformed, or names an unknown key; or DVC wrote something that is no YAML, as it does where a
+            list that an earlier change took apart becomes empty.
     """
     changes = f"-S {' -S '.join(overrides)}"
     try:

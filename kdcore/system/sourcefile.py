@@ -48,6 +48,12 @@ def keywords(node: Any) -> tuple[set[str], set[str]]:
     return set(names), {name for name, default in defaults.items() if default is None}
 
 
+def takes(node: Any, count: int) -> bool:
+    """Whether a function may be called with so many positional arguments."""
+    most, optional = len(node.args.posonlyargs) + len(node.args.args), len(node.args.defaults)
+    return most - optional <= count and (most >= count or node.args.vararg is not None)
+
+
 def functions_of(tree: ast.Module, name: str) -> set[str]:
     """List the names of the functions that a class of a file defines; empty where there is no such class."""
     classes = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name]

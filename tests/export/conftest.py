@@ -18,7 +18,7 @@ from kdcore.results import evaluation
 from kdcore.system import yamlfile
 from kdcore.system.files import whole, write_json
 from kdcore.training import loop, run_folder
-from tests.project import ROOT, TINY
+from tests.project import ROOT, TINY, copy_lists
 
 CPU = torch.device("cpu")
 PAIR = "resnet14-resnet8"
@@ -53,6 +53,7 @@ def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("made")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        copy_lists(folder)
         dataset = digits.fetch(source="embedded", image_size=16, train_per_class=2)
         with whole(folder / "data/digits") as aside:
             storage.save(dataset, aside)

@@ -77,6 +77,12 @@ class TestRefused:
         with pytest.raises(UserError, match=f"is stale: {said}"):
             student.find(KD[0])
 
+    def test_a_cell_of_which_params_yaml_says_otherwise_since(self, changed):
+        content = yamlfile.read("params.yaml")
+        yamlfile.write(Path("params.yaml"), {**content, "train": {**content["train"], "epochs": 9, "milestones": [3]}})
+        with pytest.raises(UserError, match=r"is stale: params\.yaml says otherwise since; run 'dvc repro train@"):
+            student.find(KD[0])
+
     def test_missing_packages(self, monkeypatch):
         monkeypatch.setattr(forms, "NEEDED", ("onnx", "no_such_package"))
         with pytest.raises(

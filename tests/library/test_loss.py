@@ -181,7 +181,9 @@ WRONG = {
         ["kd", {"temperature": 2, "ce_weight": 1}], {}, "recipe: kd needs kd_weight, warmup too. To change some of the"
     ),
     "weights of regions": (
-        ["kd", kdcore.recipe("kd")], {"levels": (1, 2)}, "kd needs complementary_weight, decoupling too"
+        ["kd", kdcore.recipe("kd")], {"levels": (1, 2)},
+        "kd needs complementary_weight, decoupling too, for its regions; as SDD published them: "
+        "'complementary_weight': 2.0, 'decoupling': 'sdd'",
     ),
     "an unknown value": (
         ["kd", {**kdcore.recipe("kd"), "temprature": 2}], {}, "recipe.kd.temprature: unknown parameter. Did you mean te"

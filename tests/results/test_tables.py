@@ -351,8 +351,18 @@ def test_inherited_values_of_every_row():
         f"resnet56-resnet20-{name}": {"ce_weight": [1, "inherited from x: a"]}
         for name in ("kd-1-False-base-0", "kd-1-True-base-0", "at-base-0", "vanilla-base-0")
     }
-    remarks = list(captions._training_notes(card(recipes=recipes)))
+    remarks = list(captions._training_notes(card(recipes=recipes, scales=[1])))
     assert remarks == ["Hyper-parameters inherited from another data set or method: of every row."]
+
+
+def test_inherited_values_of_some_rows():
+    recipes = {
+        "resnet56-resnet20-kd-1-False-base-0": {"ce_weight": [1, "params.yaml"]},
+        "resnet56-resnet20-kd-4-False-base-0": {"ce_weight": [1, "inherited from x: a"]},
+        "resnet56-resnet20-vanilla-base-0": {"ce_weight": [1, "inherited from x: a"]},
+    }
+    remarks = list(captions._training_notes(card(recipes=recipes, baselines=["vanilla"], scales=[1, 4], stand=[False])))
+    assert remarks == ["Hyper-parameters inherited from another data set or method: kd with regions, vanilla."]
 
 
 def test_matched_stand_is_no_publication(published):

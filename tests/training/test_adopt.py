@@ -652,6 +652,17 @@ class TestAccuracy:
         with pytest.raises(UserError, match=message):
             teacher(published_top1=trained[1])
 
+    def test_one_that_is_hardly_better_is_no_reason(self, teacher, trained, monkeypatch):
+        """With few test images some normalisation is always an image better; the expected accuracy was wrong."""
+        best = checked_teacher.Best(checked_teacher.COMMON[1], trained[1] + 0.5, trained[1])
+        monkeypatch.setattr(checked_teacher, "_best", lambda network, dataset: best)
+        monkeypatch.setattr(checked_teacher, "_error", lambda top1, dataset: 100.0)
+        message = (
+            r"points below the published .*Are weights, data set and class order those .* set teachers\.resnet8\.pub"
+        )
+        with pytest.raises(UserError, match=message):
+            teacher(published_top1=trained[1] + 30, **self.OTHER)
+
     def test_without_a_known_accuracy_too(self, teacher):
         with pytest.raises(UserError, match=r"set teachers\.resnet8\.mean and teachers\.resnet8\.std"):
             teacher()
