@@ -10,7 +10,7 @@ import io
 import random
 import sys
 import tempfile
-from contextlib import redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -132,7 +132,7 @@ def train_theirs(project: Path, folder: Path, seed: int) -> list[float]:
 
         running.log = heard
         for epoch in range(1, train.epochs + 1):
-            with redirect_stdout(io.StringIO()):
+            with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
                 running.train_epoch(epoch)
             print(f"epoch {epoch}: {reached[-1]:.2f}", flush=True)
     return reached
