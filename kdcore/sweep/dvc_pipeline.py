@@ -34,6 +34,7 @@ from dvc.stage.serialize import to_lockfile, to_single_stage_lockfile
 from dvc.utils.hydra import apply_overrides
 from dvc.utils.serialize import ParseError, load_yaml
 from dvc_data import callbacks
+from fsspec.implementations.memory import MemoryFileSystem
 from ruamel.yaml import YAML
 
 from kdcore.system.errors import RunError, UserError
@@ -228,6 +229,8 @@ class Pipeline:
                 yield
         except DvcException as error:
             raise RunError(f"{step}: {reasons(error)}") from error
+        finally:  # DVC leaves a list of every folder there, and looks through all of them for the next one
+            MemoryFileSystem.store.clear()
 
 
 def _as_dvc_writes(content: dict[str, Any]) -> str:

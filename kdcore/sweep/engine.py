@@ -38,7 +38,7 @@ RETRIED = (Ending.LOST, Ending.OUT_OF_MEMORY, Ending.STOPPED)
 MOST_BESIDE = 4
 """Cells that one process trains at a time; more would gain little and take memory."""
 RECORDING = 0.05
-"""The share of time that may go into dvc.lock, which DVC writes as a whole, a second or more for a large matrix."""
+"""The share of time for dvc.lock, and for the journal. Both are written whole, in a second or more if large."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,7 @@ class Sweep:
         self.sent: set[str] = set()
         """Hashes of what this sweep has sent to the DVC remote."""
         self.recorded, self.recording = time.monotonic(), 0.0
+        self.noted, self.noting = self.recorded, 0.0
         journal.steps = self.schedule.steps
 
     def run(self) -> None:
@@ -161,18 +162,26 @@ class Sweep:
                 with self._failing(self.schedule.steps[name]):
                     self.markers.keep(name)
                     self.schedule.settle(name, State.LEFT_OUT)
-            if self._is_busy():
-                ready = [name for name in ready if is_here(name)]
-            if not ready:
+            if not others and not self._begin_in_turn(ready):
                 return
-            if not others:
-                self._begin(ready[0])
+
+    def _begin_in_turn(self, ready: list[str]) -> bool:
+        """Start stages while there are free slots; says whether one is settled by that, so that more may be ready."""
+        is_settled, is_busy = False, self._is_busy()
+        for name in ready:
+            step = self.schedule.steps[name]
+            if step.state is not State.WAITING or name in self.leaders or (is_busy and not is_here(name)):
+                continue
+            self._begin(name)
+            is_settled |= step.state not in UNFINISHED
+            is_busy = self._is_busy()
+        return is_settled
 
     def _is_busy(self) -> bool:
         """Say whether all slots are taken; not before there is a crew, for perhaps nothing is stale."""
-        busy = sum(step.state is State.RUNNING and not is_here(step.name) for step in self.schedule.steps.values())
         if "crew" not in self.__dict__:
             return False
+        busy = sum(step.state is State.RUNNING and not is_here(step.name) for step in self.schedule.steps.values())
         room = self.crew.capacity()
         return busy >= (room if self.most is None else min(self.most, room))
 
@@ -335,18 +344,25 @@ class Sweep:
     def _record(self, *, at_once: bool = False) -> None:
         """Keep dvc.lock and the journal up to date."""
         try:
-            self.journal.write()
+            if at_once or time.monotonic() - self.noted > self.noting / RECORDING:
+                self._note()
             if at_once or time.monotonic() - self.recorded > self.recording / RECORDING:
                 began = time.monotonic()
                 self.pipeline.record()
                 self.recorded = time.monotonic()
                 self.recording = self.recorded - began
                 self.journal.recorded_before = self.pipeline.recorded_before
-                self.journal.write()
+                self._note()
         except OSError as error:
             if not is_full(error):
                 raise
             self._stop_for_full_disk()
+
+    def _note(self) -> None:
+        began = time.monotonic()
+        self.journal.write()
+        self.noted = time.monotonic()
+        self.noting = self.noted - began
 
     def _stop_for_full_disk(self) -> None:
         if not self.trouble:

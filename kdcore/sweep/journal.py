@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -44,7 +44,7 @@ class Journal:
 
     def write(self) -> None:
         """Replace the file as a whole."""
-        replace_text(FILE, json.dumps(asdict(self)))
+        replace_text(FILE, json.dumps(self, default=vars))
 
 
 _JOURNAL = TypeAdapter(Journal)

@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import cache
 from statistics import median
 from typing import Any
 
@@ -74,7 +75,7 @@ class Schedule:
             rank: a key by which steps that may run are sorted.
         """
         steps = {name: Step(name, tuple(sorted(set(above) & needs.keys()))) for name, above in needs.items()}
-        return cls(steps, rank)
+        return cls(steps, cache(rank))
 
     def ready(self) -> list[str]:
         """List the waiting steps whose needs are all done, in the order in which they should run."""
