@@ -34,7 +34,7 @@ BAD = [
     ({"transfer": ["stl10", "stl10"]}, "transfer: names stl10 more than once"),
     ({"transfer": "stl10"}, "transfer: 'stl10': must be a list; write transfer: [stl10]"),
     ({"transfer": ["digits"], "targets": {"digits": DIGITS}}, "is the data set that the networks are trained on"),
-    ({"targets": {"A": DIGITS}}, "targets.A: 'A': String should match pattern"),
+    ({"targets": {"A": DIGITS}}, "targets.A: 'A': must be of lower-case letters, digits and _"),
     ({"targets": {"stl10": "download"}}, "targets: stl10: 'download': must be keys and values"),
     ({"targets": {"mine": {"source": "folder:x"}}}, "targets: mine: image_size: is missing; give it a value"),
     ({"targets": {"mine": {"source": "x"}}}, "a data set of your own needs source folder:<path>"),

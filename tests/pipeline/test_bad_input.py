@@ -400,7 +400,7 @@ VALUES = [
       for source in ("file:/etc/passwd2", "data:text/plain,weights", "http:/a.org/b.pth")],
     ({"data": "digits"}, "data: 'digits': must be keys and values (key: value)"),
     ({"data__name": "../digits"}, "data: '../digits' is none of cifar100, cub200, digits, imagenet, stl10,"),
-    *[({"data": {"name": name, "source": "folder:images", "image_size": 16}}, f"data.name: {name!r}: String should")
+    *[({"data": {"name": name, "source": "folder:images", "image_size": 16}}, f"data.name: {name!r}: must be of")
       for name in ("../kdcore", "a;touch ran", "mine\n", "$(touch ran)", "", "-rf", "a/b", "ünïcode", "a b")],
     ({"data__image_size": HUGE}, "data.image_size: 1000"),
     ({"data__train_per_class": 0}, "data.train_per_class: 0: Input should be greater than or equal to 1"),
@@ -787,7 +787,7 @@ COMMANDS = [
     (measure(dataset="cifar10", source="download"), nothing, "--dataset, --source: 'cifar10' is none of"),
     (measure(dataset="cifar100", source="nowhere"), nothing, "data.source: there is no nowhere. Allowed: download,"),
     (measure(dataset="cifar100", source="x" * 5000), nothing, "data.source: there is no 'xxx"),
-    (measure(dataset="../digits", source="folder:data"), nothing, "--dataset: '../digits': String should match"),
+    (measure(dataset="../digits", source="folder:data"), nothing, "--dataset: '../digits': must be of lower-case"),
     ([*measure(dataset="mine", source="folder:images"), "--image-size", "16"],
      spoiled("train/cat/cat_0.jpg", holding(PAGE)), "images/train/cat/cat_0.jpg: cannot be decoded (cannot identify"),
     ([*measure(dataset="mine", source="folder:data"), "--image-size", str(HUGE)], nothing, "--image-size: 1000"),

@@ -19,6 +19,7 @@ from dvc.utils.serialize import dumps_yaml
 from kdcore.sweep.dvc_pipeline import _as_dvc_writes
 from kdcore.system import yamlfile
 from tests import sweeps
+from tests.project import PARAMS
 from tests.sweeps import PAIR, SweepProject, cell
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.slow]
@@ -129,6 +130,7 @@ def test_a_wrong_variant_changes_nothing(project, changes, message):
 
 def test_what_dvc_cannot_write_changes_nothing(project):
     """DVC takes lists apart when it first changes a file, and then writes an empty one wrongly."""
+    shutil.copy(PARAMS, project.folder / "params.yaml")  # whose lists have comments
     apply_overrides(project.folder / "params.yaml", ["robustness=[corruptions]"])
     before = (project.folder / "params.yaml").read_bytes()
     message = "error: -S robustness=[]: DVC cannot write this into a file that it has changed before; take the earlier"
