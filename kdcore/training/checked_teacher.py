@@ -93,8 +93,8 @@ def check(card: dict[str, Any], source: str, top1: float, network: Network, data
     if published is not None:
         where += f", {published - top1:.2f} points below the published {published:.2f}%"
         if top1 < published - card["tolerance"]:
-            is_it = best.top1 >= published - card["tolerance"] - _error(best.top1, dataset)
-            is_it = is_it and best.top1 > best.now + NOTICED
+            enough = published - card["tolerance"] - _error(best.top1, dataset)
+            is_it = best.top1 >= enough and best.top1 > best.now + NOTICED
             advice = best.advice(name) if is_it else _doubts(setting, network, dataset)
             raise UserError(f"{where} (allowed: {card['tolerance']}). {advice}")
     if not has_learnt:
