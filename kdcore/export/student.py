@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdcore.matrix import left_out, params
+from kdcore.matrix import left_out, params, planned
 from kdcore.matrix.card_files import CARDS
-from kdcore.matrix.cards import make_cards
 from kdcore.matrix.cell import RUNS, STAGES
 from kdcore.matrix.code import Code
 from kdcore.matrix.fingerprint import ROOT
@@ -140,12 +139,8 @@ def _stale(cell: Cell, stage: str) -> str:
     known = None if teacher is None or not teacher.is_file() else locked.get(teacher.as_posix())
     if teacher is not None and known is not None and file_digests(teacher, "md5")["md5"] != known:
         return f"its teacher's weights, {teacher}, are others since"
-    planned = make_cards(
-        params.load("params.yaml"),
-        published_recipes=yamlfile.read("data/recipes.yaml"),
-        known_teachers=yamlfile.read("data/teachers.yaml", bounded=True),
-    ).get(f"{stage}/{cell.name}")
-    return "" if planned == card else "params.yaml says otherwise since"
+    expected = planned.cards(params.load("params.yaml")).get(f"{stage}/{cell.name}")
+    return "" if expected == card else "params.yaml says otherwise since"
 
 
 def provenance(cell: Cell) -> Card:

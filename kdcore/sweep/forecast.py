@@ -14,7 +14,7 @@ from rich.filesize import decimal
 from rich.table import Table
 
 from kdcore.catalog import VANILLA
-from kdcore.matrix.cards import make_cards
+from kdcore.matrix import planned
 from kdcore.matrix.cell import Cell
 from kdcore.matrix.params import Params
 from kdcore.matrix.teacher_cards import SEED
@@ -22,7 +22,6 @@ from kdcore.sweep.display import duration
 from kdcore.sweep.dry_run import MD5, Judge, Lookup, Outlook
 from kdcore.sweep.dvc_pipeline import Pipeline
 from kdcore.sweep.schedule import Estimates, Order
-from kdcore.system import yamlfile
 from kdcore.system.files import file_digests
 
 ROWS = 40
@@ -163,11 +162,7 @@ def make(
     judge = Judge(
         Lookup(pipeline),
         params,
-        lambda: make_cards(
-            params,
-            published_recipes=yamlfile.read("data/recipes.yaml"),
-            known_teachers=yamlfile.read("data/teachers.yaml", bounded=True),
-        ),
+        lambda: planned.cards(params),
         replaced={} if replaced is None else {replaced.name: file_digests(replaced, MD5)[MD5]},
     )
     lines = {}
