@@ -1,9 +1,9 @@
 """Stage plan: params.yaml -> one card per stage and cell. With --check, only validates the params files named."""
 
-from kdcore.matrix import idle, networks_section, params
+from kdcore.matrix import params
 from kdcore.matrix.card_files import CARDS
 from kdcore.matrix.cards import make_cards
-from kdcore.matrix.check import check
+from kdcore.matrix.check import check, warn
 from kdcore.results import published
 from kdcore.system import yamlfile
 from kdcore.system.collector import uncollected
@@ -29,8 +29,7 @@ def main(*arguments: str) -> None:
         matrix = params.load("params.yaml")
         cards = make_cards(matrix, published_recipes=recipes, known_teachers=known)
         preflight.check_images(cards)
-        idle.warn(matrix)
-        networks_section.warn_of_files(matrix)
+        warn(matrix)
         with whole(CARDS) as folder:
             for name, card in cards.items():
                 yamlfile.write(folder / f"{name}.yaml", card)

@@ -1,5 +1,6 @@
 """Predict the classes of image files, prepared as the data set's test images are."""
 
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -9,7 +10,8 @@ from PIL import Image
 from torch import Tensor
 
 from kdcore.data.augment import Normalize, middle
-from kdcore.data.images import UnreadableError, read_image
+from kdcore.data.images import UnreadableError
+from kdcore.data.sources.pixels import Look, Reader
 from kdcore.export.about import About, Preparation
 from kdcore.export.forms import Classifier
 from kdcore.system.errors import UserError
@@ -46,15 +48,34 @@ def read(files: Sequence[Path], preparation: Preparation) -> Tensor:
     Raises:
         UserError: one cannot be read as an image; names it, and says why.
     """
-    read_ones = []
+    reader, read_ones = Reader(), []
     for file in files:
         try:
-            read_ones.append(pixels(read_image(file), preparation))
+            read_ones.append(pixels(reader(file), preparation))
         except UnreadableError as error:
             pointer = file_stands_for_another(file) if file.is_file() else None
             reason = pointer or f"cannot be read as an image ({error})"
             raise UserError(f"{file}: {reason}; name a PNG, JPEG or other image file") from error
+    _say_chosen(reader.looks)
     return torch.stack(read_ones)
+
+
+def _say_chosen(looks: Sequence[Look]) -> None:
+    """Say on stderr how many images data.scale_16bit or data.background, where a data set had them, read otherwise."""
+    for key, what, count in (
+        ("scale_16bit", "have 16 bits, of which the higher 8 count", sum(look.has_16_bits for look in looks)),
+        (
+            "background",
+            "are partly transparent, and their transparency is dropped",
+            sum(look.is_transparent for look in looks),
+        ),
+    ):
+        if count:
+            print(
+                f"{count} of {len(looks)} images {what}; a network that was trained with data.{key} has seen others: "
+                "convert them as it did",
+                file=sys.stderr,
+            )
 
 
 def best(classify: Classifier, about: About, images: Tensor) -> list[list[tuple[str, float]]]:

@@ -320,6 +320,7 @@ def _tables_card(params: Params, cells: list[Cell], resolved: dict[Cell, recipes
         ],
         **_settings_of_base(params, cells),
         "subset": getattr(params.data, "subset", False),
+        **({"test_share": share} if (share := getattr(params.data, "test_share", None)) else {}),
         "teachers": {
             name: {
                 "train": _trained_here(teacher.train),

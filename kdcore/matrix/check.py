@@ -7,7 +7,7 @@ from typing import Any
 from kdcore.matrix import idle, networks_section, params, selection, transfer_cards
 from kdcore.matrix.cards import check_sources, make_cards, missing_here, resolve_recipes
 from kdcore.matrix.code import Card
-from kdcore.matrix.teacher_cards import check_teachers
+from kdcore.matrix.teacher_cards import check_teachers, warn_of_seen
 from kdcore.system.errors import UserError
 
 OWN = "params.yaml"
@@ -41,8 +41,7 @@ def check(file: str, *, recipes: dict[str, Any], known_teachers: dict[str, Any])
     check_sources(matrix, file)
     cells = resolve_recipes(matrix, recipes, file)
     selection.check(matrix, cells, file)
-    idle.warn(matrix, file)
-    networks_section.warn_of_files(matrix, file)
+    warn(matrix, file)
     missing = missing_here(matrix, known_teachers)
     is_own = os.path.realpath(file) == os.path.realpath(OWN)
     if missing and is_own:
@@ -51,3 +50,10 @@ def check(file: str, *, recipes: dict[str, Any], known_teachers: dict[str, Any])
     cards = make_cards(matrix, published_recipes=recipes, known_teachers=known_teachers) if is_own else {}
     count = len(cells) - len(selection.copies(matrix, cells))
     return Checked("\n".join([f"{file}: {count} cells", *remarks]), cards)
+
+
+def warn(matrix: params.Params, file: str = OWN) -> None:
+    """Say on stderr what of a params file has no effect, or may not do what is meant."""
+    idle.warn(matrix, file)
+    networks_section.warn_of_files(matrix, file)
+    warn_of_seen(matrix, file)

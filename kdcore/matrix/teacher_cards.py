@@ -1,5 +1,6 @@
 """Make the cards of teachers: where the weights of each come from, or how it is trained here."""
 
+import sys
 from typing import Any, cast
 
 from kdcore import catalog
@@ -34,6 +35,23 @@ def check_teachers(params: Params, known_teachers: dict[str, Any], file: str) ->
     for name, teacher in params.teachers.items():
         if teacher.source == "published":
             _listed(name, params.published_as(name), params.data.name, known, file)
+
+
+def warn_of_seen(params: Params, file: str) -> None:
+    """Say on stderr which teachers may have been trained on the test images, for these are drawn here.
+
+    Args:
+        params: the matrix.
+        file: the file that it was read from.
+    """
+    elsewhere = [name for name, teacher in params.teachers.items() if teacher.source != "train"]
+    if elsewhere and getattr(params.data, "test_share", None):
+        print(
+            f"warning: {file}: data.test_share draws the test images here, and teachers from checkpoints may have been "
+            f"trained on them: {', '.join(elsewhere)}; their accuracy, and what students learn from them, would be too "
+            "good. Divide the images into train/ and test/ as they were for these teachers",
+            file=sys.stderr,
+        )
 
 
 def teacher_card(name: str, teacher: Teacher, params: Params, known: KnownTeachers, code: Code) -> Card:

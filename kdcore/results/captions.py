@@ -121,6 +121,7 @@ def notes(results: Results) -> list[str]:
         *recipe_notes.notes(results),
         *regime_notes.notes(results),
         *tuning.notes(card),
+        *_seen_notes(card),
         *_provenance_notes(results.evaluations),
         *probed.notes(results),
         *marks(results),
@@ -260,6 +261,15 @@ def _budget_notes(entries: list[Entry]) -> Iterator[str]:
     for budget, pairs in rows_of.items():
         which = "; ".join(f"{pair}: {', '.join(labels)}" for pair, labels in pairs.items())
         yield f"{BUDGET} Trained with another budget, {budget}: {which}."
+
+
+def _seen_notes(card: Card) -> Iterator[str]:
+    """Say which teachers may have been trained on the test images, for these were drawn here."""
+    if "test_share" in card and card.get("checkpoints"):
+        yield (
+            f"The test images, {100 * card['test_share']:g}% of each class, were drawn here (data.test_share), so "
+            f"teachers from checkpoints may have been trained on them: {', '.join(sorted(card['checkpoints']))}."
+        )
 
 
 def _provenance_notes(evaluations: list[Evaluation]) -> Iterator[str]:

@@ -25,8 +25,8 @@ UNLIKE = {
 """Protocol -> what is otherwise here than in its published code."""
 VIEWS = {
     "plain": "images as they are",
-    "padded_crop": "padded crops, mirrored at random",
-    "resized_crop": "random resized crops, mirrored at random",
+    "padded_crop": "padded crops, mirrored at random where flip is on",
+    "resized_crop": "random resized crops, mirrored at random where flip is on",
 }
 
 

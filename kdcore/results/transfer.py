@@ -147,7 +147,7 @@ class _Seen:
             mean=tuple(mean),
             std=tuple(std),
             image_size=self.size,
-            flip=True,
+            flip=self.target.flip,
             padding=PADDING if views == "padded_crop" else 0,
             rotation=0.0,
             augmented=views != "plain",

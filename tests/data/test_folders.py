@@ -251,6 +251,45 @@ class TestSplitsAsClasses:
         fetch_own(f"folder:{tmp_path}", test_share=0.5)
         assert capsys.readouterr().err == ""
 
+    @pytest.mark.parametrize("name", ["samples", "unlabeled"])
+    def test_called_like_no_class_in_splits(self, tmp_path, name, capsys):
+        for start, split in enumerate(("train", "test")):
+            write_tree(tmp_path / split, [*CLASSES, name], 2, start=10 * start)
+        assert len(fetch_own(f"folder:{tmp_path}").classes) == 3
+        assert f"{tmp_path / 'train' / name}: is taken for a class, though" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("name", ["nan", "None", "-1"])
+    def test_called_like_a_missing_label(self, tmp_path, name, capsys):
+        write_tree(tmp_path, [*CLASSES, name], 2)
+        fetch_own(f"folder:{tmp_path}", test_share=0.5)
+        assert f"'{name}' became a class; is the label missing there?" in capsys.readouterr().err
+
+    @pytest.mark.parametrize(("names", "said"), [
+        (["cats", "cats_test", "dogs", "dogs_test"], ["cats and cats_test", "dogs and dogs_test"]),
+        (["cats", "dogs", "test_cats"], ["cats and test_cats"]), (["x_train", "x_test"], ["x_train and x_test"]),
+        (["asl_alphabet_train/asl_alphabet_train", "asl_alphabet_test/asl_alphabet_test"],
+         ["asl_alphabet_train and asl_alphabet_test"]),
+        (["crash_test", "cat"], []), (["contest", "con", "latest", "la"], []),
+    ])  # fmt: skip
+    def test_called_like_training_and_test_of_one_class(self, tmp_path, names, said, capsys):
+        for start, name in enumerate(names):
+            write_tree((tmp_path / name).parent, [name.split("/")[-1]], 3, start=10 * start)
+        fetch_own(f"folder:{tmp_path}", test_share=0.3)
+        lines = [line for line in capsys.readouterr().err.splitlines() if "like the training and test images" in line]
+        assert len(lines) == len(said)
+        for line, both in zip(lines, said, strict=True):
+            assert line.startswith(f"{tmp_path}: {both} are taken for classes")
+
+    @pytest.mark.parametrize("names", [
+        ["trainA", "trainB", "testA", "testB"], ["trainCats", "trainDogs", "testCats", "testDogs"],
+        ["catsTrain", "dogsTrain", "catsVal", "dogsVal"],
+    ])  # fmt: skip
+    def test_called_after_a_split_and_a_class_in_capitals(self, tmp_path, names):
+        for start, name in enumerate(names):
+            write_tree(tmp_path, [name], 3, start=10 * start)
+        with pytest.raises(UserError, match="which are called after a split and a class each"):
+            fetch_own(f"folder:{tmp_path}", test_share=0.3)
+
     @pytest.mark.parametrize("inside", ["cat", "Cat", "data/cat", "cat/2019", "birds/../cat"])
     def test_a_folder_called_like_a_class_beside(self, tmp_path, inside):
         write_tree(tmp_path, CLASSES, 4)
@@ -300,6 +339,17 @@ class TestSplitsAsClasses:
             (tmp_path / f"{number}.jpg").write_bytes(encoded(5, number))
         fetch_own(f"folder:{tmp_path}", test_share=0.5)
         assert capsys.readouterr().err == f"{tmp_path}: 3 images left out, for they lie in no class's folder\n"
+
+
+@pytest.mark.parametrize("packed", ["eel.tar", "eel.zip", "eel.tar.gz", "eel.npy"])
+@pytest.mark.parametrize("inside", ["", "train"])
+def test_classes_in_archives_are_said(tmp_path, packed, inside, capsys):
+    write_tree(tmp_path / inside, CLASSES, 2)
+    for name in (packed, "readme.txt"):
+        (tmp_path / inside / name).write_bytes(b"x")
+    assert fetch_own(f"folder:{tmp_path}", test_share=0.5).classes == CLASSES
+    said = f"{tmp_path / inside}: '{packed}' left out, for a class is a folder; unpack what holds images of a class\n"
+    assert capsys.readouterr().err == said
 
 
 @pytest.mark.parametrize("name", ["__MACOSX", "@eaDir", "lost+found"])
@@ -538,14 +588,27 @@ class TestMasks:
 
     @pytest.mark.parametrize(("ending", "is_said"), [
         ("_mask", True), ("-Mask_1", True), ("_masks", True), ("_gt", True), ("_thumb", True),
-        ("_masked", False), ("_1", False),
+        ("_superpixels", True), ("_masked", False), ("_1", False), ("mask_", True), ("GT-", True), ("masked_", False),
     ])  # fmt: skip
     def test_beside_images(self, tmp_path, ending, is_said, capsys):
         write_tree(tmp_path, CLASSES, 4)
         for number in range(4):
-            (tmp_path / f"cat/cat_{number}{ending}.png").write_bytes(encoded(5, number, form="PNG"))
+            name = f"cat_{number}"
+            called = f"{name}{ending}" if ending[0] in "-_" else f"{ending}{name}"
+            (tmp_path / f"cat/{called}.png").write_bytes(encoded(5, number, form="PNG"))
         fetch_own(f"folder:{tmp_path}", test_share=0.25)  # an image and its mask may be in different splits
         assert ("4 images are called like masks or previews of others" in capsys.readouterr().err) == is_said
+
+    def test_beside_cropped_images(self, tmp_path, capsys):
+        write_tree(tmp_path, ["cat_crop", "dog"], 4)
+        for path in [*(tmp_path / "cat_crop").iterdir()]:
+            number = path.stem.rpartition("_")[2]
+            path.rename(path.with_stem(f"cat_{number}_crop"))
+            for kind in ("mask", "depth"):
+                other = path.with_stem(f"cat_{number}_{kind}crop")
+                other.write_bytes(encoded(len(kind), int(number)))
+        fetch_own(f"folder:{tmp_path}", test_share=0.25)
+        assert "8 images are called like masks or previews of others" in capsys.readouterr().err
 
 
 class TestImagesTwice:

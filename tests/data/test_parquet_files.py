@@ -232,7 +232,15 @@ class TestNames:
     def test_what_lies_beside_folders_of_splits_is_said(self, tmp_path, capsys):
         write(tmp_path, "data/train/0", "data/test/0", "data/validation")
         assert count(tmp_path) == (2, 2)
-        assert "left out, for they are of no split that is used: 'validation.parquet'" in capsys.readouterr().err
+        assert "left out, for they are of no split that is used: 'data/validation.parquet'" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("inside", ["", "default/"])
+    @pytest.mark.parametrize("other", ["train_extra", "partial-test", "unsupervised"])
+    def test_folders_beside_folders_of_splits_are_said(self, tmp_path, inside, other, capsys):
+        write(tmp_path, *(f"{inside}{folder}/0" for folder in ("train", "test", other)))
+        assert count(tmp_path) == (2, 2)
+        said = f"left out, for they are of no split that is used: '{inside}{other}/0.parquet'\n"
+        assert capsys.readouterr().err.endswith(said)
 
     def test_nothing_else(self, tmp_path):
         write(tmp_path, "train_part1", "train_part2", "test")
@@ -338,6 +346,24 @@ class TestContents:
             write_parquet(tmp_path / f"{name}.parquet", ("cat", label, "dog"), start=10 * start)
         fetch_own(f"parquet:{tmp_path}")
         assert f"'{label}' became a class; is the label missing there?" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("name", [
+        "segmentation_mask", "mask_image", "image_mask", "thumbnail", "heatmap", "GradCAM", "depth", "masks",
+    ])  # fmt: skip
+    def test_a_lone_column_of_other_pictures(self, tmp_path, name):
+        for start, split in enumerate(("train", "test")):
+            pictures = [encoded(label, 10 * start + label) for label in (0, 1)]
+            write_parquet(tmp_path / f"{split}.parquet", columns={name: pictures, "label": [0, 1]})
+        with pytest.raises(UserError, match=f"only {name} holds images; set data.image_column"):
+            fetch_own(f"parquet:{tmp_path}")
+        assert fetch_own(f"parquet:{tmp_path}", image_column=name).classes == ["0", "1"]
+
+    @pytest.mark.parametrize("name", ["photo", "jpg", "segment", "masked_lm", "labelled"])
+    def test_a_lone_column_of_another_name(self, tmp_path, name):
+        for start, split in enumerate(("train", "test")):
+            pictures = [encoded(label, 10 * start + label) for label in (0, 1)]
+            write_parquet(tmp_path / f"{split}.parquet", columns={name: pictures, "label": [0, 1]})
+        assert fetch_own(f"parquet:{tmp_path}").classes == ["0", "1"]
 
     @pytest.mark.parametrize("label", ["", " "])
     def test_empty_labels(self, tmp_path, label):

@@ -13,7 +13,7 @@ from kdcore.data.sources import contents, pixels
 from kdcore.system.errors import UserError
 from tests.data.own_sets import fetch_own
 from tests.data.test_published_sets import saved
-from tests.pictures import picture, write_tree
+from tests.pictures import encoded, picture, write_tree
 
 CLASSES = ["cat", "dog"]
 
@@ -499,3 +499,32 @@ def test_a_class_of_small_16_bit_values_among_others(tmp_path, capsys):
             grey(65535 if number else 4095)(10 * number + image).save(file)
     fetch_own(f"folder:{tmp_path}", test_share=0.5)
     assert "2 of 20 16-bit training images use a small part of their range" in capsys.readouterr().err
+
+
+class TestBrokenOff:
+    """A download may have been given its whole size before it was filled."""
+
+    @pytest.mark.parametrize("form", ["JPEG", "WEBP"])
+    @pytest.mark.parametrize("augmentation", ["pad_crop", "random_resized_crop"])
+    @pytest.mark.parametrize("left", [2, 3])
+    def test_a_rest_of_zeros_is_refused(self, tmp_path, form, augmentation, left):
+        write_tree(tmp_path, ["cat", "dog"], 4)
+        whole = encoded(3, 50, (96, 96), form)
+        part = len(whole) // left
+        (tmp_path / "cat/broken.jpg").write_bytes(whole[:part] + bytes(len(whole) - part))
+        with pytest.raises(UserError, match=r"broken\.jpg: ends in zeros, as of a broken download; get it anew"):
+            fetch_own(f"folder:{tmp_path}", test_share=0.25, augmentation=augmentation)
+
+    def test_zeros_behind_the_end_are_none_of_the_image(self, tmp_path):
+        write_tree(tmp_path, ["cat", "dog"], 4)
+        (tmp_path / "cat/padded.jpg").write_bytes(encoded(3, 50) + bytes(500))
+        assert len(fetch_own(f"folder:{tmp_path}", test_share=0.25).train.labels) == 6
+
+    @pytest.mark.parametrize("suffix", ["bmp", "png", "tif"])
+    def test_black_parts_of_images(self, tmp_path, suffix):
+        write_tree(tmp_path, ["cat", "dog"], 4)
+        image = np.zeros((40, 40, 3), np.uint8)
+        image[20:] = np.asarray(picture(3, 50, (40, 20)))
+        for name, drawn in (("below", image[::-1]), ("above", image)):
+            Image.fromarray(drawn).save(tmp_path / f"cat/{name}.{suffix}")
+        assert len(fetch_own(f"folder:{tmp_path}", test_share=0.25).train.labels) == 7

@@ -79,6 +79,22 @@ class TestPrediction:
             prediction.read([tmp_path / "a.png"], about.Preparation(resize="both sides", side=16, crop=16))
 
 
+@pytest.mark.parametrize(("image", "said"), [
+    (np.full((16, 16), 900, np.uint16), "1 of 2 images have 16 bits, of which the higher 8 count; a network that was "
+     "trained with data.scale_16bit has seen others"),
+    (np.full((16, 16, 4), 90, np.uint8), "1 of 2 images are partly transparent, and their transparency is dropped; a "
+     "network that was trained with data.background has seen others"),
+    (np.full((16, 16, 3), 90, np.uint8), ""),
+])  # fmt: skip
+def test_images_that_a_data_set_may_read_otherwise_are_said(tmp_path, image, said, capsys):
+    image[0, 0] = 200
+    for name, pixels in (("a", image), ("b", np.zeros((16, 16, 3), np.uint8))):
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+    files = [tmp_path / "a.png", tmp_path / "b.png"]
+    prediction.read(files, about.Preparation(resize="both sides", side=16, crop=16))
+    assert capsys.readouterr().err.partition(":")[0] == said
+
+
 DOC = (ROOT / "docs/export.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", DOC, re.DOTALL)
 

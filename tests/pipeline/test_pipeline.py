@@ -17,8 +17,10 @@ import pandas as pd
 import pytest
 from dvc_render.vega import VegaRenderer
 
+from kdcore.data import storage
 from kdcore.matrix import params
 from kdcore.system import yamlfile
+from tests.pictures import write_tree
 from tests.project import ROOT, SHORT, TRAINED, Project
 from tests.sweeps import SweepProject, stop
 
@@ -91,6 +93,20 @@ def test_validation_trains_all_anew_and_fetches_nothing(project):
         assert cell["top1_best"] == pytest.approx(best["test_top1"], abs=1e-4)
         assert cell["val_top1"] == pytest.approx(own["val_top1"].iloc[-1], abs=1e-4)
     assert "Validation accuracy (%)" in (project.folder / "tables/report.html").read_text()
+
+
+def test_images_of_ones_own_are_read_again_and_never_brought_back(project):
+    """A folder may have changed since it was read with these settings: DVC's run cache knows the settings alone."""
+
+    def stored(side):
+        project.set(data={"name": "mine", "source": "folder:mine", "image_size": side, "test_share": 0.5})
+        project.dvc("repro", "data")
+        return storage.read_manifest(project.folder / "data/mine").counts.train
+
+    write_tree(project.folder / "mine", ["cat", "dog"], 4)
+    assert stored(16) == 4
+    write_tree(project.folder / "mine", ["cat", "dog"], 4, start=4)
+    assert (stored(32), stored(16)) == (8, 8)
 
 
 def test_second_run_does_nothing(project):

@@ -184,6 +184,18 @@ def test_metrics_do_not_depend_on_the_matrix():
     }
 
 
+@pytest.mark.parametrize(("share", "record", "is_said"), [
+    (0.2, {"adopted": {"source": "a.pth", "sha256": "01"}}, True), (0.2, {"train": {"epochs": 3}}, False),
+    (None, {"adopted": {"source": "a.pth", "sha256": "01"}}, False),
+])  # fmt: skip
+def test_teachers_that_may_have_seen_the_test_images(share, record, is_said):
+    found = results()
+    found.card.update(captions.with_teachers(card(), {"resnet56": {"source": "a.pth", **record}}))
+    found.card.update({"test_share": share} if share else {})
+    said = [note for note in captions.notes(found) if "may have been trained on them: resnet56." in note]
+    assert [note.split(",")[1] for note in said] == [" 20% of each class"] * is_said
+
+
 def test_metrics_say_which_teacher_taught():
     """Its accuracy, and its checkpoint; of one that was trained here, or whose record is not there, what was asked."""
     top1 = round(EVALUATION["teacher"]["top1"], 2)

@@ -52,6 +52,14 @@ def test_every_protocol_on_images_of_each_size(datasets, teacher):
     assert probed(datasets, teacher, image_size=32)["teacher"] != probed(datasets, teacher)["teacher"]
 
 
+@pytest.mark.parametrize("flip", [False, True])
+def test_only_what_may_be_is_mirrored(datasets, flip):
+    """Digits and letters are others in a mirror."""
+    small, target = datasets
+    seen = transfer._Seen(card(), small, replace(target, flip=flip), CPU, "")
+    assert seen.of(protocols.card("dcd", "digits", given=None)).flip == flip
+
+
 def test_a_network_of_another_normalisation_is_not_shown_shifted_images(datasets, teacher):
     network = networks.create("resnet8", 10)
     own = {"own_mean": (0.4,) * 3, "own_std": (0.2,) * 3}

@@ -1,5 +1,6 @@
 """Find the columns of a parquet file that hold images and classes."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,8 +10,11 @@ from kdcore.system.errors import UserError, named, shown, suggest
 
 LABELS = ("label", "labels", "fine_label", "class")
 """Usual names of the column that holds the class, in capitals or not."""
-MASKS = ("alpha", "annotation", "depth", "mask", "masks", "seg", "segmentation")
-"""Names of columns that hold pictures, and hardly those that are to be classified."""
+OTHER_PICTURES = re.compile(
+    r"alpha|annotations?|depth|gradcam|ground_?truth|gt|heat_?maps?|labels?|masks?|previews?|saliency|segmentations?|seg|"
+    r"superpixels?|thumb(nail)?s?"
+)
+"""Words in the names of columns that hold pictures, and hardly those that are to be classified."""
 MOST_COLUMNS = 20
 """Most columns that a message names."""
 
@@ -51,7 +55,7 @@ def find_columns(file: Path, schema: pa.Schema, wanted: Columns) -> Columns:
             f"{has}; expected one of images (binary, or a struct with bytes) and one of labels ({', '.join(LABELS)}). "
             "Set data.image_column and data.label_column to name them"
         )
-    if wanted.image is None and images[0].lower() in MASKS:
+    if wanted.image is None and any(map(OTHER_PICTURES.fullmatch, re.split(r"[^a-z]+", images[0].lower()))):
         raise UserError(f"{has}; only {images[0]} holds images; set data.image_column to it, or to a column of paths")
     _check_no_parts(schema, images[0], labels[0], has)
     if len(labels) > 1:

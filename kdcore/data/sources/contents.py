@@ -22,9 +22,14 @@ PIECE = 4096
 """How many bytes in the middle of files of one size are compared first."""
 CHANNELS = ("red", "green", "blue")
 IMAGES = ("image", "img", "photo")
-MASKS = ("mask", "label", "annotation", "segmentation", "seg", "groundtruth", "ground_truth", "gt")
+MASKS = (
+    *("mask", "label", "annotation", "segmentation", "seg", "groundtruth", "ground_truth", "gt"),
+    *("depth", "heatmap", "superpixel"),
+)
 """What folders and names of images and of what is drawn over them are called, without an s at the end."""
 PREVIEWS = ("thumb", "thumbnail", "preview")
+MISSING = ("nan", "none", "null", "n/a", "<na>", "-1")
+"""What programs write for a label that is missing, in small letters."""
 Rgb = tuple[float, float, float]
 
 
@@ -136,10 +141,14 @@ def _check_suffixes(files: Files, where: str) -> None:
 
 
 def _masks(paths: list[Path]) -> list[Path]:
-    """List the images of a class that are called like another one beside them, with a kind behind its name."""
-    stems = {(path.parent, path.stem) for path in paths}
-    ends = re.compile(rf"(.+?)[-_. ]({'|'.join((*MASKS, *PREVIEWS))})s?([-_. ]?\d+)?", re.IGNORECASE)
-    return [path for path in paths if (end := ends.fullmatch(path.stem)) and (path.parent, end[1]) in stems]
+    """List the images of a class that are called like another one beside them, with a kind before or behind its name;
+    those of x_depthcrop lie beside x_crop.
+    """
+    stems = {(path.parent, path.stem.removesuffix("_crop")) for path in paths}
+    kind = rf"(?:{'|'.join((*MASKS, *PREVIEWS))})(?:s|crop)?"
+    form = re.compile(rf"(?P<behind>.+?)[-_. ]{kind}(?:[-_. ]?\d+)?|{kind}[-_. ](?P<before>.+)", re.IGNORECASE)
+    matches = ((path, form.fullmatch(path.stem)) for path in paths)
+    return [path for path, match in matches if match and (path.parent, match["behind"] or match["before"]) in stems]
 
 
 class _Real(dict[str, Path]):
@@ -264,7 +273,12 @@ def _piece(path: Path) -> bytes:
 
 
 def say_names(classes: list[str], where: str) -> None:
-    """Say on stderr where names of classes may mean the same, or are numbers that are not counted in their order."""
+    """Say on stderr where names of classes may mean the same or no class, or are numbers that are not counted in their
+    order.
+    """
+    unknown = [shown(name) for name in classes if name.strip().lower() in MISSING]
+    if unknown:
+        print(f"{where}: {', '.join(unknown)} became a class; is the label missing there?", file=sys.stderr)
     alike: dict[str, list[str]] = {}
     for name in classes:
         alike.setdefault(name.strip().casefold(), []).append(name)

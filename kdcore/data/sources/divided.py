@@ -19,7 +19,7 @@ from kdcore.data.sources.folders import (
 )
 from kdcore.data.sources.groups import say_divided_groups, say_groups
 from kdcore.data.sources.splits import ALL, NO_CLASS, TEST, TRAIN, VALIDATION, looks_like_split, role
-from kdcore.system.errors import UserError
+from kdcore.system.errors import UserError, named
 
 WANTED = f"train and {TEST[0]} or {VALIDATION[0]} (docs/extending.md has other names for them)"
 
@@ -40,7 +40,7 @@ def divided(root: Path, test_share: float | None) -> tuple[Files, Files]:
     if train and test:
         if test_share is not None:
             raise UserError(f"data.test_share: {root} is split already, into {train.name} and {test.name}; remove it")
-        train_files, test_files = classes_below(_innermost(train)), classes_below(_innermost(test))
+        train_files, test_files = _classes(_innermost(train)), classes_below(_innermost(test))
         check_same_classes(train_files, test_files, root)
         say_groups((train_files, test_files), f"data.source {root}")
         say_left_out([folder.name for folder in folders if folder not in (train, test)], f"data.source {root}")
@@ -58,28 +58,29 @@ def divided(root: Path, test_share: float | None) -> tuple[Files, Files]:
         say_left_out([folder.name for folder in unsorted], f"data.source {root}")
         return _drawn(_innermost(train), test_share, root)
     _check_classes(root, folders)
+    _say_halves(folders, root)
     return _drawn(root, test_share, root)
 
 
 def _drawn(holder: Path, share: float, root: Path) -> tuple[Files, Files]:
     """Divide the classes in a folder by a share, and say on stderr what may be none, or should not be divided so."""
-    _say_doubtful(visible_folders(holder))
-    files = classes_below(holder)
+    files = _classes(holder)
     say_groups([files], f"data.source {root}")
     train, test = _divide(files, share, holder)
     say_divided_groups(train, test, f"data.source {root}")
     return train, test
 
 
-def _say_doubtful(folders: list[Path]) -> None:
-    """Say on stderr which folders are taken for classes, though they are hardly called like one."""
-    for folder in folders:
+def _classes(holder: Path) -> Files:
+    """List the images of the classes in a folder, and say on stderr which are hardly called like one."""
+    for folder in visible_folders(holder):
         like = "a split" if looks_like_split(folder.name) else "images of no class"
         if looks_like_split(folder.name) or NO_CLASS.fullmatch(role(folder.name)):
             print(
                 f"{folder}: is taken for a class, though it is called like {like}; move it away if it is none",
                 file=sys.stderr,
             )
+    return classes_below(holder)
 
 
 def _test(root: Path, folders: list[Path]) -> Path | None:
@@ -164,10 +165,27 @@ def _check_classes(root: Path, folders: list[Path]) -> None:
 
 
 def _without_split(folders: list[Path], names: Sequence[str]) -> set[str]:
-    """Return the rest of the names of folders that begin or end with the name of a split: train_cat, or cat_train."""
+    """Return the rest of the names of folders that begin or end with the name of a split: train_cat, trainCat, or
+    cat_train.
+    """
     either = "|".join(sorted(names, key=len, reverse=True))
-    matches = (re.fullmatch(rf"(?:{either})_(.+)|(.+)_(?:{either})", role(folder.name)) for folder in folders)
+    words = (re.sub(r"(?<=[a-z])(?=[A-Z0-9])", "_", folder.name) for folder in folders)
+    matches = (re.fullmatch(rf"(?:{either})_(.+)|(.+)_(?:{either})", role(name)) for name in words)
     return {match[1] or match[2] for match in matches if match}
+
+
+def _say_halves(folders: list[Path], root: Path) -> None:
+    """Say on stderr which classes may be the training and test images of one: cat and cat_test, x_train and x_test."""
+    tests = [folder for folder in folders if _without_split([folder], (*TEST, *VALIDATION))]
+    for test in tests[:5]:
+        whole = _without_split([test], (*TEST, *VALIDATION))
+        halves = [one for one in folders if role(one.name) in whole or _without_split([one], TRAIN) & whole]
+        if halves:
+            print(
+                f"{root}: {named(halves[0].name)} and {named(test.name)} are taken for classes, though they are called "
+                "like the training and test images of one; if they are, put them into train/<class> and test/<class>",
+                file=sys.stderr,
+            )
 
 
 def _divide(files: Files, share: float, root: Path) -> tuple[Files, Files]:

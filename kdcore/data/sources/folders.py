@@ -16,12 +16,29 @@ from PIL import Image
 
 from kdcore.data.dataset import Encoded, Split
 from kdcore.data.images import UnreadableError, check_image, read_image
-from kdcore.data.sources.pixels import BlankError
+from kdcore.data.sources.pixels import BlankError, check_end
 from kdcore.data.sources.splits import TEST, TRAIN, VALIDATION, composed, in_order, is_hidden, role
 from kdcore.system.errors import UserError, named, shown
 from kdcore.system.pointers import file_stands_for_another, stands_for_another
 
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+PACKED = (
+    ".7z",
+    ".bz2",
+    ".gz",
+    ".h5",
+    ".hdf5",
+    ".lmdb",
+    ".npy",
+    ".npz",
+    ".parquet",
+    ".rar",
+    ".tar",
+    ".tgz",
+    ".xz",
+    ".zip",
+)
+"""Ends of the names of files that may hold the images of a class."""
 LARGEST = 16 * 2**30
 """Most bytes of images that are kept in memory."""
 
@@ -84,9 +101,7 @@ def classes_below(folder: Path, *, beside: Container[str] = ()) -> Files:
             raise UserError(f"{child}: holds no images ({', '.join(sorted(SUFFIXES))})")
         left_out.update(path.suffix for path in paths if path.suffix.lower() not in SUFFIXES)
     _look_deeper(classes, children, folder)
-    strays = sum(1 for path in folder.iterdir() if _is_visible_image(path))
-    if strays:
-        print(f"{folder}: {strays} images left out, for they lie in no class's folder", file=sys.stderr)
+    _say_strays(folder, beside)
     others = {suffix: count for suffix, count in sorted(left_out.items()) if suffix.lower() not in beside}
     if others:
         which = ", ".join(f"{count} {suffix or 'without a suffix'}" for suffix, count in others.items())
@@ -95,6 +110,22 @@ def classes_below(folder: Path, *, beside: Container[str] = ()) -> Files:
             file=sys.stderr,
         )
     return classes
+
+
+def _say_strays(folder: Path, beside: Container[str]) -> None:
+    """Say on stderr which files lie beside the classes' folders: images, and others, such as a class in an archive."""
+    files = [path for path in sorted(folder.iterdir(), key=in_order) if path.is_file() and not is_hidden(path.name)]
+    images = sum(map(_is_visible_image, files))
+    if images:
+        print(f"{folder}: {images} images left out, for they lie in no class's folder", file=sys.stderr)
+    others = [path.name for path in files if path.suffix.lower() not in SUFFIXES and path.suffix.lower() not in beside]
+    packed = [name for name in others if name.lower().endswith(PACKED)]
+    if packed:
+        listed = ", ".join(map(shown, packed[:5])) + " ..." * (len(packed) > 5)
+        print(
+            f"{folder}: {listed} left out, for a class is a folder; unpack what holds images of a class",
+            file=sys.stderr,
+        )
 
 
 def _look_deeper(classes: Files, children: list[Path], folder: Path) -> None:
@@ -280,6 +311,7 @@ def decode_images(
         where = _where(images, position, name)
         try:
             image = read(images[position])
+            check_end(images[position])
         except UnreadableError as error:
             raise _refusal(images[position], where, error) from error
         if image.size != (side, side):
@@ -302,6 +334,7 @@ def check_images(images: Images, name: Callable[[int], str] | None = None) -> No
     def look(position: int) -> None:
         try:
             check_image(images[position])
+            check_end(images[position])
         except UnreadableError as error:
             raise _refusal(images[position], _where(images, position, name), error) from error
 

@@ -28,8 +28,6 @@ UNLABELLED = -1
 """The label that the hubs give to test images whose classes are secret."""
 OTHER_NAMES = "numbers would mean other classes; write all files with the same names"
 """What to do about files that name other classes."""
-MISSING = ("nan", "none", "null", "n/a", "<na>", "-1")
-"""What programs write for a label that is missing, in small letters."""
 BATCH_ROWS = 256
 LARGEST_RATIO, FREE = 100, 2**30
 """Images may be so many times as large as their file, or so many bytes: encoded images hardly shrink, so a file that
@@ -125,7 +123,7 @@ def check_together(folder: Path, train: Rows, test: Rows) -> None:
     one, two = list(train.files), list(test.files)
     shards.check_together(folder, one, two)
     others = shards.left_out(folder, one, two)
-    say_left_out([file.name for file in others], f"data.source {folder}")
+    say_left_out([str(file.relative_to(folder)) for file in others], f"data.source {folder}")
 
 
 def _place(what: str, position: int, files: dict[Path, int]) -> str:
@@ -174,12 +172,6 @@ def common_classes(*splits: Rows) -> tuple[list[str], list[np.ndarray]]:
         raise UserError(
             f"{first.parent}: the labels {', '.join(map(shown, twice[:5]))} differ in spaces alone; write "
             "each class in one way"
-        )
-    unknown = [label for label in known if label.strip().lower() in MISSING]
-    if unknown:
-        print(
-            f"{first.parent}: {', '.join(map(shown, unknown))} became a class; is the label missing there?",
-            file=sys.stderr,
         )
     position = {label: i for i, label in enumerate(known)}
     return known, [np.array([position[label] for label in rows.labels], dtype=np.int64) for rows in splits]

@@ -7,7 +7,7 @@ import sys
 import warnings
 from dataclasses import dataclass, field
 from enum import IntEnum
-from io import BytesIO
+from io import SEEK_END, BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +34,12 @@ CLEAR = "transparency"
 """Pillow's name for the value that is transparent."""
 ENLARGED = {"L;2": 85, "L;4": 17}
 """Layout of greys of 2 and 4 bits in PNG -> by what Pillow multiplies them."""
+JPEG, WEBP = b"\xff\xd8\xff", b"RIFF"
+"""The first bytes of compressed images that can be decoded where zeros stand for a part."""
+END_OF_JPEG = b"\xff\xd9"
+"""Behind it some programs leave zeros."""
+ZEROS = 64
+"""So many zeros end no compressed image."""
 UPRIGHT = 1
 """The orientation in EXIF of an image that need not be turned."""
 COLOURS = {"white": (255, 255, 255), "black": (0, 0, 0)}
@@ -159,6 +165,21 @@ class Reader:
             return True, decoded
         below = Image.new("RGBA", decoded.size, (*self.background, 255))
         return True, Image.alpha_composite(below, above).convert("RGB")
+
+
+def check_end(image: Path | bytes) -> None:
+    """Refuse a JPEG or WebP whose rest is zeros: it can be decoded, and what is missing would become grey.
+
+    Raises:
+        BlankError: says so.
+    """
+    with image.open("rb") if isinstance(image, Path) else BytesIO(image) as file:
+        file.seek(-min(ZEROS, file.seek(0, SEEK_END)), SEEK_END)
+        if file.read() != bytes(ZEROS):
+            return
+        file.seek(0)
+        if file.read(4).startswith((JPEG, WEBP)) and not file.read().rstrip(b"\0").endswith(END_OF_JPEG):
+            raise BlankError("ends in zeros, as of a broken download; get it anew")
 
 
 def reader(span: levels.Span | None, background: list[int] | str | None) -> Reader:

@@ -204,15 +204,16 @@ def check_together(root: Path, train: Sequence[Path], test: Sequence[Path]) -> N
 
 
 def left_out(root: Path, *splits: Sequence[Path]) -> list[Path]:
-    """List the parquet files in the folders where splits were found, and in folders of other splits beside, that are of
-    none of these splits.
+    """List the parquet files in the folders where splits were found, and in folders beside, that are of none of these
+    splits.
     """
     used = {file for files in splits for file in files}
     near = {file.parent for file in used}
     found = places(root)
     near |= {place.folder.parent for place in found if place.split is not None and place.folder in near}
-    beside = [place for place in found if place.folder in near or (place.split and place.folder.parent in near)]
-    return [file for place in beside for file in place.files() if file not in used]
+    beside = [Place(folder) for holder in sorted(near) for folder in _folders(holder)]
+    around = {place.folder: place for place in (*beside, *found) if place.folder in near or place.folder.parent in near}
+    return [file for place in around.values() for file in place.files() if file not in used]
 
 
 def _folders(folder: Path) -> list[Path]:
