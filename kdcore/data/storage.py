@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from kdcore.data import MANIFEST
 from kdcore.data.dataset import Dataset, Encoded, Split
 from kdcore.system import validated, workspace
 from kdcore.system.errors import UserError
@@ -14,7 +15,6 @@ from kdcore.system.files import file_sha256, read_json, write_json
 
 SPLITS = ("train", "test")
 FORMAT = 2
-MANIFEST = "manifest.json"
 REMEDY = "run 'dvc checkout' or 'dvc repro --force data'"
 Rgb = Field(min_length=3, max_length=3)
 

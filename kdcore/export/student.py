@@ -11,16 +11,15 @@ from kdcore.matrix.cell import RUNS, STAGES
 from kdcore.matrix.code import Code
 from kdcore.matrix.fingerprint import ROOT
 from kdcore.system import yamlfile
-from kdcore.system.dvc_lock import recorded
 from kdcore.system.errors import UserError, shown, suggest
-from kdcore.system.files import file_digests, file_sha256
-from kdcore.training import run_folder
+from kdcore.system.files import file_sha256
+from kdcore.training import made_from, run_folder
 
 if TYPE_CHECKING:
     from kdcore.data.dataset import Dataset
     from kdcore.networks.contract import Network
 
-DATA, PAIRS = Path("data"), Path("pairs")
+PAIRS = Path("pairs")
 Card = dict[str, Any]
 
 
@@ -53,7 +52,7 @@ class Cell:
         """
         from kdcore.data import storage  # half a second
 
-        return storage.load(DATA / self.card["data"])
+        return storage.load(made_from.DATA / self.card["data"])
 
     def network(self, dataset: "Dataset") -> "Network":
         """Make the network that is evaluated, with its weights and the end that its method gave it, on the CPU.
@@ -132,15 +131,17 @@ def _stale(cell: Cell, stage: str) -> str:
     )
     if changed := [key for key in now if card["code"].get(key) != now[key]]:
         return f"the code has changed since ({', '.join(changed)})"
-    locked = recorded(f"{stage}@{cell.name}")
-    data, teacher = (DATA / card["data"]).as_posix(), cell.teacher
-    if data in locked and recorded("data").get(data, locked[data]) != locked[data]:
-        return f"the data set {card['data']} is another one since"
-    known = None if teacher is None or not teacher.is_file() else locked.get(teacher.as_posix())
-    if teacher is not None and known is not None and file_digests(teacher, "md5")["md5"] != known:
-        return f"its teacher's weights, {teacher}, are others since"
-    expected = planned.cards(params.load("params.yaml")).get(f"{stage}/{cell.name}")
-    return "" if expected == card else "params.yaml says otherwise since"
+    if changed_input := made_from.Now().changed(cell.meta):
+        return changed_input
+    expected = planned.cards(params.load("params.yaml"))
+    if expected.get(f"{stage}/{cell.name}") != card:
+        return "params.yaml says otherwise since"
+    teacher = card["pair"].partition("-")[0]
+    taught = made_from.TEACHERS / teacher
+    if cell.teacher is None or not (taught / run_folder.META).is_file():
+        return ""
+    is_same = run_folder.is_of(run_folder.read_meta(taught), expected[f"teacher/{teacher}"])
+    return "" if is_same else f"params.yaml says otherwise of its teacher {teacher} since"
 
 
 def provenance(cell: Cell) -> Card:

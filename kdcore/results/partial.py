@@ -1,7 +1,6 @@
 """The results of a matrix whose cells still train, read from outside DVC; no stage depends on this.
 
-A run counts if it was made from the card that the plan has now. Only DVC can tell whether a replaced data set or
-teacher has made it stale.
+A run counts if it was made from the card that the plan has now, and from the data set and the teacher that are there.
 """
 
 import sys
@@ -16,7 +15,7 @@ import pandas as pd
 import torch
 
 from kdcore import catalog, checkpoints, networks
-from kdcore.data import storage, subsets
+from kdcore.data import MANIFEST, storage, subsets
 from kdcore.matrix import robustness_section
 from kdcore.matrix.card_files import CARDS
 from kdcore.matrix.cell import RUNS
@@ -30,7 +29,7 @@ from kdcore.system import validated, yamlfile
 from kdcore.system.errors import UserError
 from kdcore.system.files import file_sha256
 from kdcore.system.validated import Provenance
-from kdcore.training import run_folder, timings
+from kdcore.training import made_from, run_folder, timings
 from kdcore.training.experiment import DATA
 from kdcore.training.pulse import live_file
 from kdcore.training.timings import Timing
@@ -113,7 +112,7 @@ def collect() -> Halfway:
         identities = yamlfile.read(CARDS / "evaluate" / f"{pair}.yaml")["cells"]
         cells += len(identities)
         teacher = there.get(pair.split("-")[0])
-        if teacher is not None and (DATA / card["data"] / storage.MANIFEST).is_file():
+        if teacher is not None and (DATA / card["data"] / MANIFEST).is_file():
             measured, histories[pair], still = _pair_so_far(card, pair, identities, teacher)
             evaluations.append(measured)
             unfinished += still
@@ -144,11 +143,14 @@ def _pair_so_far(
     evaluated = _evaluated(EVALUATIONS / pair)
     measured = {cell["name"]: cell for cell in evaluated["cells"]}
     cells, unfinished, reused = [], [], False
-    histories = [pd.DataFrame(columns=["cell", "epoch", "test_top1"])]
+    histories, now = [pd.DataFrame(columns=["cell", "epoch", "test_top1"])], made_from.Now()
     for identity in identities:
         name = identity["name"]
         card_file = _card_file(identity)
         done = _done(RUNS / pair / name, yamlfile.read(card_file), _read_cell)
+        if done is not None and (reason := now.changed(done.meta)):
+            _warn(UserError(f"{name}: {reason}"))
+            done = None
         if done is None or done.history is None:
             unfinished.append(_unfinished(card_file))
             continue

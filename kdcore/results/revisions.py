@@ -1,5 +1,6 @@
 """Read the results of every experiment from a git revision, a DVC experiment, the files here, or publications."""
 
+import hashlib
 import io
 import json
 from collections.abc import Iterator
@@ -16,8 +17,9 @@ from kdcore.results import published
 from kdcore.results.published import Figure
 from kdcore.results.row import Row, by_size, rows
 from kdcore.results.rows import figure_of
-from kdcore.system import yamlfile
+from kdcore.system import dvc_lock, yamlfile
 from kdcore.system.errors import UserError
+from kdcore.system.files import file_digests
 from kdcore.system.git import git
 
 WORKSPACE, PUBLISHED = "workspace", "published"
@@ -165,6 +167,21 @@ class Files:
             raise UserError(f"{self.name}: {PARAMS}: {' and '.join(wrong)} must hold keys and values")
         return {**content, **sections}
 
+    def check_tables(self) -> None:
+        """Refuse tables that are older than the settings beside them, as far as dvc.lock tells.
+
+        Raises:
+            UserError: params.yaml, or the card of a stage, has changed since.
+        """
+        lock, params = self.read(dvc_lock.LOCK.as_posix()) or "", self.read(PARAMS)
+        planned = dvc_lock.recorded("plan", lock).get(PARAMS)
+        is_other = planned and params is not None and hashlib.md5(params.encode()).hexdigest() != planned  # noqa: S324
+        cards = {Path(card): md5 for card, md5 in dvc_lock.read_cards(lock).items()} if self.commit is None else {}
+        changed = [card for card, md5 in cards.items() if card.is_file() and file_digests(card, "md5")["md5"] != md5]
+        if is_other or changed:
+            since = PARAMS if is_other else f"{changed[0]}, which the plan has written from {PARAMS},"
+            raise UserError(f"{self.name}: {since} has changed since its tables were made; {self._remedy()}")
+
     def _remedy(self) -> str:
         return "run 'dvc repro'" if self.commit is None else f"run 'dvc repro' there and commit tables/, or {REMEDY}"
 
@@ -198,6 +215,7 @@ def load(old: str, new: str, accuracy: str) -> tuple[Side, Side]:
 
 def _measured(files: Files, accuracy: str) -> Side:
     data, frame = files.data(), files.cells(accuracy)
+    files.check_tables()
     cells = [_identified(cell, files) for cell in cast(list[dict[str, Any]], frame.to_dict("records"))]
     accuracies: dict[tuple[str, Row], Seeds] = {}
     epochs: dict[tuple[str, Row], set[int]] = {}

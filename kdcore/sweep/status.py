@@ -1,8 +1,8 @@
 """How far the matrix is, read from files alone: whether a sweep is at work, `dvc repro`, or nothing at all.
 
 While a sweep is at work its journal says what becomes of every stage. Otherwise a cell or teacher is done where its
-folder holds the whole result of its present card (`run_folder.is_done`); whether a replaced data set or teacher makes
-that stale, DVC alone can tell.
+folder holds the whole result of its present card (`run_folder.is_done`), made from the data set and the teacher that
+are there now.
 """
 
 import platform
@@ -31,6 +31,7 @@ from kdcore.sweep.schedule import GOOD, Estimates, State, Step
 from kdcore.system import yamlfile
 from kdcore.system.errors import UserError
 from kdcore.training import run_folder, timings
+from kdcore.training.made_from import Now
 from kdcore.training.pulse import Pulse, pulses
 
 STATES = ("done", "running", "waiting", "failed", "blocked")
@@ -170,12 +171,12 @@ def collect() -> Status:
         raise UserError(f"{CARDS}: there is no plan yet; run 'dvc repro plan' or 'python -m stages.sweep'")
     cards = {name: yamlfile.read_written(_card(name)) for name in names}
     others = {name for name, card in cards.items() if is_left_out(card)}
-    by_name = pulses()
+    by_name, now = pulses(), Now()
     stages = []
     for name in (name for name in {**cards, **journalled} if name not in others):
         step = journalled.get(name)
         if name in cards and not (at_work and step is not None):
-            stages.append(_from_files(name, cards[name], step, by_name))
+            stages.append(_from_files(name, cards[name], step, by_name, now))
         elif step is not None and (at_work or _has_made_nothing_since(step, diary)):
             stages.append(_from_journal(step, by_name))
     return Status(_sweep_status(diary, at_work), stages, _time_left(stages, cards))
@@ -213,7 +214,7 @@ def _simplified(state: State) -> str:
     return "waiting" if state is State.STOPPED else state.value
 
 
-def _from_files(name: str, card: Card, step: Step | None, by_name: dict[str, Pulse]) -> StageStatus:
+def _from_files(name: str, card: Card, step: Step | None, by_name: dict[str, Pulse], now: Now) -> StageStatus:
     """Describe a training by its pulse and results, or else by how it ended in the last sweep."""
     pulse = by_name.get(card["name"])
     status = StageStatus(name, _group(name), "waiting")
@@ -222,7 +223,8 @@ def _from_files(name: str, card: Card, step: Step | None, by_name: dict[str, Pul
     if pulse is not None and is_alive(pulse):
         return _with_pulse(replace(status, state="running"), pulse)
     if run_folder.is_done(_results(card), card):
-        return replace(status, state="done")
+        reason = now.changed(run_folder.read_meta(_results(card)))
+        return replace(status, reason=reason) if reason else replace(status, state="done")
     if step is not None and step.state in (State.FAILED, State.BLOCKED):
         return _from_journal(step, by_name)
     if pulse is not None and pulse.updated >= _card(name).stat().st_mtime:

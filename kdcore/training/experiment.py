@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from kdcore import checkpoints
-from kdcore.data import regimes, storage
+from kdcore.data import MANIFEST, regimes, storage
 from kdcore.data.dataset import Dataset
 from kdcore.matrix import side_by_side
 from kdcore.matrix.code import Code, check_code
@@ -30,6 +30,7 @@ from kdcore.training import (
     lockstep,
     loggers,
     loop,
+    made_from,
     provenance,
     run_folder,
     timings,
@@ -139,7 +140,7 @@ class _Inputs:
             raise UserError(f"{card_file}: test: false needs validation, or nothing is measured; set validation: 0.1")
         dataset = regimes.applied(loop.seen_by(card, storage.load(DATA / card["data"])), card)
         where = device.choose()
-        files, teacher = [DATA / card["data"] / storage.MANIFEST], None
+        files, teacher = [DATA / card["data"] / MANIFEST], None
         if card.get("teacher"):
             if teacher_weights is None:
                 raise UserError(f"{card_file}: names the teacher {card['teacher']}, whose weights were not given")
@@ -194,9 +195,11 @@ class _Inputs:
         return run
 
     def described(self) -> dict[str, Any]:
-        """How images are normalised, and where settings ask for it, whether steps were compiled; for meta.json."""
+        """For meta.json: how images are normalised, what the run is made from, and, where settings ask for it, whether
+        steps were compiled.
+        """
         said = {} if self.compiled is None else {"compiled": self.compiled}
-        return {**run_folder.seen(self.dataset), **said}
+        return {**run_folder.seen(self.dataset), **made_from.describe(*self.files), **said}
 
     def check_regions(self, network: Network, name: str, card: dict[str, Any]) -> None:
         """Refuse a network without logits for the regions that a cell asks for, see `kdcore.networks.regions`."""

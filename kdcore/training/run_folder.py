@@ -27,11 +27,11 @@ HISTORY = "history.csv"
 META = "meta.json"
 PROVENANCE = (
     "commit", "versions", "device", "threads", "tf32", "processes", "computed_in", "accepted", "adopted", "tried",
-    "top1", "images", "compiled"
+    "top1", "images", "compiled", "made_from"
 )  # fmt: skip
 """Keys of meta.json that no card holds: how the run was computed, which later changes of its code were accepted, how
-its images were normalised, and, for a teacher from a checkpoint, the sources that were tried, the one that was adopted,
-and its measured top-1 accuracy in percent.
+its images were normalised, what it was made from (see `made_from`), and, for a teacher from a checkpoint, the sources
+that were tried, the one that was adopted, and its measured top-1 accuracy in percent.
 """
 OPTIONAL = ("validation", "test")
 """Keys that a card holds only where they are set: a run without them is of another card than one with them."""

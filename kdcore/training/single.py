@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from kdcore import catalog, checkpoints
-from kdcore.data import regimes, sources, storage, subsets
+from kdcore.data import MANIFEST, regimes, sources, storage, subsets
 from kdcore.data.dataset import Dataset
-from kdcore.data.storage import MANIFEST
 from kdcore.matrix import data_section, listed_teachers, networks_section, params
 from kdcore.matrix.card_files import CARDS
 from kdcore.matrix.cards import ROOT, Code, cell_card, resolve_recipes

@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from kdcore.data import regimes, storage, subsets
+from kdcore.data import MANIFEST, regimes, storage, subsets
 from kdcore.matrix import networks_section, params, tune_section
 from kdcore.matrix.card_files import CARDS
 from kdcore.matrix.cards import cell_card, resolve_recipes
@@ -117,7 +117,7 @@ class Setup:
             "seed": SEED,
             "pruner": self.tune.pruner,
             "cards": self.reference,
-            "data": file_sha256(DATA / self.matrix.data.name / storage.MANIFEST),
+            "data": file_sha256(DATA / self.matrix.data.name / MANIFEST),
             "teachers": inputs,
         }
         return dict(json.loads(json.dumps(found)))
@@ -140,7 +140,7 @@ class Setup:
     def _check_data(self) -> None:
         folder, made = DATA / self.matrix.data.name, CARDS / "data.yaml"
         section = self.matrix.data.model_dump()
-        is_there = made.is_file() and (folder / storage.MANIFEST).is_file()
+        is_there = made.is_file() and (folder / MANIFEST).is_file()
         if not is_there or {key: value for key, value in yamlfile.read(made).items() if key != "code"} != section:
             raise UserError(f"{folder}: the data set is not here as section data of {FILE} has it; {REMEDY}")
         searched = self.tune.dimensions.get("train.per_class")

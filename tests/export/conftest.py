@@ -17,7 +17,7 @@ from kdcore.matrix.cards import make_cards
 from kdcore.results import evaluation
 from kdcore.system import yamlfile
 from kdcore.system.files import whole, write_json
-from kdcore.training import loop, run_folder
+from kdcore.training import loop, made_from, run_folder
 from tests.project import ROOT, TINY, copy_lists
 
 CPU = torch.device("cpu")
@@ -41,8 +41,10 @@ def trained(card, dataset, seed):
     if card["method"] == "simkd":
         network = methods.get("simkd").other_end(network, outputs=64, factor=2, size=[4, 4], bias=True)
     row = {"epoch": 1, "lr": 0.1, "loss": 1.0, "ce": 1.0, "train_top1": 10.0, "test_top1": 12.5}
-    meta = {**card, **run_folder.seen(dataset), "commit": "0123456", "device": "cpu", "threads": 1, "processes": 1}
-    meta |= {"computed_in": "float32", "versions": {"torch": torch.__version__}}
+    teacher = Path("teachers/resnet14/weights.safetensors") if "teacher" in card else None
+    made = made_from.describe(Path("data/digits/manifest.json"), teacher)
+    meta = {**card, **run_folder.seen(dataset), **made, "commit": "0123456", "device": "cpu", "threads": 1}
+    meta |= {"processes": 1, "computed_in": "float32", "versions": {"torch": torch.__version__}}
     history = [row | {"epoch": epoch} for epoch in range(1, card["train"]["epochs"] + 1)]
     run_folder.write(Path("runs") / PAIR / card["name"], awake(network, seed), history, meta)
 
@@ -70,6 +72,7 @@ def made(tmp_path_factory):
         teacher = awake(loop.create("resnet14", 10, 9, CPU), 9)
         (folder / "pairs").mkdir()
         checkpoints.save(teacher, folder / f"pairs/{PAIR}.safetensors")
+        run_folder.write(folder / "teachers/resnet14", teacher, [], {**cards["teacher/resnet14"], "top1": 10.0})
         identities = cards[f"evaluate/{PAIR}"]["cells"]
         for seed, one in enumerate(identities):
             kind = "train" if "scale" in one else "baseline"

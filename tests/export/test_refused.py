@@ -11,7 +11,7 @@ from kdcore.export import about, exporting, forms, student
 from kdcore.system import yamlfile
 from kdcore.system.errors import UserError
 from kdcore.system.files import write_json
-from tests.export.conftest import KD, PAIR
+from tests.export.conftest import ALONE, KD, PAIR
 
 
 class TestRefused:
@@ -58,24 +58,24 @@ class TestRefused:
         with pytest.raises(UserError, match=r"is stale: the code has changed since \(trainer\); run 'dvc repro train@"):
             student.find(KD[0])
 
-    @pytest.mark.parametrize(("stage", "path", "said"), [
-        (f"train@{KD[0]}", f"pairs/{PAIR}.safetensors", "its teacher's weights, pairs/resnet14-resnet8.safetensors"),
-        (f"train@{KD[0]}", "data/digits", "the data set digits is another one since"),
+    @pytest.mark.parametrize(("file", "said"), [
+        ("teachers/resnet14/weights.safetensors", "the weights of its teacher resnet14 are others since"),
+        ("data/digits/manifest.json", "the data set digits is another one since"),
     ])  # fmt: skip
-    def test_a_cell_of_another_teacher_or_data_set(self, changed, stage, path, said):
-        lines = [
-            "schema: '2.0'",
-            "stages:",
-            "  data:",
-            "    cmd: x",
-            "    outs:",
-            "    - path: data/digits",
-            "      md5: a.dir",
-        ]
-        lines += [f"  {stage}:", "    cmd: x", "    deps:", f"    - path: {path}", "      md5: b.dir"]
-        Path("dvc.lock").write_text("\n".join(lines) + "\n")
-        with pytest.raises(UserError, match=f"is stale: {said}"):
+    def test_a_cell_of_another_teacher_or_data_set(self, changed, file, said):
+        assert student.find(KD[0]).name == KD[0]
+        Path(file).write_bytes(Path(file).read_bytes() + b" ")
+        with pytest.raises(UserError, match=f"is stale: {said}; run 'dvc repro train@{KD[0]}'"):
             student.find(KD[0])
+        assert (student.find(ALONE).name == ALONE) if "teachers" in file else True
+
+    def test_a_cell_of_which_params_yaml_says_otherwise_of_its_teacher_since(self, changed):
+        content = yamlfile.read("params.yaml")
+        taught = {**content["teachers"]["resnet14"]["train"], "lr": 0.3}
+        yamlfile.write(Path("params.yaml"), {**content, "teachers": {"resnet14": {"source": "train", "train": taught}}})
+        with pytest.raises(UserError, match=r"is stale: params\.yaml says otherwise of its teacher resnet14 since"):
+            student.find(KD[0])
+        assert student.find(ALONE).name == ALONE
 
     def test_a_cell_of_which_params_yaml_says_otherwise_since(self, changed):
         content = yamlfile.read("params.yaml")

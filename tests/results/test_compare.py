@@ -1,7 +1,9 @@
 """Revisions, experiments and publications side by side, in a git repository made up by hand."""
 
+import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -94,6 +96,51 @@ def repository(tmp_path, monkeypatch):
 
 def lines(old, new="workspace", accuracy="top1"):
     return compare.compare(*revisions.load(old, new, accuracy)).lines
+
+
+class TestTablesOlderThanSettings:
+    """Accuracies of old settings would be told for those of the new ones."""
+
+    ENTRY = "  {}:\n    cmd: x\n    deps:\n    - path: {}\n      hash: md5\n      md5: {}\n"
+
+    def record(self, repository):
+        """Write what DVC does after the tables of these settings."""
+        card = repository.folder / "cards/tables.yaml"
+        card.parent.mkdir(exist_ok=True)
+        card.write_text("a: 1\n")
+        read = {"plan": "params.yaml", "tables": "cards/tables.yaml"}
+        sums = {file: hashlib.md5((repository.folder / file).read_bytes()).hexdigest() for file in read.values()}
+        entries = [self.ENTRY.format(stage, file, sums[file]) for stage, file in read.items()]
+        (repository.folder / "dvc.lock").write_text("".join(["schema: '2.0'\nstages:\n", *entries]))
+
+    def test_here(self, repository):
+        repository.commit({PLAIN: NOISY})
+        self.record(repository)
+        assert [line.verdict for line in lines("HEAD")] == ["equal"]
+        yamlfile.write(repository.folder / "params.yaml", {"train": {"optimizer": "sgd", "lr": 0.5}})
+        said = "workspace: params.yaml has changed since its tables were made; run 'dvc repro'"
+        with pytest.raises(UserError, match=re.escape(said)):
+            lines("HEAD")
+
+    def test_here_after_a_plan_alone(self, repository):
+        repository.commit({PLAIN: NOISY})
+        self.record(repository)
+        (repository.folder / "cards/tables.yaml").write_text("a: 2\n")
+        with pytest.raises(
+            UserError, match=r"workspace: cards/tables\.yaml, which the plan has written from params\.yaml"
+        ):
+            lines("HEAD")
+
+    def test_at_a_commit(self, repository):
+        repository.write({PLAIN: NOISY})
+        self.record(repository)
+        yamlfile.write(repository.folder / "params.yaml", {"train": {"optimizer": "sgd", "lr": 0.5}})
+        repository.git("add", "-A")
+        repository.git("commit", "-qm", "test")
+        with pytest.raises(
+            UserError, match=r"HEAD: params\.yaml has changed since its tables were made; run 'dvc repro'"
+        ):
+            lines("HEAD", "HEAD~0")
 
 
 class TestVerdicts:

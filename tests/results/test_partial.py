@@ -21,9 +21,10 @@ from kdcore.results.row import Row
 from kdcore.system import yamlfile
 from kdcore.system.errors import UserError
 from kdcore.system.files import file_sha256, whole, write_json
-from kdcore.training import device, experiment, live, loop, pulse, run_folder, timings
+from kdcore.training import device, experiment, live, loop, made_from, pulse, run_folder, timings
 from kdcore.training.live import TrainingProgress
 from kdcore.training.pulse import live_file, pulse_file
+from kdcore.training.run_folder import WEIGHTS
 from stages import report
 from tests import made_up
 from tests.pipeline.test_stages import CARD
@@ -213,6 +214,20 @@ class TestCollect:
         assert self.cells()[0]["top1"] == 81.0
         (partial.RUNS / PAIR / KD / run_folder.WEIGHTS).write_text("others")
         assert self.cells()[0]["top1"] == 80.0
+
+    @pytest.mark.parametrize(("file", "said"), [
+        ("teachers/resnet14/weights.safetensors", "the weights of its teacher resnet14 are others since"),
+        ("data/digits/manifest.json", "the data set digits is another one since"),
+    ])  # fmt: skip
+    def test_what_another_teacher_taught_or_other_images_does_not_count(self, project, capsys, file, said):
+        finish("resnet14", 92.5)
+        made = made_from.describe(project / "data/digits/manifest.json", project / "teachers/resnet14" / WEIGHTS)
+        finish(KD, 80.0, **made)
+        assert [cell["top1"] for cell in self.cells()] == [80.0]
+        with (project / file).open("a") as there:
+            there.write(" ")
+        assert self.cells() == []
+        assert capsys.readouterr().err == f"warning: {KD}: {said}; it counts as not there\n"
 
     def test_changes_accepted_since_the_evaluation(self, project, capsys):
         finish("resnet14", 92.5, accepted=[{"reason": "renamed"}])

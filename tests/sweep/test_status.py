@@ -26,7 +26,7 @@ from kdcore.sweep.journal import Journal
 from kdcore.sweep.schedule import State, Step
 from kdcore.system import yamlfile
 from kdcore.system.errors import UserError
-from kdcore.system.files import write_json
+from kdcore.system.files import file_sha256, write_json
 from kdcore.training.pulse import Pulse, pulse_file, pulses
 from kdcore.training.timings import FILE as TIMINGS
 from kdcore.training.timings import Timing
@@ -124,6 +124,17 @@ def test_what_is_done_is_the_whole_result_of_the_present_card():
     assert states()[STEPS[0]] == "waiting"
     (CELLS[0].folder / "meta.json").write_text("{")
     assert states()[STEPS[0]] == "waiting"
+
+
+def test_what_another_teacher_taught_waits_to_be_trained_again(here):
+    teacher = here / "teachers/resnet14/weights.safetensors"
+    teacher.parent.mkdir(parents=True)
+    teacher.write_text("before")
+    finish(CELLS[1], made_from={"teacher": file_sha256(teacher)})
+    assert states()[STEPS[1]] == "done"
+    teacher.write_text("after")
+    found = seen()[STEPS[1]]
+    assert (found.state, found.reason) == ("waiting", "the weights of its teacher resnet14 are others since")
 
 
 @pytest.mark.parametrize(

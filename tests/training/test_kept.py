@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from kdcore.data import storage
+from kdcore.data import MANIFEST, storage
 from kdcore.data.dataset import Encoded, Split
 from kdcore.data.sources import digits
 from kdcore.sweep import cleaning
@@ -214,7 +214,7 @@ class TestStreamed:
     def test_without_a_manifest_nothing_is_kept(self, teacher, streamed, tmp_path):
         made, stored = streamed
         assert computed(*[Keeper(teacher, made, CPU)] * 2) == 2
-        (tmp_path / "set" / storage.MANIFEST).unlink()
+        (tmp_path / "set" / MANIFEST).unlink()
         assert computed(*[Keeper(teacher, stored, CPU)] * 2) == 2
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kdcore.data import storage
+from kdcore.data import MANIFEST
 from kdcore.matrix import left_out
 from kdcore.system import yamlfile
 from kdcore.system.files import file_sha256
@@ -92,7 +92,7 @@ def test_a_search_leaves_a_record_and_a_variant(searched):
 def replace_test_images(project, change):
     """Give the stored data set other test images."""
     folder = project.folder / "data/digits"
-    manifest = json.loads((folder / storage.MANIFEST).read_text())
+    manifest = json.loads((folder / MANIFEST).read_text())
     changed = []
     for name in manifest["sha256"]:
         if name.startswith("test") and (new := change(name, np.load(folder / name))) is not None:
@@ -100,8 +100,8 @@ def replace_test_images(project, change):
             np.save(folder / name, new)
             manifest["sha256"][name] = file_sha256(folder / name)
             changed.append(name)
-    (folder / storage.MANIFEST).unlink()
-    (folder / storage.MANIFEST).write_text(json.dumps(manifest))
+    (folder / MANIFEST).unlink()
+    (folder / MANIFEST).write_text(json.dumps(manifest))
     return changed
 
 
@@ -123,14 +123,14 @@ def test_test_images_have_no_part_in_a_search(searched, other, change):
 def test_training_labels_do(searched, other):
     """The proof above could fail."""
     folder = other.folder / "data/digits"
-    manifest = json.loads((folder / storage.MANIFEST).read_text())
+    manifest = json.loads((folder / MANIFEST).read_text())
     (name,) = [name for name in manifest["sha256"] if name.startswith("train") and "label" in name]
     new = np.random.default_rng(0).permutation(np.load(folder / name))
     (folder / name).unlink()
     np.save(folder / name, new)
     manifest["sha256"][name] = file_sha256(folder / name)
-    (folder / storage.MANIFEST).unlink()
-    (folder / storage.MANIFEST).write_text(json.dumps(manifest))
+    (folder / MANIFEST).unlink()
+    (folder / MANIFEST).write_text(json.dumps(manifest))
     tune(other)
     assert leaves(other)["epochs"] != leaves(searched)["epochs"]
 
