@@ -8,12 +8,13 @@ from kdcore.results import published
 from kdcore.system import yamlfile
 from kdcore.system.collector import uncollected
 from kdcore.system.errors import UserError, shown
-from kdcore.system.files import whole
+from kdcore.system.files import unchanged, whole
 from kdcore.training import preflight
 from stages import run
 
 
 @uncollected()
+@unchanged("params.yaml", "kdcore")
 def main(*arguments: str) -> None:
     """Write the cards of params.yaml, or check other files."""
     if arguments and (arguments[0] != "--check" or len(arguments) == 1):

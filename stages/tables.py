@@ -3,6 +3,8 @@
 from pathlib import Path
 
 from kdcore.matrix.card_files import card_path
+from kdcore.matrix.code import refuse_other_code
+from kdcore.matrix.fingerprint import fingerprint
 from kdcore.results import captions, probed, published
 from kdcore.results.diagnostics import stored
 from kdcore.results.robustness import tables as robustness
@@ -15,7 +17,9 @@ from stages import run
 
 def main() -> None:
     """Write tables/."""
-    card = yamlfile.read(card_path("tables"))
+    card_file = card_path("tables")
+    card = yamlfile.read(card_file)
+    refuse_other_code(card, card_file, {"publication": fingerprint("kdcore.results.write", everything=True)})
     teachers = {name: run_folder.read_teacher(Path("teachers") / name) for name in card["teachers"]}
     card = captions.with_teachers(card, teachers)
     folders = {pair: Path("evaluations") / pair for pair in card["pairs"]}

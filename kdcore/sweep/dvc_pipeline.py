@@ -160,6 +160,7 @@ class Pipeline:
                 stage.save_deps()
                 self.stale.add(step)
                 return Verdict.STALE
+            stage.save_deps()
             self._keep(stage)
             return Verdict.CACHED
 
@@ -212,9 +213,15 @@ class Pipeline:
         return items
 
     def _keep(self, stage: PipelineStage) -> None:
+        """Put outputs into the cache, with what the stage read as it was when it was checked: a file that has changed
+        since, as params.yaml may while the plan reads it, makes the stage stale again.
+        """
         uncached = any(not out.use_cache for out in stage.outs if not (out.is_metric or out.is_plot))
         with self.repo.scm_context(quiet=True):
-            stage.save(run_cache=not uncached)
+            stage.save_outs()
+            stage.md5 = stage.compute_md5()
+            if not uncached:
+                self.repo.stage_cache.save(stage)
             stage.commit()
         lost = [out.def_path for out in stage.outs if out.use_cache and out.changed_cache()]
         if lost:  # DVC prints what it could not copy, and goes on

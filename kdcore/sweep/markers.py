@@ -51,12 +51,12 @@ class Markers:
             shutil.rmtree(output)
         left_out.mark(output)
         (out,) = stage.outs
+        for dep in stage.deps:
+            dep.hash_info, dep.meta = reads[dep.def_path]
         if self.marker is None:
             self.pipeline.finish(step)
             self.marker = out.hash_info, out.meta
             return
-        for dep in stage.deps:
-            dep.hash_info, dep.meta = reads[dep.def_path]
         out.hash_info, out.meta = self.marker
         self.pipeline.unrecorded.append(stage)
 

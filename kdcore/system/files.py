@@ -60,6 +60,25 @@ def _replaced_at_the_end(path: Path) -> Iterator[Path]:
     _discard(replaced)
 
 
+@contextmanager
+def unchanged(*paths: str) -> Iterator[None]:
+    """Refuse what was made from files, or the sources in folders, that have changed meanwhile.
+
+    Raises:
+        UserError: names the first that has.
+    """
+    before = _stamps(paths)
+    yield
+    after = _stamps(paths)
+    for path in (path for path in sorted({*before, *after}) if before.get(path) != after.get(path)):
+        raise UserError(f"{path}: has changed while it was read; run the same command again")
+
+
+def _stamps(paths: tuple[str, ...]) -> dict[Path, tuple[int, int]]:
+    files = [file for path in map(Path, paths) for file in (path.rglob("*.py") if path.is_dir() else [path])]
+    return {file: ((stat := file.stat()).st_mtime_ns, stat.st_size) for file in files if file.is_file()}
+
+
 def remove_folder(path: Path) -> None:
     """Remove a folder, so that nobody finds a part of it."""
     replaced = _beside(path, "replaced")

@@ -27,9 +27,10 @@ def git(*arguments: str, folder: Path | None = None) -> str | None:
     return done.stdout
 
 
-def code_version() -> str:
-    """The commit of the project's code, with "+changes" where the code differs from it."""
-    head, changed = git("rev-parse", "--short=12", "HEAD"), git("status", "--porcelain", "--", "kdcore", "stages")
+def code_version(folder: Path | None = None) -> str:
+    """The commit of the project's code in a folder, or in the current one, with "+changes" where it differs from it."""
+    head = git("rev-parse", "--short=12", "HEAD", folder=folder)
+    changed = git("status", "--porcelain", "--", "kdcore", "stages", folder=folder)
     if head is None or changed is None:
         return "not in a git repository"
     return head.strip() + ("+changes" if changed else "")

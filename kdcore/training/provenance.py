@@ -6,20 +6,26 @@ from typing import Any
 
 import torch
 
+from kdcore.matrix.fingerprint import ROOT
 from kdcore.system.git import code_version
 from kdcore.training.device import tf32
 
 LIBRARIES = ("numpy", "torch")
+COMMIT = code_version(ROOT)
+"""The commit of the code that this process has loaded, or that it was forked from."""
 
 
 def describe(device: torch.device) -> dict[str, Any]:
-    """Return the git commit (with "+changes" if the code differs from it), library versions, device and CPU threads; of
-    a GPU also what it computes in TF32 where the run is in float32.
+    """Say what computes here.
+
+    Returns:
+        The git commit of the code (with "+changes" if the code differed from it), versions of libraries, the device and
+        CPU threads; of a GPU also what it computes in TF32 where the run is in float32.
     """
     on_gpu = device.type == "cuda"
     name = torch.cuda.get_device_name(device) if on_gpu else platform.processor() or platform.machine()
     return {
-        "commit": code_version(),
+        "commit": COMMIT,
         "versions": {
             "python": platform.python_version(),
             **{library: version(library) for library in LIBRARIES},

@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,15 +16,18 @@ from kdcore import checkpoints, networks
 from kdcore.catalog import levels
 from kdcore.data import storage
 from kdcore.data.sources import digits
+from kdcore.matrix.cards import make_cards
 from kdcore.matrix.code import Code
 from kdcore.networks import resnet
 from kdcore.results import evaluation
 from kdcore.system import yamlfile
 from kdcore.system.errors import RunError, UserError
 from kdcore.system.files import file_sha256, whole
-from kdcore.training import adopt, device, experiment, run_folder, timings
-from stages import evaluate, run, teacher
+from kdcore.system.git import code_version
+from kdcore.training import adopt, device, experiment, provenance, run_folder, timings
+from stages import evaluate, plan, run, tables, teacher
 from tests.conftest import ROOT
+from tests.project import PARAMS, copy_lists
 
 CARD = {
     "name": "resnet8-resnet8-vanilla-base-0",
@@ -366,3 +371,32 @@ def test_code_that_was_loaded_before_it_changed(project, monkeypatch):
     monkeypatch.setattr(experiment, "LOADED", "0" * 16)
     with pytest.raises(UserError, match=r"the code has changed since the plan \(trainer\)"):
         experiment.run(project / "cards/baseline/cell.yaml", project / "out")
+
+
+def test_params_that_change_while_they_are_planned(tmp_path, monkeypatch):
+    """DVC would record the new ones beside cards of the old ones, for good."""
+    monkeypatch.chdir(tmp_path)
+    copy_lists(tmp_path)
+    shutil.copy(PARAMS, "params.yaml")
+    plan.main()
+
+    def slow(*arguments, **lists):
+        Path("params.yaml").write_text(f"{PARAMS.read_text()}\n# later\n")
+        return make_cards(*arguments, **lists)
+
+    monkeypatch.setattr(plan, "make_cards", slow)
+    with pytest.raises(UserError, match=r"params\.yaml: has changed while it was read; run the same command again"):
+        plan.main()
+
+
+def test_tables_by_other_code_than_planned(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    yamlfile.write(Path("cards/tables.yaml"), {"code": {"publication": "0" * 16}})
+    with pytest.raises(UserError, match=r"the code has changed since the plan \(publication\); run the same command"):
+        tables.main()
+
+
+def test_the_commit_is_that_of_the_code_that_was_loaded(monkeypatch):
+    before = provenance.describe(torch.device("cpu"))["commit"]
+    monkeypatch.setattr(provenance, "code_version", lambda folder: "another")
+    assert provenance.describe(torch.device("cpu"))["commit"] == before == code_version(ROOT)

@@ -1,5 +1,6 @@
 """Sweeps of projects whose stages do next to nothing: what runs, what is left behind, and what goes wrong."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -190,6 +191,22 @@ def test_a_cell_that_is_tried_again_after_a_changed_setting_is_run_again(swept):
     assert swept.ran == [cell("kd", 1)] * 2
     meta = swept.folder / "runs" / PAIR / cell("kd", 1) / "meta.json"
     assert json.loads(meta.read_text())["recipe"]["temperature"] == 3
+
+
+def test_inputs_are_recorded_as_they_were_when_a_stage_began(project):
+    """Else what was edited meanwhile would be taken for what the results were made from."""
+    name = cell("kd", 1)
+    teacher = project.folder / f"pairs/{PAIR}.safetensors"
+    project.behave(**{name: "wait"})
+    with project.sweeping("--jobs", "1") as process:
+        project.wait_for(lambda: name in project.ran)
+        before = teacher.read_text()
+        teacher.write_text("another one")
+        (project.folder / "go").touch()
+        assert process.wait(timeout=60) == 0, project.said()
+    entry = yamlfile.read(project.folder / "dvc.lock")["stages"][f"train@{name}"]
+    (read,) = [dep for dep in entry["deps"] if dep["path"].startswith("pairs/")]
+    assert read["md5"] == hashlib.md5(before.encode()).hexdigest()
 
 
 def test_a_lost_cell_fails_after_its_tries(project):
@@ -413,6 +430,21 @@ def test_a_sweep_that_goes_on_before_its_worker_is_there(project, dask):
         dask.work(project.folder)
         assert process.wait(timeout=60) == 0, project.said()
     assert set(project.ran) == CELLS
+
+
+def test_a_worker_that_would_load_edited_code_gets_nothing(project, dask):
+    """Jobs may wait in a queue for hours, while something is tried in the sweep's folder."""
+    method = project.folder / "kdcore/methods/kd.py"
+    code = method.read_text()
+    with project.sweeping("--scheduler", dask.address) as process:
+        project.wait_for(lambda: "waiting for workers" in project.said())
+        method.write_text(f"{code}\nTRIED = 1\n")
+        dask.work(project.folder)
+        project.wait_for(lambda: "has changed since the sweep began; undo that" in project.said())
+        assert not CELLS & set(project.ran)
+        method.write_text(code)
+        dask.work(project.folder)
+        assert process.wait(timeout=60) == 0, project.said()
 
 
 def test_one_sweep_at_a_scheduler(project, dask, tmp_path):
