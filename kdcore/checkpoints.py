@@ -20,7 +20,7 @@ from kdcore.networks.contract import Network
 from kdcore.networks.input_affine import Normalisation
 from kdcore.networks.other_end import OtherEnd
 from kdcore.state_dicts import COUNTER
-from kdcore.system.arrays import Array, Dtype
+from kdcore.system.arrays import Array, Dtype, Scalar
 from kdcore.system.errors import UserError, named
 from kdcore.system.pointers import stands_for_another
 
@@ -34,13 +34,11 @@ OTHER_END = "kdcore_other_end"
 SETTINGS = "teachers.<name>.mean and std in params.yaml (here --mean-std, if the command has it)"
 """Where a user says how the images were normalised that a network was trained on."""
 BESIDE = (
-    *("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "numpy.ndarray"),
+    "numpy.ndarray",
     "datetime.datetime",
     *(f"{module}.{kind}Path" for module in ("pathlib", "pathlib._local") for kind in ("Posix", "PurePosix", "Windows")),
 )
-"""What pickles call to make what training scripts keep beside the weights: scalars of NumPy 1 and NumPy 2, paths and
-dates.
-"""
+"""What pickles call to make what training scripts keep beside the weights: paths and dates."""
 
 
 class _Unread:
@@ -65,10 +63,12 @@ READ = (
     (Array, "numpy.core.multiarray._reconstruct"),
     (Array, "numpy._core.multiarray._reconstruct"),
     (Dtype, "numpy.dtype"),
+    (Scalar, "numpy.core.multiarray.scalar"),
+    (Scalar, "numpy._core.multiarray.scalar"),
     (_Options, "argparse.Namespace"),
     (_Options, "types.SimpleNamespace"),
 )
-"""What they call to make what may hold weights or a normalisation: arrays of NumPy 1 and NumPy 2, and options."""
+"""What they call to make what may hold weights or a normalisation: arrays and numbers of NumPy 1 and 2, and options."""
 
 
 def save(network: nn.Module, path: Path) -> None:

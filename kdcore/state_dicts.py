@@ -47,7 +47,7 @@ SPELLINGS = {
     "var": re.compile(r"variance", re.IGNORECASE),
 }
 """How `input_affine` spells a deviation and a variance -> how else checkpoints do."""
-BOTH = re.compile(r"mean_?(?:and_?)?std|normali[sz](?:e|er|ation)$", re.IGNORECASE)
+BOTH = re.compile(r"mean_?(?:and_?)?std|normali[sz](?:e|er|ation)$|(?<![a-z])stat(?:s|istics)$", re.IGNORECASE)
 """Found in the names of a mean and a deviation in one: two rows, or a list of two."""
 Rename = Mapping[str, str]
 """The name of a part of the network in the file -> its name in our network."""
@@ -139,11 +139,12 @@ def find(
         raise UserError(f"holds several state dicts that fit and differ, {names}; choose one with weights_key")
     if not fitting:
         return max(candidates, key=_nearness)
-    if weights_key is not None:
+    if weights_key is not None and fitting[0].where in (weights_key, f"{weights_key}."):
         return fitting[0]
     averages = [name for name in _averages(content) if not any(_is_within(where, name) for where in taken)]
     followers = [one.where for one in candidates if one.is_follower and not one.equals(fitting[0])]
-    return replace(fitting[0], averages=list(dict.fromkeys([*averages, *followers])))
+    meant = [name for name in (*averages, *followers) if weights_key is None or _is_within(name, weights_key)]
+    return replace(fitting[0], averages=list(dict.fromkeys(meant)))
 
 
 def own_normalisations(content: object, expected: Mapping[str, Tensor]) -> dict[str, input_affine.Normalisation]:
@@ -188,7 +189,7 @@ def _normalisations(
 def _two(value: object) -> list[Any] | None:
     """Return the two parts of a list, or the two rows of a tensor; None where it is no such thing."""
     if isinstance(value, list | tuple):
-        return list(value) if len(value) == 2 else None
+        return list(value) if len(value) == 2 and not any(isinstance(one, float | int) for one in value) else None
     tensor = as_tensor(value)
     return list(tensor) if tensor is not None and tensor.ndim > 1 and len(tensor) == 2 else None
 

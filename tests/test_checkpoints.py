@@ -180,6 +180,10 @@ OTHERS = Normalisation((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.201))
      "args/mean and args/std"),
     (lambda s, m, d: {"model": s, "args": SimpleNamespace(data=SimpleNamespace(mean=m.tolist(), std=d.tolist()))},
      "args/data/mean and args/data/std"),
+    (lambda s, m, d: {"model": s, "mean": tuple(m.numpy()), "std": tuple(d.double().numpy())}, "mean and std"),
+    (lambda s, m, d: {"model": s, "stats": (m.tolist(), d.tolist())}, "stats"),
+    (lambda s, m, d: {"model": s, "args": {"mean": ", ".join(map(str, m.tolist())), "std": str(d.tolist())}},
+     "args/mean and args/std"),
 ])  # fmt: skip
 def test_a_normalisation_in_the_file(tmp_path, capsys, wrap, where):
     """Wrappers of networks keep theirs beside the weights; where the images have another it is refused or said."""
@@ -198,7 +202,18 @@ def test_a_normalisation_in_the_file(tmp_path, capsys, wrap, where):
         assert f"warning: {path}: holds a normalisation of images, {where}, with mean" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("values", [(0.3, 0.2), (np.float64(0.3), np.float32(0.2)), ("0.3", "0.2")])
+@pytest.mark.parametrize("name", ["mean", "image_mean", "norm_mean"])
+def test_a_normalisation_in_single_numbers(tmp_path, values, name):
+    options = argparse.Namespace(**dict(zip((name, name.replace("mean", "std")), values, strict=True)))
+    path = written(tmp_path / "a.pth", {"model": state_dict(), "args": options}, zipped=True)
+    with pytest.raises(UserError, match=rf"holds a normalisation of images, args/{name} and .*mean \[0\.3, 0\.3"):
+        loaded(path, images=HALF)
+
+
 @pytest.mark.parametrize("beside", [
+    {"noise_mean": 0.3, "noise_std": 0.1}, {"init_mean": 0, "init_std": 0.02}, {"mean": True, "std": True},
+    {"stats": [0.1, 0.2]},
     {"mean": [71.2, 70.9], "std": [0.1, 0.2]}, {"mean": torch.ones(3)}, {"mean": [-1.0, 0, 1], "std": [1.0] * 3},
     {"mean": [0.5] * 3, "std": [0.0] * 3}, {"mean": "0.5", "std": None}, {"bn.running_mean": torch.zeros(3)},
     {"mean": [0.5] * 3, "std": [300.0] * 3}, {"normalize": True}, {"normalize": [0.1, 0.2, 0.3]},
@@ -279,7 +294,7 @@ def test_numpy_is_given_no_addresses(tmp_path, zipped, reader, python):
         f"try: checkpoints.load({str(path)!r}, networks.create('resnet8', 10))\n"
         "except UserError as error: print(error)"
     )
-    assert "not a checkpoint of tensors alone, or damaged ('_Unread' object is not iterable)" in said
+    assert "not a checkpoint of tensors alone, or damaged ('Scalar' object is not iterable)" in said
 
 
 def test_truncated_at_any_length_before_1_6(tmp_path):

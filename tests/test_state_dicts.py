@@ -173,6 +173,16 @@ def test_a_key_leads_to_all_that_lies_below_it(write):
     assert "under 'n', but 'a', 'b'" in refusal(path, weights_key="n")
 
 
+def test_weights_beside_an_average_under_the_named_key_are_not_passed_off_as_it(write, capsys):
+    """Shadows of parameters have no statistics of batch norm, so what fits is the raw network."""
+    shadow = {key: value for key, value in EMA.items() if "running" not in key and "num_batches" not in key}
+    path = write({"model": OURS, "ema": {"shadow": shadow, "model": OURS}})
+    assert same(load(path, weights_key="ema"))
+    assert "'ema/model' is taken; an average of the weights seems to be in ['ema/shadow']" in capsys.readouterr().err
+    assert same(load(path, weights_key="ema/model"))
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize("content", [{}, [], {"model": 3}, {"other": OURS}, {"model": {"a": 1}}])
 def test_nothing_under_the_key(write, content):
     path = write(content) if isinstance(content, dict) else write({"model": content})

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdcore import networks
@@ -25,6 +26,8 @@ CLASSES, IMAGES = 7, 2
 """How many classes and images a network is tried with."""
 CLOSE = 1e-4
 """The largest difference between a map's average and the pooled vector, as a share of the latter's largest value."""
+SAME = 1e-3
+"""The largest difference between logits that are to be the same, as a share of the largest; batches round otherwise."""
 STEMS = ("patch_embed", "stem", "bn1", "act1", "relu", "conv_proj", "conv_stem", "embeddings")
 """Where networks have the map of their stem, if their trunk does not begin with it. Of several that end before the
 trunk begins, the last is taken.
@@ -97,7 +100,9 @@ def parts_of(module: nn.Module, spec: Mapping[str, Any], image_size: int) -> dic
 
 
 def _parts(module: nn.Module, spec: Mapping[str, Any], image_size: int, classes: int | None) -> dict[str, Any]:
-    seen, logits = _run(disturb(module.eval()), spec, image_size, classes)
+    images = _images(spec, image_size)
+    seen, logits = _run(disturb(module.eval()), spec, images, image_size, classes)
+    _check_alone(module, spec, images, logits)
     found = _head(module, spec, seen, logits) | _stages(module, spec, seen)
     _check_training(module, spec, image_size, logits.shape)
     return found
@@ -134,7 +139,25 @@ def _images(spec: Mapping[str, Any], image_size: int) -> Tensor:
     return torch.randn(IMAGES, 3, size, size)
 
 
-def _run(module: nn.Module, spec: Mapping[str, Any], image_size: int, classes: int | None) -> tuple[_Seen, Tensor]:
+def _check_alone(module: nn.Module, spec: Mapping[str, Any], images: Tensor, logits: Tensor) -> None:
+    """Refuse a network whose logits of an image differ from time to time, or with the other images of a batch."""
+    close = SAME * logits.abs().max()
+    with torch.no_grad():
+        again, alone = module(images), torch.cat([module(image[None]) for image in images])
+    for found, what in (
+        (again, "differ from time to time, as those of a dropout that is never off"),
+        (alone, "depend on the other images of its batch, as those of a batch norm without running statistics"),
+    ):
+        if not bool((found - logits).abs().max() <= close):
+            raise UserError(
+                f"{_called(spec)}: its logits of an image {what}, in evaluation mode too, so no accuracy would be that "
+                "of the network alone; make it without that"
+            )
+
+
+def _run(
+    module: nn.Module, spec: Mapping[str, Any], images: Tensor, image_size: int, classes: int | None
+) -> tuple[_Seen, Tensor]:
     seen, prefix = _Seen(), getattr(module, "num_prefix_tokens", None)
 
     def see(path: str, part: nn.Module, inputs: Any, output: Any) -> None:
@@ -150,7 +173,6 @@ def _run(module: nn.Module, spec: Mapping[str, Any], image_size: int, classes: i
         if isinstance(part, nn.Dropout):
             seen.dropouts.append(path)
 
-    images = _images(spec, image_size)
     try:
         result = _measured(module, images, see)
     except Exception as error:  # what a network raises depends on the network
@@ -210,7 +232,7 @@ def _head(module: nn.Module, spec: Mapping[str, Any], seen: _Seen, logits: Tenso
         if dropout in seen.inputs and torch.equal(seen.inputs[dropout], pooled):
             found["pooled"] = dropout
             break
-    if path not in seen.linear or seen.linear[path] is not logits:
+    if path not in seen.linear or not _is_linear(module.get_submodule(path), pooled, logits):
         return found
     found["classifier"] = path
     close = CLOSE * pooled.abs().max()
@@ -222,6 +244,16 @@ def _head(module: nn.Module, spec: Mapping[str, Any], seen: _Seen, logits: Tenso
     if averaged:
         found["final_map"] = averaged[-1]
     return found
+
+
+def _is_linear(part: nn.Module, pooled: Tensor, logits: Tensor) -> bool:
+    """Whether logits are what a linear layer's weights make of the pooled vector: a subclass may compute otherwise, as
+    cosine heads do, and a network may scale them afterwards.
+    """
+    if not isinstance(part, nn.Linear) or pooled.shape[1] != part.in_features:
+        return False
+    expected = F.linear(pooled, part.weight, part.bias)
+    return expected.shape == logits.shape and bool((expected - logits).abs().max() <= CLOSE * logits.abs().max())
 
 
 def _classifier(module: nn.Module, seen: _Seen, logits: Tensor) -> str | None:

@@ -83,8 +83,9 @@ def _see_output(found: dict[str, Tensor], path: str, _module: nn.Module, _inputs
     found[path] = first_tensor(output)
 
 
-def _see_input(found: list[Tensor], _module: nn.Module, inputs: Any) -> None:
-    found.append(first_tensor(inputs))
+def _see_input(found: list[Tensor], module: nn.Module, inputs: Any) -> None:
+    seen = first_tensor(inputs)
+    found.append(seen.clone() if getattr(module, "inplace", False) else seen)  # a dropout may write into it
 
 
 def first_tensor(value: Any) -> Any:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from kdcore.system.arrays import as_tensor
+from kdcore.system.arrays import Scalar, as_tensor
 from kdcore.system.errors import shown
 
 SCALE, SHIFT = "kdcore_input_scale", "kdcore_input_shift"
@@ -21,6 +21,11 @@ Rgb = Sequence[float]
 MEAN = re.compile(r"mean|(?<![a-z])mu(?![a-z])", re.IGNORECASE)
 """Found in the names of means, which are those of the deviations where it is one of `STDS` instead."""
 STDS = ("std", "sigma", "var")
+OF_IMAGES = re.compile(r"(?:(?:image|img|data|dataset|input|pixel|norm[a-z]*)s?_?)?(?:mean|mu)")
+"""Names of means of images in small letters; other ones of single numbers may be of noise or of weights."""
+NUMBER = r"\d*\.\d+|\d+"
+NUMBERS = re.compile(rf"[\[(]?\s*(?:{NUMBER})(?:(?:\s*,\s*|\s+)(?:{NUMBER}))*\s*[\])]?")
+"""A list of numbers as text."""
 LONGEST = 500
 """Characters of the longest name that is looked at."""
 
@@ -65,7 +70,7 @@ def normalisations(
         partner = next((values[name] for name in partners if name in values), None)
         if partner is None or any(key == name or key.endswith(f".{name}") for name in known):
             continue
-        mean, std = _three(value), _three(partner[1])
+        mean, std = _three(value, last), _three(partner[1], last)
         if std and "var" in partner[0].lower():
             std = tuple(abs(x) ** 0.5 for x in std)
         if mean and std and min(mean) >= 0 and min(std) > 0 and max(mean + std) <= 255:
@@ -79,8 +84,14 @@ def _is_mean(name: str) -> bool:
     return MEAN.search(name) is not None and not name.startswith("running_")
 
 
-def _three(value: object) -> tuple[float, ...] | None:
-    """Return the numbers of three channels, also where one stands for all; None where they are others."""
+def _three(value: object, name: str) -> tuple[float, ...] | None:
+    """Return the numbers of three channels, also where one stands for all, or they are written as text; None where they
+    are others, or a bare number under a name that may mean something else.
+    """
+    if isinstance(value, float | int | Scalar):
+        value = [value] if OF_IMAGES.fullmatch(name) and not isinstance(value, bool) else None
+    elif isinstance(value, str) and len(value) <= LONGEST and NUMBERS.fullmatch(value):
+        value = [float(number) for number in re.findall(NUMBER, value)]
     tensor = as_tensor(value)
     if tensor is None or tensor.layout != torch.strided or tensor.numel() not in (1, 3):
         return None

@@ -51,14 +51,29 @@ class Array:
         return numbers.reshape(shape, order="F" if by_columns else "C")
 
 
+class Scalar:
+    """Stands in for a single number of NumPy; a pickle calls it as it would call NumPy's function that makes one."""
+
+    def __init__(self, dtype: Any = None, raw: Any = None, *_: Any) -> None:
+        self.array = Array()
+        self.array.__setstate__((1, (1,), dtype, False, raw))
+
+    def read(self) -> float | None:
+        """Return the number; None where it is none."""
+        array = self.array.read()
+        return None if array is None else float(array[0])
+
+
 def as_tensor(value: object) -> Tensor | None:
-    """Return a tensor, an array or nested lists of numbers as a tensor; None for anything else."""
+    """Return a tensor, an array or nested lists of numbers, also of NumPy, as a tensor; None for anything else."""
     if isinstance(value, Tensor):
         return value
     if isinstance(value, Array):
         array = value.read()
         return None if array is None else torch.from_numpy(array)
+    if isinstance(value, list | tuple):
+        value = [one.read() if isinstance(one, Scalar) else one for one in value]
     try:
-        return torch.tensor(value, dtype=torch.float32) if isinstance(value, list | tuple) else None
+        return torch.tensor(value, dtype=torch.float32) if isinstance(value, list) else None
     except (TypeError, ValueError, RuntimeError):  # it holds other things than numbers, or rows of several lengths
         return None

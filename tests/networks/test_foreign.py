@@ -56,6 +56,38 @@ def no_module(num_classes):
     return num_classes
 
 thin = partial(small, width=4)
+
+class Cosine(nn.Linear):
+    def forward(self, x):
+        return 10 * nn.functional.linear(nn.functional.normalize(x), nn.functional.normalize(self.weight))
+
+def cosine(num_classes):
+    network = small(num_classes)
+    network.out = Cosine(16, num_classes, bias=False)
+    return network
+
+class Scaled(Odd):
+    def forward(self, x):
+        logits = super().forward(x)
+        logits *= 0.5
+        return logits
+
+def scaled(num_classes):
+    return Scaled(num_classes, 8)
+
+def bound(num_classes):
+    network = small(num_classes)
+    network.body[1] = nn.BatchNorm2d(8, track_running_stats=False)
+    return network
+
+class Awake(nn.Module):
+    def forward(self, x):
+        return nn.functional.dropout(x, 0.5, training=True)
+
+def awake(num_classes):
+    network = small(num_classes)
+    network.body[2] = Awake()
+    return network
 """
 
 
@@ -142,6 +174,14 @@ def test_regions_of_a_linear_head(described, name):
 def test_others_have_none(described, name):
     with pytest.raises(UserError, match="it has no final map"):
         check_regions(created(described, name), name, (1, 2), image_size=32)
+
+
+@pytest.mark.parametrize("name", ["efficientnet_b0", "mobilenet_v2"])
+def test_the_pooled_vector_is_that_before_a_dropout(name):
+    """Also before one that writes into its input."""
+    described = {"x": describing.described({"torchvision": name, "image_size": 64}, 32)}
+    out = created(described, "x").train()(IMAGES)
+    torch.testing.assert_close(out.pooled, out.final_map.mean(dim=(2, 3)))
 
 
 def test_a_norm_behind_the_pool_is_no_linear_head():
@@ -367,6 +407,21 @@ class TestFactory:
     def test_what_has_no_file(self, odd):
         with pytest.raises(UserError, match=rf"factory: '{odd}.thin': is no function or class of a file"):
             describing.described({"factory": f"{odd}.thin"}, 32)
+
+    @pytest.mark.parametrize("name", ["cosine", "scaled"])
+    def test_a_head_whose_weights_do_not_make_the_logits(self, odd, name):
+        """SimKD, SRRL and CAT-KD take the weights of a linear classifier."""
+        described = describing.described({"factory": f"{odd}.{name}"}, 32)
+        assert "classifier" not in described
+        assert created({"x": described}, "x").classifier is None
+
+    @pytest.mark.parametrize(("name", "message"), [
+        ("bound", "depend on the other images of its batch, as those of a batch norm without running statistics"),
+        ("awake", "differ from time to time, as those of a dropout that is never off"),
+    ])  # fmt: skip
+    def test_an_image_has_one_prediction(self, odd, name, message):
+        with pytest.raises(UserError, match=rf"factory: {odd}.{name}: its logits of an image {message}"):
+            describing.described({"factory": f"{odd}.{name}"}, 32)
 
     def test_no_such_function(self, odd):
         with pytest.raises(UserError, match=r"has no function smal\. Did you mean small"):
