@@ -119,6 +119,23 @@ def load(
         found = state_dicts.find(content, expected, weights_key=weights_key, rename=rename)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
+    _check_weights(path, found, network, expected)
+    _say_beside(path, found)
+    network.load_state_dict({**expected, **found.weights})
+    _check_normalisation(path, state_dicts.own_normalisations(content, expected), images, own)
+    if images is not None and own is not None:
+        input_affine.attach(network, mean=images.mean, std=images.std, own_mean=own.mean, own_std=own.std)
+    elif images is not None and hasattr(network, input_affine.SCALE):
+        raise UserError(
+            f"{path}: was adopted before, for a data set whose normalisation it does not say, and renormalises the "
+            f"images of that; set {SETTINGS} to those that it was trained with"
+        )
+
+
+def _check_weights(
+    path: Path, found: state_dicts.Candidate, network: nn.Module, expected: Mapping[str, Tensor]
+) -> None:
+    """Refuse what is no state dict of the network, or holds values that no weights have."""
     strange = [
         f"{named(key)} ({value.dtype})"
         for key, value in found.weights.items()
@@ -140,20 +157,21 @@ def load(
     ]
     if broken:
         raise UserError(f"{path}: holds values that are not finite, in {broken[:3]}")
+
+
+def _say_beside(path: Path, found: state_dicts.Candidate) -> None:
+    """Warn of what stands beside the weights that are taken, and may be what is meant."""
     if found.averages:
         print(
             f"warning: {path}: {found.name} is taken; an average of the weights seems to be in {found.averages[:3]}, "
             "but not under the network's names",
             file=sys.stderr,
         )
-    network.load_state_dict({**expected, **found.weights})
-    _check_normalisation(path, state_dicts.own_normalisations(content, expected), images, own)
-    if images is not None and own is not None:
-        input_affine.attach(network, mean=images.mean, std=images.std, own_mean=own.mean, own_std=own.std)
-    elif images is not None and hasattr(network, input_affine.SCALE):
-        raise UserError(
-            f"{path}: was adopted before, for a data set whose normalisation it does not say, and renormalises the "
-            f"images of that; set {SETTINGS} to those that it was trained with"
+    if found.beside:
+        print(
+            f"warning: {path}: {found.name} is taken; what stands beside it may belong to the network too, and is not "
+            f"used: {', '.join(map(named, found.beside[:3]))}",
+            file=sys.stderr,
         )
 
 
@@ -244,19 +262,28 @@ def restore(
 def with_its_end(network: Network, path: Path) -> Network:
     """Give a new network the end of the student in a file, if that ends as its method wants; raises like `load`."""
     check_there(path)
-    if path.suffix != ".safetensors":
+    described = metadata(path).get(OTHER_END) if path.suffix == ".safetensors" else None
+    if described is None:
         return network
     try:
-        with safe_open(path, framework="pt") as file:
-            described = (file.metadata() or {}).get(OTHER_END)
-        if described is None:
-            return network
         made_by = json.loads(described)
         return methods.get(made_by["method"]).other_end(network, **made_by["arguments"])
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: not a safetensors file, {_what_else(path, error)}") from error
     except Exception as error:  # what a wrong end raises depends on what is wrong in it
         raise UserError(f"{path}: says of its student's end what makes none ({error}); get it anew") from error
+
+
+def metadata(path: Path) -> dict[str, str]:
+    """Read the texts that a safetensors file holds beside its tensors.
+
+    Raises:
+        UserError: the file is missing, or no safetensors file.
+    """
+    check_there(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: not a safetensors file, {_what_else(path, error)}") from error
 
 
 def _read(path: Path) -> Any:

@@ -40,6 +40,10 @@ AVERAGE = re.compile(
 """Found in the names under which checkpoints keep averages of the weights."""
 FOLLOWER = re.compile(r"(?i:(?:^|[^a-z])(?:teacher|target|momentum|slow|online)(?:[^a-z]|$))")
 """Found in the names of networks that may be averages of another, where they have its shapes."""
+CHANGES = re.compile(
+    r"(?:\w+_)?(?:head|fc|classifier|linear|masks?|lora|deltas?|adapters?|scales?|prompts?)(?:_\w+)?", re.IGNORECASE
+)
+"""Names of what may stand beside a network's weights and change what it computes."""
 STATISTICS = ("running_mean", "running_var")
 """Last parts of the names of what batch norm keeps, and averages of parameters alone lack."""
 SPELLINGS = {
@@ -68,6 +72,10 @@ class Candidate:
     """Those of the unknown tensors that hold a single number."""
     averages: list[str] = field(default_factory=list)
     """Other parts of the file that hold averages of weights by their names, but not under the network's names."""
+    beside: list[str] = field(default_factory=list)
+    """Names of tensors, or of dictionaries with some, beside the weights, that may change the network: another head,
+    masks, scales.
+    """
 
     @property
     def fits(self) -> bool:
@@ -139,12 +147,13 @@ def find(
         raise UserError(f"holds several state dicts that fit and differ, {names}; choose one with weights_key")
     if not fitting:
         return max(candidates, key=_nearness)
-    if weights_key is not None and fitting[0].where in (weights_key, f"{weights_key}."):
-        return fitting[0]
+    found = replace(fitting[0], beside=_beside(content, fitting[0].where))
+    if weights_key is not None and found.where in (weights_key, f"{weights_key}."):
+        return found
     averages = [name for name in _averages(content) if not any(_is_within(where, name) for where in taken)]
-    followers = [one.where for one in candidates if one.is_follower and not one.equals(fitting[0])]
+    followers = [one.where for one in candidates if one.is_follower and not one.equals(found)]
     meant = [name for name in (*averages, *followers) if weights_key is None or _is_within(name, weights_key)]
-    return replace(fitting[0], averages=list(dict.fromkeys(meant)))
+    return replace(found, averages=list(dict.fromkeys(meant)))
 
 
 def own_normalisations(content: object, expected: Mapping[str, Tensor]) -> dict[str, input_affine.Normalisation]:
@@ -251,6 +260,25 @@ def _averages(content: object) -> list[str]:
         heads = {_average_in(key) for key in tensors if isinstance(key, str) and len(key) <= LONGEST} - {""}
         found += [f"{where}/{head}" if where else head for head in sorted(heads)]
     return found
+
+
+def _beside(content: object, where: str) -> list[str]:
+    """Name what stands beside a candidate and may change its network: other parts of its dictionary where it is what
+    lies below a prefix, else other entries of the dictionary that it is one of.
+    """
+    folder, _, last = where.rpartition("/")
+    entries = next((items for path, items in containers(content) if path == folder), []) if where else []
+    names = {
+        key.partition(".")[0] if last.endswith(".") else key
+        for key, value in entries
+        if isinstance(key, str) and (_numel(value) if last.endswith(".") else _holds_tensors(value))
+    }
+    return sorted(name for name in names if CHANGES.fullmatch(name) and name != last.partition(".")[0])
+
+
+def _holds_tensors(value: object) -> bool:
+    inside = value.values() if isinstance(value, dict) else [value]
+    return any(map(_numel, inside))
 
 
 def _is_within(where: str, part: str) -> bool:

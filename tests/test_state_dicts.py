@@ -1,6 +1,7 @@
 """A network's weights are found however they are wrapped, and what is not sure is refused."""
 
 import copy
+import re
 
 import pytest
 import torch
@@ -171,6 +172,20 @@ def test_a_key_leads_to_all_that_lies_below_it(write):
     assert same(load(path, weights_key="a"))
     assert same(load(path, weights_key="b/net"), EMA)
     assert "under 'n', but 'a', 'b'" in refusal(path, weights_key="n")
+
+
+@pytest.mark.parametrize(("content", "said"), [
+    ({"backbone": OURS, "head": {"weight": torch.ones(10, 64)}}, "'backbone' is taken; .* is not used: head"),
+    ({**prefixed("backbone."), "new_fc.weight": torch.ones(10, 64)}, "'backbone.' is taken; .* is not used: new_fc"),
+    ({"state_dict": OURS, "masks": {"conv1": torch.ones(16, 3, 3, 3)}}, "'state_dict' is taken; .* not used: masks"),
+    ({"base": OURS, "lora": {"a": torch.ones(4, 64)}, "delta": {"b": torch.ones(4)}}, "not used: delta, lora"),
+    ({"state_dict": OURS, "optimizer": {"state": {0: {"exp_avg": torch.ones(3)}}}}, ""),
+    ({**prefixed("student."), **prefixed("teacher.", DEEPER)}, ""), ({"model": OURS, "scale": 0.1}, ""), (OURS, ""),
+])  # fmt: skip
+def test_what_may_change_the_network_is_said(write, capsys, content, said):
+    assert same(load(write(content)))
+    warned = capsys.readouterr().err
+    assert re.search(said, warned) if said else warned == ""
 
 
 def test_weights_beside_an_average_under_the_named_key_are_not_passed_off_as_it(write, capsys):

@@ -22,8 +22,9 @@ from kdcore.networks.contract import Network
 from kdcore.networks.other_end import OtherEnd
 from kdcore.system import validated
 from kdcore.system.errors import UserError
+from kdcore.training import run_folder
 
-KEY = "kdcore"
+KEY = run_folder.EXPORTED
 """Under which a file of tensors, and an ONNX model, say what they are."""
 MEMBER = "kdcore.json"
 """The file in a program of torch.export that says it."""

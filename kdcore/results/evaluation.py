@@ -140,7 +140,8 @@ def evaluate_checkpoint(
     """
     classes = len(dataset.classes)
     images = Normalisation(dataset.mean, dataset.std)
-    own = Normalisation(mean_std[:3], mean_std[3:]) if mean_std else run_folder.recorded(weights)[1]
+    meta, recorded = run_folder.recorded(weights)
+    own = Normalisation(mean_std[:3], mean_std[3:]) if mean_std else recorded
     restored = checkpoints.restore(
         network,
         classes,
@@ -152,6 +153,11 @@ def evaluate_checkpoint(
         own=own,
         described=described,
     )
+    if meta.get("student", network) != network:
+        print(
+            f"warning: {weights}: was trained as {meta['student']}, which may see images otherwise than {network}",
+            file=sys.stderr,
+        )
     if own is not None and own != images:
         print(f"{weights}: sees images normalised by {own}, as in its training", file=sys.stderr)
     labels = torch.from_numpy(dataset.test.labels).to(device)

@@ -1,6 +1,7 @@
 """The command `python -m stages.sweep`: its options, the sweep or dry run that they ask for, and its exit code."""
 
 import argparse
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -260,8 +261,9 @@ def hiring(options: Options, stack: ExitStack, say: Callable[[str], None]) -> "C
     hire = cache(lambda: stack.enter_context(_crew(options, say)))
     if options.scheduler is not None:
         hire()
-        if device := gpus.device_wanted():
-            say(f"{gpus.DEVICE}={device}: counts for stages that run here; workers obey that of their own environment")
+        gpus.device_wanted()
+        if own := [f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith("KDCORE_")]:
+            say(f"{', '.join(own)}: count for stages that run here alone; workers obey their own environment")
     return hire
 
 

@@ -273,15 +273,20 @@ def read(path: Path, say: Callable[[str], object] = lambda line: None) -> Cluste
         say(f"{path}: the queue also obeys {', '.join(variables)}")
     if variables := ignored():
         say(f"{path}: {', '.join(variables)}: chooses GPUs of this machine, and is not passed on to jobs")
-    shebang = options.get("shebang", "")
-    if passed := exports(
-        "" if content.cluster == "HTCondorCluster" else shebang
-    ):  # which runs /bin/sh, whatever it says
+    shell = "" if content.cluster == "HTCondorCluster" else _shell(options)  # which runs /bin/sh, whatever it says
+    if passed := exports(shell):
         prologue = options.get("job_script_prologue") or options.pop("env_extra", [])
         options["job_script_prologue"] = [*passed, *prologue]
     content = content.model_copy(update={"options": options})
     script(content, path)
     return content
+
+
+def _shell(options: dict[str, Any]) -> str:
+    """Return the shell of a job's script: that of a directive -S, which SGE and PBS prefer, or of its first line."""
+    directives = [*(options.get("job_extra_directives") or []), *(options.get("job_extra") or [])]
+    named = (re.match(r"-S[ =]*(\S+)", line) for line in directives)
+    return next((match[1] for match in named if match), options.get("shebang", ""))
 
 
 def _configured(cluster: str, section: str) -> dict[str, Any]:

@@ -30,7 +30,7 @@ def here(jobs: int) -> Iterator[Client]:
     address = "http://127.0.0.1:{port}/status"  # the dashboard has no password: nobody else may reach it
     with (
         _own(),
-        dask.config.set({"distributed.dashboard.link": address}),
+        dask.config.set({"distributed.dashboard.link": address, "distributed.scheduler.worker-ttl": None}),
         LocalCluster(
             n_workers=1, threads_per_worker=jobs, processes=False, memory_limit=None, dashboard_address="127.0.0.1:0"
         ) as local_cluster,

@@ -36,6 +36,8 @@ MARK = "token-"
 """Prefix of the name of the file by which workers recognise a sweep's folder."""
 PATIENCE = 10.0
 """Seconds that a sweep which ends waits for an answer of Dask."""
+PAUSED = "paused"
+"""The status of a worker that begins nothing, in the words of Dask."""
 JOINING = 60.0
 """Seconds that a worker has to join a sweep after it has connected."""
 
@@ -59,14 +61,15 @@ def _unrunnable(dask_scheduler: Scheduler) -> list[str]:
     return [task.key for task in dask_scheduler.unrunnable]
 
 
-def slots_of(client: Client) -> dict[str, float | None] | None:
+def slots_of(client: Client) -> tuple[dict[str, float | None], frozenset[str]] | None:
     """Ask a scheduler which workers are connected; None while it does not answer.
 
     `Client.scheduler_info` now and then says that there are none: what it is about to return is overwritten by what the
     client asks for every few seconds, which lacks the workers.
 
     Returns:
-        Address of each worker -> its slots; None before it has joined the sweep.
+        Address of each worker -> its slots; None before it has joined the sweep. Then the workers that Dask has paused,
+        for they have little memory left: they begin nothing, so their slots are none.
 
     Raises:
         RunError: the scheduler is gone.
@@ -77,7 +80,9 @@ def slots_of(client: Client) -> dict[str, float | None] | None:
         workers = client.sync(client.scheduler.identity, n_workers=-1)["workers"]
     except OSError:
         return None
-    return {address: worker["resources"].get(SLOT) for address, worker in workers.items()}
+    paused = frozenset(address for address, worker in workers.items() if worker.get("status") == PAUSED)
+    offered = {address: worker["resources"].get(SLOT) for address, worker in workers.items()}
+    return {address: 0.0 if address in paused and slots else slots for address, slots in offered.items()}, paused
 
 
 class Crew:
@@ -94,6 +99,9 @@ class Crew:
     Raises:
         UserError: another sweep is at work with this scheduler.
     """
+
+    paused: frozenset[str] = frozenset()
+    """Addresses of the workers that Dask has paused."""
 
     def __init__(
         self,
@@ -147,9 +155,10 @@ class Crew:
         Raises:
             RunError: the scheduler is gone.
         """
-        offered = slots_of(self.client)
-        if offered is not None and offered != self.offered:
-            self.offered, now = offered, time.monotonic()
+        answer = slots_of(self.client)
+        if answer is not None and answer != (self.offered, self.paused):
+            (offered, self.paused), now = answer, time.monotonic()
+            self.offered = offered
             self.since = {address: self.since.get(address, now) for address in offered}
             joined = [address for address, slots in offered.items() if slots is not None]
             self.places = (
@@ -170,6 +179,8 @@ class Crew:
         for address, slots in self.offered.items():
             if slots is None and time.monotonic() - self.since[address] > JOINING:
                 reasons[address] = "did not join the sweep; see its log, and start it in the project's environment"
+        for address in self.paused:
+            reasons[address] = "is paused by Dask, for it has used most of its memory; start it with more"
         return [f"worker {address}: {reason}" for address, reason in reasons.items()]
 
     @property

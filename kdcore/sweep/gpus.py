@@ -13,6 +13,8 @@ from filelock import FileLock, Timeout
 from kdcore.system.errors import UserError, shown
 
 DEVICE, VISIBLE, HIP = "KDCORE_DEVICE", "CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"
+NO_GPU = ("", "-1", "NoDevFiles")
+"""Values of CUDA_VISIBLE_DEVICES that mean none."""
 CUDA_DEVICE = re.compile(r"cuda(?::(\d+))?")
 NUMBER = re.compile(r"\+?([0-9]+)")
 """How CUDA reads a number: what follows it counts for nothing."""
@@ -59,7 +61,8 @@ def gpus() -> list[str]:
     KDCORE_DEVICE names one or a GPU's driver is there.
 
     Raises:
-        UserError: KDCORE_DEVICE names no device or a GPU that is not visible, or nvidia-smi does not answer.
+        UserError: KDCORE_DEVICE names no device or a GPU that is not visible; CUDA_VISIBLE_DEVICES means GPUs, and
+            names none; or nvidia-smi does not answer.
     """
     named = device_wanted()
     wanted = CUDA_DEVICE.fullmatch(named or "cuda")
@@ -67,6 +70,11 @@ def gpus() -> list[str]:
         return []
     found = installed()
     names = visible(os.environ.get(VISIBLE), found)
+    if found and not names and not named and (chosen := os.environ[VISIBLE].strip()) not in NO_GPU:
+        raise UserError(
+            f"{VISIBLE}={chosen}: leaves none of the {len(found)} GPUs here, for an entry names none, or one twice; "
+            f'name them by number from 0, or by UUID, or say {VISIBLE}="" to compute on the CPU'
+        )
     is_known = bool(names or found) or VISIBLE in os.environ  # torch numbers what that variable leaves
     if not is_known and (named or any(path.exists() for path in DRIVERS)):
         names = _seen_by_torch()

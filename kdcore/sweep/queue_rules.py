@@ -86,6 +86,13 @@ def _texts(value: Any) -> Iterator[str]:
         yield value
 
 
+READ = (
+    *("CXX", "TORCHINDUCTOR_CACHE_DIR"),
+    *("MLFLOW_EXPERIMENT_NAME", "MLFLOW_TRACKING_URI", "WANDB_MODE", "WANDB_PROJECT"),
+)
+"""Variables of other programs that cells read (docs/environment.md)."""
+
+
 def obeyed(cluster: str) -> list[str]:
     """List the variables of this process that the queue obeys, each with its value."""
     pattern = re.compile(OBEYED.get(cluster, "(?!)"))
@@ -98,13 +105,13 @@ def ignored() -> list[str]:
 
 
 def exports(shebang: str) -> list[str]:
-    """Write commands that give a job the KDCORE_ variables of this process. Many queues would not pass them on.
+    """Write commands that give a job the variables of this process that cells read. Many queues would not pass them on.
 
     Args:
-        shebang: the first line of the job's script, which names its shell.
+        shebang: the first line of the job's script, which names its shell; or the shell that a directive names.
     """
     words = [PurePath(word).name for word in shebang.removeprefix("#!").split()]
     program = next((word for word in words if word != "env" and not word.startswith("-") and "=" not in word), "")
     form = "setenv {} {}" if program.endswith("csh") else "export {}={}"  # also of tcsh
-    passed = {name: value for name, value in sorted(os.environ.items()) if name.startswith("KDCORE_")}
+    passed = {name: value for name, value in sorted(os.environ.items()) if name.startswith("KDCORE_") or name in READ}
     return [form.format(name, shlex.quote(value)) for name, value in passed.items() if name not in (BESIDE, TOGETHER)]

@@ -319,6 +319,10 @@ def test_jobs_have_the_devices_that_the_sweep_is_told(script, monkeypatch):
         assert "setenv KDCORE_DEVICE cpu" in script(shebang=f"#!{shebang}"), shebang
     for shebang in ("/bin/bash -l", "/bin/zsh", "/usr/bin/env bash", "/opt/csh/bin/bash --rcfile /etc/csh"):
         assert "export KDCORE_DEVICE=cpu" in script(shebang=f"#!{shebang}"), shebang
+    for directive in ("-S /bin/tcsh", "-S=/bin/csh"):
+        assert "setenv KDCORE_DEVICE cpu" in script("SGECluster", job_extra_directives=[directive]), directive
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server:5000")
+    assert "export MLFLOW_TRACKING_URI=http://server:5000" in script()
     assert "export KDCORE_DEVICE=cpu; " in "\n".join(script("HTCondorCluster", disk="1GB", shebang="#!/bin/csh -f"))
     assert "export KDCORE_DEVICE=cpu; " in "\n".join(script("HTCondorCluster", disk="1GB"))
     assert not any("KDCORE_BESIDE" in line for line in script())
@@ -386,10 +390,13 @@ def test_a_device_for_workers_elsewhere(tmp_path, monkeypatch):
     """It is checked, and where it does not reach them, that is said."""
     monkeypatch.setattr(cli, "_crew", lambda options, say: nullcontext())
     monkeypatch.setenv("KDCORE_DEVICE", "cpu")
+    monkeypatch.setenv("KDCORE_TABLES", "/a")
     said = []
     with ExitStack() as stack:
         cli.hiring(cli.parse(["--scheduler", "tcp://here:1"], None), stack, said.append)
-    assert said == ["KDCORE_DEVICE=cpu: counts for stages that run here; workers obey that of their own environment"]
+    assert said == [
+        "KDCORE_DEVICE=cpu, KDCORE_TABLES=/a: count for stages that run here alone; workers obey their own environment"
+    ]
     monkeypatch.setenv("KDCORE_DEVICE", "banana")
     with pytest.raises(UserError, match="KDCORE_DEVICE=banana: is no device"):
         cli.sweep(cli.parse(["--cluster", str(tmp_path / "slurm.yaml")], None))

@@ -12,7 +12,7 @@ from distributed import Client, LocalCluster
 
 from kdcore.sweep import dask_workers, gpus, processes
 from kdcore.sweep.crew import Crew, slots_of
-from kdcore.sweep.dask_workers import PLUGIN, Joining, Report, report_place
+from kdcore.sweep.dask_workers import PLUGIN, SLOT, Joining, Report, report_place
 from kdcore.sweep.gpus import Claims
 from kdcore.sweep.transfer import code_of
 from kdcore.system.errors import UserError
@@ -122,7 +122,7 @@ def test_visible_devices_as_cuda_reads_them(machine, monkeypatch, chosen, shown)
 
 def test_visible_devices_that_the_machine_does_not_have(machine, monkeypatch):
     with_gpus(machine, 2)
-    for chosen, shown in (("0,7,1", ["0"]), ("7", []), ("GPU-1", ["GPU-1a"]), ("GPU-2", []), ("GPU-", [])):
+    for chosen, shown in (("0,7,1", ["0"]), ("GPU-1", ["GPU-1a"])):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
         assert processes.gpus() == shown
 
@@ -137,8 +137,6 @@ def test_parts_of_a_gpu_are_gpus(machine, monkeypatch):
         ("GPU-0a", ["MIG-0-0", "MIG-0-1"]),
         ("MIG-0-1,MIG-2-0", ["MIG-0-1", "MIG-2-0"]),
         ("MIG-GPU-0a/1/0", ["MIG-GPU-0a/1/0"]),
-        ("MIG-GPU-9a/1/0", []),
-        ("MIG-9", []),
     ):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
         assert processes.gpus() == shown
@@ -347,6 +345,22 @@ def test_a_worker_that_sees_no_gpu_says_so(monkeypatch, tmp_path, device, is_bli
     assert (report.trouble, report.is_blind) == ("", is_blind)
 
 
+def test_a_paused_worker_begins_nothing_and_is_named():
+    """Dask pauses one that has used most of its memory, and would keep what it is given for ever."""
+    workers = {
+        "a": {"resources": {SLOT: 2.0}, "status": "paused"},
+        "b": {"resources": {SLOT: 1.0}, "status": "running"},
+        "c": {"resources": {}, "status": "paused"},
+    }
+    client = SimpleNamespace(
+        scheduler=SimpleNamespace(identity=None), status="running", sync=lambda *_, **__: {"workers": workers}
+    )
+    assert slots_of(client) == ({"a": 0.0, "b": 1.0, "c": None}, {"a", "c"})
+    crew = Crew.__new__(Crew)
+    crew.offered, crew.places, crew.paused = {"a": 0.0}, {}, frozenset("a")
+    assert crew.troubles == ["worker a: is paused by Dask, for it has used most of its memory; start it with more"]
+
+
 def test_workers_without_gpus_are_named_beside_others_that_have_some():
     crew = Crew.__new__(Crew)
     crew.client, crew.job_queue, crew.offered, crew.since = SimpleNamespace(cluster=None), None, {}, {}
@@ -360,6 +374,24 @@ def test_workers_without_gpus_are_named_beside_others_that_have_some():
     ):
         crew.places = places
         assert crew.complaints == said
+
+
+@pytest.mark.parametrize("chosen", [
+    "7", "0,0", "2,0", "cuda:1", "all", "GPU-2", "GPU-", "MIG-GPU-9a/1/0", "MIG-9",
+])  # fmt: skip
+def test_gpus_that_are_named_and_are_not_there(machine, monkeypatch, chosen):
+    """A whole sweep would compute on the CPU."""
+    with_gpus(machine, 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
+    with pytest.raises(UserError, match=rf"CUDA_VISIBLE_DEVICES={chosen}: leaves none of the 2 GPUs here"):
+        gpus.gpus()
+
+
+@pytest.mark.parametrize("chosen", ["", "-1", "NoDevFiles"])
+def test_no_gpu_may_be_meant(machine, monkeypatch, chosen):
+    with_gpus(machine, 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
+    assert gpus.gpus() == []
 
 
 @pytest.mark.slow
@@ -403,7 +435,8 @@ def test_two_worker_processes_of_a_job_with_one_gpu(monkeypatch, tmp_path):
     ):
         client.run(lambda: None)  # both are there
         client.register_plugin(joining)
-        offered = slots_of(client)
+        offered, paused = slots_of(client)
+        assert not paused
         assert sorted(offered.values()) == [0, 1]
         reports = client.run(report_place, plugin)
         assert {reports[address].trouble for address, count in offered.items() if count} == {""}
@@ -411,7 +444,7 @@ def test_two_worker_processes_of_a_job_with_one_gpu(monkeypatch, tmp_path):
         assert reports[left].trouble == "other workers on its machine have all slots of its GPUs"
         client.retire_workers([address for address, count in offered.items() if count])
         deadline = time.monotonic() + 30
-        while slots_of(client)[left] != 1:
+        while slots_of(client)[0][left] != 1:
             assert time.monotonic() < deadline
             time.sleep(0.1)
 
@@ -430,4 +463,4 @@ def test_workers_are_seen_whatever_the_client_asks_in_between(monkeypatch):
 
         monkeypatch.setattr(client, "_update_scheduler_info", and_again)
         assert client.scheduler_info(n_workers=-1)["workers"] == {}
-        assert len(slots_of(client)) == 1
+        assert len(slots_of(client)[0]) == 1
