@@ -17,9 +17,10 @@ from kdcore.data.feed import unaugmented
 from kdcore.data.sources import digits
 from kdcore.data.sources.folders import index_images
 from kdcore.export import about, exporting, forms, prediction, student
+from kdcore.results import evaluation
 from kdcore.system.errors import UserError
 from kdcore.training.inference import predict
-from tests.export.conftest import CPU, KD, measured
+from tests.export.conftest import CPU, KD, PAIR, measured
 from tests.pipeline.test_stages import call
 from tests.project import ROOT
 
@@ -115,6 +116,30 @@ def test_the_pages_code_word_by_word(exported, tmp_path, monkeypatch, capsys, fo
     exec(compile(code, "docs/export.md", "exec"), {})
     assert capsys.readouterr().out.strip() == ("torch.Size([1, 10])" if form == forms.SAFETENSORS else str(int(best)))
     assert len(code.split("\n\n")[1].splitlines()) <= 10
+
+
+@pytest.mark.usefixtures("here")
+def test_an_exported_file_says_of_which_images_and_network_it_is(exported, tmp_path, capsys):
+    """Also where a params file has another normalisation than it was trained with."""
+    file, _ = exported(KD[0], forms.SAFETENSORS)
+    dataset = storage.load(Path("data/digits"))
+    other = replace(dataset, mean=(0.0,) * 3, std=(1.0,) * 3)
+    for images in (dataset, other):
+        found, _ = evaluation.evaluate_checkpoint("resnet8", file, images, CPU)
+        assert found["top1"] == measured(KD[0])["top1"]
+    assert "sees images normalised by mean" in capsys.readouterr().err
+    described = {"small8": {"zoo": "resnet8", "image_size": 16}}
+    evaluation.evaluate_checkpoint("small8", file, dataset, CPU, described=described)
+    assert "was trained as resnet8, which may see images otherwise than small8" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("changed")
+def test_an_average_in_the_folder_of_a_run_has_the_normalisation_of_the_run(capsys):
+    folder = Path("runs") / PAIR / KD[0]
+    shutil.copy(folder / "weights.safetensors", folder / "ema.safetensors")
+    other = replace(storage.load(Path("data/digits")), mean=(0.0,) * 3, std=(1.0,) * 3)
+    found, _ = evaluation.evaluate_checkpoint("resnet8", folder / "ema.safetensors", other, CPU)
+    assert found["top1"] == measured(KD[0])["top1"]
 
 
 @pytest.mark.slow
