@@ -29,6 +29,8 @@ LARGEST_RATIO = 10
 ZIP = b"PK\3\4"
 """The first bytes of a zip file, by which torch tells it from the format before 1.6."""
 LONGEST_REASON = 300
+EXPORTED = "kdcore"
+"""Key of the metadata of an exported file that says what it is."""
 OTHER_END = "kdcore_other_end"
 """Key of a file's metadata that says how the end of its student was made (see `kdcore.networks.other_end`)."""
 SETTINGS = "teachers.<name>.mean and std in params.yaml (here --mean-std, if the command has it)"
@@ -122,7 +124,10 @@ def load(
     _check_weights(path, found, network, expected)
     _say_beside(path, found)
     network.load_state_dict({**expected, **found.weights})
-    _check_normalisation(path, state_dicts.own_normalisations(content, expected), images, own)
+    held = state_dicts.own_normalisations(content, expected)
+    if images is not None and (about := exported(path)):
+        held["the record of an export"] = Normalisation(tuple(about["mean"]), tuple(about["std"]))
+    _check_normalisation(path, held, images, own)
     if images is not None and own is not None:
         input_affine.attach(network, mean=images.mean, std=images.std, own_mean=own.mean, own_std=own.std)
     elif images is not None and hasattr(network, input_affine.SCALE):
@@ -284,6 +289,20 @@ def metadata(path: Path) -> dict[str, str]:
             return file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: not a safetensors file, {_what_else(path, error)}") from error
+
+
+def exported(path: Path) -> dict[str, Any]:
+    """Read what a file of `kdcore.export` says of itself: `network`, `mean` and `std`; nothing of other files.
+
+    Raises:
+        UserError: the record is damaged.
+    """
+    text = metadata(path).get(EXPORTED) if path.suffix == ".safetensors" else None
+    try:
+        about: dict[str, Any] = json.loads(text or "{}")
+        return {key: about[key] for key in ("network", "mean", "std")} if about else {}
+    except (ValueError, RecursionError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: is damaged ({error}); export it anew") from error
 
 
 def _read(path: Path) -> Any:

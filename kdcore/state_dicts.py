@@ -41,7 +41,8 @@ AVERAGE = re.compile(
 FOLLOWER = re.compile(r"(?i:(?:^|[^a-z])(?:teacher|target|momentum|slow|online)(?:[^a-z]|$))")
 """Found in the names of networks that may be averages of another, where they have its shapes."""
 CHANGES = re.compile(
-    r"(?:\w+_)?(?:head|fc|classifier|linear|masks?|lora|deltas?|adapters?|scales?|prompts?)(?:_\w+)?", re.IGNORECASE
+    r"(?:\w+_)?(?:head|fc|classifier|clf|cls|linear|top_layer|predictor|probe|masks?|lora|deltas?|adapters?|scales?|prompts?)(?:_\w+)?",
+    re.IGNORECASE,
 )
 """Names of what may stand beside a network's weights and change what it computes."""
 STATISTICS = ("running_mean", "running_var")
@@ -169,13 +170,13 @@ def own_normalisations(content: object, expected: Mapping[str, Tensor]) -> dict[
     """
     found = {}
     for where, items in containers(content):
-        for keys, value in _normalisations(items, expected).items():
+        for keys, value in _normalisations(items, expected, where).items():
             found[" and ".join(f"{where}/{key}" if where else key for key in keys)] = value
     return found
 
 
 def _normalisations(
-    items: list[tuple[Any, Any]], known: Collection[str]
+    items: list[tuple[Any, Any]], known: Collection[str], where: str = ""
 ) -> dict[tuple[str, ...], input_affine.Normalisation]:
     """Find means and deviations as `input_affine.normalisations` does, in more spellings, and both in one entry."""
     values = {key: value for key, value in items if isinstance(key, str) and len(key) <= LONGEST}
@@ -183,7 +184,7 @@ def _normalisations(
     for key in values:
         plain = SPELLINGS["var"].sub("var", SPELLINGS["std"].sub("std", key))
         spelled.setdefault(plain, key)
-    pairs = input_affine.normalisations([(plain, values[key]) for plain, key in spelled.items()], known)
+    pairs = input_affine.normalisations([(plain, values[key]) for plain, key in spelled.items()], known, where)
     found: dict[tuple[str, ...], input_affine.Normalisation] = {
         tuple(spelled[key] for key in keys): value for keys, value in pairs.items()
     }

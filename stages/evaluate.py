@@ -4,7 +4,6 @@ from pathlib import Path
 
 from kdcore.matrix.card_files import card_path
 from kdcore.matrix.code import refuse_other_code
-from kdcore.matrix.fingerprint import fingerprint
 from kdcore.system import collector, csvfile, yamlfile
 from kdcore.system.files import whole, write_json
 from stages import run
@@ -14,13 +13,15 @@ def main(pair: str) -> None:
     """Write evaluations/<pair>."""
     card_file = card_path(pair, "evaluate")
     card = yamlfile.read(card_file)
-    refuse_other_code(card, card_file, {"evaluation": fingerprint("kdcore.results.evaluation")})
     with collector.uncollected():  # takes seconds
         from kdcore.data import storage
         from kdcore.results import evaluation
         from kdcore.training import device
         from kdcore.training.experiment import DATA
 
+    refuse_other_code(card, card_file, {"evaluation": evaluation.LOADED})
+    for cell in card["cells"]:
+        evaluation.check_card(pair, cell["name"])
     device.use_threads(card.get("threads"))
     dataset = storage.load(DATA / card["data"])
     weights = Path("pairs") / f"{pair}.safetensors"

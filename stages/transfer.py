@@ -4,7 +4,6 @@ from pathlib import Path
 
 from kdcore.matrix.card_files import card_path
 from kdcore.matrix.code import refuse_other_code
-from kdcore.matrix.fingerprint import fingerprint
 from kdcore.system import collector, yamlfile
 from kdcore.system.files import file_sha256, whole, write_json
 from stages import run
@@ -14,13 +13,13 @@ def main(name: str) -> None:
     """Write evaluations/transfer/<target>/<pair>."""
     card_file = card_path(name, "transfer")
     card = yamlfile.read(card_file)
-    refuse_other_code(card, card_file, {"transfer": fingerprint("kdcore.results.transfer")})
     with collector.uncollected():  # takes seconds
         from kdcore.data import storage
         from kdcore.results import transfer
         from kdcore.training import device
         from kdcore.training.experiment import DATA
 
+    refuse_other_code(card, card_file, {"transfer": transfer.LOADED})
     device.use_threads(card.get("threads"))
     dataset, target = (storage.load(DATA / card[which]) for which in ("data", "target"))
     weights = Path("pairs") / f"{card['pair']}.safetensors"

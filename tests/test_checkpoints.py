@@ -212,6 +212,8 @@ def test_a_normalisation_in_single_numbers(tmp_path, values, name):
 
 
 @pytest.mark.parametrize("beside", [
+    {"results": {"mean": 94.2, "std": 0.31}}, {"losses": {"mean": torch.tensor(0.21), "std": torch.tensor(0.05)}},
+    {"val_acc": {"mean": 0.942, "std": 0.011}}, {"mean": 0.3, "std": 0.1},
     {"noise_mean": 0.3, "noise_std": 0.1}, {"init_mean": 0, "init_std": 0.02}, {"mean": True, "std": True},
     {"stats": [0.1, 0.2]},
     {"mean": [71.2, 70.9], "std": [0.1, 0.2]}, {"mean": torch.ones(3)}, {"mean": [-1.0, 0, 1], "std": [1.0] * 3},
@@ -364,12 +366,18 @@ def test_values_that_are_there_more_than_once(tmp_path, zipped):
 
 
 @pytest.mark.parametrize("value", [
-    1, "it's", (), (1,), [], {}, {"a": [1, (2,)], 3: None}, [["x" * 80]], "x" * 80, {1, 2}, Counter("aab"), range(3),
+    1, "it's", (), (1,), [], {}, {"a": [1, (2,)], 3: None}, [["x" * 80]], "x" * 50, {1, 2}, Counter("aab"), range(3),
     ["\x1b[31m"],
 ])  # fmt: skip
 def test_values_in_messages(value):
     text = repr(value)
     assert shown(value) == (text if len(text) <= 60 else text[:57] + "...")
+
+
+def test_long_texts_in_messages_keep_both_ends():
+    """Names of classes and paths often begin alike."""
+    assert shown("x" * 58) == repr("x" * 58)
+    assert shown(f"{'a' * 50}{'b' * 50}") == f"'{'a' * 36}...{'b' * 19}'"
 
 
 def test_values_of_values_of_the_same_in_messages():

@@ -22,9 +22,8 @@ from kdcore.networks.contract import Network
 from kdcore.networks.other_end import OtherEnd
 from kdcore.system import validated
 from kdcore.system.errors import UserError
-from kdcore.training import run_folder
 
-KEY = run_folder.EXPORTED
+KEY = checkpoints.EXPORTED
 """Under which a file of tensors, and an ONNX model, say what they are."""
 MEMBER = "kdcore.json"
 """The file in a program of torch.export that says it."""

@@ -12,6 +12,9 @@ from kdcore.system.errors import UserError
 
 OWN = "params.yaml"
 """The file of the project's matrix, which `dvc repro` runs."""
+LISTS = tuple(f"data/{name}.yaml" for name in ("published", "published_transfer", "recipes", "teachers"))
+READ = (OWN, *LISTS, "checkpoints", "kdcore", "tuning")
+"""What stage plan reads, as dvc.yaml has it."""
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,10 @@ class Code:
         """The fingerprint of the code that turns a card into a trained network."""
         return self.of("kdcore.training.lockstep")  # it imports the loop
 
+    def shared(self) -> dict[str, str]:
+        """The fingerprints of what cells of all networks and methods share: the trainer, and regimes of images."""
+        return {"trainer": self.trainer(), "images": self.of(REGIMES)}
+
     def network(self, name: str) -> str:
         """The fingerprint of one member of a family; of a network that params.yaml names that of what wraps it, and, of
         one of the zoo, of its family too. The rest of such a network stands in its description.
@@ -60,20 +64,20 @@ class Code:
         return code
 
 
-def check_code(card: Card, file: Path, *, loaded: str) -> None:
+def check_code(card: Card, file: Path, *, loaded: Mapping[str, str]) -> None:
     """Refuse to train by a card that was written for other code: its results would be taken for those of that code.
 
     Args:
         card: of a cell, or of a teacher that is trained here.
         file: the card's, for the message.
-        loaded: the fingerprint of the training code when this process loaded it, which may be older than the files.
+        loaded: fingerprints of parts when this process loaded them, which may be older than the files.
 
     Raises:
         UserError: a fingerprint differs.
     """
     code = Code(ROOT, card.get("networks", {}))
     now = code.training(card["student"], card.get("teacher"), card["method"], train=card["train"])
-    refuse_other_code(card, file, now if now["trainer"] == loaded else {**now, "trainer": loaded})
+    refuse_other_code(card, file, {key: loaded.get(key, value) for key, value in now.items()})
 
 
 def refuse_other_code(card: Card, file: Path, now: Card) -> None:

@@ -142,8 +142,16 @@ def _images(spec: Mapping[str, Any], image_size: int) -> Tensor:
 def _check_alone(module: nn.Module, spec: Mapping[str, Any], images: Tensor, logits: Tensor) -> None:
     """Refuse a network whose logits of an image differ from time to time, or with the other images of a batch."""
     close = SAME * logits.abs().max()
-    with torch.no_grad():
-        again, alone = module(images), torch.cat([module(image[None]) for image in images])
+    try:
+        with torch.no_grad():
+            again, alone = module(images), torch.cat([module(image[None]) for image in images])
+    except Exception as error:  # what a network raises depends on the network
+        raise UserError(f"{_called(spec)}: fails for a batch of one image ({error})") from error
+    if alone.shape != logits.shape:
+        raise UserError(
+            f"{_called(spec)}: gives {tuple(module(images[:1]).shape)} for a batch of one image, not logits (1, C); a "
+            "squeeze() without a dimension does that"
+        )
     for found, what in (
         (again, "differ from time to time, as those of a dropout that is never off"),
         (alone, "depend on the other images of its batch, as those of a batch norm without running statistics"),

@@ -21,8 +21,11 @@ Rgb = Sequence[float]
 MEAN = re.compile(r"mean|(?<![a-z])mu(?![a-z])", re.IGNORECASE)
 """Found in the names of means, which are those of the deviations where it is one of `STDS` instead."""
 STDS = ("std", "sigma", "var")
-OF_IMAGES = re.compile(r"(?:(?:image|img|data|dataset|input|pixel|norm[a-z]*)s?_?)?(?:mean|mu)")
-"""Names of means of images in small letters; other ones of single numbers may be of noise or of weights."""
+OF_IMAGES = re.compile(
+    r"(?:.*/)?(?:image|img|data|dataset|input|pixel|norm[a-z]*)s?_?(?:mean|mu)"
+    r"|(?:.*/)?(?:args|opts?|options|config|cfg|hparams|hyper_parameters|norm[a-z]*|transforms?|data|dataset)/(?:mean|mu)"
+)
+"""Paths of means of images, in small letters; other single numbers may be of noise, weights or accuracies."""
 NUMBER = r"\d*\.\d+|\d+"
 NUMBERS = re.compile(rf"[\[(]?\s*(?:{NUMBER})(?:(?:\s*,\s*|\s+)(?:{NUMBER}))*\s*[\])]?")
 """A list of numbers as text."""
@@ -51,13 +54,14 @@ class Normalisation(NamedTuple):
 
 
 def normalisations(
-    items: Iterable[tuple[object, object]], known: Collection[str]
+    items: Iterable[tuple[object, object]], known: Collection[str], where: str = ""
 ) -> dict[tuple[str, str], Normalisation]:
     """Find pairs of entries that are plainly the mean and the deviation of three channels, such as normalize.mean.
 
     Args:
         items: the entries of a dictionary.
         known: names of weights of a network; entries of these names, with any prefix, are those.
+        where: the path of the dictionary in its file.
 
     Returns:
         The names of both entries -> what they hold, for pixels from 0 to 1.
@@ -70,7 +74,8 @@ def normalisations(
         partner = next((values[name] for name in partners if name in values), None)
         if partner is None or any(key == name or key.endswith(f".{name}") for name in known):
             continue
-        mean, std = _three(value, last), _three(partner[1], last)
+        path = f"{where}/{lower.replace('.', '/')}".lower()
+        mean, std = _three(value, path), _three(partner[1], path)
         if std and "var" in partner[0].lower():
             std = tuple(abs(x) ** 0.5 for x in std)
         if mean and std and min(mean) >= 0 and min(std) > 0 and max(mean + std) <= 255:
@@ -84,16 +89,18 @@ def _is_mean(name: str) -> bool:
     return MEAN.search(name) is not None and not name.startswith("running_")
 
 
-def _three(value: object, name: str) -> tuple[float, ...] | None:
+def _three(value: object, path: str) -> tuple[float, ...] | None:
     """Return the numbers of three channels, also where one stands for all, or they are written as text; None where they
-    are others, or a bare number under a name that may mean something else.
+    are others, or a single one whose path does not say that it is of images.
     """
-    if isinstance(value, float | int | Scalar):
-        value = [value] if OF_IMAGES.fullmatch(name) and not isinstance(value, bool) else None
+    if isinstance(value, float | int | Scalar) and not isinstance(value, bool):
+        value = [value]
     elif isinstance(value, str) and len(value) <= LONGEST and NUMBERS.fullmatch(value):
         value = [float(number) for number in re.findall(NUMBER, value)]
     tensor = as_tensor(value)
     if tensor is None or tensor.layout != torch.strided or tensor.numel() not in (1, 3):
+        return None
+    if tensor.numel() == 1 and not OF_IMAGES.fullmatch(path):
         return None
     return tuple(tensor.double().flatten().expand(3).tolist())
 

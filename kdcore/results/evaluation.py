@@ -17,17 +17,22 @@ from torchmetrics.functional.classification import multiclass_accuracy
 from kdcore import checkpoints, networks
 from kdcore.data import regimes, subsets
 from kdcore.data.dataset import Dataset, Encoded, Split
-from kdcore.matrix.cell import RUNS
+from kdcore.matrix.card_files import CARDS
+from kdcore.matrix.cell import RUNS, STAGES
+from kdcore.matrix.fingerprint import fingerprint
 from kdcore.matrix.train_images import LABEL_NOISE, noise_in_words
 from kdcore.networks.cost import multiply_adds, parameters
 from kdcore.networks.input_affine import Normalisation
 from kdcore.networks.other_end import OtherEnd
 from kdcore.results import shots
+from kdcore.system import yamlfile
 from kdcore.system.errors import UserError
 from kdcore.system.files import file_sha256
 from kdcore.training import collapse, run_folder
 from kdcore.training.inference import predict
 
+LOADED = fingerprint(__name__)
+"""The fingerprint of this code when it was loaded, which may be older than the files."""
 CALIBRATION_BINS = 15
 DIGITS = 4
 PROVENANCE = ("recipe", "commit", "device", "threads", "processes", "computed_in", "versions")
@@ -102,11 +107,29 @@ def evaluate_pair(
         "pair": card["pair"],
         "train_images": len(dataset.train.labels),
         "classes": classes,
-        "teacher": {**_with_reliability(teacher_logits, labels, teacher_logits), **cost(teacher, image_size)},
+        "teacher": {
+            **_with_reliability(teacher_logits, labels, teacher_logits),
+            "weights_sha256": file_sha256(teacher_weights),
+            **cost(teacher, image_size),
+        },
         "student": student_cost,
         "cells": cells,
     }
     return summary, pd.concat(histories, ignore_index=True)
+
+
+def check_card(pair: str, name: str) -> None:
+    """Refuse a cell that was made from another card than the plan has now, which DVC may not have noticed.
+
+    Raises:
+        UserError: names it and what to do.
+    """
+    stage, file = next((stage, file) for stage in STAGES if (file := CARDS / stage / f"{name}.yaml").is_file())
+    if not run_folder.is_of(run_folder.read_meta(RUNS / pair / name), yamlfile.read(file)):
+        raise UserError(
+            f"{RUNS / pair / name}: was made from another card than {file}, perhaps while the matrix was changed; run "
+            f"'dvc repro -f {stage}@{name}'"
+        )
 
 
 def evaluate_checkpoint(

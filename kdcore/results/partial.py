@@ -104,7 +104,7 @@ def collect() -> Halfway:
         name: _done(TEACHERS / name, yamlfile.read(path), run_folder.read_teacher)
         for name, path in teacher_cards.items()
     }
-    there = {name: done for name, done in teachers.items() if done is not None}
+    there = {name: done for name, done in teachers.items() if done is not None and _is_current(name, done)}
     card = captions.with_teachers(card, {name: done.meta for name, done in there.items()})
     unfinished = [_unfinished(path) for name, path in teacher_cards.items() if name not in there]
     evaluations, histories, cells = [], {}, 0
@@ -148,10 +148,7 @@ def _pair_so_far(
         name = identity["name"]
         card_file = _card_file(identity)
         done = _done(RUNS / pair / name, yamlfile.read(card_file), _read_cell)
-        if done is not None and (reason := now.changed(done.meta)):
-            _warn(UserError(f"{name}: {reason}"))
-            done = None
-        if done is None or done.history is None:
+        if done is None or done.history is None or not _is_current(name, done, now):
             unfinished.append(_unfinished(card_file))
             continue
         cell = _cell(identity, done, done.history)
@@ -160,10 +157,19 @@ def _pair_so_far(
         reused = reused or is_current
         histories.append(done.history.assign(cell=name))
     histories += [one.history.assign(cell=one.name) for one in unfinished if one is not None]
-    summary = evaluated if reused else _without_evaluation(card, pair, teacher)
+    is_of_teacher = evaluated.get("teacher", {}).get("weights_sha256") == _weights_of(pair)
+    summary = evaluated if reused and is_of_teacher else _without_evaluation(card, pair, teacher)
     cells = [{**_own_cost(cell, card, summary["student"]), **cell} for cell in cells]
     together = pd.concat(histories[1:] or histories, ignore_index=True)
     return {**summary, "cells": cells}, together, unfinished
+
+
+def _is_current(name: str, done: Done, now: made_from.Now | None = None) -> bool:
+    """Whether a network was made from the data set and the teacher that are there now; says so where it was not."""
+    reason = (now or made_from.Now()).changed(done.meta)
+    if reason:
+        _warn(UserError(f"{name}: {reason}"))
+    return not reason
 
 
 def _robustness(card: Card) -> dict[str, dict[str, Any]]:
@@ -176,6 +182,10 @@ def _robustness(card: Card) -> dict[str, dict[str, Any]]:
         except UserError as error:
             _warn(error)
     return found
+
+
+def _weights_of(pair: str) -> str:
+    return file_sha256(TEACHERS / pair.partition("-")[0] / run_folder.WEIGHTS)
 
 
 def _evaluated(folder: Path) -> Evaluation:

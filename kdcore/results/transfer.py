@@ -18,6 +18,7 @@ from kdcore.data.dataset import Dataset, Encoded, Split
 from kdcore.data.feed import LARGEST_BATCH, Feed, unaugmented
 from kdcore.data.interpolate import resized_crop
 from kdcore.matrix.cell import RUNS
+from kdcore.matrix.fingerprint import fingerprint
 from kdcore.matrix.teacher_cards import SEED
 from kdcore.matrix.train_recipe import Augmentation
 from kdcore.networks.input_affine import SCALE
@@ -29,6 +30,8 @@ from kdcore.system.validated import Stored
 from kdcore.training import device as devices
 from kdcore.training import probe, run_folder
 
+LOADED = fingerprint(__name__)
+"""The fingerprint of this code when it was loaded, which may be older than the files."""
 PROBES = Path("scratch/probes")
 """Keeps what earlier runs have measured, so that one more cell or protocol, or a kill, repeats no probe."""
 PADDING = 4

@@ -37,6 +37,8 @@ HINTS = {
     "host": " It belongs into scheduler_options.",
     "dashboard_address": " It belongs into scheduler_options.",
 }
+CHOOSES_SHELL = ("PBSCluster", "MoabCluster", "SGECluster")
+"""Queues that take the shell of a job's script from the directive -S."""
 NEWER = {
     "job_extra": "job_extra_directives",
     "env_extra": "job_script_prologue",
@@ -273,7 +275,7 @@ def read(path: Path, say: Callable[[str], object] = lambda line: None) -> Cluste
         say(f"{path}: the queue also obeys {', '.join(variables)}")
     if variables := ignored():
         say(f"{path}: {', '.join(variables)}: chooses GPUs of this machine, and is not passed on to jobs")
-    shell = "" if content.cluster == "HTCondorCluster" else _shell(options)  # which runs /bin/sh, whatever it says
+    shell = "" if content.cluster == "HTCondorCluster" else _shell(content.cluster, options)  # which runs /bin/sh
     if passed := exports(shell):
         prologue = options.get("job_script_prologue") or options.pop("env_extra", [])
         options["job_script_prologue"] = [*passed, *prologue]
@@ -282,10 +284,10 @@ def read(path: Path, say: Callable[[str], object] = lambda line: None) -> Cluste
     return content
 
 
-def _shell(options: dict[str, Any]) -> str:
-    """Return the shell of a job's script: that of a directive -S, which SGE and PBS prefer, or of its first line."""
+def _shell(cluster: str, options: dict[str, Any]) -> str:
+    """Return the shell of a job's script: that of a directive -S, where the queue prefers it, or of the first line."""
     directives = [*(options.get("job_extra_directives") or []), *(options.get("job_extra") or [])]
-    named = (re.match(r"-S[ =]*(\S+)", line) for line in directives)
+    named = (re.search(r"(?:^|\s)-S[ =]*([^\s,@]+)", line) for line in directives if cluster in CHOOSES_SHELL)
     return next((match[1] for match in named if match), options.get("shebang", ""))
 
 

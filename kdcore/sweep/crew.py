@@ -215,7 +215,8 @@ class Crew:
         """Why no worker can be expected any more; empty as long as one can."""
         if self.job_queue is None or any(self.offered.values()):
             return ""
-        lasting = len(self.troubles) - sum(place.is_passing for place in self.places.values())
+        passing = len(self.paused) + sum(place.is_passing for place in self.places.values())
+        lasting = len(self.troubles) - passing
         if 0 < self.job_queue.workers <= lasting:
             return "\n".join(["no job can run stages; mend that, and run it again", *self.troubles])
         return self.job_queue.trouble

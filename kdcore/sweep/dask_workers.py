@@ -169,11 +169,6 @@ class Joining(WorkerPlugin):
             place = Place(self.root, is_apart=False, slots=slots)
             if not (Path(self.root) / self.token).is_file():
                 place.trouble = f"{here} is no clone of the project, and {self.root} is not on this machine"
-            elif code_of(Path(self.root)) != self.code:
-                place.trouble = (
-                    f"the code in {self.root} has changed since the sweep began; undo that, and start the worker "
-                    "again, or end the sweep and begin it anew"
-                )
         imported = Path(kdcore.__file__).parents[1]
         if not place.trouble and code_of(imported, "kdcore") != code_of(Path(place.folder), "kdcore"):
             remedy = f"start the worker in {place.folder} with 'python -m dask worker'"

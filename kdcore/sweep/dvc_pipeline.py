@@ -157,21 +157,37 @@ class Pipeline:
             try:
                 self.repo.stage_cache.restore(stage)
             except RunCacheNotFoundError:
-                stage.save_deps()
                 self.stale.add(step)
                 return Verdict.STALE
             stage.save_deps()
             self._keep(stage)
             return Verdict.CACHED
 
+    def begin(self, step: str) -> str:
+        """Note what a stage is about to read, and return its command.
+
+        Raises:
+            RunError: a dependency is missing.
+        """
+        with self._locked(step):
+            self.stages[step].save_deps()
+        return self.command(step)
+
     def finish(self, step: str) -> None:
         """Put a stage's outputs into the cache, and remember them for `record`.
 
         Raises:
-            RunError: DVC cannot, because an output is missing, for instance.
+            RunError: DVC cannot, because an output is missing, for instance; or what the stage read has changed since
+                it began, so that nobody knows what its outputs were made from.
         """
         with self._locked(step):
-            self._keep(self.stages[step])
+            stage = self.stages[step]
+            before = {dep.def_path: dep.hash_info for dep in stage.deps}
+            stage.save_deps()
+            changed = [dep.def_path for dep in stage.deps if dep.hash_info != before[dep.def_path]]
+            if changed:
+                raise RunError(f"{', '.join(changed)} changed while it ran; run the same command again")
+            self._keep(stage)
 
     def record(self) -> None:
         """Write the stages made since the last call to dvc.lock, as `dvc repro` would have left it.
@@ -213,9 +229,7 @@ class Pipeline:
         return items
 
     def _keep(self, stage: PipelineStage) -> None:
-        """Put outputs into the cache, with what the stage read as it was when it was checked: a file that has changed
-        since, as params.yaml may while the plan reads it, makes the stage stale again.
-        """
+        """Put outputs into the cache, with the hashes of what the stage read."""
         uncached = any(not out.use_cache for out in stage.outs if not (out.is_metric or out.is_plot))
         with self.repo.scm_context(quiet=True):
             stage.save_outs()

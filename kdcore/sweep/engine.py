@@ -253,7 +253,7 @@ class Sweep:
         for name in beside:
             self.schedule.steps[name].reason = f"is trained side by side with {step.name}"
         step.state, step.started, step.attempts = State.RUNNING, time.time(), step.attempts + 1
-        command, log = self.pipeline.command(step.name), journals.log(step.name)
+        command, log = self.pipeline.begin(step.name), journals.log(step.name)
         names = tuple(name.partition("@")[2] for name in beside)
         job = Job(step.name, command, str(Path.cwd()), str(log), self.tries.timeout, names)
         if is_here(step.name):

@@ -13,8 +13,8 @@ from filelock import FileLock, Timeout
 from kdcore.system.errors import UserError, shown
 
 DEVICE, VISIBLE, HIP = "KDCORE_DEVICE", "CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"
-NO_GPU = ("", "-1", "NoDevFiles")
-"""Values of CUDA_VISIBLE_DEVICES that mean none."""
+NO_GPU = ("", "-1", "nodevfiles", "none", "void", "10000")
+"""Values of CUDA_VISIBLE_DEVICES that mean none, in small letters: Slurm and HTCondor set some."""
 CUDA_DEVICE = re.compile(r"cuda(?::(\d+))?")
 NUMBER = re.compile(r"\+?([0-9]+)")
 """How CUDA reads a number: what follows it counts for nothing."""
@@ -70,7 +70,7 @@ def gpus() -> list[str]:
         return []
     found = installed()
     names = visible(os.environ.get(VISIBLE), found)
-    if found and not names and not named and (chosen := os.environ[VISIBLE].strip()) not in NO_GPU:
+    if found and not names and not named and (chosen := os.environ[VISIBLE].strip()).lower() not in NO_GPU:
         raise UserError(
             f"{VISIBLE}={chosen}: leaves none of the {len(found)} GPUs here, for an entry names none, or one twice; "
             f'name them by number from 0, or by UUID, or say {VISIBLE}="" to compute on the CPU'

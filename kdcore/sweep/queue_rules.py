@@ -86,10 +86,7 @@ def _texts(value: Any) -> Iterator[str]:
         yield value
 
 
-READ = (
-    *("CXX", "TORCHINDUCTOR_CACHE_DIR"),
-    *("MLFLOW_EXPERIMENT_NAME", "MLFLOW_TRACKING_URI", "WANDB_MODE", "WANDB_PROJECT"),
-)
+READ = ("CXX", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_TRACKING_URI", "WANDB_MODE", "WANDB_PROJECT")
 """Variables of other programs that cells read (docs/environment.md)."""
 
 

@@ -28,7 +28,12 @@ class RunError(Exception):
 
 
 def shown(value: object) -> str:
-    """Write a value for a message, cut short: a hostile file may make it huge, or nest aliases in it."""
+    """Write a value for a message, cut short: a hostile file may make it huge, or nest aliases in it. Of a long text
+    both ends are kept, for names of classes and paths differ at their ends.
+    """
+    if isinstance(value, str) and len(value) > SHOWN - 2:
+        end = repr(value[-SHOWN:])[-SHOWN // 3 :]
+        return f"{repr(value[:SHOWN])[: SHOWN - 3 - len(end)]}...{end}"
     text = ""
     for piece in _pieces(value):
         text += piece

@@ -62,7 +62,7 @@ def _replaced_at_the_end(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def unchanged(*paths: str) -> Iterator[None]:
-    """Refuse what was made from files, or the sources in folders, that have changed meanwhile.
+    """Refuse what was made from files, or from all below folders but what Python compiles, that have changed meanwhile.
 
     Raises:
         UserError: names the first that has.
@@ -75,8 +75,9 @@ def unchanged(*paths: str) -> Iterator[None]:
 
 
 def _stamps(paths: tuple[str, ...]) -> dict[Path, tuple[int, int]]:
-    files = [file for path in map(Path, paths) for file in (path.rglob("*.py") if path.is_dir() else [path])]
-    return {file: ((stat := file.stat()).st_mtime_ns, stat.st_size) for file in files if file.is_file()}
+    files = [file for path in map(Path, paths) for file in (path.rglob("*") if path.is_dir() else [path])]
+    plain = [file for file in files if file.is_file() and "__pycache__" not in file.parts]
+    return {file: ((stat := file.stat()).st_mtime_ns, stat.st_size) for file in plain}
 
 
 def remove_folder(path: Path) -> None:

@@ -22,6 +22,7 @@ from kdcore.networks import regions
 from kdcore.networks.contract import Network
 from kdcore.system import yamlfile
 from kdcore.system.errors import UserError
+from kdcore.system.files import file_sha256
 from kdcore.system.signals import Interrupted, Interruption
 from kdcore.training import (
     collapse,
@@ -41,8 +42,8 @@ from kdcore.training.live import TrainingProgress
 from kdcore.training.state import BusyError, ResumeState, capture, restore
 
 DATA = Path("data")
-LOADED = Code(ROOT).trainer()
-"""The fingerprint of the training code that this process has loaded."""
+LOADED = Code(ROOT).shared()
+"""The fingerprints of the code of all cells that this process has loaded."""
 IMAGES = {"val": "validation", "test": "test"}
 """What the images are called that a run is measured on."""
 BESIDE_VARIABLE = "KDCORE_BESIDE"
@@ -110,6 +111,7 @@ def run(
                     watch(student.history)
                 leave_if_asked(saved, interruption)
         if world.leads:
+            inputs.check_unchanged()
             _finish(student, card_file, {**card, **inputs.described()}, out, progress, share=1 + len(others))
             state.remove()
             _warn_of_collapse(student, inputs.dataset)
@@ -128,9 +130,12 @@ class _Inputs:
     world: World
     compiled: str | None
     """What `compiler.chosen` returned."""
+    sums: dict[Path, str]
+    """The sha256 of the card and of the files when they were read."""
 
     @classmethod
     def load(cls, card_file: Path, teacher_weights: Path | None, world: World) -> "_Inputs":
+        sums = {card_file: file_sha256(card_file)}
         card = yamlfile.read(card_file)
         check_code(card, card_file, loaded=LOADED)
         if world.size > 1:
@@ -146,6 +151,7 @@ class _Inputs:
                 raise UserError(f"{card_file}: names the teacher {card['teacher']}, whose weights were not given")
             files.append(teacher_weights)
             classes = len(dataset.classes)
+            sums |= {file: file_sha256(file) for file in files}
             teacher = checkpoints.restore(
                 card["teacher"],
                 classes,
@@ -157,7 +163,8 @@ class _Inputs:
         settings = TrainSettings.model_validate(card["train"])
         is_foreign = any("zoo" not in described for described in card.get("networks", {}).values())
         way = compiler.chosen(settings, dataset, where, world.size, is_foreign=is_foreign)
-        inputs = cls(card, files, dataset, teacher, where, world, way)
+        sums |= {file: file_sha256(file) for file in files if file not in sums}
+        inputs = cls(card, files, dataset, teacher, where, world, way, sums)
         if teacher is not None:
             inputs.check_regions(teacher, f"teacher {card['teacher']}", card)
         return inputs
@@ -199,7 +206,21 @@ class _Inputs:
         steps were compiled.
         """
         said = {} if self.compiled is None else {"compiled": self.compiled}
-        return {**run_folder.seen(self.dataset), **made_from.describe(*self.files), **said}
+        return {**run_folder.seen(self.dataset), **made_from.describe(*map(self.sums.get, self.files)), **said}
+
+    def check_unchanged(self) -> None:
+        """Refuse to record what was trained where the card, the data set or the teacher has changed meanwhile: DVC
+        would take the new one for what it was trained from.
+
+        Raises:
+            UserError: names the file.
+        """
+        for file, before in self.sums.items():
+            if not file.is_file() or file_sha256(file) != before:
+                raise UserError(
+                    f"{file}: has changed while {self.card['name']} was trained from it. Its state is kept: with the "
+                    "file as it was, the same command writes the results; else it trains anew"
+                )
 
     def check_regions(self, network: Network, name: str, card: dict[str, Any]) -> None:
         """Refuse a network without logits for the regions that a cell asks for, see `kdcore.networks.regions`."""

@@ -16,14 +16,14 @@ KEY = "made_from"
 DATA, TEACHERS = Path("data"), Path("teachers")
 
 
-def describe(manifest: Path, teacher: Path | None = None) -> dict[str, Any]:
+def describe(manifest: str | None, teacher: str | None = None) -> dict[str, Any]:
     """Return the part of meta.json that says what a network was made from.
 
     Args:
-        manifest: of the data set, which holds the checksums of its arrays.
-        teacher: the weights of its teacher; None for a network that was trained alone.
+        manifest: sha256 of the data set's manifest, which holds the checksums of its arrays.
+        teacher: that of the weights of its teacher; None for a network that was trained alone.
     """
-    return {KEY: {"data": file_sha256(manifest), **({"teacher": file_sha256(teacher)} if teacher else {})}}
+    return {KEY: {"data": manifest, **({"teacher": teacher} if teacher else {})}}
 
 
 class Now:

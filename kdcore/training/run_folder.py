@@ -1,7 +1,6 @@
 """Read and write a run's folder: the trained weights, one row of history per epoch, and a record of what made them."""
 
 import csv
-import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
 
 WEIGHTS = "weights.safetensors"
 AVERAGE = "ema.safetensors"
-EXPORTED = "kdcore"
-"""Key of the metadata of an exported file that says what it is."""
 ADAPTERS = "adapters.safetensors"
 HISTORY = "history.csv"
 META = "meta.json"
@@ -252,26 +249,15 @@ def recorded(weights: Path) -> "tuple[dict[str, Any], Normalisation | None]":
     Raises:
         UserError: the record is damaged.
     """
-    from kdcore.networks.input_affine import Normalisation  # it imports torch
+    from kdcore import checkpoints  # they import torch
+    from kdcore.networks.input_affine import Normalisation
 
     if weights.name in (WEIGHTS, AVERAGE) and (weights.parent / META).is_file():
         meta = read_meta(weights.parent)
         said = meta if "adopted" in meta and "mean" in meta else meta.get("images")
         meta = meta if weights.name == WEIGHTS else {}
-    elif about := _exported(weights):
+    elif about := checkpoints.exported(weights):
         meta, said = {"student": about["network"]}, about
     else:
         return {}, None
     return meta, Normalisation(tuple(said["mean"]), tuple(said["std"])) if said else None
-
-
-def _exported(weights: Path) -> dict[str, Any]:
-    """Read what a file of `kdcore.export` says of itself; nothing of other files."""
-    from kdcore import checkpoints
-
-    text = checkpoints.metadata(weights).get(EXPORTED) if weights.suffix == ".safetensors" else None
-    try:
-        about: dict[str, Any] = json.loads(text or "{}")
-        return {key: about[key] for key in ("network", "mean", "std")} if about else {}
-    except (ValueError, RecursionError, KeyError, TypeError) as error:
-        raise UserError(f"{weights}: is damaged ({error}); export it anew") from error

@@ -233,7 +233,7 @@ class TestSplitsAsClasses:
         assert "train: is taken for a class, though it is called like a split" in capsys.readouterr().err
 
     @pytest.mark.parametrize("name", [
-        "test_images", "unlabeled", "val2017", "samples", "BACKGROUND_Google", "extra", "unsorted", "Thumbnails",
+        "test_images", "val2017", "samples", "BACKGROUND_Google", "extra", "unsorted", "Thumbnails",
         "extra-images",
     ])  # fmt: skip
     @pytest.mark.parametrize("inside", ["", "train"])
@@ -269,6 +269,7 @@ class TestSplitsAsClasses:
         (["cats", "dogs", "test_cats"], ["cats and test_cats"]), (["x_train", "x_test"], ["x_train and x_test"]),
         (["asl_alphabet_train/asl_alphabet_train", "asl_alphabet_test/asl_alphabet_test"],
          ["asl_alphabet_train and asl_alphabet_test"]),
+        (["cat (train)", "cat (test)"], ["cat (train) and cat (test)"]),
         (["crash_test", "cat"], []), (["contest", "con", "latest", "la"], []),
     ])  # fmt: skip
     def test_called_like_training_and_test_of_one_class(self, tmp_path, names, said, capsys):
@@ -282,7 +283,8 @@ class TestSplitsAsClasses:
 
     @pytest.mark.parametrize("names", [
         ["trainA", "trainB", "testA", "testB"], ["trainCats", "trainDogs", "testCats", "testDogs"],
-        ["catsTrain", "dogsTrain", "catsVal", "dogsVal"],
+        ["catsTrain", "dogsTrain", "catsVal", "dogsVal"], ["cat.train", "cat.test", "dog.train", "dog.test"],
+        ["cat (train)", "dog (train)", "cat (test)", "dog (test)"],
     ])  # fmt: skip
     def test_called_after_a_split_and_a_class_in_capitals(self, tmp_path, names):
         for start, name in enumerate(names):
@@ -296,6 +298,14 @@ class TestSplitsAsClasses:
         path = tmp_path / "new" / inside
         write_tree(path.parent, [path.name], 2, start=10)
         with pytest.raises(UserError, match=r"new: holds no images itself but folders that are called like .* \(cat\)"):
+            fetch_own(f"folder:{tmp_path}", test_share=0.5)
+
+    @pytest.mark.parametrize("names", [["0", "1", "2"], ["00", "01", "02"]])
+    def test_folders_of_numbered_subjects_in_numbered_classes(self, tmp_path, names):
+        """Whoever moved them into the folders of the same names beside would mix the classes."""
+        for start, name in enumerate(names):
+            write_tree(tmp_path / name, names, 2, start=10 * start)
+        with pytest.raises(UserError, match="or, if they are classes, put their images into them, without"):
             fetch_own(f"folder:{tmp_path}", test_share=0.5)
 
     def test_images_beside_folders_of_the_same_names(self, tmp_path, capsys):
@@ -586,6 +596,16 @@ class TestMasks:
         write_tree(tmp_path, names, 4)
         assert fetch_own(f"folder:{tmp_path}", test_share=0.5).classes == sorted(names)
 
+    @pytest.mark.parametrize(("name", "is_said"), [
+        ("masks", True), ("cat_masks", True), ("Ground Truth", True), ("annotations", True), ("gt", True),
+        ("mask", False), ("no_mask", False), ("masked", False),
+    ])  # fmt: skip
+    def test_beside_classes(self, tmp_path, name, is_said, capsys):
+        write_tree(tmp_path, [*CLASSES, name], 4)
+        fetch_own(f"folder:{tmp_path}", test_share=0.25)
+        said = f"data.source {tmp_path}: {name} is taken for a class; move it away if it holds masks\n"
+        assert capsys.readouterr().err == said * is_said
+
     @pytest.mark.parametrize(("ending", "is_said"), [
         ("_mask", True), ("-Mask_1", True), ("_masks", True), ("_gt", True), ("_thumb", True),
         ("_superpixels", True), ("_masked", False), ("_1", False), ("mask_", True), ("GT-", True), ("masked_", False),
@@ -637,6 +657,12 @@ class TestImagesTwice:
             path.symlink_to("../../.store/cat/cat_50.jpg")
         fetch_own(f"folder:{tmp_path}")
         assert "1 of 4 training images are equal to earlier ones" in capsys.readouterr().err
+        for path in ("test/cat/again.jpg", "train/dog/again.jpg"):  # as copies would be said, and so are they
+            (tmp_path / path).symlink_to("../../.store/cat/cat_50.jpg")
+        fetch_own(f"folder:{tmp_path}")
+        said = capsys.readouterr().err
+        assert "1 of 5 test images are equal to training images" in said
+        assert "1 of 5 training images are equal to one of another class" in said
 
     @pytest.mark.parametrize("augmentation", [None, "random_resized_crop"])
     @pytest.mark.parametrize(("copied", "message"), [

@@ -340,7 +340,7 @@ class TestContents:
         with pytest.raises(UserError, match="the labels 'cat', 'cat ' differ in spaces alone; write each class in one"):
             fetch_own(f"parquet:{tmp_path}")
 
-    @pytest.mark.parametrize("label", ["nan", "None", "-1"])
+    @pytest.mark.parametrize("label", ["nan", "None", "-1", "unlabeled", "No label", "?", "NaT", "undefined"])
     def test_classes_that_look_like_missing_labels(self, tmp_path, label, capsys):
         for start, name in enumerate(("train", "test")):
             write_parquet(tmp_path / f"{name}.parquet", ("cat", label, "dog"), start=10 * start)

@@ -83,6 +83,15 @@ class TestImagenet:
         (views,) = next(Feed(dataset, CPU).batches(12, views=1, seed=0, epoch=1)).views
         assert views.shape == (12, 3, 224, 224)
 
+    def test_a_subset_is_looked_at_as_own_data_are(self, tmp_path, capsys):
+        for start, split in enumerate(("train", "val")):
+            for name in ("1", "2", "10"):
+                write_tree(tmp_path / split / name, [f"{name}a", f"{name}b"], 2, size=(96, 80), start=10 * start)
+        imagenet.fetch(source=str(tmp_path), subset=True)
+        said = capsys.readouterr().err
+        assert "3 of 3 classes (1, 10, 2) hold no images of their own but several folders" in said
+        assert "classes are counted in alphabetical order, 1, 10, 2" in said
+
     def test_only_the_whole(self, tmp_path):
         with pytest.raises(UserError, match=r"train holds 12 images in 3 classes, ImageNet 1281167 in 1000.*subset"):
             imagenet.fetch(source=str(write_imagenet(tmp_path)), subset=False)

@@ -1,6 +1,7 @@
 """Which training images are kept for validation, and which of the others are used."""
 
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +24,17 @@ def dataset(*counts, test=(0, 1)):
     return Dataset(name="x", classes=[f"class {i}" for i in range(len(counts))], train=Split(images, labels),
                    test=Split(images[:2], np.array(test)), mean=(0.5,) * 3, std=(0.5,) * 3, image_size=2,
                    flip=False)  # fmt: skip
+
+
+def test_classes_whose_names_begin_alike_are_counted_each():
+    """Messages cut long names short."""
+    names = [f"Animalia_Chordata_Aves_Passeriformes_Tyrannidae_Empidonax_{name}" for name in ("alnorum", "minimus")]
+    found = replace(dataset(1, 9), classes=names)
+    assert sorted(subsets.counts(found).values()) == [1, 9]
+    with pytest.raises(
+        UserError, match="alnorum' has 1 training images, and 1 of them for validation"
+    ):
+        subsets.chosen(found, validation=0.1)
 
 
 def numbers(split):

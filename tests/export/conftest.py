@@ -16,7 +16,7 @@ from kdcore.matrix import params
 from kdcore.matrix.cards import make_cards
 from kdcore.results import evaluation
 from kdcore.system import yamlfile
-from kdcore.system.files import whole, write_json
+from kdcore.system.files import file_sha256, whole, write_json
 from kdcore.training import loop, made_from, run_folder
 from tests.project import ROOT, TINY, copy_lists
 
@@ -42,7 +42,7 @@ def trained(card, dataset, seed):
         network = methods.get("simkd").other_end(network, outputs=64, factor=2, size=[4, 4], bias=True)
     row = {"epoch": 1, "lr": 0.1, "loss": 1.0, "ce": 1.0, "train_top1": 10.0, "test_top1": 12.5}
     teacher = Path("teachers/resnet14/weights.safetensors") if "teacher" in card else None
-    made = made_from.describe(Path("data/digits/manifest.json"), teacher)
+    made = made_from.describe(file_sha256(Path("data/digits/manifest.json")), teacher and file_sha256(teacher))
     meta = {**card, **run_folder.seen(dataset), **made, "commit": "0123456", "device": "cpu", "threads": 1}
     meta |= {"processes": 1, "computed_in": "float32", "versions": {"torch": torch.__version__}}
     history = [row | {"epoch": epoch} for epoch in range(1, card["train"]["epochs"] + 1)]

@@ -11,12 +11,14 @@ import pytest
 import torch
 from PIL import Image
 
+from kdcore import checkpoints, networks
 from kdcore.data import storage
 from kdcore.data.dataset import Encoded
 from kdcore.data.feed import unaugmented
 from kdcore.data.sources import digits
 from kdcore.data.sources.folders import index_images
 from kdcore.export import about, exporting, forms, prediction, student
+from kdcore.networks.input_affine import Normalisation
 from kdcore.results import evaluation
 from kdcore.system.errors import UserError
 from kdcore.training.inference import predict
@@ -128,6 +130,10 @@ def test_an_exported_file_says_of_which_images_and_network_it_is(exported, tmp_p
         found, _ = evaluation.evaluate_checkpoint("resnet8", file, images, CPU)
         assert found["top1"] == measured(KD[0])["top1"]
     assert "sees images normalised by mean" in capsys.readouterr().err
+    network = networks.create("resnet8", 10)
+    images = Normalisation(other.mean, other.std)
+    with pytest.raises(UserError, match="holds a normalisation of images, the record of an export, with mean"):
+        checkpoints.load(file, network, images=images)
     described = {"small8": {"zoo": "resnet8", "image_size": 16}}
     evaluation.evaluate_checkpoint("small8", file, dataset, CPU, described=described)
     assert "was trained as resnet8, which may see images otherwise than small8" in capsys.readouterr().err

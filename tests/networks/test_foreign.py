@@ -84,6 +84,13 @@ class Awake(nn.Module):
     def forward(self, x):
         return nn.functional.dropout(x, 0.5, training=True)
 
+class Squeezed(Odd):
+    def forward(self, x):
+        return super().forward(x).squeeze()
+
+def squeezed(num_classes):
+    return Squeezed(num_classes, 8)
+
 def awake(num_classes):
     network = small(num_classes)
     network.body[2] = Awake()
@@ -414,6 +421,10 @@ class TestFactory:
         described = describing.described({"factory": f"{odd}.{name}"}, 32)
         assert "classifier" not in described
         assert created({"x": described}, "x").classifier is None
+
+    def test_a_batch_of_one_image(self, odd):
+        with pytest.raises(UserError, match=r"squeezed: (fails|gives \(7,\)) for a batch of one image"):
+            describing.described({"factory": f"{odd}.squeezed"}, 32)
 
     @pytest.mark.parametrize(("name", "message"), [
         ("bound", "depend on the other images of its batch, as those of a batch norm without running statistics"),

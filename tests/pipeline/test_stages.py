@@ -16,8 +16,9 @@ from kdcore import checkpoints, networks
 from kdcore.catalog import levels
 from kdcore.data import storage
 from kdcore.data.sources import digits
+from kdcore.matrix import check
 from kdcore.matrix.cards import make_cards
-from kdcore.matrix.code import Code
+from kdcore.matrix.code import Code, check_code
 from kdcore.networks import resnet
 from kdcore.results import evaluation
 from kdcore.system import yamlfile
@@ -220,7 +221,7 @@ class TestThreads:
         assert torch.get_num_threads() == device.OWN_THREADS
 
     def test_of_evaluation(self, project, monkeypatch):
-        yamlfile.write(project / "cards/evaluate/a-b.yaml", {"data": "digits", "threads": 3})
+        yamlfile.write(project / "cards/evaluate/a-b.yaml", {"data": "digits", "threads": 3, "cells": []})
         monkeypatch.setattr(evaluation, "evaluate_pair", self.ends_with_threads)
         with pytest.raises(RunError, match="3 threads"):
             evaluate.main("a-b")
@@ -368,9 +369,56 @@ def test_code_that_was_loaded_before_it_changed(project, monkeypatch):
     """As by a sweep's fork server: the card is of the files, and the process computes by what they were."""
     card = {**CARD, "code": Code(ROOT).training("resnet8")}
     yamlfile.write(project / "cards/baseline/cell.yaml", card)
-    monkeypatch.setattr(experiment, "LOADED", "0" * 16)
+    monkeypatch.setattr(experiment, "LOADED", {"trainer": "0" * 16})
     with pytest.raises(UserError, match=r"the code has changed since the plan \(trainer\)"):
         experiment.run(project / "cards/baseline/cell.yaml", project / "out")
+
+
+def test_a_plan_refuses_changes_of_all_that_dvc_says_it_reads():
+    (stage,) = [stage for name, stage in yamlfile.read(ROOT / "dvc.yaml")["stages"].items() if name == "plan"]
+    assert sorted(stage["deps"]) == sorted(check.READ)
+
+
+@pytest.mark.parametrize("part", ["trainer", "images"])
+def test_code_that_was_loaded_before_the_plan(part, tmp_path):
+    """A process may have loaded an edit that is undone since."""
+    train = {**CARD["train"], "label_noise": {"kind": "symmetric", "rate": 0.1}}
+    card = {**CARD, "train": train, "code": Code(ROOT).training("resnet8", train=train)}
+    loaded = Code(ROOT).shared()
+    check_code(card, tmp_path, loaded=loaded)
+    with pytest.raises(UserError, match=rf"the code has changed since the plan \({part}\)"):
+        check_code(card, tmp_path, loaded={**loaded, part: "0" * 16})
+
+
+@pytest.mark.parametrize("file", ["card", "manifest.json"])
+def test_inputs_that_change_while_a_cell_is_trained(project, file):
+    """DVC would record the new ones as those that it was trained from; with the old ones it goes on to its results."""
+    card_file = project / "cards/baseline/cell.yaml"
+    changed = card_file if file == "card" else project / "data/digits" / file
+    before = changed.read_text()
+    out = project / "runs/x"
+
+    def edit(history):
+        if len(history) == CARD["train"]["epochs"]:
+            changed.write_text(f"{before}\n")
+
+    with pytest.raises(UserError, match=rf"{changed.name}: has changed while {CARD['name']} was trained from it"):
+        experiment.run(card_file, out, watch=edit)
+    assert not out.exists()
+    changed.write_text(before)
+    experiment.run(card_file, out)
+    assert run_folder.read_meta(out)["made_from"] == {"data": file_sha256(project / "data/digits/manifest.json")}
+
+
+def test_a_cell_of_another_card_is_not_evaluated(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pair, name = CARD["pair"], CARD["name"]
+    yamlfile.write(Path(f"cards/baseline/{name}.yaml"), CARD)
+    run_folder.write(Path(f"runs/{pair}/{name}"), networks.create("resnet8", 10), [], {**CARD, "commit": "abc"})
+    evaluation.check_card(pair, name)
+    yamlfile.write(Path(f"cards/baseline/{name}.yaml"), {**CARD, "seed": 1})
+    with pytest.raises(UserError, match=rf"was made from another card than .*; run 'dvc repro -f baseline@{name}'"):
+        evaluation.check_card(pair, name)
 
 
 def test_params_that_change_while_they_are_planned(tmp_path, monkeypatch):

@@ -115,7 +115,8 @@ def evaluate(**top1):
     found = partial.collect().results.evaluations[0]
     for cell in found["cells"]:
         cell |= {"top1": top1[cell["method"]], "agreement": 88.0, "ece": 2.0, "nll": 0.5, "top5": 99.0}
-    found["teacher"] |= {"top1": 91.0, "agreement": 100.0}
+    sha256 = file_sha256(partial.TEACHERS / "resnet14" / WEIGHTS)
+    found["teacher"] |= {"top1": 91.0, "agreement": 100.0, "weights_sha256": sha256}
     folder = partial.EVALUATIONS / PAIR
     folder.mkdir(parents=True)
     write_json(folder / "metrics.json", found)
@@ -221,13 +222,27 @@ class TestCollect:
     ])  # fmt: skip
     def test_what_another_teacher_taught_or_other_images_does_not_count(self, project, capsys, file, said):
         finish("resnet14", 92.5)
-        made = made_from.describe(project / "data/digits/manifest.json", project / "teachers/resnet14" / WEIGHTS)
-        finish(KD, 80.0, **made)
+        files = project / "data/digits/manifest.json", project / "teachers/resnet14" / WEIGHTS
+        finish(KD, 80.0, **made_from.describe(*map(file_sha256, files)))
         assert [cell["top1"] for cell in self.cells()] == [80.0]
         with (project / file).open("a") as there:
             there.write(" ")
         assert self.cells() == []
         assert capsys.readouterr().err == f"warning: {KD}: {said}; it counts as not there\n"
+
+    def test_the_evaluation_of_a_teacher_that_is_gone(self, project, capsys):
+        """Cells that no teacher taught stay as they are."""
+        finish("resnet14", 92.5)
+        finish(VANILLA, 70.0)
+        evaluate(vanilla=71.0)
+        assert partial.collect().results.evaluations[0]["teacher"]["top1"] == 91.0
+        finish("resnet14", 95.5)
+        (found,) = partial.collect().results.evaluations
+        assert found["teacher"]["top1"] == 95.5
+        assert [cell["top1"] for cell in found["cells"]] == [71.0]
+        finish("resnet14", 95.5, made_from={"data": "0" * 64})
+        assert partial.collect().results.evaluations == []
+        assert "resnet14: the data set digits is another one since" in capsys.readouterr().err
 
     def test_changes_accepted_since_the_evaluation(self, project, capsys):
         finish("resnet14", 92.5, accepted=[{"reason": "renamed"}])

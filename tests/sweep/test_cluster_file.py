@@ -319,8 +319,9 @@ def test_jobs_have_the_devices_that_the_sweep_is_told(script, monkeypatch):
         assert "setenv KDCORE_DEVICE cpu" in script(shebang=f"#!{shebang}"), shebang
     for shebang in ("/bin/bash -l", "/bin/zsh", "/usr/bin/env bash", "/opt/csh/bin/bash --rcfile /etc/csh"):
         assert "export KDCORE_DEVICE=cpu" in script(shebang=f"#!{shebang}"), shebang
-    for directive in ("-S /bin/tcsh", "-S=/bin/csh"):
+    for directive in ("-S /bin/tcsh", "-S=/bin/csh", "-j y -S /bin/tcsh", "-S /bin/tcsh@node1,/bin/bash@node2"):
         assert "setenv KDCORE_DEVICE cpu" in script("SGECluster", job_extra_directives=[directive]), directive
+    assert "setenv KDCORE_DEVICE cpu" in script(shebang="#!/bin/tcsh", job_extra_directives=["-S 2"])  # Slurm's cores
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server:5000")
     assert "export MLFLOW_TRACKING_URI=http://server:5000" in script()
     assert "export KDCORE_DEVICE=cpu; " in "\n".join(script("HTCondorCluster", disk="1GB", shebang="#!/bin/csh -f"))

@@ -27,9 +27,14 @@ MASKS = (
     *("depth", "heatmap", "superpixel"),
 )
 """What folders and names of images and of what is drawn over them are called, without an s at the end."""
+OF_MASKS = re.compile(r"(?:\w+_)?(?:masks|annotations|segmentations|ground_?truths?|gt)")
+"""Names that hardly are those of classes; mask and label may be."""
 PREVIEWS = ("thumb", "thumbnail", "preview")
-MISSING = ("nan", "none", "null", "n/a", "<na>", "-1")
-"""What programs write for a label that is missing, in small letters."""
+MISSING = (
+    *("nan", "nat", "none", "null", "n/a", "<na>", "-1", "?", "undefined"),
+    *("unlabeled", "unlabelled", "no label", "no_label", "not labeled"),
+)
+"""What programs and people write for a label that is missing, in small letters."""
 Rgb = tuple[float, float, float]
 
 
@@ -88,13 +93,14 @@ def check_decoded(train: Split, test: Split, where: str, remedy: str) -> None:
 def check_files_apart(train: Files, test: Files) -> None:
     """Refuse test images that are training images, through links, and images that are in two classes or twice in one.
 
-    Equal images that a store outside keeps once, as git-annex does, and links to them, may be twice in one.
+    Equal images that a store outside keeps once, as git-annex does, and links to them, are told by their contents.
 
     Raises:
         UserError: names one.
     """
     train_paths, test_paths = _Real(train), _Real(test)
-    shared = sorted(train_paths.keys() & test_paths.keys())
+    both = sorted(train_paths.keys() & test_paths.keys())
+    shared = [real for real in both if not (train_paths[real].is_symlink() and test_paths[real].is_symlink())]
     if shared:
         raise UserError(
             f"{test_paths[shared[0]]}: is the training image {train_paths[shared[0]]}; {len(shared)} of "
@@ -115,6 +121,8 @@ def check_no_masks(files: Files, where: str) -> None:
             "each class into a folder called after the class"
         )
     _check_suffixes(files, where)
+    for name in (name for name in files if OF_MASKS.fullmatch(role(name))):
+        print(f"{where}: {named(name)} is taken for a class; move it away if it holds masks", file=sys.stderr)
     masks = [path for paths in files.values() for path in _masks(paths)]
     if masks:
         print(
@@ -171,7 +179,8 @@ class _Real(dict[str, Path]):
                     f"{again[0][0]}: is the image {again[0][1]} of the same class, through a link; {len(again)} images "
                     "would count twice; remove the links"
                 )
-            twice = sorted(self.keys() & of_class.keys())
+            both = sorted(self.keys() & of_class.keys())
+            twice = [real for real in both if not (self[real].is_symlink() and of_class[real].is_symlink())]
             if twice:
                 raise UserError(
                     f"{of_class[twice[0]]}: is the image {self[twice[0]]} of another class, through a link; "

@@ -169,8 +169,8 @@ def _without_split(folders: list[Path], names: Sequence[str]) -> set[str]:
     cat_train.
     """
     either = "|".join(sorted(names, key=len, reverse=True))
-    words = (re.sub(r"(?<=[a-z])(?=[A-Z0-9])", "_", folder.name) for folder in folders)
-    matches = (re.fullmatch(rf"(?:{either})_(.+)|(.+)_(?:{either})", role(name)) for name in words)
+    words = (re.sub(r"(?<=[a-z])(?=[A-Z0-9])|[^0-9A-Za-z]+", "_", folder.name).strip("_") for folder in folders)
+    matches = (re.fullmatch(rf"(?:{either})_(.+)|(.+)_(?:{either})", name.lower()) for name in words)
     return {match[1] or match[2] for match in matches if match}
 
 

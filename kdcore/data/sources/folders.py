@@ -174,7 +174,8 @@ def check_no_splits(folders: list[Path], root: Path) -> None:
     """
     inside = {folder: _names_inside(folder) for folder in folders}
     own = {composed(folder.name).casefold() for folder in folders}
-    for folder, names in inside.items():
+    are_alike = len(folders) > 1 and len({frozenset(names) for names in inside.values()}) == 1
+    for folder, names in inside.items() if not are_alike else ():
         direct = {composed(child.name).casefold() for child in visible_folders(folder)} if names else set()
         beside = (names | direct) & own - {composed(folder.name).casefold()}
         if beside:

@@ -7,8 +7,9 @@ where <class> is a WordNet number such as n01440764. Images are decoded as they 
 from pathlib import Path
 
 from kdcore.data.dataset import Dataset
-from kdcore.data.sources.contents import check_files_apart, check_repeated, keys_of
+from kdcore.data.sources.contents import check_files_apart, check_no_masks, check_repeated, keys_of, say_names
 from kdcore.data.sources.folders import Files, check_number, check_same_classes, classes_below, index_images, labels_of
+from kdcore.data.sources.groups import say_groups
 from kdcore.system.errors import UserError
 
 CLASSES = 1000
@@ -43,6 +44,9 @@ def fetch(*, source: str, subset: bool) -> Dataset:
     check_number(train, f"data.source {source}")
     check_files_apart(train, val)
     if subset:
+        say_groups((train, val), f"data.source {source}")
+        say_names(list(train), f"data.source {source}")
+        check_no_masks({name: [*train[name], *val[name]] for name in train}, f"data.source {source}")
         files = [[path for paths in split.values() for path in paths] for split in (train, val)]
         check_repeated(*keys_of(*files), labels_of(train), labels_of(val), f"data.source {source}")
     else:

@@ -22,6 +22,9 @@ from kdcore.system.errors import UserError, shown
 class TiffTags(IntEnum):
     """Numbers of tags in TIFF, and their values."""
 
+    BITS = 258
+    PLANES = 284
+    ONE_BY_ONE = 2
     PHOTOMETRIC = 262
     WHITE_IS_0 = 0
     EXTRA_SAMPLES = 338
@@ -34,12 +37,10 @@ CLEAR = "transparency"
 """Pillow's name for the value that is transparent."""
 ENLARGED = {"L;2": 85, "L;4": 17}
 """Layout of greys of 2 and 4 bits in PNG -> by what Pillow multiplies them."""
-JPEG, WEBP = b"\xff\xd8\xff", b"RIFF"
-"""The first bytes of compressed images that can be decoded where zeros stand for a part."""
-END_OF_JPEG = b"\xff\xd9"
-"""Behind it some programs leave zeros."""
+JPEG, END_OF_JPEG = b"\xff\xd8\xff", b"\xff\xd9"
+"""The first bytes and the last ones of a JPEG; some programs write zeros, or notes, behind it."""
 ZEROS = 64
-"""So many zeros end no compressed image."""
+"""So many zeros at the end of a file are looked into."""
 UPRIGHT = 1
 """The orientation in EXIF of an image that need not be turned."""
 COLOURS = {"white": (255, 255, 255), "black": (0, 0, 0)}
@@ -168,7 +169,7 @@ class Reader:
 
 
 def check_end(image: Path | bytes) -> None:
-    """Refuse a JPEG or WebP whose rest is zeros: it can be decoded, and what is missing would become grey.
+    """Refuse a JPEG without an end, whose rest is zeros: it can be decoded, and what is missing would become grey.
 
     Raises:
         BlankError: says so.
@@ -178,8 +179,9 @@ def check_end(image: Path | bytes) -> None:
         if file.read() != bytes(ZEROS):
             return
         file.seek(0)
-        if file.read(4).startswith((JPEG, WEBP)) and not file.read().rstrip(b"\0").endswith(END_OF_JPEG):
-            raise BlankError("ends in zeros, as of a broken download; get it anew")
+        content = file.read()
+    if content.startswith(JPEG) and END_OF_JPEG not in content:
+        raise BlankError("is a JPEG without an end that has zeros instead, as of a broken download; get it anew")
 
 
 def reader(span: levels.Span | None, background: list[int] | str | None) -> Reader:
@@ -265,12 +267,19 @@ def _with_opacity(picture: Image.Image, layout: str, decoded: Image.Image) -> Im
 
 
 def _check_kind(picture: Image.Image) -> None:
-    """Refuse greys in TIFF that Pillow reads as other values than those that are meant.
+    """Refuse images in TIFF that Pillow reads as other values than those that are meant.
 
     Raises:
         BlankError: 16-bit greys of which 0 is white, which it does not invert; or 8-bit ones with a sign, which wrap.
     """
     tags = getattr(picture, "tag_v2", {})
+    if tags.get(TiffTags.PLANES) == TiffTags.ONE_BY_ONE and (
+        len(tags.get(TiffTags.BITS, ())) != len("RGB") or max(tags[TiffTags.BITS]) > 8
+    ):
+        raise BlankError(
+            "has its channels one after the other, and more than 8 bits or three channels, which would be read "
+            "wrongly; convert it to RGB with 8 bits"
+        )
     if _is_16bit(picture) and tags.get(TiffTags.PHOTOMETRIC) == TiffTags.WHITE_IS_0:
         raise BlankError("has 16-bit greys of which 0 is white, and would be read inverted; convert it to 0 for black")
     if TiffTags.SIGNED in tags.get(TiffTags.SAMPLE_FORMAT, ()):
