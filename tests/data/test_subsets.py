@@ -31,9 +31,7 @@ def test_classes_whose_names_begin_alike_are_counted_each():
     names = [f"Animalia_Chordata_Aves_Passeriformes_Tyrannidae_Empidonax_{name}" for name in ("alnorum", "minimus")]
     found = replace(dataset(1, 9), classes=names)
     assert sorted(subsets.counts(found).values()) == [1, 9]
-    with pytest.raises(
-        UserError, match="alnorum' has 1 training images, and 1 of them for validation"
-    ):
+    with pytest.raises(UserError, match="alnorum' has 1 training images, and 1 of them for validation"):
         subsets.chosen(found, validation=0.1)
 
 
