@@ -104,7 +104,8 @@ def collect() -> Halfway:
         name: _done(TEACHERS / name, yamlfile.read(path), run_folder.read_teacher)
         for name, path in teacher_cards.items()
     }
-    there = {name: done for name, done in teachers.items() if done is not None and _is_current(name, done)}
+    now = made_from.Now()
+    there = {name: done for name, done in teachers.items() if done is not None and _is_current(name, done, now)}
     card = captions.with_teachers(card, {name: done.meta for name, done in there.items()})
     unfinished = [_unfinished(path) for name, path in teacher_cards.items() if name not in there]
     evaluations, histories, cells = [], {}, 0
@@ -113,7 +114,7 @@ def collect() -> Halfway:
         cells += len(identities)
         teacher = there.get(pair.split("-")[0])
         if teacher is not None and (DATA / card["data"] / MANIFEST).is_file():
-            measured, histories[pair], still = _pair_so_far(card, pair, identities, teacher)
+            measured, histories[pair], still = _pair_so_far(card, pair, identities, teacher, now)
             evaluations.append(measured)
             unfinished += still
     figures = published.Published.of(yamlfile.read(published.FILE), card["data"])
@@ -132,7 +133,7 @@ def collect() -> Halfway:
 
 
 def _pair_so_far(
-    card: Card, pair: str, identities: list[dict[str, Any]], teacher: Done
+    card: Card, pair: str, identities: list[dict[str, Any]], teacher: Done, now: made_from.Now
 ) -> tuple[Evaluation, pd.DataFrame, list[Unfinished | None]]:
     """Collect the results of a pair.
 
@@ -143,7 +144,7 @@ def _pair_so_far(
     evaluated = _evaluated(EVALUATIONS / pair)
     measured = {cell["name"]: cell for cell in evaluated["cells"]}
     cells, unfinished, reused = [], [], False
-    histories, now = [pd.DataFrame(columns=["cell", "epoch", "test_top1"])], made_from.Now()
+    histories = [pd.DataFrame(columns=["cell", "epoch", "test_top1"])]
     for identity in identities:
         name = identity["name"]
         card_file = _card_file(identity)
@@ -164,9 +165,9 @@ def _pair_so_far(
     return {**summary, "cells": cells}, together, unfinished
 
 
-def _is_current(name: str, done: Done, now: made_from.Now | None = None) -> bool:
+def _is_current(name: str, done: Done, now: made_from.Now) -> bool:
     """Whether a network was made from the data set and the teacher that are there now; says so where it was not."""
-    reason = (now or made_from.Now()).changed(done.meta)
+    reason = now.changed(done.meta)
     if reason:
         _warn(UserError(f"{name}: {reason}"))
     return not reason

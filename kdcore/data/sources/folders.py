@@ -23,20 +23,8 @@ from kdcore.system.pointers import file_stands_for_another, stands_for_another
 
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 PACKED = (
-    ".7z",
-    ".bz2",
-    ".gz",
-    ".h5",
-    ".hdf5",
-    ".lmdb",
-    ".npy",
-    ".npz",
-    ".parquet",
-    ".rar",
-    ".tar",
-    ".tgz",
-    ".xz",
-    ".zip",
+    *(".7z", ".bz2", ".gz", ".rar", ".tar", ".tgz", ".xz", ".zip"),
+    *(".h5", ".hdf5", ".lmdb", ".npy", ".npz", ".parquet"),
 )
 """Ends of the names of files that may hold the images of a class."""
 LARGEST = 16 * 2**30
@@ -118,8 +106,7 @@ def _say_strays(folder: Path, beside: Container[str]) -> None:
     images = sum(map(_is_visible_image, files))
     if images:
         print(f"{folder}: {images} images left out, for they lie in no class's folder", file=sys.stderr)
-    others = [path.name for path in files if path.suffix.lower() not in SUFFIXES and path.suffix.lower() not in beside]
-    packed = [name for name in others if name.lower().endswith(PACKED)]
+    packed = [path.name for path in files if path.name.lower().endswith(PACKED) and path.suffix.lower() not in beside]
     if packed:
         listed = ", ".join(map(shown, packed[:5])) + " ..." * (len(packed) > 5)
         print(
