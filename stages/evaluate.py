@@ -20,8 +20,6 @@ def main(pair: str) -> None:
         from kdcore.training.experiment import DATA
 
     refuse_other_code(card, card_file, {"evaluation": evaluation.LOADED})
-    for cell in card["cells"]:
-        evaluation.check_card(pair, cell["name"])
     device.use_threads(card.get("threads"))
     dataset = storage.load(DATA / card["data"])
     weights = Path("pairs") / f"{pair}.safetensors"

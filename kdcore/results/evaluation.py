@@ -76,6 +76,7 @@ def evaluate_pair(
     for identity in card["cells"]:
         folder = RUNS / card["pair"] / identity["name"]
         meta, history = run_folder.read(folder, {**identity, **validation})
+        check_card(folder, meta)
         weights = folder / run_folder.WEIGHTS
         student = restored(student_name, path=weights)
         logits = _predicted(student, weights, dataset.test, dataset, device)
@@ -118,18 +119,23 @@ def evaluate_pair(
     return summary, pd.concat(histories, ignore_index=True)
 
 
-def check_card(pair: str, name: str) -> None:
+def check_card(folder: Path, meta: dict[str, Any]) -> None:
     """Refuse a cell that was made from another card than the plan has now, which DVC may not have noticed.
+
+    Args:
+        folder: of its results.
+        meta: the content of its meta.json.
 
     Raises:
         UserError: names it and what to do.
     """
-    stage, file = next((stage, file) for stage in STAGES if (file := CARDS / stage / f"{name}.yaml").is_file())
-    if not run_folder.is_of(run_folder.read_meta(RUNS / pair / name), yamlfile.read(file)):
-        raise UserError(
-            f"{RUNS / pair / name}: was made from another card than {file}, perhaps while the matrix was changed; run "
-            f"'dvc repro -f {stage}@{name}'"
-        )
+    for stage in STAGES:
+        file = CARDS / stage / f"{folder.name}.yaml"
+        if file.is_file() and not run_folder.is_of(meta, yamlfile.read(file)):
+            raise UserError(
+                f"{folder}: was made from another card than {file}, perhaps while the matrix was changed; run "
+                f"'dvc repro -f {stage}@{folder.name}'"
+            )
 
 
 def evaluate_checkpoint(

@@ -151,7 +151,6 @@ class _Inputs:
                 raise UserError(f"{card_file}: names the teacher {card['teacher']}, whose weights were not given")
             files.append(teacher_weights)
             classes = len(dataset.classes)
-            sums |= {file: file_sha256(file) for file in files}
             teacher = checkpoints.restore(
                 card["teacher"],
                 classes,
@@ -163,7 +162,7 @@ class _Inputs:
         settings = TrainSettings.model_validate(card["train"])
         is_foreign = any("zoo" not in described for described in card.get("networks", {}).values())
         way = compiler.chosen(settings, dataset, where, world.size, is_foreign=is_foreign)
-        sums |= {file: file_sha256(file) for file in files if file not in sums}
+        sums |= {file: file_sha256(file) for file in files}
         inputs = cls(card, files, dataset, teacher, where, world, way, sums)
         if teacher is not None:
             inputs.check_regions(teacher, f"teacher {card['teacher']}", card)

@@ -414,11 +414,11 @@ def test_a_cell_of_another_card_is_not_evaluated(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     pair, name = CARD["pair"], CARD["name"]
     yamlfile.write(Path(f"cards/baseline/{name}.yaml"), CARD)
-    run_folder.write(Path(f"runs/{pair}/{name}"), networks.create("resnet8", 10), [], {**CARD, "commit": "abc"})
-    evaluation.check_card(pair, name)
+    folder, meta = Path(f"runs/{pair}/{name}"), {**CARD, "commit": "abc"}
+    evaluation.check_card(folder, meta)
     yamlfile.write(Path(f"cards/baseline/{name}.yaml"), {**CARD, "seed": 1})
     with pytest.raises(UserError, match=rf"was made from another card than .*; run 'dvc repro -f baseline@{name}'"):
-        evaluation.check_card(pair, name)
+        evaluation.check_card(folder, meta)
 
 
 def test_params_that_change_while_they_are_planned(tmp_path, monkeypatch):
