@@ -3,7 +3,7 @@
 from kdcore.matrix import params
 from kdcore.matrix.card_files import CARDS
 from kdcore.matrix.cards import make_cards
-from kdcore.matrix.check import READ, check, warn
+from kdcore.matrix.check import PLAN_READS, check, warn
 from kdcore.results import published
 from kdcore.system import yamlfile
 from kdcore.system.collector import uncollected
@@ -14,7 +14,7 @@ from stages import run
 
 
 @uncollected()
-@unchanged(*READ)
+@unchanged(*PLAN_READS)
 def main(*arguments: str) -> None:
     """Write the cards of params.yaml, or check other files."""
     if arguments and (arguments[0] != "--check" or len(arguments) == 1):

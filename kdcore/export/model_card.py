@@ -13,8 +13,9 @@ from kdcore.results.rows import METRICS, read_evaluation
 from kdcore.system import yamlfile
 from kdcore.system.files import file_sha256
 from kdcore.training import run_folder
+from kdcore.training.made_from import TEACHERS
 
-EVALUATIONS, TEACHERS = Path("evaluations"), Path("teachers")
+EVALUATIONS = Path("evaluations")
 LOADING = {
     forms.SAFETENSORS: "its tensors, with the names of `kdcore.networks`, or of timm or torchvision",
     forms.TORCH: "a program of `torch.export`, which torch alone runs",

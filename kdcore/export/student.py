@@ -131,7 +131,7 @@ def _stale(cell: Cell, stage: str) -> str:
     )
     if changed := [key for key in now if card["code"].get(key) != now[key]]:
         return f"the code has changed since ({', '.join(changed)})"
-    if changed_input := made_from.Now().changed(cell.meta):
+    if changed_input := made_from.PresentInputs().changed(cell.meta):
         return changed_input
     expected = planned.cards(params.load("params.yaml"))
     if expected.get(f"{stage}/{cell.name}") != card:

@@ -7,13 +7,13 @@ from typing import Any
 from kdcore.matrix import idle, networks_section, params, selection, transfer_cards
 from kdcore.matrix.cards import check_sources, make_cards, missing_here, resolve_recipes
 from kdcore.matrix.code import Card
-from kdcore.matrix.teacher_cards import check_teachers, warn_of_seen
+from kdcore.matrix.teacher_cards import check_teachers, warn_of_drawn_test
 from kdcore.system.errors import UserError
 
 OWN = "params.yaml"
 """The file of the project's matrix, which `dvc repro` runs."""
 LISTS = tuple(f"data/{name}.yaml" for name in ("published", "published_transfer", "recipes", "teachers"))
-READ = (OWN, *LISTS, "checkpoints", "kdcore", "tuning")
+PLAN_READS = (OWN, *LISTS, "checkpoints", "kdcore", "tuning")
 """What stage plan reads, as dvc.yaml has it."""
 
 
@@ -59,4 +59,4 @@ def warn(matrix: params.Params, file: str = OWN) -> None:
     """Say on stderr what of a params file has no effect, or may not do what is meant."""
     idle.warn(matrix, file)
     networks_section.warn_of_files(matrix, file)
-    warn_of_seen(matrix, file)
+    warn_of_drawn_test(matrix, file)

@@ -37,7 +37,7 @@ def check_teachers(params: Params, known_teachers: dict[str, Any], file: str) ->
             _listed(name, params.published_as(name), params.data.name, known, file)
 
 
-def warn_of_seen(params: Params, file: str) -> None:
+def warn_of_drawn_test(params: Params, file: str) -> None:
     """Say on stderr which teachers may have been trained on the test images, for these are drawn here.
 
     Args:

@@ -121,7 +121,7 @@ def notes(results: Results) -> list[str]:
         *recipe_notes.notes(results),
         *regime_notes.notes(results),
         *tuning.notes(card),
-        *_seen_notes(card),
+        *_drawn_test_notes(card),
         *_provenance_notes(results.evaluations),
         *probed.notes(results),
         *marks(results),
@@ -263,7 +263,7 @@ def _budget_notes(entries: list[Entry]) -> Iterator[str]:
         yield f"{BUDGET} Trained with another budget, {budget}: {which}."
 
 
-def _seen_notes(card: Card) -> Iterator[str]:
+def _drawn_test_notes(card: Card) -> Iterator[str]:
     """Say which teachers may have been trained on the test images, for these were drawn here."""
     if "test_share" in card and card.get("checkpoints"):
         yield (

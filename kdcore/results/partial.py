@@ -29,13 +29,13 @@ from kdcore.system import validated, yamlfile
 from kdcore.system.errors import UserError
 from kdcore.system.files import file_sha256
 from kdcore.system.validated import Provenance
-from kdcore.training import made_from, run_folder, timings
-from kdcore.training.experiment import DATA
+from kdcore.training import run_folder, timings
+from kdcore.training.made_from import DATA, TEACHERS, PresentInputs
 from kdcore.training.pulse import live_file
 from kdcore.training.timings import Timing
 
 OUT = Path("scratch/report")
-EVALUATIONS, TEACHERS = Path("evaluations"), Path("teachers")
+EVALUATIONS = Path("evaluations")
 IN_HISTORY = MappingProxyType({"val_top1": "val_top1", "top1_ema": "ema_test_top1"})
 """What a cell's evaluation has where its run has it -> the column of the history that ends with it."""
 
@@ -104,7 +104,7 @@ def collect() -> Halfway:
         name: _done(TEACHERS / name, yamlfile.read(path), run_folder.read_teacher)
         for name, path in teacher_cards.items()
     }
-    now = made_from.Now()
+    now = PresentInputs()
     there = {name: done for name, done in teachers.items() if done is not None and _is_current(name, done, now)}
     card = captions.with_teachers(card, {name: done.meta for name, done in there.items()})
     unfinished = [_unfinished(path) for name, path in teacher_cards.items() if name not in there]
@@ -133,7 +133,7 @@ def collect() -> Halfway:
 
 
 def _pair_so_far(
-    card: Card, pair: str, identities: list[dict[str, Any]], teacher: Done, now: made_from.Now
+    card: Card, pair: str, identities: list[dict[str, Any]], teacher: Done, now: PresentInputs
 ) -> tuple[Evaluation, pd.DataFrame, list[Unfinished | None]]:
     """Collect the results of a pair.
 
@@ -165,7 +165,7 @@ def _pair_so_far(
     return {**summary, "cells": cells}, together, unfinished
 
 
-def _is_current(name: str, done: Done, now: made_from.Now) -> bool:
+def _is_current(name: str, done: Done, now: PresentInputs) -> bool:
     """Whether a network was made from the data set and the teacher that are there now; says so where it was not."""
     reason = now.changed(done.meta)
     if reason:

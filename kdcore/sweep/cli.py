@@ -261,7 +261,7 @@ def hiring(options: Options, stack: ExitStack, say: Callable[[str], None]) -> "C
     hire = cache(lambda: stack.enter_context(_crew(options, say)))
     if options.scheduler is not None:
         hire()
-        gpus.device_wanted()
+        gpus.device_wanted()  # refuses a name of no device
         if own := [f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith("KDCORE_")]:
             say(f"{', '.join(own)}: count for stages that run here alone; workers obey their own environment")
     return hire

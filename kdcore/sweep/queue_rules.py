@@ -86,7 +86,7 @@ def _texts(value: Any) -> Iterator[str]:
         yield value
 
 
-READ = ("CXX", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_TRACKING_URI", "WANDB_MODE", "WANDB_PROJECT")
+READ_BY_CELLS = ("CXX", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_TRACKING_URI", "WANDB_MODE", "WANDB_PROJECT")
 """Variables of other programs that cells read (docs/environment.md)."""
 
 
@@ -110,5 +110,5 @@ def exports(shebang: str) -> list[str]:
     words = [PurePath(word).name for word in shebang.removeprefix("#!").split()]
     program = next((word for word in words if word != "env" and not word.startswith("-") and "=" not in word), "")
     form = "setenv {} {}" if program.endswith("csh") else "export {}={}"  # also of tcsh
-    passed = {name: value for name, value in sorted(os.environ.items()) if name.startswith("KDCORE_") or name in READ}
-    return [form.format(name, shlex.quote(value)) for name, value in passed.items() if name not in (BESIDE, TOGETHER)]
+    names = [name for name in sorted(os.environ) if name.startswith("KDCORE_") or name in READ_BY_CELLS]
+    return [form.format(name, shlex.quote(os.environ[name])) for name in names if name not in (BESIDE, TOGETHER)]

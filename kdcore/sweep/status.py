@@ -31,7 +31,7 @@ from kdcore.sweep.schedule import GOOD, Estimates, State, Step
 from kdcore.system import yamlfile
 from kdcore.system.errors import UserError
 from kdcore.training import run_folder, timings
-from kdcore.training.made_from import Now
+from kdcore.training.made_from import PresentInputs
 from kdcore.training.pulse import Pulse, pulses
 
 STATES = ("done", "running", "waiting", "failed", "blocked")
@@ -171,7 +171,7 @@ def collect() -> Status:
         raise UserError(f"{CARDS}: there is no plan yet; run 'dvc repro plan' or 'python -m stages.sweep'")
     cards = {name: yamlfile.read_written(_card(name)) for name in names}
     others = {name for name, card in cards.items() if is_left_out(card)}
-    by_name, now = pulses(), Now()
+    by_name, now = pulses(), PresentInputs()
     stages = []
     for name in (name for name in {**cards, **journalled} if name not in others):
         step = journalled.get(name)
@@ -214,7 +214,7 @@ def _simplified(state: State) -> str:
     return "waiting" if state is State.STOPPED else state.value
 
 
-def _from_files(name: str, card: Card, step: Step | None, by_name: dict[str, Pulse], now: Now) -> StageStatus:
+def _from_files(name: str, card: Card, step: Step | None, by_name: dict[str, Pulse], now: PresentInputs) -> StageStatus:
     """Describe a training by its pulse and results, or else by how it ended in the last sweep."""
     pulse = by_name.get(card["name"])
     status = StageStatus(name, _group(name), "waiting")

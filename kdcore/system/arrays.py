@@ -56,7 +56,7 @@ class Scalar:
 
     def __init__(self, dtype: Any = None, raw: Any = None, *_: Any) -> None:
         self.array = Array()
-        self.array.__setstate__((1, (1,), dtype, False, raw))
+        self.array.state = 1, (1,), dtype, False, raw
 
     def read(self) -> float | None:
         """Return the number; None where it is none."""

@@ -39,9 +39,9 @@ from kdcore.training import (
 )
 from kdcore.training.distributed import World
 from kdcore.training.live import TrainingProgress
+from kdcore.training.made_from import DATA
 from kdcore.training.state import BusyError, ResumeState, capture, restore
 
-DATA = Path("data")
 LOADED = Code(ROOT).shared()
 """The fingerprints of the code of all cells that this process has loaded."""
 IMAGES = {"val": "validation", "test": "test"}
@@ -205,7 +205,8 @@ class _Inputs:
         steps were compiled.
         """
         said = {} if self.compiled is None else {"compiled": self.compiled}
-        return {**run_folder.seen(self.dataset), **made_from.describe(*map(self.sums.get, self.files)), **said}
+        made = made_from.describe(*(self.sums[file] for file in self.files))
+        return {**run_folder.seen(self.dataset), **made, **said}
 
     def check_unchanged(self) -> None:
         """Refuse to record what was trained where the card, the data set or the teacher has changed meanwhile: DVC

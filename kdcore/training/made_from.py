@@ -16,7 +16,7 @@ KEY = "made_from"
 DATA, TEACHERS = Path("data"), Path("teachers")
 
 
-def describe(manifest: str | None, teacher: str | None = None) -> dict[str, Any]:
+def describe(manifest: str, teacher: str | None = None) -> dict[str, Any]:
     """Return the part of meta.json that says what a network was made from.
 
     Args:
@@ -26,7 +26,7 @@ def describe(manifest: str | None, teacher: str | None = None) -> dict[str, Any]
     return {KEY: {"data": manifest, **({"teacher": teacher} if teacher else {})}}
 
 
-class Now:
+class PresentInputs:
     """The data sets and teachers that are there now; each is read once."""
 
     def __init__(self) -> None:

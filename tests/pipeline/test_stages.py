@@ -376,7 +376,7 @@ def test_code_that_was_loaded_before_it_changed(project, monkeypatch):
 
 def test_a_plan_refuses_changes_of_all_that_dvc_says_it_reads():
     (stage,) = [stage for name, stage in yamlfile.read(ROOT / "dvc.yaml")["stages"].items() if name == "plan"]
-    assert sorted(stage["deps"]) == sorted(check.READ)
+    assert sorted(stage["deps"]) == sorted(check.PLAN_READS)
 
 
 @pytest.mark.parametrize("part", ["trainer", "images"])

@@ -215,7 +215,7 @@ def test_a_plan_of_params_that_change_before_it_reads_them_is_not_recorded(proje
     later = f"{(project.folder / 'params.yaml').read_text()}# later"
     edit = f"    import pathlib\n\n    pathlib.Path('params.yaml').write_text({later!r})\n    if not arguments:\n"
     project.edit("stages/plan.py", "    if not arguments:\n", edit)
-    project.edit("stages/plan.py", "@unchanged(*READ)\n", "")
+    project.edit("stages/plan.py", "@unchanged(*PLAN_READS)\n", "")
     said = project.sweep("--jobs", "1", code=1)
     assert "plan: failed: params.yaml changed while it ran; run the same command again" in said
     project.sweep("--jobs", "1")
