@@ -4,7 +4,7 @@ from pathlib import Path
 
 from kdcore.matrix.card_files import card_path
 from kdcore.matrix.code import refuse_other_code
-from kdcore.system import collector, yamlfile
+from kdcore.system import collector, workspace, yamlfile
 from kdcore.system.files import file_sha256, whole, write_json
 from stages import run
 
@@ -23,7 +23,7 @@ def main(name: str) -> None:
     device.use_threads(card.get("threads"))
     dataset, target = (storage.load(DATA / card[which]) for which in ("data", "target"))
     weights = Path("pairs") / f"{card['pair']}.safetensors"
-    identity = file_sha256(DATA / card["target"] / storage.MANIFEST)
+    identity = file_sha256(DATA / card["target"] / workspace.MANIFEST)
     measured = transfer.probe_pair(card, dataset, target, weights, device.choose(), identity=identity)
     with whole(Path("evaluations") / "transfer" / card["target"] / card["pair"]) as folder:
         write_json(folder / "metrics.json", measured)

@@ -26,7 +26,7 @@ from kdcore.data import storage
 from kdcore.data.dataset import Dataset, Split
 from kdcore.data.sources import digits
 from kdcore.results import tables
-from kdcore.system import yamlfile
+from kdcore.system import workspace, yamlfile
 from kdcore.system.errors import UserError
 from kdcore.system.files import file_sha256, read_json, whole, write_json
 from kdcore.training import device, experiment, loop, run_folder, teacher_cache
@@ -271,7 +271,7 @@ class Arrays:
     def check(self):
         images = storage.load(self.folder).train.images
         assert (images == images[0, 0, 0, 0]).all()
-        manifest = read_json(self.folder / storage.MANIFEST)
+        manifest = read_json(self.folder / workspace.MANIFEST)
         assert all(file_sha256(self.folder / name) == digest for name, digest in manifest["sha256"].items())
 
 

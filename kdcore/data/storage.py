@@ -7,7 +7,6 @@ import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from kdcore.data import MANIFEST
 from kdcore.data.dataset import Dataset, Encoded, Split
 from kdcore.system import validated, workspace
 from kdcore.system.errors import UserError
@@ -81,7 +80,7 @@ def save(dataset: Dataset, folder: Path) -> None:
         "classes": dataset.classes,
         "sha256": files,
     }
-    write_json(folder / MANIFEST, manifest)
+    write_json(folder / workspace.MANIFEST, manifest)
 
 
 def load(folder: Path) -> Dataset:
@@ -121,13 +120,13 @@ def read_manifest(folder: Path) -> Manifest:
     Raises:
         UserError: the folder holds no manifest of this format, or a damaged one.
     """
-    content = read_json(folder / MANIFEST)
+    content = read_json(folder / workspace.MANIFEST)
     if content.get("format") != FORMAT:
-        raise UserError(f"{folder / MANIFEST}: is not of format {FORMAT}; run 'dvc repro --force data'")
+        raise UserError(f"{folder / workspace.MANIFEST}: is not of format {FORMAT}; run 'dvc repro --force data'")
     try:
         return Manifest.model_validate(content)
     except ValidationError as error:
-        raise validated.damaged(folder / MANIFEST, validated.problem(error), REMEDY) from error
+        raise validated.damaged(folder / workspace.MANIFEST, validated.problem(error), REMEDY) from error
 
 
 def _write(split: Split | Encoded, folder: Path, name: str) -> list[Path]:

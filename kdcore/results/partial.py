@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 
 from kdcore import catalog, checkpoints, networks
-from kdcore.data import MANIFEST, storage, subsets
+from kdcore.data import storage, subsets
 from kdcore.matrix import robustness_section
 from kdcore.matrix.card_files import CARDS
 from kdcore.matrix.cell import RUNS
@@ -29,6 +29,7 @@ from kdcore.system import validated, yamlfile
 from kdcore.system.errors import UserError
 from kdcore.system.files import file_sha256
 from kdcore.system.validated import Provenance
+from kdcore.system.workspace import MANIFEST
 from kdcore.training import run_folder, timings
 from kdcore.training.made_from import DATA, TEACHERS, PresentInputs
 from kdcore.training.pulse import live_file

@@ -18,6 +18,8 @@ EXPERIMENTS = (".dvc", "tmp", "exps")
 BASELINE = "DVC_EXP_BASELINE_REV"
 """The variable in which DVC tells the stages of an experiment from which commit it started."""
 PARAMS = "params.yaml"
+MANIFEST = "manifest.json"
+"""In the folder of a data set: the file that holds the checksums of the others."""
 MOST_KEYS = 5
 ABSENT = object()
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from kdcore import checkpoints
-from kdcore.data import MANIFEST, regimes, storage
+from kdcore.data import regimes, storage
 from kdcore.data.dataset import Dataset
 from kdcore.matrix import side_by_side
 from kdcore.matrix.code import Code, check_code
@@ -24,6 +24,7 @@ from kdcore.system import yamlfile
 from kdcore.system.errors import UserError
 from kdcore.system.files import file_sha256
 from kdcore.system.signals import Interrupted, Interruption
+from kdcore.system.workspace import MANIFEST
 from kdcore.training import (
     collapse,
     compiler,

@@ -7,8 +7,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from kdcore.data import MANIFEST
 from kdcore.system.files import file_sha256
+from kdcore.system.workspace import MANIFEST
 from kdcore.training.run_folder import WEIGHTS
 
 KEY = "made_from"

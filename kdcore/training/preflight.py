@@ -81,10 +81,10 @@ def check_images(cards: dict[str, Card]) -> None:
 
 def _stored(card: Card) -> "Dataset | None":
     """Load the data set if it is stored here as its card says."""
-    from kdcore.data import MANIFEST, storage  # half a second
+    from kdcore.data import storage  # half a second
 
     folder = DATA / card["name"]
-    if not MADE.is_file() or yamlfile.read(MADE) != card or not (folder / MANIFEST).is_file():
+    if not MADE.is_file() or yamlfile.read(MADE) != card or not (folder / workspace.MANIFEST).is_file():
         return None
     return None if is_of_earlier_plan(folder) else storage.load(folder)
 

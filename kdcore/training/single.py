@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kdcore import catalog, checkpoints
-from kdcore.data import MANIFEST, regimes, sources, storage, subsets
+from kdcore.data import regimes, sources, storage, subsets
 from kdcore.data.dataset import Dataset
 from kdcore.matrix import data_section, listed_teachers, networks_section, params
 from kdcore.matrix.card_files import CARDS
@@ -25,6 +25,7 @@ from kdcore.networks.input_affine import Normalisation
 from kdcore.system import yamlfile
 from kdcore.system.errors import UserError, shown
 from kdcore.system.files import write_json
+from kdcore.system.workspace import MANIFEST
 from kdcore.training import accept, checked_teacher, device, preflight, run_folder
 
 DATA, TEACHERS, FOLDER = Path("data"), Path("teachers"), Path("scratch/cells")

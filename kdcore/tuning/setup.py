@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from kdcore.data import MANIFEST, regimes, storage, subsets
+from kdcore.data import regimes, storage, subsets
 from kdcore.matrix import networks_section, params, tune_section
 from kdcore.matrix.card_files import CARDS
 from kdcore.matrix.cards import cell_card, resolve_recipes
@@ -19,6 +19,7 @@ from kdcore.matrix.tune_section import Tune
 from kdcore.system import yamlfile
 from kdcore.system.errors import UserError
 from kdcore.system.files import file_sha256
+from kdcore.system.workspace import MANIFEST
 from kdcore.training import run_folder
 from kdcore.tuning.study import SEED
 

@@ -1,5 +1,6 @@
 """Cards and fingerprints: what makes a cell stale, and what does not."""
 
+import ast
 import shutil
 from functools import cache
 
@@ -442,6 +443,13 @@ def test_the_code_that_determines_a_plain_kd_cell():
         "training.distributed", "training.descent", "training.adaptive", "training.ema",
         "training.inference", "training.teacher_outputs", "training.folding", "training.compiled",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("package", ["data", "training"])
+def test_packages_that_count_hold_nothing(package):
+    """A constant in one of them would train every cell anew."""
+    statements = ast.parse((ROOT / f"kdcore/{package}/__init__.py").read_text()).body
+    assert [type(statement) for statement in statements] == [ast.Expr]  # the docstring
 
 
 def test_closure_refuses_what_it_cannot_follow(sources):

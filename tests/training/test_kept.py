@@ -10,10 +10,11 @@ import pyarrow as pa
 import pytest
 import torch
 
-from kdcore.data import MANIFEST, storage
+from kdcore.data import storage
 from kdcore.data.dataset import Encoded, Split
 from kdcore.data.sources import digits
 from kdcore.sweep import cleaning
+from kdcore.system.workspace import MANIFEST
 from kdcore.training import kept, loop, teacher_cache
 from kdcore.training.kept import Keeper
 from kdcore.training.teacher_cache import Shape, open_table

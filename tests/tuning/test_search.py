@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kdcore.data import MANIFEST
 from kdcore.matrix import left_out
 from kdcore.system import yamlfile
 from kdcore.system.files import file_sha256
+from kdcore.system.workspace import MANIFEST
 from tests.project import SHORT, Project
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.slow]
