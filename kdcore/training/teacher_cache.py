@@ -61,6 +61,8 @@ such a row from one that was never written.
 """
 SPARE = 0.1
 """The share of the disk that tables leave free."""
+BLOCK = 512
+"""The bytes of a block, in which a file system counts what a file with holes takes."""
 
 
 @dataclass(frozen=True)
@@ -311,15 +313,18 @@ def _make(folder: Path, content: dict[str, object], size: int) -> None:
 def make_room(cache: Path, needed: int) -> bool:
     """Remove the tables that were used longest ago until one of `needed` bytes fits; returns whether it fits.
 
-    The caller holds the lock of the folder.
+    Where it would not fit without all of them either, all stay. The caller holds the lock of the folder.
     """
-    limit = allowed_bytes(SIZE_VARIABLE, LARGEST)
+    limit, disk = allowed_bytes(SIZE_VARIABLE, LARGEST), shutil.disk_usage(cache)
     oldest = sorted(tables(cache), key=lambda path: path.stat().st_mtime)
+    on_disk = sum(file.stat().st_blocks * BLOCK for path in oldest for file in path.iterdir())
+    if needed > limit or disk.free + on_disk - needed < SPARE * disk.total:
+        return False
     while True:
         disk = shutil.disk_usage(cache)
         used = sum(file.stat().st_size for path in oldest for file in path.iterdir() if file.name != ABOUT)
         if used + needed <= limit and disk.free - needed >= SPARE * disk.total:
             return True
-        if not oldest or needed > limit:
+        if not oldest:
             return False
         remove_folder(oldest.pop(0))

@@ -542,7 +542,9 @@ def test_the_share_that_is_kept(tmp_path, share, count, kept):
 
 
 @pytest.mark.parametrize(("names", "said"), [
-    (["Cat", "cat", "dog"], "Cat, cat are different classes, though their names differ in capitals or spaces alone"),
+    (["Cat", "cat", "dog"], "Cat, cat are different classes, though their names differ in capitals, spaces or leading "
+     "zeros alone"),
+    (["01", "02", "1"], "01, 1 are different classes, though their names differ in capitals, spaces or leading zeros"),
     (["2", "9", "10"], "classes are counted in alphabetical order, 10, 2, 9 ..., though their names are numbers"),
     (["02", "09", "10"], None),
     (["cat", "dog", "10"], None),

@@ -237,6 +237,33 @@ class TestOneColour:
         assert contents.statistics(np.zeros((2, 4, 4, 3), np.uint8))[1] == (0, 0, 0)
 
 
+class TestAClassThatIsNearlyBlack:
+    """It is named, however few its images are among all."""
+
+    @pytest.mark.parametrize("changes", [{}, {"augmentation": "random_resized_crop"}])
+    def test_is_named(self, tmp_path, changes, capsys):
+        classes = [f"class{label:02}" for label in range(12)]
+        for split in ("train", "test"):
+            write_tree(tmp_path / split, classes, 4, start=4 * (split == "test"), size=(16, 16))
+        for number, file in enumerate(sorted((tmp_path / "train/class07").iterdir())):
+            Image.fromarray(np.asarray(picture(7, number, (16, 16))) // 8).save(file, quality=95)
+        fetch_own(f"folder:{tmp_path}", **changes)
+        (said,) = capsys.readouterr().err.splitlines()
+        assert "all training images of class07 are nearly black, without a value above 63 of 255" in said
+
+    def test_single_images_are_not_said(self, tmp_path, capsys):
+        images = np.full((4, 8, 8, 3), 200, np.uint8)
+        images[0] = 10
+        contents.say_dark(images, np.array([0, 0, 1, 1]), CLASSES, "here", "test")
+        assert not capsys.readouterr().err
+        images[1] = 63
+        contents.say_dark(images, np.array([0, 0, 1, 1]), CLASSES, "here", "test")
+        assert capsys.readouterr().err.startswith("here: all test images of cat are nearly black")
+        images[1] = 64
+        contents.say_dark(images, np.array([0, 0, 1, 1]), CLASSES, "here", "test")
+        assert not capsys.readouterr().err
+
+
 def test_the_test_images_too(tmp_path):
     write_tree(tmp_path / "train", CLASSES, 2)
     write(tmp_path / "test", grey(200))

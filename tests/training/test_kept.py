@@ -1,6 +1,7 @@
 """What is computed once of a teacher and its training images is kept, and only for them."""
 
 import platform
+import shutil
 import threading
 import time
 from dataclasses import replace
@@ -141,6 +142,16 @@ def test_it_shares_the_room_of_tables(teacher, dataset, folder, monkeypatch):
     assert open_table({}, *small) is not None
     assert computed(keeper) == 1
     assert open_table({}, *small, make=False) is None
+
+
+def test_nothing_goes_for_a_table_that_would_find_no_room_anyway(teacher, dataset, folder, monkeypatch):
+    """Too large for the disk, though not for what tables may take."""
+    monkeypatch.setenv(teacher_cache.SIZE_VARIABLE, "40")
+    assert open_table({}, Shape(100, 1, 1, 10), torch.float32) is not None
+    disk = shutil.disk_usage(folder)
+    monkeypatch.setattr(teacher_cache, "SPARE", (disk.free - 1e6) / disk.total)
+    assert open_table({"another": 1}, Shape(1_000_000, 1, 1, 10), torch.float32) is None
+    assert open_table({}, Shape(100, 1, 1, 10), torch.float32, make=False) is not None
 
 
 def test_a_folder_that_cannot_be_written_is_a_warning(teacher, dataset, folder, capsys):

@@ -12,6 +12,7 @@ import numpy as np
 
 from kdcore.data.dataset import Split
 from kdcore.data.sources.folders import Files, Images
+from kdcore.data.sources.levels import SMALL
 from kdcore.data.sources.pixels import is_one_colour
 from kdcore.data.sources.splits import role
 from kdcore.system.errors import UserError, named, shown
@@ -20,6 +21,7 @@ LEAST = 1e-3
 """Least standard deviation of a channel over the training images, a quarter of one of 255 grey levels."""
 PIECE = 4096
 """How many bytes in the middle of files of one size are compared first."""
+WHITE = 255
 CHANNELS = ("red", "green", "blue")
 IMAGES = ("image", "img", "photo")
 MASKS = (
@@ -80,6 +82,28 @@ def check_split(images: np.ndarray, where: str, remedy: str, which: str) -> None
         )
     if plain:
         print(f"{where}: {len(plain)} of {len(images)} {which} images are of one colour each", file=sys.stderr)
+
+
+def say_dark(images: np.ndarray, labels: np.ndarray, classes: Sequence[str], where: str, which: str) -> None:
+    """Say on stderr which classes of a split are nearly black as a whole, as masks are, or values from 0 to 1.
+
+    Where that is so of all classes, or of many images, `pixels.report` says it.
+
+    Args:
+        images: (N, P, P, 3) uint8.
+        labels: (N,).
+        classes: names of the classes.
+        where: names the data set.
+        which: names the split.
+    """
+    is_dark = SMALL * images.reshape(len(images), -1).max(axis=1).astype(int) <= WHITE
+    dark = [classes[label] for label in np.unique(labels) if is_dark[labels == label].all()]
+    if dark and not is_dark.all():
+        print(
+            f"{where}: all {which} images of {', '.join(map(named, dark[:6]))}{' ...' * (len(dark) > 6)} are nearly "
+            f"black, without a value above {WHITE // SMALL} of {WHITE}; are they masks, or not scaled to {WHITE}?",
+            file=sys.stderr,
+        )
 
 
 def check_decoded(train: Split, test: Split, where: str, remedy: str) -> None:
@@ -290,11 +314,12 @@ def say_names(classes: list[str], where: str) -> None:
         print(f"{where}: {', '.join(unknown)} became a class; is the label missing there?", file=sys.stderr)
     alike: dict[str, list[str]] = {}
     for name in classes:
-        alike.setdefault(name.strip().casefold(), []).append(name)
+        key = name.strip().casefold()
+        alike.setdefault(str(int(key)) if key.isdecimal() else key, []).append(name)
     if same := [named(name) for names in alike.values() if len(names) > 1 for name in names]:
         print(
             f"{where}: {', '.join(same[:6])}{' ...' * (len(same) > 6)} are different classes, though their names "
-            "differ in capitals or spaces alone",
+            "differ in capitals, spaces or leading zeros alone",
             file=sys.stderr,
         )
     if all(name.isdecimal() for name in classes) and classes != sorted(classes, key=int):

@@ -101,9 +101,11 @@ def fetch(
     test: Split | Encoded
     mean, deviation = imagenet.MEAN, imagenet.STD
     if side is None:
-        train, test = _streamed(*listed, where)
+        train, test = _streamed(listed, classes, where)
     else:
         train, test = _decoded(listed, side, where, scale_16bit, background)
+        for split, which in ((train, "training"), (test, "test")):
+            contents.say_dark(split.images, split.labels, classes, where, which)
         mean, deviation = _statistics(train, where, needed=std is None)
     return Dataset(
         name=name,
@@ -182,25 +184,23 @@ def _statistics(train: Split, where: str, *, needed: bool) -> tuple[contents.Rgb
     return mean, deviation
 
 
-def _streamed(train: Listed, test: Listed, where: str) -> tuple[Encoded, Encoded]:
+def _streamed(listed: tuple[Listed, Listed], classes: list[str], where: str) -> tuple[Encoded, Encoded]:
     """Check images that are decoded as they are needed: the beginnings of all, and a few of each class as a whole."""
+    train, test = listed
     splits = train.encoded(), test.encoded()
-    (reader, images), (of_test, test_images) = _sample(train), _sample(test)
-    sample = f"{where}, of {len(images)} training and {len(test_images)} test images looked at"
+    (reader, some), (of_test, some_of_test) = _sample(train), _sample(test)
+    sample = f"{where}, of {len(some.labels)} training and {len(some_of_test.labels)} test images looked at"
     pixels.report(reader, of_test, sample)
-    for of_split, which in ((images, "training"), (test_images, "test")):
-        contents.check_split(of_split, sample, REMEDY, which)
+    for split, which in ((some, "training"), (some_of_test, "test")):
+        contents.check_split(split.images, sample, REMEDY, which)
+        contents.say_dark(split.images, split.labels, classes, sample, which)
     keys = contents.keys_of(train.images, test.images)
     contents.check_repeated(*keys, train.labels, test.labels, where)
     return splits
 
 
-def _sample(listed: Listed) -> tuple[pixels.Reader, np.ndarray]:
-    """Decode a few images of each class.
-
-    Returns:
-        What decoded them, with what it noticed, and the images (n, P, P, 3) uint8.
-    """
+def _sample(listed: Listed) -> tuple[pixels.Reader, Split]:
+    """Decode a few images of each class, and return them with what decoded them, which tells what it noticed."""
     chosen = [position for label in np.unique(listed.labels) for position in _some(listed.labels == label)]
     reader, name = pixels.Reader(), listed.name
     images = decode_images(
@@ -209,7 +209,7 @@ def _sample(listed: Listed) -> tuple[pixels.Reader, np.ndarray]:
         (lambda position: name(chosen[position])) if name else None,
         read=reader,
     )
-    return reader, images
+    return reader, Split(images, listed.labels[chosen])
 
 
 def _some(members: np.ndarray) -> list[int]:
