@@ -1,0 +1,113 @@
+"""How sure the rows of a matrix are, as far as the number of test images goes: for matrices of few seeds.
+
+An interval over test images says where the accuracy of these very networks may lie on other images of the same kind.
+What other seeds would give, it does not say; only other seeds do.
+
+Run: python -m benchmarks.image_intervals [PROJECT], a folder in which a matrix of one pair was run.
+"""
+
+import csv
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import norm
+
+from benchmarks import common
+from kdcore import catalog, checkpoints
+from kdcore.data import storage
+from kdcore.data.dataset import Dataset
+from kdcore.results.row import Row
+from kdcore.results.significance import ALPHA
+from kdcore.system.errors import UserError
+from kdcore.training import device
+from kdcore.training.inference import predict
+from kdcore.training.run_folder import WEIGHTS
+
+Right = np.ndarray
+"""(N,) float64: the share of a row's networks, one per seed, that are right about each test image."""
+ROUNDED = 5e-3
+"""Percentage points by which accuracies that were written into a table may differ from the same ones."""
+PER_CENT = 100
+OVER = ("over_student", "over_plain")
+"""Keys of a row's gains."""
+
+
+def margin(values: np.ndarray) -> float:
+    """Half the confidence interval of a mean over N images, in percentage points; of the difference of two networks,
+    whose values are -1, 0 and 1, it is that of McNemar's test.
+    """
+    return float(norm.ppf(1 - ALPHA / 2) * values.std() / len(values) ** 0.5) * PER_CENT
+
+
+def compared(right: Right, other: Right) -> dict[str, float]:
+    """The mean of a row less that of another on the same images, and half its confidence interval."""
+    difference = right - other
+    return {"gain": round(float(difference.mean()) * PER_CENT, 2), "margin": round(margin(difference), 2)}
+
+
+def row_of(cell: dict[str, Any]) -> Row:
+    """The row of a cell, given its line of tables/cells.csv as text."""
+    if not cell["scale"]:
+        return Row(cell["method"])
+    return Row(cell["method"], int(cell["scale"]), stand=cell["stand"] == "True")
+
+
+def right(project: Path, cell: dict[str, Any], dataset: Dataset, where: torch.device) -> Right:
+    """Which test images the network of a cell is right about, 0 or 1.
+
+    Raises:
+        UserError: it is not the network whose accuracy the table has.
+    """
+    weights = project / "runs" / cell["pair"] / cell["name"] / WEIGHTS
+    network = checkpoints.restore(cell["student"], len(dataset.classes), weights, where, stem=dataset.stem)
+    predicted = predict(network, dataset.test, dataset, where).argmax(dim=1).cpu().numpy()
+    found = (predicted == dataset.test.labels).astype(np.float64)
+    if abs(found.mean() * PER_CENT - float(cell["top1"])) > ROUNDED:
+        raise UserError(f"{weights}: has {found.mean():.2%}, but the table {cell['top1']}%; run the matrix there again")
+    return found
+
+
+def measured(rows: dict[Row, list[Right]]) -> list[dict[str, Any]]:
+    """Accuracy of every row, and its gains over the student alone and over the plain row of its method."""
+    means = {row: np.mean(of_row, axis=0) for row, of_row in rows.items()}
+    student = next(row for row in rows if row.method == catalog.VANILLA)
+    found = []
+    for row, mean in means.items():
+        line = {"row": row.label, "seeds": len(rows[row]), "top1": round(float(mean.mean()) * PER_CENT, 2)}
+        line |= {"margin": round(margin(mean), 2)}
+        others = dict(zip(OVER, (student, Row(row.method, 1, stand=False)), strict=True))
+        line |= {of: compared(mean, means[other]) for of, other in others.items() if other in means and other != row}
+        found.append(line)
+    return found
+
+
+def main(project: str = ".") -> None:
+    """Print accuracies and gains with their intervals, and keep them."""
+    folder, where = Path(project), device.choose()
+    with (folder / "tables/cells.csv").open(newline="") as file:
+        cells = list(csv.DictReader(file))
+    pairs = sorted({cell["pair"] for cell in cells})
+    if len(pairs) != 1:
+        raise UserError(f"{folder}: has the pairs {', '.join(pairs)}; one is expected")
+    (data,) = (file.stem for file in (folder / "tables").glob("*.md"))
+    dataset = storage.load(folder / "data" / data)
+    rows: dict[Row, list[Right]] = {}
+    for cell in cells:
+        rows.setdefault(row_of(cell), []).append(right(folder, cell, dataset, where))
+    lines = measured(rows)
+    table = [
+        [line["row"], str(line["seeds"]), f"{line['top1']:.2f} ± {line['margin']:.2f}"]
+        + [f"{gain['gain']:+.2f} ± {gain['margin']:.2f}" if (gain := line.get(of)) else "" for of in OVER]
+        for line in lines
+    ]
+    print(f"{pairs[0]} on {data}, {len(dataset.test.labels)} test images; ± half the {1 - ALPHA:.0%} interval\n")
+    common.show(["", "seeds", "top-1, %", "over the student", "over the plain row"], table)
+    content = {"pair": pairs[0], "data": data, "images": len(dataset.test.labels), "rows": lines}
+    common.keep("image-intervals", pairs[0], data, where=where, content=content)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,40 @@
+"""Intervals over test images: closed forms."""
+
+import numpy as np
+import pytest
+
+from benchmarks.image_intervals import compared, margin, measured
+from kdcore.results.row import Row
+
+
+def marked(*counts):
+    """Images about which a network is right (1) or not (0), in runs of so many."""
+    return np.concatenate([np.full(count, 1.0 - i % 2) for i, count in enumerate(counts)])
+
+
+def test_an_accuracy():
+    """sqrt(p (1 - p) / N), times 1.96."""
+    assert margin(marked(60, 40)) == pytest.approx(1.959964 * (0.6 * 0.4 / 100) ** 0.5 * 100, rel=1e-6)
+
+
+def test_a_difference_on_the_same_images():
+    """b = 30 images that one is right about and the other is not, c = 10: sqrt(b + c - (b - c)^2 / N) / N."""
+    one, other = marked(70, 30), np.concatenate([marked(40, 30), marked(10, 20)])
+    found = compared(one, other)
+    assert found == {"gain": 20.0, "margin": round(1.959964 * (40 - 400 / 100) ** 0.5, 2)}
+
+
+def test_rows_over_the_student_and_over_their_plain_row():
+    rows = {
+        Row("vanilla"): [marked(50, 50), marked(60, 40)],
+        Row("kd", 1, stand=False): [marked(70, 30), marked(70, 30)],
+        Row("kd", 4, stand=False): [marked(80, 20), marked(70, 30)],
+        Row("dkd", 4, stand=True): [marked(90, 10), marked(90, 10)],
+    }
+    lines = {line["row"]: line for line in measured(rows)}
+    assert [lines[name]["top1"] for name in ("Student", "KD", "KD + SDD [1,2,4]")] == [55, 70, 75]
+    assert "over_student" not in lines["Student"]
+    assert lines["KD"]["over_student"]["gain"] == 15
+    assert "over_plain" not in lines["KD"]
+    assert lines["KD + SDD [1,2,4]"]["over_plain"]["gain"] == 5
+    assert "over_plain" not in lines["DKD + SDD [1,2,4] + stand"]
