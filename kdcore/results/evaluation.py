@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Mapping, Sequence
-from functools import partial
 from math import isnan
 from pathlib import Path
 from typing import Any
@@ -17,15 +16,13 @@ from torchmetrics.functional.classification import multiclass_accuracy
 from kdcore import checkpoints, networks
 from kdcore.data import regimes, subsets
 from kdcore.data.dataset import Dataset, Encoded, Split
-from kdcore.matrix.card_files import CARDS
-from kdcore.matrix.cell import RUNS, STAGES
 from kdcore.matrix.fingerprint import fingerprint
 from kdcore.matrix.train_images import LABEL_NOISE, noise_in_words
 from kdcore.networks.cost import multiply_adds, parameters
 from kdcore.networks.input_affine import Normalisation
 from kdcore.networks.other_end import OtherEnd
 from kdcore.results import shots
-from kdcore.system import yamlfile
+from kdcore.results.trained_pair import TrainedPair
 from kdcore.system.errors import UserError
 from kdcore.system.files import file_sha256
 from kdcore.training import collapse, run_folder
@@ -59,51 +56,44 @@ def evaluate_pair(
         epoch.
 
     Raises:
-        UserError: a cell has no whole run, or its weights or logits are not finite.
+        UserError: see `TrainedPair`; or weights or logits are not finite.
     """
-    classes, image_size, stem = len(dataset.classes), dataset.image_size, dataset.stem
-    validation = {"validation": card["validation"]} if "validation" in card else {}
-    dataset = subsets.chosen(dataset, **validation)
+    classes, image_size = len(dataset.classes), dataset.image_size
+    dataset = subsets.chosen(dataset, **({"validation": card["validation"]} if "validation" in card else {}))
     labels = torch.from_numpy(dataset.test.labels).to(device)
     counts = np.bincount(dataset.train.labels, minlength=classes).tolist()
-    teacher_name, student_name = card["pair"].split("-")
-    named = card.get("networks")
-    restored = partial(checkpoints.restore, num_classes=classes, device=device, stem=stem, described=named)
-    teacher = restored(card.get("teacher", teacher_name), path=teacher_weights)
+    pair = TrainedPair(card, dataset, device)
+    teacher = pair.teacher(teacher_weights)
     teacher_logits = _predicted(teacher, teacher_weights, dataset.test, dataset, device)
-    student_cost = plain_cost(student_name, classes, stem=stem, image_size=image_size, described=named)
+    student_cost = plain_cost(
+        pair.student_name, classes, stem=dataset.stem, image_size=image_size, described=card.get("networks")
+    )
     cells, histories = [], []
-    for identity in card["cells"]:
-        folder = RUNS / card["pair"] / identity["name"]
-        meta, history = run_folder.read(folder, {**identity, **validation})
-        check_card(folder, meta)
-        weights = folder / run_folder.WEIGHTS
-        student = restored(student_name, path=weights)
-        logits = _predicted(student, weights, dataset.test, dataset, device)
+    for cell in pair.cells():
+        student = pair.student(cell.weights)
+        logits = _predicted(student, cell.weights, dataset.test, dataset, device)
         averaged = {}
-        if meta["train"].get("ema"):
-            of_average = folder / run_folder.AVERAGE
-            average = restored(student_name, path=of_average)
-            averaged = {
-                "top1_ema": measure(_predicted(average, of_average, dataset.test, dataset, device), labels)["top1"]
-            }
-        learnt = regimes.learnt(counts, meta["train"])
-        collapsed = collapse.reason(len(logits.argmax(dim=1).unique()), list(history["train_top1"]), learnt)
+        if cell.meta["train"].get("ema"):
+            of_average = cell.folder / run_folder.AVERAGE
+            of_images = _predicted(pair.student(of_average), of_average, dataset.test, dataset, device)
+            averaged = {"top1_ema": measure(of_images, labels)["top1"]}
+        learnt = regimes.learnt(counts, cell.meta["train"])
+        collapsed = collapse.reason(len(logits.argmax(dim=1).unique()), list(cell.history["train_top1"]), learnt)
         cells.append(
             {
-                **identity,
+                **cell.identity,
                 **_with_reliability(logits, labels, teacher_logits),
-                "top1_best": best_top1(history),
-                **_on_validation(student, weights, dataset, device),
+                "top1_best": best_top1(cell.history),
+                **_on_validation(student, cell.weights, dataset, device),
                 **averaged,
-                **shots.measured(logits, labels, counts, meta["train"]),
-                **provenance(meta),
-                "weights_sha256": file_sha256(weights),
+                **shots.measured(logits, labels, counts, cell.meta["train"]),
+                **provenance(cell.meta),
+                "weights_sha256": file_sha256(cell.weights),
                 **own_cost(student, image_size, student_cost),
                 **({"collapsed": collapsed} if collapsed else {}),
             }
         )
-        histories.append(history.assign(cell=identity["name"]))
+        histories.append(cell.history.assign(cell=cell.identity["name"]))
     summary = {
         "pair": card["pair"],
         "train_images": len(dataset.train.labels),
@@ -117,25 +107,6 @@ def evaluate_pair(
         "cells": cells,
     }
     return summary, pd.concat(histories, ignore_index=True)
-
-
-def check_card(folder: Path, meta: dict[str, Any]) -> None:
-    """Refuse a cell that was made from another card than the plan has now, which DVC may not have noticed.
-
-    Args:
-        folder: of its results.
-        meta: the content of its meta.json.
-
-    Raises:
-        UserError: names it and what to do.
-    """
-    for stage in STAGES:
-        file = CARDS / stage / f"{folder.name}.yaml"
-        if file.is_file() and not run_folder.is_of(meta, yamlfile.read(file)):
-            raise UserError(
-                f"{folder}: was made from another card than {file}, perhaps while the matrix was changed; run "
-                f"'dvc repro -f {stage}@{folder.name}'"
-            )
 
 
 def evaluate_checkpoint(

@@ -12,23 +12,22 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kdcore import checkpoints
 from kdcore.data.augment import middle
 from kdcore.data.dataset import Dataset, Encoded, Split
 from kdcore.data.feed import LARGEST_BATCH, Feed, unaugmented
 from kdcore.data.interpolate import resized_crop
-from kdcore.matrix.cell import RUNS
 from kdcore.matrix.fingerprint import fingerprint
 from kdcore.matrix.teacher_cards import SEED
 from kdcore.matrix.train_recipe import Augmentation
 from kdcore.networks.input_affine import SCALE
 from kdcore.results.evaluation import DIGITS, measure
+from kdcore.results.trained_pair import TrainedPair
 from kdcore.system import validated
 from kdcore.system.errors import UserError, is_out_of_memory
 from kdcore.system.files import file_sha256, write_json
 from kdcore.system.validated import Stored
 from kdcore.training import device as devices
-from kdcore.training import probe, run_folder
+from kdcore.training import probe
 
 LOADED = fingerprint(__name__)
 """The fingerprint of this code when it was loaded, which may be older than the files."""
@@ -72,25 +71,16 @@ def probe_pair(
         in percent.
 
     Raises:
-        UserError: a cell has no whole run, its features are not finite, the target has a single class, or a network
+        UserError: see `TrainedPair`; or features are not finite, the target has a single class, or a network
             cannot see images of this size.
     """
     devices.prepare_torch(device)
     if len(np.unique(target.train.labels)) < 2:
         raise UserError(f"target {card['target']}: holds one class; a probe needs at least two to tell apart")
     seen = _Seen(card, dataset, target, device, identity)
-    restored = partial(
-        checkpoints.restore,
-        num_classes=len(dataset.classes),
-        device=device,
-        stem=dataset.stem,
-        described=card.get("networks"),
-    )
-    validation = {"validation": card["validation"]} if "validation" in card else {}
-    teacher_name, student_name = card["pair"].split("-")
-    teacher_network = card.get("teacher", teacher_name)
-    teacher = restored(teacher_network, path=teacher_weights)
-    subject = Subject(teacher_name, teacher, "teacher", teacher_weights, SEED, teacher_network)
+    pair = TrainedPair(card, dataset, device)
+    teacher = pair.teacher(teacher_weights)
+    subject = Subject(pair.teacher_name, teacher, "teacher", teacher_weights, SEED, pair.teacher_network)
     summary = {
         "pair": card["pair"],
         "target": card["target"],
@@ -101,14 +91,11 @@ def probe_pair(
         "teacher": _probes(card, seen, subject),
         "cells": [],
     }
-    for cell in card["cells"]:
-        folder = RUNS / card["pair"] / cell["name"]
-        run_folder.read(folder, {**cell, **validation})
-        weights = folder / run_folder.WEIGHTS
-        student = restored(student_name, path=weights)
-        subject = Subject(cell["name"], student, "student", weights, cell["seed"], student_name)
+    for cell in pair.cells():
+        name, seed = cell.identity["name"], cell.identity["seed"]
+        subject = Subject(name, pair.student(cell.weights), "student", cell.weights, seed, pair.student_name)
         probes = _probes(card, seen, subject)
-        summary["cells"].append({**cell, "probes": probes, "weights_sha256": file_sha256(weights)})
+        summary["cells"].append({**cell.identity, "probes": probes, "weights_sha256": file_sha256(cell.weights)})
     return summary
 
 

@@ -20,7 +20,7 @@ from kdcore.matrix import check
 from kdcore.matrix.cards import make_cards
 from kdcore.matrix.code import Code, check_code
 from kdcore.networks import resnet
-from kdcore.results import evaluation
+from kdcore.results import evaluation, trained_pair
 from kdcore.system import yamlfile
 from kdcore.system.errors import RunError, UserError
 from kdcore.system.files import file_sha256, whole
@@ -415,10 +415,10 @@ def test_a_cell_of_another_card_is_not_evaluated(tmp_path, monkeypatch):
     pair, name = CARD["pair"], CARD["name"]
     yamlfile.write(Path(f"cards/baseline/{name}.yaml"), CARD)
     folder, meta = Path(f"runs/{pair}/{name}"), {**CARD, "commit": "abc"}
-    evaluation.check_card(folder, meta)
+    trained_pair.check_card(folder, meta)
     yamlfile.write(Path(f"cards/baseline/{name}.yaml"), {**CARD, "seed": 1})
     with pytest.raises(UserError, match=rf"was made from another card than .*; run 'dvc repro -f baseline@{name}'"):
-        evaluation.check_card(folder, meta)
+        trained_pair.check_card(folder, meta)
 
 
 def test_params_that_change_while_they_are_planned(tmp_path, monkeypatch):

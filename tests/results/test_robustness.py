@@ -21,6 +21,7 @@ from kdcore.results import tables as all_tables
 from kdcore.results.report import page
 from kdcore.results.report import robustness as section
 from kdcore.results.robustness import measure, stored, tables
+from kdcore.system import yamlfile
 from kdcore.system.errors import UserError
 from kdcore.system.files import file_sha256, write_json
 from kdcore.training import loop, run_folder
@@ -130,6 +131,12 @@ def test_errors_are_those_that_evaluation_finds(pair, dataset):
         expected = error_of(weights, dataset, images)
         assert student["error"][name][severity - 1] == pytest.approx(expected, abs=1e-4)
     assert json.loads(json.dumps(got)) == got
+
+
+def test_a_cell_of_another_card_is_not_measured(pair):
+    yamlfile.write(Path(f"cards/baseline/{NAME}.yaml"), {**CELL, "recipe": {"ce_weight": 2.0}})
+    with pytest.raises(UserError, match=rf"was made from another card than .*; run 'dvc repro -f baseline@{NAME}'"):
+        pair()
 
 
 def test_batches_change_nothing(pair, monkeypatch):

@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from kdcore import catalog, checkpoints
+from kdcore import catalog
 from kdcore.data.dataset import Dataset
 from kdcore.matrix.card_files import CARDS
-from kdcore.matrix.cell import RUNS
 from kdcore.networks.other_end import OtherEnd
+from kdcore.results.trained_pair import TrainedPair
 from kdcore.system.files import file_sha256
-from kdcore.training import provenance, run_folder, timings
+from kdcore.training import provenance, timings
 from kdcore.training.timings import Timing
 
 BATCHES = (1, 250)
@@ -44,25 +44,16 @@ def measure(card: dict[str, Any], dataset: Dataset, teacher_weights: Path, devic
         student has another end, then by batch size; and for each cell that this machine trained from its present
         card, by a process of its own: device, milliseconds per step, and peak memory in bytes.
     """
-    teacher_name, student_name = card["pair"].split("-")
-    restored = partial(
-        checkpoints.restore,
-        num_classes=len(dataset.classes),
-        device=device,
-        stem=dataset.stem,
-        described=card.get("networks"),
-    )
-    teacher = restored(card.get("teacher", teacher_name), path=teacher_weights)
-    speeds = {"teacher": images_per_second(teacher, dataset.image_size, device)}
+    pair = TrainedPair(card, dataset, device)
+    speeds = {"teacher": images_per_second(pair.teacher(teacher_weights), dataset.image_size, device)}
     known: dict[str, dict[str, float]] = {}
-    for cell in card["cells"]:
-        weights = RUNS / card["pair"] / cell["name"] / run_folder.WEIGHTS
-        if "student" not in known or _may_end_otherwise(cell["method"]):
-            student = restored(student_name, path=weights)
+    for cell in pair.cells():
+        if "student" not in known or _may_end_otherwise(cell.identity["method"]):
+            student = pair.student(cell.weights)
             kind = student.described() if isinstance(student, OtherEnd) else "student"
             if kind not in known:
                 known[kind] = images_per_second(student, dataset.image_size, device)
-            speeds["student" if kind == "student" else cell["name"]] = known[kind]
+            speeds["student" if kind == "student" else cell.identity["name"]] = known[kind]
     about = provenance.describe(device)
     return {
         **{key: about[key] for key in ("device", "threads", "versions")},

@@ -3,7 +3,7 @@
 All test images would cost as much as the evaluation itself. A fifth of them, at least `LEAST`, adds less than a third.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,13 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdcore import checkpoints
 from kdcore.data.dataset import Dataset
 from kdcore.data.feed import unaugmented
-from kdcore.matrix.cell import RUNS
 from kdcore.networks.contract import Output
 from kdcore.results.diagnostics import measures, picture
 from kdcore.results.diagnostics.measures import Gram
+from kdcore.results.trained_pair import TrainedCell, TrainedPair
 from kdcore.scales import grid_logits, region_logits
 from kdcore.system.errors import UserError
 from kdcore.system.files import file_sha256
@@ -69,37 +68,29 @@ def diagnose(card: dict[str, Any], dataset: Dataset, teacher_weights: Path, devi
         for the teacher, and one per cell, see `kdcore.results.diagnostics.stored`.
 
     Raises:
-        UserError: a cell has no whole run, or its weights or logits are not finite.
+        UserError: see `TrainedPair`; or weights or logits are not finite.
     """
     classes = len(dataset.classes)
-    validation = {"validation": card["validation"]} if "validation" in card else {}
     positions = looked_at(dataset.test.labels, classes)
     split = dataset.test.take(positions)
     labels = torch.from_numpy(split.labels).to(device)
     pictured = picture.shown(split.labels, classes)
     levels = sorted({level for cell in card["cells"] for level in cell.get("levels", ()) if max(cell["levels"]) > 1})
-    teacher_name, student_name = card["pair"].split("-")
-    restored = partial(
-        checkpoints.restore, num_classes=classes, device=device, stem=dataset.stem, described=card.get("networks")
-    )
+    pair = TrainedPair(card, dataset, device)
     see = partial(_seen, dataset=replace(dataset, test=split), device=device, pictured=pictured)
-    network = restored(card.get("teacher", teacher_name), path=teacher_weights)
-    teacher = see(network, weights=teacher_weights, has_regions=bool(levels))
+    teacher = see(pair.teacher(teacher_weights), weights=teacher_weights, has_regions=bool(levels))
     bins = measures.confidence_bins(teacher.logits)
     cells = []
-    for identity, is_first in _with_first_of_row(card["cells"]):
-        folder = RUNS / card["pair"] / identity["name"]
-        run_folder.read(folder, {**identity, **validation})
-        weights = folder / run_folder.WEIGHTS
-        own = identity.get("levels", [1])
-        student = see(restored(student_name, path=weights), weights=weights, has_regions=max(own) > 1)
+    for cell, is_first in _with_first_of_row(pair.cells()):
+        own = cell.identity.get("levels", [1])
+        student = see(pair.student(cell.weights), weights=cell.weights, has_regions=max(own) > 1)
         cells.append(
             {
-                **{key: identity[key] for key in ("name", "seed")},
-                "weights_sha256": file_sha256(weights),
+                **{key: cell.identity[key] for key in ("name", "seed")},
+                "weights_sha256": file_sha256(cell.weights),
                 **_of_network(student, labels, own if max(own) > 1 else [], has_picture=is_first),
                 **_beside_teacher(student, teacher, bins),
-                "adapters": trained_beside(folder / run_folder.ADAPTERS),
+                "adapters": trained_beside(cell.folder / run_folder.ADAPTERS),
             }
         )
     everything = torch.ones_like(labels, dtype=torch.bool)
@@ -170,11 +161,11 @@ BUFFER_PREFIXES = ("memory_", "z_", "margin_")
 """How tensors of adapters are called that no optimiser changes; a test compares them with the methods' own."""
 
 
-def _with_first_of_row(cells: Sequence[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], bool]]:
+def _with_first_of_row(cells: Iterable[TrainedCell]) -> Iterator[tuple[TrainedCell, bool]]:
     """Yield each cell, and whether it is the first seed of its row, which alone gets a picture."""
     met = set()
     for cell in cells:
-        row = tuple(cell.get(key) for key in ("method", "scale", "stand", "variant"))
+        row = tuple(cell.identity.get(key) for key in ("method", "scale", "stand", "variant"))
         yield cell, row not in met
         met.add(row)
 

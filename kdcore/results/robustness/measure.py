@@ -10,17 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kdcore import checkpoints
 from kdcore.data import cifar100_c, corruptions
 from kdcore.data.augment import Normalize, middle
 from kdcore.data.dataset import Dataset, Encoded, Split
 from kdcore.data.feed import BATCH_PIXELS, LARGEST_BATCH
 from kdcore.data.stream import stream_unaugmented
-from kdcore.matrix.cell import RUNS
 from kdcore.matrix.robustness_section import CIFAR100_C
+from kdcore.results.trained_pair import TrainedPair
 from kdcore.system.errors import UserError
 from kdcore.system.files import file_sha256
-from kdcore.training import run_folder
 
 CLEAN = ("", 0)
 DIGITS = 4
@@ -82,7 +80,7 @@ def measure_pair(card: dict[str, Any], dataset: Dataset, teacher_weights: Path, 
         sha256 of their weights.
 
     Raises:
-        UserError: a cell has no whole run, or its logits are not finite; or the published images are missing, or not
+        UserError: see `TrainedPair`; or logits are not finite; or the published images are missing, or not
             those that were published, or of other test images.
     """
     with ExitStack() as stack:
@@ -104,21 +102,11 @@ def measure_pair(card: dict[str, Any], dataset: Dataset, teacher_weights: Path, 
 
 def _networks(card: dict[str, Any], dataset: Dataset, teacher_weights: Path, device: torch.device) -> list[_Network]:
     """Restore the teacher and the cells' students, in this order."""
-    teacher, student = card["pair"].split("-")
-    validation = {"validation": card["validation"]} if "validation" in card else {}
-
-    def restored(name: str, weights: Path, identity: dict[str, Any]) -> _Network:
-        network = checkpoints.restore(
-            name, len(dataset.classes), weights, device, stem=dataset.stem, described=card.get("networks")
-        )
-        return _Network(network, weights, identity)
-
-    networks = [restored(card.get("teacher", teacher), teacher_weights, {})]
-    for identity in card["cells"]:
-        folder = RUNS / card["pair"] / identity["name"]
-        run_folder.read(folder, {**identity, **validation})
-        weights = folder / run_folder.WEIGHTS
-        networks.append(restored(student, weights, {**identity, "weights_sha256": file_sha256(weights)}))
+    pair = TrainedPair(card, dataset, device)
+    networks = [_Network(pair.teacher(teacher_weights), teacher_weights, {})]
+    for cell in pair.cells():
+        identity = {**cell.identity, "weights_sha256": file_sha256(cell.weights)}
+        networks.append(_Network(pair.student(cell.weights), cell.weights, identity))
     return networks
 
 
