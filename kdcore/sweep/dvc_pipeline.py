@@ -189,20 +189,22 @@ class Pipeline:
                 raise RunError(f"{', '.join(changed)} changed while it ran; run the same command again")
             self._keep(stage)
 
-    def record(self) -> None:
-        """Write the stages made since the last call to dvc.lock, as `dvc repro` would have left it.
+    def record(self) -> bool:
+        """Write the stages made since the last call to dvc.lock, as `dvc repro` would have left it; returns whether
+        there are any.
 
         Entries that other commands wrote meanwhile stay. A stage that a killed sweep did not record is not lost: the
         next sweep finds its outputs in the cache.
         """
         if not self.unrecorded:
-            return
+            return False
         lock = Path(self.repo.root_dir) / LOCK_FILE
         with self._locked():  # DVC writes in place, where a kill would leave half a file, and takes nine times as long
             content = load_yaml(lock) if lock.exists() else {}
             self._update(content)
             replace_text(lock, _as_dvc_writes(content))
         self.unrecorded.clear()
+        return True
 
     def _update(self, content: dict[str, Any]) -> None:
         content.setdefault("schema", "2.0")

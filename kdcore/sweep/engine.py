@@ -348,11 +348,11 @@ class Sweep:
                 self._note()
             if at_once or time.monotonic() - self.recorded > self.recording / RECORDING:
                 began = time.monotonic()
-                self.pipeline.record()
+                if self.pipeline.record():
+                    self.journal.recorded_before = self.pipeline.recorded_before
+                    self._note()
                 self.recorded = time.monotonic()
                 self.recording = self.recorded - began
-                self.journal.recorded_before = self.pipeline.recorded_before
-                self._note()
         except OSError as error:
             if not is_full(error):
                 raise

@@ -43,8 +43,10 @@ class Journal:
     """Stages in dvc.lock before this sweep, kept in case it is interrupted; see `Pipeline.recorded_before`."""
 
     def write(self) -> None:
-        """Replace the file as a whole."""
-        replace_text(FILE, json.dumps(self, default=vars))
+        """Replace the file as a whole, if it says something else."""
+        text = json.dumps(self, default=vars)
+        if not FILE.is_file() or FILE.read_text() != text:
+            replace_text(FILE, text)
 
 
 _JOURNAL = TypeAdapter(Journal)

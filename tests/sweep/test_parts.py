@@ -290,6 +290,13 @@ def test_journal(tmp_path, monkeypatch):
             pass
     assert not journal.is_running()
     assert journal.read() == diary
+    before = journal.FILE.stat().st_ino  # another file takes its place where something has changed
+    diary.write()
+    assert journal.FILE.stat().st_ino == before
+    diary.ended = 12.0
+    diary.write()
+    assert journal.FILE.stat().st_ino != before
+    assert journal.read() == diary
     journal.FILE.write_text(json.dumps({"pid": 1}))
     with pytest.raises(UserError, match="is damaged"):
         journal.read()
