@@ -14,12 +14,14 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from kdcore import networks
 from kdcore.networks import making
 from kdcore.networks.contract import Network
 from kdcore.networks.foreign import as_map, first_tensor
-from kdcore.networks.regions import disturb
+from kdcore.networks.regions import disturb, enlarge
 from kdcore.system.errors import UserError, shown, suggest
 
 CLASSES, IMAGES = 7, 2
@@ -75,6 +77,7 @@ def described(spec: Mapping[str, Any], image_size: int) -> dict[str, Any]:
         module = making.make(spec, CLASSES)
         if isinstance(module, Network):
             raise UserError(f"factory: {spec['factory']}: returns a network of kdcore; such a one belongs to the zoo")
+        _check_copies(module, spec)
         found: dict[str, Any] = {"package": making.package(spec), "family": type(module).__module__}
         found |= _parts(module, spec, image_size, CLASSES)
     return {**spec, **found}
@@ -94,6 +97,7 @@ def parts_of(module: nn.Module, spec: Mapping[str, Any], image_size: int) -> dic
     Raises:
         UserError: it is none that can be trained here. The message begins with the key.
     """
+    _check_copies(module, spec)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return _parts(copy.deepcopy(module).cpu().float(), spec, image_size, None)
@@ -103,9 +107,21 @@ def _parts(module: nn.Module, spec: Mapping[str, Any], image_size: int, classes:
     images = _images(spec, image_size)
     seen, logits = _run(disturb(module.eval()), spec, images, image_size, classes)
     _check_alone(module, spec, images, logits)
-    found = _head(module, spec, seen, logits) | _stages(module, spec, seen)
+    found = _head(module, spec, seen, images, logits) | _stages(module, spec, seen)
     _check_training(module, spec, image_size, logits.shape)
     return found
+
+
+def _check_copies(module: nn.Module, spec: Mapping[str, Any]) -> None:
+    """Refuse a module with weights that torch's older functions compute before each run: it cannot be copied."""
+    for path, part in module.named_modules():
+        for hook in part._forward_pre_hooks.values():
+            if isinstance(hook, WeightNorm | SpectralNorm):
+                function = "weight_norm" if isinstance(hook, WeightNorm) else "spectral_norm"
+                raise UserError(
+                    f"{_called(spec)}: the {hook.name} of {path or 'the module'} comes from torch.nn.utils.{function}, "
+                    f"and torch cannot copy such a part; take torch.nn.utils.parametrizations.{function} instead"
+                )
 
 
 def _called(spec: Mapping[str, Any]) -> str:
@@ -221,7 +237,7 @@ def _check_training(module: nn.Module, spec: Mapping[str, Any], image_size: int,
         )
 
 
-def _head(module: nn.Module, spec: Mapping[str, Any], seen: _Seen, logits: Tensor) -> dict[str, Any]:
+def _head(module: nn.Module, spec: Mapping[str, Any], seen: _Seen, images: Tensor, logits: Tensor) -> dict[str, Any]:
     """Find the classifier, the pooled vector and the final map."""
     path = spec.get("classifier") or _classifier(module, seen, logits)
     if path not in seen.inputs:
@@ -240,8 +256,13 @@ def _head(module: nn.Module, spec: Mapping[str, Any], seen: _Seen, logits: Tenso
         if dropout in seen.inputs and torch.equal(seen.inputs[dropout], pooled):
             found["pooled"] = dropout
             break
-    if path not in seen.linear or not _is_linear(module.get_submodule(path), pooled, logits):
+    head = module.get_submodule(path)
+    if not isinstance(head, nn.Linear) or not _is_linear(head, pooled, logits):
         return found
+    enlarge(head, logits)  # which shows a cap on logits
+    with torch.no_grad():
+        if not _is_linear(head, pooled, module(images)):
+            return found
     found["classifier"] = path
     close = CLOSE * pooled.abs().max()
     averaged = [
@@ -254,13 +275,13 @@ def _head(module: nn.Module, spec: Mapping[str, Any], seen: _Seen, logits: Tenso
     return found
 
 
-def _is_linear(part: nn.Module, pooled: Tensor, logits: Tensor) -> bool:
-    """Whether logits are what a linear layer's weights make of the pooled vector: a subclass may compute otherwise, as
-    cosine heads do, and a network may scale them afterwards.
+def _is_linear(head: nn.Linear, pooled: Tensor, logits: Tensor) -> bool:
+    """Whether logits are what a head's weights make of the pooled vector: a subclass may compute otherwise, as cosine
+    heads do, and a network may scale or cap them afterwards.
     """
-    if not isinstance(part, nn.Linear) or pooled.shape[1] != part.in_features:
+    if pooled.shape[1] != head.in_features:
         return False
-    expected = F.linear(pooled, part.weight, part.bias)
+    expected = F.linear(pooled, head.weight, head.bias)
     return expected.shape == logits.shape and bool((expected - logits).abs().max() <= CLOSE * logits.abs().max())
 
 

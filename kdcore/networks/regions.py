@@ -15,6 +15,10 @@ TOLERANCE = 1e-3
 """The largest difference between a network's logits and its classifier of the averaged final map, as a share of the
 largest logit. Rounding makes 1e-6 in float32 and 1e-4 with TF32.
 """
+LARGEST = 30.0
+"""The largest logit of the copies that are measured, about as large as trained networks have it. A cap on logits, such
+as 30 tanh(z / 30), does nothing to the small ones of a new network.
+"""
 REPEAT = "repeat"
 """The value of `train.small_maps` that allows maps with fewer cells than regions, but not maps of one cell."""
 
@@ -69,6 +73,8 @@ def _reason(network: Network, image_size: int, finest: int, small_maps: str | No
         height, width = final_map.shape[2:]
         if final_map.shape[1] != classifier.in_features:
             return f"its final map has {final_map.shape[1]} channels, and its classifier takes {classifier.in_features}"
+        enlarge(classifier, logits)
+        logits = probe(images).logits
         averaged = classifier(final_map.flatten(2).mT).mean(dim=1)  # as scales have it: region by region
     if averaged.shape != logits.shape:
         return f"its logits are of shape {tuple(logits.shape)}, those of its averaged map {tuple(averaged.shape)}"
@@ -98,6 +104,15 @@ def _disturbed(network: Network) -> Network:
     values = [value for module in network.modules() for value in vars(module).values() if isinstance(value, Tensor)]
     computed = {id(value): value.detach().clone() for value in values}  # from parameters, which torch does not copy
     return disturb(copy.deepcopy(network, computed).eval())
+
+
+def enlarge(head: nn.Linear, logits: Tensor) -> None:
+    """Multiply a head's weights, in place, so that the largest of the logits that it gave becomes `LARGEST`."""
+    factor = LARGEST / logits.abs().max().clamp(min=1e-6)
+    with torch.no_grad():
+        for value in (head.weight, head.bias):
+            if value is not None:
+                value.mul_(factor)
 
 
 def disturb(probe: Probe) -> Probe:

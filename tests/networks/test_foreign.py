@@ -72,6 +72,29 @@ class Scaled(Odd):
         logits *= 0.5
         return logits
 
+class Capped(Odd):
+    def forward(self, x):
+        return super().forward(x).div_(30).tanh_().mul_(30)
+
+def capped(num_classes):
+    network = Capped(num_classes, 8)
+    nn.init.normal_(network.out.weight, std=0.01)
+    return network
+
+def normed(num_classes, by):
+    network = small(num_classes)
+    network.body[0] = by(network.body[0])
+    return network
+
+def weight_normed(num_classes):
+    return normed(num_classes, nn.utils.weight_norm)
+
+def spectral_normed(num_classes):
+    return normed(num_classes, nn.utils.spectral_norm)
+
+def parametrized(num_classes):
+    return normed(num_classes, nn.utils.parametrizations.weight_norm)
+
 def scaled(num_classes):
     return Scaled(num_classes, 8)
 
@@ -415,12 +438,24 @@ class TestFactory:
         with pytest.raises(UserError, match=rf"factory: '{odd}.thin': is no function or class of a file"):
             describing.described({"factory": f"{odd}.thin"}, 32)
 
-    @pytest.mark.parametrize("name", ["cosine", "scaled"])
+    @pytest.mark.parametrize("name", ["cosine", "scaled", "capped"])
     def test_a_head_whose_weights_do_not_make_the_logits(self, odd, name):
         """SimKD, SRRL and CAT-KD take the weights of a linear classifier."""
         described = describing.described({"factory": f"{odd}.{name}"}, 32)
         assert "classifier" not in described
         assert created({"x": described}, "x").classifier is None
+
+    @pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+    @pytest.mark.parametrize("name", ["weight_norm", "spectral_norm"])
+    def test_weights_that_cannot_be_copied(self, odd, name):
+        message = rf"the weight of body\.0 comes from torch\.nn\.utils\.{name}, .*parametrizations\.{name} instead"
+        with pytest.raises(UserError, match=rf"factory: {odd}\.{name}ed: {message}"):
+            describing.described({"factory": f"{odd}.{name}ed"}, 32)
+
+    def test_the_newer_form_of_such_weights(self, odd):
+        """A teacher with it is folded as far as that goes, and keeps its logits."""
+        network = created({"x": describing.described({"factory": f"{odd}.parametrized"}, 32)}, "x").eval()
+        torch.testing.assert_close(folded(network, 32)(IMAGES).logits, network(IMAGES).logits)
 
     def test_a_batch_of_one_image(self, odd):
         with pytest.raises(UserError, match=r"squeezed: (fails|gives \(7,\)) for a batch of one image"):

@@ -107,6 +107,21 @@ def test_a_head_of_cosines():
     assert "its logits are not its linear classifier of the average" in refusal(network, (1, 2))
 
 
+class Capped(resnet.ResNet):
+    """Logits that a cap bounds, which does nothing to the small ones of a new network."""
+
+    def forward(self, images):
+        output = super().forward(images)
+        return output._replace(logits=30 * torch.tanh(output.logits / 30))
+
+
+def test_a_cap_on_logits():
+    network = Capped(10, 8, (16, 16, 32, 64))
+    with torch.no_grad():
+        network.fc.weight.mul_(0.1)
+    assert "its logits are not its linear classifier of the average" in refusal(network, (1, 2))
+
+
 @pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
 @pytest.mark.parametrize("normed", [nn.utils.weight_norm, nn.utils.parametrizations.weight_norm])
 def test_a_head_whose_weights_are_normed(normed):
