@@ -3,22 +3,27 @@
 An interval over test images says where the accuracy of these very networks may lie on other images of the same kind.
 What other seeds would give, it does not say; only other seeds do.
 
-Run: python -m benchmarks.image_intervals [PROJECT], a folder in which a matrix of one pair was run.
+Run: python -m benchmarks.image_intervals [PROJECT [FOLDER]], a folder in which a matrix of one pair was run, and one
+for a figure of the accuracies (PDF and PNG).
 """
 
 import csv
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from scipy.stats import norm
 
 from benchmarks import common
 from kdcore import catalog, checkpoints
 from kdcore.data import storage
 from kdcore.data.dataset import Dataset
+from kdcore.results import drawing
 from kdcore.results.row import Row
 from kdcore.results.significance import ALPHA
 from kdcore.system.errors import UserError
@@ -31,6 +36,8 @@ Right = np.ndarray
 ROUNDED = 5e-3
 """Percentage points by which accuracies that were written into a table may differ from the same ones."""
 PER_CENT = 100
+FIGURE = "accuracy"
+"""The name of the figure."""
 OVER = ("over_student", "over_plain")
 """Keys of a row's gains."""
 
@@ -50,9 +57,10 @@ def compared(right: Right, other: Right) -> dict[str, float]:
 
 def row_of(cell: dict[str, Any]) -> Row:
     """The row of a cell, given its line of tables/cells.csv as text."""
+    of_variant = Row(cell["method"], variant=cell["variant"], change=cell["change"])
     if not cell["scale"]:
-        return Row(cell["method"])
-    return Row(cell["method"], int(cell["scale"]), stand=cell["stand"] == "True")
+        return of_variant
+    return replace(of_variant, scale=int(cell["scale"]), stand=cell["stand"] == "True")
 
 
 def right(project: Path, cell: dict[str, Any], dataset: Dataset, where: torch.device) -> Right:
@@ -78,17 +86,46 @@ def measured(rows: dict[Row, list[Right]]) -> list[dict[str, Any]]:
     for row, mean in means.items():
         line = {"row": row.label, "seeds": len(rows[row]), "top1": round(float(mean.mean()) * PER_CENT, 2)}
         line |= {"margin": round(margin(mean), 2)}
-        others = dict(zip(OVER, (student, Row(row.method, 1, stand=False)), strict=True))
+        others = dict(zip(OVER, (student, replace(row, scale=1, stand=False)), strict=True))
         line |= {of: compared(mean, means[other]) for of, other in others.items() if other in means and other != row}
         found.append(line)
     return found
 
 
-def main(project: str = ".") -> None:
-    """Print accuracies and gains with their intervals, and keep them."""
+@mpl.rc_context(drawing.STYLE)
+def draw(lines: dict[Row, dict[str, Any]], epochs: list[dict[str, str]]) -> Figure:
+    """Draw accuracy over epochs, and beside it that of the last epoch with its interval over test images.
+
+    Args:
+        lines: what `measured` says of each row.
+        epochs: the lines of tables/curves.csv.
+    """
+    figure = Figure(figsize=(drawing.TEXT, 2.3))
+    curves, last = figure.subplots(1, 2)
+    for i, (row, line) in enumerate(lines.items()):
+        look = drawing.look(row.label, i - 1, i - 1)
+        colour = drawing.ALONE if row.method == catalog.VANILLA else look.colour
+        points = [(int(point["epoch"]), float(point["test_top1"])) for point in epochs if point["row"] == row.label]
+        curves.plot(*zip(*points, strict=True), color=colour, linestyle="--" if row.stand else "-", linewidth=0.8)
+        face = "white" if row.stand else colour
+        last.errorbar(line["top1"], -i, xerr=line["margin"], fmt=look.marker, color=colour, mfc=face)
+    curves.set(xlabel="Epoch", ylabel="Test accuracy (%)", xlim=(0, None))
+    last.set_yticks([-i for i in range(len(lines))], [row.label for row in lines])
+    last.tick_params(axis="y", length=0)
+    last.set(xlabel=f"Last epoch (%), {1 - ALPHA:.0%} interval over test images")
+    return figure
+
+
+def table(file: Path) -> list[dict[str, str]]:
+    """The lines of a CSV file."""
+    with file.open(newline="") as opened:
+        return list(csv.DictReader(opened))
+
+
+def main(project: str = ".", drawn_in: str | None = None) -> None:
+    """Print accuracies and gains with their intervals, keep them, and draw them."""
     folder, where = Path(project), device.choose()
-    with (folder / "tables/cells.csv").open(newline="") as file:
-        cells = list(csv.DictReader(file))
+    cells = table(folder / "tables/cells.csv")
     pairs = sorted({cell["pair"] for cell in cells})
     if len(pairs) != 1:
         raise UserError(f"{folder}: has the pairs {', '.join(pairs)}; one is expected")
@@ -98,15 +135,18 @@ def main(project: str = ".") -> None:
     for cell in cells:
         rows.setdefault(row_of(cell), []).append(right(folder, cell, dataset, where))
     lines = measured(rows)
-    table = [
+    shown = [
         [line["row"], str(line["seeds"]), f"{line['top1']:.2f} ± {line['margin']:.2f}"]
         + [f"{gain['gain']:+.2f} ± {gain['margin']:.2f}" if (gain := line.get(of)) else "" for of in OVER]
         for line in lines
     ]
     print(f"{pairs[0]} on {data}, {len(dataset.test.labels)} test images; ± half the {1 - ALPHA:.0%} interval\n")
-    common.show(["", "seeds", "top-1, %", "over the student", "over the plain row"], table)
+    common.show(["", "seeds", "top-1, %", "over the student", "over the plain row"], shown)
     content = {"pair": pairs[0], "data": data, "images": len(dataset.test.labels), "rows": lines}
     common.keep("image-intervals", pairs[0], data, where=where, content=content)
+    if drawn_in is not None:
+        figure = draw(dict(zip(rows, lines, strict=True)), table(folder / "tables/curves.csv"))
+        drawing.save(figure, Path(drawn_in), FIGURE)
 
 
 if __name__ == "__main__":

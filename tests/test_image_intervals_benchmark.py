@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks.image_intervals import compared, margin, measured
+from benchmarks.image_intervals import compared, draw, margin, measured, row_of
 from kdcore.results.row import Row
 
 
@@ -38,3 +38,21 @@ def test_rows_over_the_student_and_over_their_plain_row():
     assert "over_plain" not in lines["KD"]
     assert lines["KD + SDD [1,2,4]"]["over_plain"]["gain"] == 5
     assert "over_plain" not in lines["DKD + SDD [1,2,4] + stand"]
+
+
+def test_the_row_of_a_cell():
+    variant = {"variant": "base", "change": ""}
+    assert row_of({"method": "vanilla", "scale": "", "stand": "", **variant}) == Row("vanilla")
+    assert row_of({"method": "kd", "scale": "4", "stand": "True", **variant}) == Row("kd", 4, stand=True)
+    hot = row_of({"method": "kd", "scale": "1", "stand": "False", "variant": "hot", "change": "T=8"})
+    assert (hot, hot.label) == (Row("kd", 1, stand=False, variant="hot"), "KD, T=8")
+
+
+def test_the_figure():
+    rows = {Row("vanilla"): [marked(50, 50)], Row("kd", 4, stand=True): [marked(80, 20)]}
+    points = [("Student", 4, 40), ("Student", 8, 50), ("KD + SDD [1,2,4] + stand", 8, 80)]
+    epochs = [{"row": row, "epoch": str(epoch), "test_top1": str(top1)} for row, epoch, top1 in points]
+    curves, last = draw(dict(zip(rows, measured(rows), strict=True)), epochs).axes
+    assert [line.get_xydata().tolist() for line in curves.lines] == [[[4, 40], [8, 50]], [[8, 80]]]
+    assert [label.get_text() for label in last.get_yticklabels()] == ["Student", "KD + SDD [1,2,4] + stand"]
+    assert [bars.lines[0].get_xdata().tolist() for bars in last.containers] == [[50], [80]]
