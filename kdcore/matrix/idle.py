@@ -10,7 +10,8 @@ from kdcore.matrix.params import Params
 
 
 def warn(matrix: Params, file: str = "params.yaml") -> None:
-    """Name on stderr the exceptions and overrides that no cell has. They are not refused, for -S narrows presets.
+    """Name on stderr the exceptions and overrides that no cell has, and the teachers that no pair has. They are not
+    refused, for -S narrows presets, and single cells take teachers of no pair (see `kdcore.training.single`).
 
     Args:
         matrix: the matrix.
@@ -19,6 +20,14 @@ def warn(matrix: Params, file: str = "params.yaml") -> None:
     if found := list(_idle(matrix)):
         print(
             f"warning: {file}: no cell of the matrix has these, which have no effect: {', '.join(found)}",
+            file=sys.stderr,
+        )
+    taught = {pair.split("-")[0] for pair in matrix.pairs}
+    if others := [name for name in matrix.teachers if name not in taught]:
+        removed = " ".join(f"-S '~teachers.{name}'" for name in others)
+        print(
+            f"warning: {file}: no pair has these teachers, which are fetched or trained all the same: "
+            f"{', '.join(others)}; remove them there, or from an experiment by {removed}",
             file=sys.stderr,
         )
 
