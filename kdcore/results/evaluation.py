@@ -22,7 +22,7 @@ from kdcore.networks.cost import multiply_adds, parameters
 from kdcore.networks.input_affine import Normalisation
 from kdcore.networks.other_end import OtherEnd
 from kdcore.results import shots
-from kdcore.results.trained_pair import TrainedPair
+from kdcore.results.trained_pair import TrainedCell, TrainedPair
 from kdcore.system.errors import UserError
 from kdcore.system.files import file_sha256
 from kdcore.training import collapse, run_folder
@@ -58,55 +58,102 @@ def evaluate_pair(
     Raises:
         UserError: see `TrainedPair`; or weights or logits are not finite.
     """
-    classes, image_size = len(dataset.classes), dataset.image_size
     dataset = subsets.chosen(dataset, **({"validation": card["validation"]} if "validation" in card else {}))
-    labels = torch.from_numpy(dataset.test.labels).to(device)
-    counts = np.bincount(dataset.train.labels, minlength=classes).tolist()
-    pair = TrainedPair(card, dataset, device)
+    pair, images = TrainedPair(card, dataset, device), _Images(dataset, device)
     teacher = pair.teacher(teacher_weights)
-    teacher_logits = _predicted(teacher, teacher_weights, dataset.test, dataset, device)
-    student_cost = plain_cost(
-        pair.student_name, classes, stem=dataset.stem, image_size=image_size, described=card.get("networks")
+    teacher_logits = images.logits(teacher, teacher_weights)
+    plain = plain_cost(
+        pair.student_name,
+        len(dataset.classes),
+        stem=dataset.stem,
+        image_size=dataset.image_size,
+        described=card.get("networks"),
     )
-    cells, histories = [], []
-    for cell in pair.cells():
-        student = pair.student(cell.weights)
-        logits = _predicted(student, cell.weights, dataset.test, dataset, device)
-        averaged = {}
-        if cell.meta["train"].get("ema"):
-            of_average = cell.folder / run_folder.AVERAGE
-            of_images = _predicted(pair.student(of_average), of_average, dataset.test, dataset, device)
-            averaged = {"top1_ema": measure(of_images, labels)["top1"]}
-        learnt = regimes.learnt(counts, cell.meta["train"])
-        collapsed = collapse.reason(len(logits.argmax(dim=1).unique()), list(cell.history["train_top1"]), learnt)
-        cells.append(
-            {
-                **cell.identity,
-                **_with_reliability(logits, labels, teacher_logits),
-                "top1_best": best_top1(cell.history),
-                **_on_validation(student, cell.weights, dataset, device),
-                **averaged,
-                **shots.measured(logits, labels, counts, cell.meta["train"]),
-                **provenance(cell.meta),
-                "weights_sha256": file_sha256(cell.weights),
-                **own_cost(student, image_size, student_cost),
-                **({"collapsed": collapsed} if collapsed else {}),
-            }
-        )
-        histories.append(cell.history.assign(cell=cell.identity["name"]))
+    cells = list(pair.cells())
     summary = {
         "pair": card["pair"],
         "train_images": len(dataset.train.labels),
-        "classes": classes,
+        "classes": len(dataset.classes),
         "teacher": {
-            **_with_reliability(teacher_logits, labels, teacher_logits),
+            **_with_reliability(teacher_logits, images.labels, teacher_logits),
             "weights_sha256": file_sha256(teacher_weights),
-            **cost(teacher, image_size),
+            **cost(teacher, dataset.image_size),
         },
-        "student": student_cost,
-        "cells": cells,
+        "student": plain,
+        "cells": [_entry(cell, pair, images, teacher_logits, plain) for cell in cells],
     }
+    histories = [cell.history.assign(cell=cell.identity["name"]) for cell in cells]
     return summary, pd.concat(histories, ignore_index=True)
+
+
+def _entry(
+    cell: TrainedCell, pair: TrainedPair, images: "_Images", teacher_logits: Tensor, plain: dict[str, int]
+) -> dict[str, Any]:
+    """Measure one cell.
+
+    Args:
+        cell: its results.
+        pair: restores its networks.
+        images: what it is measured on.
+        teacher_logits: (N, C), its teacher's.
+        plain: the cost of its student without another end.
+    """
+    train, student = cell.meta["train"], pair.student(cell.weights)
+    logits = images.logits(student, cell.weights)
+    averaged = {}
+    if train.get("ema"):
+        of_average = cell.folder / run_folder.AVERAGE
+        of_images = images.logits(pair.student(of_average), of_average)
+        averaged = {"top1_ema": measure(of_images, images.labels)["top1"]}
+    learnt = regimes.learnt(images.counts, train)
+    collapsed = collapse.reason(len(logits.argmax(dim=1).unique()), list(cell.history["train_top1"]), learnt)
+    return {
+        **cell.identity,
+        **_with_reliability(logits, images.labels, teacher_logits),
+        "top1_best": best_top1(cell.history),
+        **images.on_validation(student, cell.weights),
+        **averaged,
+        **shots.measured(logits, images.labels, images.counts, train),
+        **provenance(cell.meta),
+        "weights_sha256": file_sha256(cell.weights),
+        **own_cost(student, images.dataset.image_size, plain),
+        **({"collapsed": collapsed} if collapsed else {}),
+    }
+
+
+class _Images:
+    """The images that networks are measured on.
+
+    Args:
+        dataset: has them, and the training images besides the validation images.
+        device: where to compute.
+    """
+
+    def __init__(self, dataset: Dataset, device: torch.device) -> None:
+        self.dataset, self.device = dataset, device
+        self.labels = torch.from_numpy(dataset.test.labels).to(device)
+        self.counts: list[int] = np.bincount(dataset.train.labels, minlength=len(dataset.classes)).tolist()
+        """The training images of each class."""
+
+    def logits(self, network: nn.Module, weights: Path, images: Split | Encoded | None = None) -> Tensor:
+        """Predict images, the test images by default; logits that are not finite would be counted as predictions, so
+        they are an error.
+        """
+        logits = predict(network, self.dataset.test if images is None else images, self.dataset, self.device)
+        broken = int((~torch.isfinite(logits).all(dim=1)).sum())
+        if broken:
+            what = "test" if images is None else "validation"
+            raise UserError(
+                f"{weights}: the logits of {broken} of {len(logits)} {what} images are not finite; train it again"
+            )
+        return logits
+
+    def on_validation(self, network: nn.Module, weights: Path) -> dict[str, float]:
+        """Return the accuracy in percent on the validation images as a part of an entry; empty without any."""
+        if self.dataset.validation is None:
+            return {}
+        labels = torch.from_numpy(self.dataset.validation.labels).to(self.device)
+        return {"val_top1": measure(self.logits(network, weights, self.dataset.validation), labels)["top1"]}
 
 
 def evaluate_checkpoint(
@@ -160,10 +207,10 @@ def evaluate_checkpoint(
         )
     if own is not None and own != images:
         print(f"{weights}: sees images normalised by {own}, as in its training", file=sys.stderr)
-    labels = torch.from_numpy(dataset.test.labels).to(device)
-    logits = _predicted(restored, weights, dataset.test, dataset, device)
-    metrics = {**measure(logits, labels), "test_images": len(labels), **cost(restored, dataset.image_size)}
-    by_class = _accuracy(logits, labels, 1, average="none").cpu() * 100
+    tested = _Images(dataset, device)
+    logits = tested.logits(restored, weights)
+    metrics = {**measure(logits, tested.labels), "test_images": len(logits), **cost(restored, dataset.image_size)}
+    by_class = _accuracy(logits, tested.labels, 1, average="none").cpu() * 100
     return metrics, pd.Series(by_class.tolist(), index=dataset.classes, name="top1").round(DIGITS)
 
 
@@ -257,29 +304,6 @@ def provenance(meta: dict[str, Any]) -> dict[str, Any]:
     if noise := meta["train"].get(LABEL_NOISE):
         regime[LABEL_NOISE] = noise_in_words(noise)
     return {**{key: meta.get(key) for key in PROVENANCE}, **compiled, **budget, **regime, **accepted}
-
-
-def _on_validation(network: nn.Module, weights: Path, dataset: Dataset, device: torch.device) -> dict[str, float]:
-    """Return the accuracy in percent on the validation images as a part of an entry; empty where there are none."""
-    if dataset.validation is None:
-        return {}
-    labels = torch.from_numpy(dataset.validation.labels).to(device)
-    logits = _predicted(network, weights, dataset.validation, dataset, device)
-    return {"val_top1": measure(logits, labels)["top1"]}
-
-
-def _predicted(
-    network: nn.Module, weights: Path, images: Split | Encoded, dataset: Dataset, device: torch.device
-) -> Tensor:
-    """Predict images; logits that are not finite would be counted as predictions, so they are an error."""
-    logits = predict(network, images, dataset, device)
-    broken = int((~torch.isfinite(logits).all(dim=1)).sum())
-    if broken:
-        what = "test" if images is dataset.test else "validation"
-        raise UserError(
-            f"{weights}: the logits of {broken} of {len(logits)} {what} images are not finite; train it again"
-        )
-    return logits
 
 
 def _with_reliability(logits: Tensor, labels: Tensor, teacher_logits: Tensor) -> dict[str, Any]:
