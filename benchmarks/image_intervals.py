@@ -3,8 +3,8 @@
 An interval over test images says where the accuracy of these very networks may lie on other images of the same kind.
 What other seeds would give, it does not say; only other seeds do.
 
-Run: python -m benchmarks.image_intervals [PROJECT [FOLDER]], a folder in which a matrix of one pair was run, and one
-for a figure of the accuracies (PDF and PNG).
+Run: python -m benchmarks.image_intervals [PROJECT [PICTURE]], a folder in which a matrix of one pair was run, and a
+file for a picture of the accuracies, such as docs/images/cifar100.png.
 """
 
 import csv
@@ -36,8 +36,6 @@ Right = np.ndarray
 ROUNDED = 5e-3
 """Percentage points by which accuracies that were written into a table may differ from the same ones."""
 PER_CENT = 100
-FIGURE = "accuracy"
-"""The name of the figure."""
 OVER = ("over_student", "over_plain")
 """Keys of a row's gains."""
 
@@ -122,7 +120,7 @@ def table(file: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(opened))
 
 
-def main(project: str = ".", drawn_in: str | None = None) -> None:
+def main(project: str = ".", picture: str | None = None) -> None:
     """Print accuracies and gains with their intervals, keep them, and draw them."""
     folder, where = Path(project), device.choose()
     cells = table(folder / "tables/cells.csv")
@@ -144,9 +142,9 @@ def main(project: str = ".", drawn_in: str | None = None) -> None:
     common.show(["", "seeds", "top-1, %", "over the student", "over the plain row"], shown)
     content = {"pair": pairs[0], "data": data, "images": len(dataset.test.labels), "rows": lines}
     common.keep("image-intervals", pairs[0], data, where=where, content=content)
-    if drawn_in is not None:
+    if picture is not None:
         figure = draw(dict(zip(rows, lines, strict=True)), table(folder / "tables/curves.csv"))
-        drawing.save(figure, Path(drawn_in), FIGURE)
+        figure.savefig(picture, dpi=drawing.DPI)
 
 
 if __name__ == "__main__":
