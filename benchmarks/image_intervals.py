@@ -76,6 +76,16 @@ def right(project: Path, cell: dict[str, Any], dataset: Dataset, where: torch.de
     return found
 
 
+def ordered(rows: dict[Row, list[Right]]) -> dict[Row, list[Right]]:
+    """The student alone first, then the rows of each method, those without stand first, by M."""
+    methods = list(dict.fromkeys(row.method for row in rows))
+
+    def place(row: Row) -> tuple[bool, int, bool, int]:
+        return row.method != catalog.VANILLA, methods.index(row.method), bool(row.stand), int(row.scale or 0)
+
+    return {row: rows[row] for row in sorted(rows, key=place)}
+
+
 def measured(rows: dict[Row, list[Right]]) -> list[dict[str, Any]]:
     """Accuracy of every row, and its gains over the student alone and over the plain row of its method."""
     means = {row: np.mean(of_row, axis=0) for row, of_row in rows.items()}
@@ -132,6 +142,7 @@ def main(project: str = ".", picture: str | None = None) -> None:
     rows: dict[Row, list[Right]] = {}
     for cell in cells:
         rows.setdefault(row_of(cell), []).append(right(folder, cell, dataset, where))
+    rows = ordered(rows)
     lines = measured(rows)
     shown = [
         [line["row"], str(line["seeds"]), f"{line['top1']:.2f} ± {line['margin']:.2f}"]

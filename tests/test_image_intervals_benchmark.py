@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks.image_intervals import compared, draw, margin, measured, row_of
+from benchmarks.image_intervals import compared, draw, margin, measured, ordered, row_of
 from kdcore.results.row import Row
 
 
@@ -46,6 +46,17 @@ def test_the_row_of_a_cell():
     assert row_of({"method": "kd", "scale": "4", "stand": "True", **variant}) == Row("kd", 4, stand=True)
     hot = row_of({"method": "kd", "scale": "1", "stand": "False", "variant": "hot", "change": "T=8"})
     assert (hot, hot.label) == (Row("kd", 1, stand=False, variant="hot"), "KD, T=8")
+
+
+def test_the_order_of_rows():
+    """That of the tables; tables/cells.csv has the student last."""
+    wanted = [
+        Row("vanilla"),
+        *(Row("kd", scale, stand=stand) for stand in (False, True) for scale in (1, 4)),
+        Row("dkd", 1, stand=False),
+    ]
+    given = [wanted[i] for i in (3, 4, 2, 1, 5, 0)]
+    assert list(ordered({row: [] for row in given})) == wanted
 
 
 def test_the_figure():

@@ -2,8 +2,10 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -13,6 +15,7 @@ from kdcore.matrix import recipes
 from kdcore.matrix.cell import Cell
 from kdcore.results import partial
 from kdcore.results.diagnostics import measured_cost, pair, stored
+from kdcore.results.trained_pair import TrainedCell
 from kdcore.system import yamlfile
 from kdcore.system.errors import UserError
 from kdcore.system.files import file_sha256
@@ -151,7 +154,8 @@ class TestHalfway:
 
 
 def test_only_the_first_seed_of_a_row_has_a_picture():
-    cells = [{**CELLS[1], "seed": seed, "name": str(seed)} for seed in (3, 4)] + [CELLS[2]]
+    identities = [{**CELLS[1], "seed": seed, "name": str(seed)} for seed in (3, 4)] + [CELLS[2]]
+    cells = [TrainedCell(identity, Path(), meta={}, history=pd.DataFrame()) for identity in identities]
     assert [first for _, first in pair._with_first_of_row(cells)] == [True, False, True]
 
 
