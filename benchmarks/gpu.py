@@ -35,6 +35,7 @@ from benchmarks.common import BATCH, Case
 from benchmarks.trainer import Loop
 from kdcore import checkpoints
 from kdcore.data import storage
+from kdcore.system.workspace import MANIFEST
 from kdcore.training import device, loop
 
 SECONDS = 450
@@ -143,7 +144,7 @@ def learnt(case: Case, data: str, rate: float, seconds: float) -> dict[str, Any]
         seconds: how long it may take.
     """
     folder, weights = Path("data") / data, Path("pairs") / f"{case.pair}.safetensors"
-    lacking = [str(path) for path in (folder / storage.MANIFEST, weights) if not path.is_file()]
+    lacking = [str(path) for path in (folder / MANIFEST, weights) if not path.is_file()]
     if lacking:
         return {"not measured": f"{' and '.join(lacking)}: not here; 'dvc repro pairs' makes them"}
     dataset, where = storage.load(folder), device.choose()
