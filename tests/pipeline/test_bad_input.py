@@ -997,7 +997,7 @@ def test_what_no_cell_has_is_said(project, capsys, arguments):
 
 def test_a_check_refuses_regions_of_networks_that_have_none(project, refused, capsys):
     """As their cells would be, after their teachers were trained."""
-    given(pairs=["resnet20-mobilenetv2"])(project)
+    given(pairs=["resnet20-mobilenetv2"], teachers={"resnet20": TRAINED})(project)
     reason = "its final map has 1 x 1 cells, too few for 2 x 2 regions"
     assert f"error: student mobilenetv2 can have no regions (M=[1,2]): {reason}" in refused(
         "plan", "--check", "params.yaml"
