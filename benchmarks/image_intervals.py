@@ -24,7 +24,7 @@ from kdcore import catalog, checkpoints
 from kdcore.data import storage
 from kdcore.data.dataset import Dataset
 from kdcore.results import drawing
-from kdcore.results.row import Row
+from kdcore.results.row import Row, by_size
 from kdcore.results.significance import ALPHA
 from kdcore.system.errors import UserError
 from kdcore.training import device
@@ -58,7 +58,8 @@ def row_of(cell: dict[str, Any]) -> Row:
     of_variant = Row(cell["method"], variant=cell["variant"], change=cell["change"])
     if not cell["scale"]:
         return of_variant
-    return replace(of_variant, scale=int(cell["scale"]), stand=cell["stand"] == "True")
+    scale = cell["scale"]
+    return replace(of_variant, scale=int(scale) if scale.isdigit() else scale, stand=cell["stand"] == "True")
 
 
 def right(project: Path, cell: dict[str, Any], dataset: Dataset, where: torch.device) -> Right:
@@ -80,8 +81,9 @@ def ordered(rows: dict[Row, list[Right]]) -> dict[Row, list[Right]]:
     """The student alone first, then the rows of each method, those without stand first, by M."""
     methods = list(dict.fromkeys(row.method for row in rows))
 
-    def place(row: Row) -> tuple[bool, int, bool, int]:
-        return row.method != catalog.VANILLA, methods.index(row.method), bool(row.stand), int(row.scale or 0)
+    def place(row: Row) -> tuple[Any, ...]:
+        size = () if row.scale is None else by_size(row.scale)
+        return row.method != catalog.VANILLA, methods.index(row.method), bool(row.stand), size
 
     return {row: rows[row] for row in sorted(rows, key=place)}
 

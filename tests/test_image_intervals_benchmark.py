@@ -44,6 +44,7 @@ def test_the_row_of_a_cell():
     variant = {"variant": "base", "change": ""}
     assert row_of({"method": "vanilla", "scale": "", "stand": "", **variant}) == Row("vanilla")
     assert row_of({"method": "kd", "scale": "4", "stand": "True", **variant}) == Row("kd", 4, stand=True)
+    assert row_of({"method": "kd", "scale": "L1_4", "stand": "True", **variant}) == Row("kd", "L1_4", stand=True)
     hot = row_of({"method": "kd", "scale": "1", "stand": "False", "variant": "hot", "change": "T=8"})
     assert (hot, hot.label) == (Row("kd", 1, stand=False, variant="hot"), "KD, T=8")
 
@@ -52,7 +53,7 @@ def test_the_order_of_rows():
     """That of the tables; tables/cells.csv has the student last."""
     wanted = [
         Row("vanilla"),
-        *(Row("kd", scale, stand=stand) for stand in (False, True) for scale in (1, 4)),
+        *(Row("kd", scale, stand=stand) for stand in (False, True) for scale in (1, "L4")),
         Row("dkd", 1, stand=False),
     ]
     given = [wanted[i] for i in (3, 4, 2, 1, 5, 0)]

@@ -1,4 +1,4 @@
-"""Say what a params file sets for cells that its matrix does not have, which has no effect."""
+"""Say what a params file sets for cells that its matrix does not have, and which of its teachers no pair has."""
 
 import sys
 from collections.abc import Iterator

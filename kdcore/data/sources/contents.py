@@ -22,6 +22,7 @@ LEAST = 1e-3
 PIECE = 4096
 """How many bytes in the middle of files of one size are compared first."""
 WHITE = 255
+"""The largest value of a pixel."""
 CHANNELS = ("red", "green", "blue")
 IMAGES = ("image", "img", "photo")
 MASKS = (
