@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock
+
 from kdcore.matrix.tune_section import Dimension
 from kdcore.system.errors import UserError, shown
 from kdcore.system.files import read_json
@@ -13,7 +15,8 @@ if TYPE_CHECKING:
 
 FOLDER = Path("scratch/tune")
 """Holds a folder per study: the study's file, and a folder per trial."""
-FILE = "study.log"
+FILE, LOCK = "study.log", "lock"
+"""All that is known of its trials, and what a process holds while it writes that."""
 ABOUT, RESULT = "trial.yaml", "result.json"
 """What a trial trains, and how it ended; in its folder."""
 SEED = 0
@@ -151,10 +154,32 @@ def result(study: str, number: int) -> dict[str, Any]:
     return read_json(folder(study, number) / RESULT)
 
 
+class WriteLock:
+    """What Optuna acquires before it writes a study's file, held by the operating system, so that it ends with its
+    process: Optuna's own lock outlives a process that is killed, and whoever comes next waits for ever.
+
+    Args:
+        file: that is locked; made where it is not there.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.held = FileLock(file)
+
+    def acquire(self) -> bool:
+        """Wait until it is free, and hold it."""
+        self.held.acquire()
+        return True
+
+    def release(self) -> None:
+        """Let others write."""
+        self.held.release()
+
+
 def storage(name: str) -> Any:
     """Return the storage of a study: a file that processes on several machines may write, if they share the folder."""
-    optuna = library()
-    return optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(FOLDER / name / FILE)))
+    optuna, here = library(), FOLDER / name
+    file = optuna.storages.journal.JournalFileBackend(str(here / FILE), WriteLock(here / LOCK))
+    return optuna.storages.JournalStorage(file)
 
 
 def opened(name: str, pruner: Any = None) -> "optuna.Study":

@@ -5,7 +5,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import stat
 import subprocess
 import sys
@@ -89,13 +88,9 @@ def project(template, tmp_path, monkeypatch):
 
 
 @pytest.fixture(autouse=True)
-def as_before():
-    """Handlers and threads, which stages set for their process."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)}
+def threads_as_before():
+    """Stages set how many their process uses."""
     yield
-    signal.alarm(0)
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
     device.use_threads(None)
 
 
@@ -120,14 +115,11 @@ def refused(project, monkeypatch, capsys):
         main = importlib.import_module(f"stages.{name}").main
         before = tree(project)
         monkeypatch.setattr(sys, "argv", [f"stages.{name}", *arguments])
-        signal.signal(signal.SIGALRM, _too_long)
-        signal.alarm(60)
         capsys.readouterr()
         began = time.process_time()
         with pytest.raises(SystemExit) as ended:
             run(main)
         seconds = time.process_time() - began
-        signal.alarm(0)
         said = capsys.readouterr().err
         assert ended.value.code == 2, said
         assert seconds < LIMIT
@@ -137,10 +129,6 @@ def refused(project, monkeypatch, capsys):
         return said
 
     return refused
-
-
-def _too_long(number, frame):
-    raise AssertionError("it hangs")
 
 
 def given(**changes):

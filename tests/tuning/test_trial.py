@@ -1,5 +1,8 @@
 """What a trial tells its study, when it ends early, and how a study goes on: without training anything."""
 
+import os
+import signal
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -12,6 +15,7 @@ from kdcore.tuning import study as studies
 from kdcore.tuning.search import Search
 from kdcore.tuning.study import Study, differing, pruner
 from kdcore.tuning.trial import PrunedError, Reports
+from tests.project import ROOT
 
 SPACE = {
     "a": Dimension(1, 8), "b": Dimension(0.001, 1, is_log=True), "c": Dimension(choices=("x", "y")),
@@ -112,6 +116,26 @@ def test_one_that_was_killed_while_it_was_drawn_is_never_counted(begin):
     assert not study.trials("RUNNING")
     carry_out(study, study.ask())
     assert len(study.ended) == 1
+
+
+def test_a_process_that_is_killed_while_it_writes_keeps_nobody_waiting(tmp_path):
+    """Optuna's own lock stays behind."""
+    killed = "os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)"
+    for number, sabotage in enumerate((killed, "")):
+        code = f"""
+import os, signal
+from kdcore.tuning import study
+(study.FOLDER / "s").mkdir(parents=True, exist_ok=True)
+found = study.opened("s")
+{sabotage}
+found.set_user_attr("{number}", "written")
+assert found.user_attrs == {{"0": "written", "1": "written"}}
+"""
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=tmp_path, env=environment, timeout=60, capture_output=True, check=False
+        )
+        assert done.returncode == (-signal.SIGKILL if sabotage else 0), done.stderr
 
 
 def test_another_search_under_the_same_name_is_refused(begin):
