@@ -5,7 +5,7 @@ import os
 import re
 import sys
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from kdcore import methods, networks, state_dicts
+from kdcore import checkpoint_notes, methods, networks, state_dicts
 from kdcore.networks import input_affine
 from kdcore.networks.contract import Network
 from kdcore.networks.input_affine import Normalisation
@@ -93,6 +93,7 @@ def load(
     rename: state_dicts.Rename | None = None,
     images: Normalisation | None = None,
     own: Normalisation | None = None,
+    classes: Sequence[str] | None = None,
 ) -> None:
     """Fill a network with the weights of a file. Never executes code from the file.
 
@@ -106,26 +107,29 @@ def load(
         rename: the name of a part of the network in the file -> its name in our network, such as {"linear": "fc"}.
         images: how the images are normalised that the network will see; None trusts a file that was written here.
         own: how those were that it was trained on, where they may differ; it then renormalises its input.
+        classes: of the data set, which a list in the file must not have in another order; None trusts the file.
 
     Raises:
         UserError: the file is missing, is no checkpoint, holds anything else, lacks the key, does not fit the network,
             or holds several different state dicts that fit; or it says that it was trained on images of another
-            normalisation, or does not say of which, and `own` does not either.
+            normalisation, or does not say of which, and `own` does not either; or that its classes are in another
+            order.
     """
     path = Path(path)
     check_there(path)
-    content = _read(path)
+    content, about = _read(path), exported(path)
     input_affine.attach_like(content, network)
     expected = network.state_dict()
     try:
         found = state_dicts.find(content, expected, weights_key=weights_key, rename=rename)
+        checkpoint_notes.check_class_order(about or content, classes or ())
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     _check_weights(path, found, network, expected)
     _say_beside(path, found)
     network.load_state_dict({**expected, **found.weights})
-    held = state_dicts.own_normalisations(content, expected)
-    if images is not None and (about := exported(path)):
+    held = checkpoint_notes.normalisations(content, expected)
+    if images is not None and about:
         held["the record of an export"] = Normalisation(tuple(about["mean"]), tuple(about["std"]))
     _check_normalisation(path, held, images, own)
     if images is not None and own is not None:
@@ -240,6 +244,7 @@ def restore(
     rename: state_dicts.Rename | None = None,
     images: Normalisation | None = None,
     own: Normalisation | None = None,
+    classes: Sequence[str] | None = None,
     described: Mapping[str, Any] | None = None,
 ) -> Network:
     """Create a network with the weights of a file, frozen and in evaluation mode.
@@ -254,13 +259,14 @@ def restore(
         rename: see `load`.
         images: see `load`.
         own: see `load`.
+        classes: see `load`.
         described: see `kdcore.networks.create`.
 
     Raises:
         UserError: see `load`.
     """
     network = with_its_end(networks.create(name, num_classes, stem=stem, described=described), path)
-    load(path, network, weights_key=weights_key, rename=rename, images=images, own=own)
+    load(path, network, weights_key=weights_key, rename=rename, images=images, own=own, classes=classes)
     return network.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload]
 
 
@@ -292,7 +298,7 @@ def metadata(path: Path) -> dict[str, str]:
 
 
 def exported(path: Path) -> dict[str, Any]:
-    """Read what a file of `kdcore.export` says of itself: `network`, `mean` and `std`; nothing of other files.
+    """Read what a file of `kdcore.export` says of itself: `network`, `classes`, `mean`, `std`; nothing of other files.
 
     Raises:
         UserError: the record is damaged.
@@ -300,7 +306,7 @@ def exported(path: Path) -> dict[str, Any]:
     text = metadata(path).get(EXPORTED) if path.suffix == ".safetensors" else None
     try:
         about: dict[str, Any] = json.loads(text or "{}")
-        return {key: about[key] for key in ("network", "mean", "std")} if about else {}
+        return {key: about[key] for key in ("network", "classes", "mean", "std")} if about else {}
     except (ValueError, RecursionError, KeyError, TypeError) as error:
         raise UserError(f"{path}: is damaged ({error}); export it anew") from error
 

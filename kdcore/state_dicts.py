@@ -7,15 +7,15 @@ user chooses one by its name, such as "state_dict", "ema/model" or "state_dict/s
 """
 
 import re
-from collections import Counter, deque
-from collections.abc import Collection, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from kdcore.networks import input_affine
+from kdcore.checkpoint_notes import LONGEST, containers, normalisations_among
 from kdcore.system.arrays import Array, as_tensor
 from kdcore.system.errors import UserError, named, shown
 
@@ -23,10 +23,6 @@ COUNTER = "num_batches_tracked"
 BOOKKEEPING = (COUNTER, "n_averaged", "num_updates", "initted", "step", "decay", "total_ops", "total_params")
 """Last parts of the names of single numbers beside weights: counters of norms and of averaged models, and the counts of
 operations that profilers leave in a network.
-"""
-DEEPEST, MOST, LONGEST = 20, 500_000, 500
-"""How deep dictionaries are searched, how many of them, and the longest keys that are compared: hostile files have no
-bounds.
 """
 MOST_PREFIXES = 200
 """How many networks one dictionary may hold."""
@@ -47,13 +43,6 @@ CHANGES = re.compile(
 """Names of what may stand beside a network's weights and change what it computes."""
 STATISTICS = ("running_mean", "running_var")
 """Last parts of the names of what batch norm keeps, and averages of parameters alone lack."""
-SPELLINGS = {
-    "std": re.compile(r"std_?dev|stdev|standard_?deviation", re.IGNORECASE),
-    "var": re.compile(r"variance", re.IGNORECASE),
-}
-"""How `input_affine` spells a deviation and a variance -> how else checkpoints do."""
-BOTH = re.compile(r"mean_?(?:and_?)?std|normali[sz](?:e|er|ation)$|(?<![a-z])stat(?:s|istics)$", re.IGNORECASE)
-"""Found in the names of a mean and a deviation in one: two rows, or a list of two."""
 Rename = Mapping[str, str]
 """The name of a part of the network in the file -> its name in our network."""
 
@@ -157,53 +146,6 @@ def find(
     return replace(found, averages=list(dict.fromkeys(meant)))
 
 
-def own_normalisations(content: object, expected: Mapping[str, Tensor]) -> dict[str, input_affine.Normalisation]:
-    """Find the means and deviations of channels that a checkpoint keeps for a layer which normalises images before the
-    network, or as a note of how they were normalised.
-
-    Args:
-        content: what the file holds.
-        expected: the network's state dict; what it has itself is no part of the result.
-
-    Returns:
-        The names of both, such as "normalize.mean and normalize.std" -> their values, for pixels from 0 to 1.
-    """
-    found = {}
-    for where, items in containers(content):
-        for keys, value in _normalisations(items, expected, where).items():
-            found[" and ".join(f"{where}/{key}" if where else key for key in keys)] = value
-    return found
-
-
-def _normalisations(
-    items: list[tuple[Any, Any]], known: Collection[str], where: str = ""
-) -> dict[tuple[str, ...], input_affine.Normalisation]:
-    """Find means and deviations as `input_affine.normalisations` does, in more spellings, and both in one entry."""
-    values = {key: value for key, value in items if isinstance(key, str) and len(key) <= LONGEST}
-    spelled = {key: key for key in values}
-    for key in values:
-        plain = SPELLINGS["var"].sub("var", SPELLINGS["std"].sub("std", key))
-        spelled.setdefault(plain, key)
-    pairs = input_affine.normalisations([(plain, values[key]) for plain, key in spelled.items()], known, where)
-    found: dict[tuple[str, ...], input_affine.Normalisation] = {
-        tuple(spelled[key] for key in keys): value for keys, value in pairs.items()
-    }
-    for key in filter(BOTH.search, values):
-        both = _two(values[key]) if key not in known else None
-        if both is not None:
-            for value in input_affine.normalisations(zip(("mean", "std"), both, strict=True), ()).values():
-                found[(key,)] = value
-    return found
-
-
-def _two(value: object) -> list[Any] | None:
-    """Return the two parts of a list, or the two rows of a tensor; None where it is no such thing."""
-    if isinstance(value, list | tuple):
-        return list(value) if len(value) == 2 and not any(isinstance(one, float | int) for one in value) else None
-    tensor = as_tensor(value)
-    return list(tensor) if tensor is not None and tensor.ndim > 1 and len(tensor) == 2 else None
-
-
 def _nearness(one: Candidate) -> tuple[int, int]:
     """Rank candidates: by the weights that they have, then by few others, or by many where they have none."""
     return len(one.weights), -len(one.unknown) if one.weights else len(one.unknown)
@@ -236,7 +178,7 @@ def _sought(expected: Mapping[str, Tensor], rename: Rename) -> dict[str, tuple[s
 def _dictionaries(content: object, sought: Mapping[str, tuple[str, Tensor]]) -> Iterator[tuple[str, dict[str, Tensor]]]:
     """Yield the path and the tensors of every dictionary that holds any, outer ones first."""
     for where, items in containers(content):
-        apart = {key for keys in _normalisations(items, sought) for key in keys}
+        apart = {key for keys in normalisations_among(items, sought) for key in keys}
         values = {key: _tensor(key, value, sought) for key, value in items if isinstance(key, str) and key not in apart}
         tensors = {key: value for key, value in values.items() if value is not None}
         if tensors:
@@ -292,27 +234,6 @@ def _average_in(key: str) -> str:
     parts = key.split(".")[:-1]
     first = next((i for i, part in enumerate(parts) if AVERAGE.search(part)), None)
     return "" if first is None else ".".join(parts[: first + 1]) + "."
-
-
-def containers(content: object) -> Iterator[tuple[str, list[tuple[Any, Any]]]]:
-    """Yield the path and the entries of every dictionary, list and tuple, outer ones first.
-
-    In paths, entries of lists and keys that are no text, such as the decays of averages, go by their position.
-    """
-    waiting: deque[tuple[str, object, int]] = deque([("", content, 0)])
-    seen = 0
-    while waiting and seen < MOST:
-        where, content, depth = waiting.popleft()
-        if not isinstance(content, dict | list | tuple):
-            continue
-        seen += 1
-        items = list(content.items() if isinstance(content, dict) else enumerate(content))
-        yield where, items
-        if depth < DEEPEST:
-            for position, (key, value) in enumerate(items):
-                if isinstance(value, dict | list | tuple):
-                    name = key if isinstance(key, str) else str(position)
-                    waiting.append((f"{where}/{name}" if where else name, value, depth + 1))
 
 
 def _unwrapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

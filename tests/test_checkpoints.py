@@ -227,6 +227,36 @@ def test_what_is_no_normalisation(tmp_path, capsys, beside):
     assert capsys.readouterr().err == ""
 
 
+SWAPPED = ["Cat", "lap-dog", "bird", *map(str, range(7))]
+LISTED = ["cat", "bird", "lap dog", *map(str, range(7))]
+
+
+@pytest.mark.parametrize(("beside", "where"), [
+    ({"classes": SWAPPED}, "beside/classes"), ({"names": tuple(SWAPPED)}, "beside/names"), (SWAPPED, "beside"),
+    ({"id2label": dict(enumerate(SWAPPED))}, "beside/id2label"),
+    ({"labels": {str(number): name for number, name in enumerate(SWAPPED)}}, "beside/labels"),
+    ({"class_to_idx": {name: number for number, name in reversed([*enumerate(SWAPPED)])}}, "beside/class_to_idx"),
+    (argparse.Namespace(classes=SWAPPED), "beside/classes"),
+])  # fmt: skip
+def test_classes_in_another_order(tmp_path, beside, where):
+    path = written(tmp_path / "a.pth", {"model": state_dict(), "beside": beside}, zipped=True)
+    message = f"in {where}: its output 1 stands for 'lap-dog', and here for 'bird'; reorder its classifier"
+    with pytest.raises(UserError, match=message):
+        loaded(path, classes=LISTED)
+    assert same(loaded(path, classes=[name.replace("-", "_").upper() for name in SWAPPED]))
+    assert same(loaded(path))
+
+
+@pytest.mark.parametrize("beside", [
+    LISTED, {"a": SWAPPED, "b": LISTED}, [*SWAPPED, "more"], ["other", *SWAPPED[1:]], list(range(10)), [None] * 10,
+    {number + 1: name for number, name in enumerate(SWAPPED)}, dict.fromkeys(SWAPPED, 0),
+    {name: number / 2 for number, name in enumerate(SWAPPED)},
+])  # fmt: skip
+def test_what_is_no_other_order(tmp_path, beside):
+    path = written(tmp_path / "a.pth", {"model": state_dict(), "beside": beside}, zipped=True)
+    assert same(loaded(path, classes=LISTED))
+
+
 class Call:
     """Pickles as a call that a reader would make."""
 

@@ -198,6 +198,7 @@ def evaluate_checkpoint(
         weights_key=weights_key,
         images=images,
         own=own,
+        classes=dataset.classes,
         described=described,
     )
     if meta.get("student", network) != network:

@@ -158,6 +158,7 @@ def _restored(
                 rename=card.get("rename"),
                 images=Normalisation(dataset.mean, dataset.std),
                 own=Normalisation(card["mean"], card["std"]) if "mean" in card else None,
+                classes=dataset.classes,
             )
         except UserError:
             if adopted.trusted_on_first_use:

@@ -259,6 +259,7 @@ def check_inputs(
         described=made.get("networks"),
         weights_key=weights_key,
         images=images if own is None else None,
+        classes=found.classes,
     )
     if own and not input_affine.is_attached(
         teacher, mean=images.mean, std=images.std, own_mean=own.mean, own_std=own.std

@@ -134,6 +134,9 @@ def test_an_exported_file_says_of_which_images_and_network_it_is(exported, tmp_p
     images = Normalisation(other.mean, other.std)
     with pytest.raises(UserError, match="holds a normalisation of images, the record of an export, with mean"):
         checkpoints.load(file, network, images=images)
+    shifted = replace(dataset, classes=[*dataset.classes[1:], dataset.classes[0]])
+    with pytest.raises(UserError, match="lists the classes in another order than the data set, in classes: its output"):
+        evaluation.evaluate_checkpoint("resnet8", file, shifted, CPU)
     described = {"small8": {"zoo": "resnet8", "image_size": 16}}
     evaluation.evaluate_checkpoint("small8", file, dataset, CPU, described=described)
     assert "was trained as resnet8, which may see images otherwise than small8" in capsys.readouterr().err

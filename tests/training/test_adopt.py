@@ -709,6 +709,14 @@ class TestAccuracy:
         adopt_teacher(card(source="a.safetensors", top1=None, **self.OTHER), dataset, folder / "out", CPU)
         assert "order" not in capsys.readouterr().err
 
+    def test_classes_that_the_file_lists_in_another_order_are_refused(self, trained, folder, dataset):
+        """However accurate it is: two classes of many that are swapped cost little."""
+        swapped = ["1", "0", *map(str, range(2, 10))]
+        weights = checkpoints.restore("resnet8", 10, trained[0], CPU).state_dict()
+        torch.save({"model": weights, "classes": swapped}, "c.pth")
+        with pytest.raises(UserError, match=r"c\.pth: lists the classes in another order .* in classes: its output 0"):
+            adopt_teacher(card(source="c.pth", top1=None, **self.OTHER), dataset, folder / "out", CPU)
+
     def test_chance_is_no_other_order(self, dataset):
         """Of many classes with few images each, a random network's outputs have some order that fits by chance."""
         generator = np.random.default_rng(0)
