@@ -2,14 +2,15 @@
 
 from pathlib import Path
 
-from kdcore.sweep import mend
+from kdcore.sweep import journal, mend
 from stages import run
 
 
 def main() -> None:
     """Print what was repaired."""
-    for line in mend.mend(Path.cwd()):
-        print(line)
+    with journal.idle() as is_idle:
+        for line in mend.mend(Path.cwd(), is_idle=is_idle):
+            print(line)
 
 
 if __name__ == "__main__":

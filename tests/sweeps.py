@@ -33,6 +33,11 @@ def behaviour_of(name: str) -> str:
     return json.loads(Path("behaviour.json").read_text()).get(name, "")
 
 
+def wait(name: str) -> None:
+    while behaviour_of(name) == "wait" and not Path("go").exists():
+        time.sleep(0.05)
+
+
 def behave(name: str) -> bool:
     """Whether results are to be written."""
     with Path("ran.log").open("a") as log:
@@ -62,8 +67,9 @@ def behave(name: str) -> bool:
     if behaviour == "leave 16 KB":
         disk = os.statvfs(".")
         Path("ballast").write_bytes(bytes(disk.f_bavail * disk.f_bsize - 16384))
-    while behaviour == "hang" or (behaviour == "wait" and not Path("go").exists()):
+    while behaviour == "hang":
         time.sleep(0.05)
+    wait(name)
     return behaviour != "write nothing"
 
 
@@ -93,6 +99,7 @@ def data() -> None:
 
 
 def evaluate(pair: str) -> None:
+    wait(pair)
     with whole(Path("evaluations") / pair) as folder:
         write_json(folder / "metrics.json", {"cells": sorted(path.name for path in (RUNS / pair).iterdir())})
 

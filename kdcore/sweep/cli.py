@@ -73,7 +73,7 @@ class Options:
 TARGETS = "stages, as for 'dvc repro', with what they need (default: all)"
 CHANGES = "change params.yaml, as for 'dvc exp run'"
 SCHEDULER = "a running Dask scheduler, tcp://host:port"
-TIMEOUT = "minutes without a sign of life after which a stage is ended; 0 waits for ever (default: 60)"
+TIMEOUT = "minutes without a sign of life after which a training is ended; 0 waits for ever (default: 60)"
 
 
 def parse(arguments: Sequence[str], description: str | None) -> Options:
@@ -118,7 +118,7 @@ def sweep(options: Options) -> int:
         return show_forecast(options)
     with journal.opened() as diary, Screen(diary) as screen, ExitStack() as stack:
         hire = hiring(options, stack, screen.say)
-        for line in mend.mend(Path.cwd()):
+        for line in mend.mend(Path.cwd(), is_idle=True):
             screen.say(line)
         if options.changes:
             with Pipeline(Path.cwd()).held():  # first see that no `dvc repro` is at work
@@ -159,7 +159,7 @@ def show_forecast(options: Options) -> int:
     """
     from kdcore.sweep import forecast  # makes all cards, whose imports take half a second
 
-    for line in mend.mend(Path.cwd()):
+    for line in mend.mend(Path.cwd(), is_idle=False):
         display.console().print(line, markup=False, soft_wrap=True)
     targets = failed() if options.failed else options.targets
     with TemporaryDirectory() as aside:
@@ -224,14 +224,18 @@ def change(path: Path, changes: list[str], to: Path | None = None) -> None:
 
 
 def failed() -> list[str]:
-    """List the stages that failed or were blocked in the last sweep.
+    """List the stages that failed or were blocked in the last sweep, and where that tried such again and was stopped,
+    those that it had not come to.
 
     Raises:
         UserError: there was no sweep, or nothing failed.
     """
     last = journal.read()
     steps = last.steps.values() if last is not None else ()
-    names = [step.name for step in steps if step.state in (State.FAILED, State.BLOCKED)]
+    meant = [State.FAILED, State.BLOCKED]
+    if last is not None and "--failed" in last.command.split():
+        meant += journal.UNFINISHED  # it was interrupted, and these had failed before
+    names = [step.name for step in steps if step.state in meant]
     if not names:
         raise UserError("--failed: nothing failed in the last sweep here; run it without --failed")
     return names

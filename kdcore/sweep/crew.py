@@ -6,6 +6,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
+from concurrent import futures
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -233,8 +234,8 @@ class Crew:
         server still imports while it runs, so it has an interpreter of its own.
         """
         method = "spawn" if job.step == "plan" else self.method
-        work = self.here.submit(run, job, self.environment, self.stopping.is_set, method=method)
-        work.add_done_callback(lambda done: self.ended.put(Delivery(done.result())))
+        work = self.here.submit(lambda: Delivery(run(job, self.environment, self.stopping.is_set, method=method)))
+        work.add_done_callback(partial(self._end, job.step))
 
     def finished(self, timeout: float) -> list[Delivery]:
         """Return the stages that have ended since the last call; wait so many seconds for the first."""
@@ -269,7 +270,7 @@ class Crew:
         self.token.unlink(missing_ok=True)
         _ask_beside(partial(self.client.unregister_worker_plugin, self.plugin)).join(PATIENCE)
 
-    def _end(self, step: str, future: Future) -> None:
+    def _end(self, step: str, future: "Future | futures.Future[Delivery]") -> None:
         self.pending.pop(step, None)
         try:
             delivery = future.result()

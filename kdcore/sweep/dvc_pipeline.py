@@ -7,6 +7,7 @@ this module calls the functions that `dvc repro` calls, in the same order (dvc/r
 
 import logging
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
@@ -43,6 +44,9 @@ from kdcore.system.files import replace_text
 PROJECT_FILE, LOCK_FILE = "dvc.yaml", "dvc.lock"
 WIDTH, UNLIMITED = 80, 1 << 30
 """The width of DVC's YAML, and one at which no line is broken."""
+SILENCE = 5.0
+"""Seconds that DVC's lock is waited for without a word; its own commands hold it for less."""
+BUSY = "{lock}: another command of DVC holds it; waiting for its end ('dvc status' says what helps if there is none)"
 Item = dict[str, Any]
 """The entry of a file or folder in dvc.lock: path, hash, md5, size, and the number of files of a folder."""
 
@@ -54,6 +58,21 @@ class Verdict(Enum):
     CACHED = "cached"
     """It was run before with the same dependencies; its outputs were brought back from the cache."""
     STALE = "stale"
+
+
+@contextmanager
+def opened(root: Path) -> Iterator[Repo]:
+    """Open a project, and hold the lock of DVC's commands meanwhile; where another one holds it, wait, and say so."""
+    repo = Repo(str(root), _wait_for_lock=True)
+    said = threading.Timer(SILENCE, print, [BUSY.format(lock=Path(repo.tmp_dir) / "lock")], {"file": sys.stderr})
+    said.daemon = True
+    said.start()
+    try:
+        with repo.lock:
+            said.cancel()
+            yield repo
+    finally:
+        said.cancel()
 
 
 class Pipeline:
@@ -77,8 +96,7 @@ class Pipeline:
         for module in (progress, callbacks):
             module.logger.setLevel(logging.CRITICAL)  # no bars: one per file, they would cross what the sweep shows
         try:
-            self.repo = Repo(str(root), _wait_for_lock=True)
-            with self.repo.lock:
+            with opened(root) as self.repo:
                 index = self.repo.index if params is None else _index(self.repo, params)
                 graph = get_active_graph(index.graph)
                 stages = plan_repro(graph, _chosen(index.stages, targets, glob=glob))

@@ -18,7 +18,7 @@ from kdcore.sweep.journal import Journal
 from kdcore.sweep.markers import Markers
 from kdcore.sweep.processes import GRACE, Ending, Job, Outcome, end_at_once
 from kdcore.sweep.schedule import Order, Schedule, State, Step
-from kdcore.sweep.steps import card_of, check_outputs, is_here, is_left_out, remarks
+from kdcore.sweep.steps import card_of, check_outputs, is_here, is_left_out, is_training, remarks
 from kdcore.sweep.transfer import Delivery, Parcel, Post
 from kdcore.system import signals
 from kdcore.system.errors import FULL_DISK, RunError, UserError, is_full
@@ -48,7 +48,7 @@ class Tries:
     retries: int
     """Further attempts for a stage whose worker was lost, or that ran out of memory; an epoch further, all are back."""
     timeout: float | None
-    """Seconds without a sign of life, after which a stage is ended; None waits for ever."""
+    """Seconds without a sign of life, after which a training is ended; None waits for ever. Other stages give none."""
 
 
 class Sweep:
@@ -255,7 +255,8 @@ class Sweep:
         step.state, step.started, step.attempts = State.RUNNING, time.time(), step.attempts + 1
         command, log = self.pipeline.begin(step.name), journals.log(step.name)
         names = tuple(name.partition("@")[2] for name in beside)
-        job = Job(step.name, command, str(Path.cwd()), str(log), self.tries.timeout, names)
+        timeout = self.tries.timeout if is_training(step.name) else None
+        job = Job(step.name, command, str(Path.cwd()), str(log), timeout, names)
         if is_here(step.name):
             crew.run_here(job)
             return

@@ -1,5 +1,6 @@
 """The journal of a sweep, which other commands read, and the lock that keeps a second sweep out of the folder."""
 
+import fcntl
 import json
 import os
 import platform
@@ -98,13 +99,33 @@ def _recorded_before_interruption() -> list[str] | None:
 
 def is_running() -> bool:
     """Say whether a sweep is at work in this folder, on any machine that shares it."""
-    if not LOCK.is_file():
+    try:
+        handle = os.open(LOCK, os.O_RDONLY)  # which a user may do who may write nothing here
+    except FileNotFoundError:
         return False
     try:
-        with FileLock(LOCK, timeout=0):
-            return False
-    except Timeout:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
         return True
+    finally:
+        os.close(handle)
+    return False
+
+
+@contextmanager
+def idle() -> Iterator[bool]:
+    """Keep sweeps from beginning in this folder; yields whether none is at work."""
+    LOCK.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(LOCK)
+    try:
+        lock.acquire(timeout=1)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
 
 
 def _holder() -> str:

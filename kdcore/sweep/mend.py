@@ -5,6 +5,7 @@ No result is lost: DVC's run cache knows what has been made, and a process that 
 
 import json
 from pathlib import Path
+from typing import Any
 
 from dvc.dvcfile import Lockfile
 from dvc.exceptions import DvcException
@@ -15,20 +16,23 @@ from dvc.utils.serialize import ParseError
 from dvc.utils.strictyaml import YAMLFileCorruptedError, YAMLValidationError
 from voluptuous import Invalid
 
-from kdcore.sweep.dvc_pipeline import LOCK_FILE, reasons
+from kdcore.sweep.dvc_pipeline import LOCK_FILE, opened, reasons
 from kdcore.system.errors import UserError
 from kdcore.system.files import replace_text
 from kdcore.system.git import git
 
+SWEEPS = ("stages/sweep.py", "stages/tune.py")
+"""The scripts that hold DVC's locks while they work."""
 CONFLICT = b"<<<<<<< "
 """Marks a conflict that git could not merge."""
 
 
-def mend(root: Path) -> list[str]:
-    """Repair what a killed DVC command left half-written.
+def mend(root: Path, *, is_idle: bool) -> list[str]:
+    """Repair what a killed DVC command left half-written, or a killed sweep locked.
 
     Args:
         root: the project's folder.
+        is_idle: whether no sweep and no search is at work there; the caller holds `journal.LOCK`, so that none begins.
 
     Returns:
         Lines that say what was repaired.
@@ -37,26 +41,39 @@ def mend(root: Path) -> list[str]:
         UserError: there is no DVC project there, or git left a conflict in dvc.lock.
     """
     try:
-        repo = Repo(str(root), _wait_for_lock=True)
-        with repo.lock:
-            return [*mend_locks(repo), *mend_record(repo)]
+        with opened(root) as repo:
+            return [*mend_locks(repo, is_idle=is_idle), *mend_record(repo)]
     except DvcException as error:
         raise UserError(f"{root}: {reasons(error)}") from error
 
 
-def mend_locks(repo: Repo) -> list[str]:
-    """Remove DVC's list of locked paths if it cannot be read; returns a line that says so."""
+def mend_locks(repo: Repo, *, is_idle: bool = False) -> list[str]:
+    """Remove DVC's list of locked paths if it cannot be read; returns a line that says so. What sweeps and searches
+    have locked is taken out where none is at work: DVC asks whether there is a process of that number, and in a
+    container, or after the machine was started anew, another one has it.
+    """
     path = Path(repo.tmp_dir) / RWLOCK_FILE
     hardlink = repo.config["core"].get("hardlink_lock", False)
     with make_lock(str(path.with_name(RWLOCK_LOCK)), tmp_dir=repo.tmp_dir, hardlink_lock=hardlink):
         try:
-            SCHEMA(json.loads(path.read_bytes()))
+            held = SCHEMA(json.loads(path.read_bytes()))
         except FileNotFoundError:
             return []
         except (ValueError, Invalid):
             path.unlink()
             return [f"{path}: was left half-written by a command of DVC that was killed; removed"]
+        if is_idle:
+            write = {key: one for key, one in held["write"].items() if not _is_of_sweep(one)}
+            read = {key: [one for one in ones if not _is_of_sweep(one)] for key, ones in held["read"].items()}
+            left = {"write": write, "read": {key: ones for key, ones in read.items() if ones}}
+            if left != held:
+                replace_text(path, json.dumps(left))
     return []
+
+
+def _is_of_sweep(holder: dict[str, Any]) -> bool:
+    """Say whether a sweep or a search has locked a path: by the command that DVC notes, a script and its options."""
+    return holder["cmd"].partition(" ")[0].endswith(SWEEPS)
 
 
 def mend_record(repo: Repo) -> list[str]:

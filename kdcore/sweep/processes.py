@@ -288,18 +288,20 @@ def _watch(
     """Wait until a stage's process has ended; returns its exit code, and why it was asked to end, if it was."""
     group = process.pid or 0
     asked, deadline = None, 0.0
-    while (code := _exit_code(process)) is None:
-        if connection.wait([process.sentinel], LOOK):
-            continue
-        if beat is not None:
-            beat()
-        if asked is None:
-            reason = due()
-            if reason is not None and _signal(group, signal.SIGTERM):
-                asked, deadline = reason, time.time() + GRACE
-        elif time.time() > deadline:
-            _signal(group, signal.SIGKILL)
-    _signal(group, signal.SIGKILL)  # what the stage has started, and left
+    try:
+        while (code := _exit_code(process)) is None:
+            if connection.wait([process.sentinel], LOOK):
+                continue
+            if beat is not None:
+                beat()
+            if asked is None:
+                reason = due()
+                if reason is not None and _signal(group, signal.SIGTERM):
+                    asked, deadline = reason, time.time() + GRACE
+            elif time.time() > deadline:
+                _signal(group, signal.SIGKILL)
+    finally:
+        _signal(group, signal.SIGKILL)  # what the stage has started, and left; or the stage, if nobody watches it now
     with _IN_TURN:
         process.join()
         process.close()
@@ -319,7 +321,7 @@ def _due(job: Job, began: float, is_to_end: Callable[[], bool]) -> Ending | None
         return None
     signs = [began]
     for path in (Path(job.log), Path(job.folder) / pulse.pulse_file(job.name)):
-        with suppress(FileNotFoundError):
+        with suppress(OSError):  # it is not there, or cannot be reached for a moment
             signs.append(path.stat().st_mtime)
     return Ending.TIMED_OUT if time.time() - max(signs) > job.timeout else None
 
@@ -344,12 +346,12 @@ def _ending(code: int | None, asked: Ending | None) -> Ending:
 
 
 def tail(log: Path, lines: int = TAIL) -> list[str]:
-    """Read the last lines of a log; a missing log has none."""
+    """Read the last lines of a log; one that is missing, or cannot be read, has none."""
     try:
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - 500 * lines))
             return file.read().decode(errors="replace").splitlines()[-lines:]
-    except FileNotFoundError:
+    except OSError:
         return []
 
 

@@ -334,7 +334,7 @@ def _describe_sweep(sweep: SweepStatus | None) -> str:
     if sweep is None:
         return "no sweep has been at work here"
     if sweep.started is None:
-        return "a sweep has just begun here"
+        return "a sweep has just begun here, or a search is at work (python -m stages.tune)"
     who = f"'{sweep.command}', process {sweep.pid} on {sweep.host}, begun {_clock(sweep.started)}"
     if sweep.state == "running":
         page = f"\nDask's page: {sweep.dashboard}" if sweep.dashboard else ""

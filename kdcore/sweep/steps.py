@@ -38,6 +38,11 @@ def is_here(step: str) -> bool:
     return stage in HERE or (stage == "robustness" and name.endswith(f"-{CIFAR100_C}"))
 
 
+def is_training(step: str) -> bool:
+    """Say whether a stage trains a network: it then gives a sign of life with every epoch, and every few seconds."""
+    return step.partition("@")[0] in TRAININGS and not is_here(step)
+
+
 def remarks(step: str, log: Sequence[str]) -> list[str]:
     """Choose what a person should read of a stage that is done: all that it said of a data set or of a checkpoint, and
     the warnings of the others.

@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dvc.exceptions import DvcException
-from dvc.repo import Repo
 from dvc.stage import PipelineStage, create_stage
 from dvc.stage.loader import StageLoader
 from dvc.stage.serialize import to_single_stage_lockfile
 
-from kdcore.sweep.dvc_pipeline import PROJECT_FILE, Item, reasons
+from kdcore.sweep.dvc_pipeline import PROJECT_FILE, Item, opened, reasons
 from kdcore.sweep.mend import mend_locks
 from kdcore.sweep.processes import Outcome
 from kdcore.system.errors import RunError
@@ -127,8 +126,7 @@ class Post:
         """Make a stage with these files as outputs, in no dvc.yaml, as DVC's run cache does."""
         with _IN_TURN:
             try:
-                repo = Repo(str(self.folder), _wait_for_lock=True)
-                with repo.lock, repo.scm_context(quiet=True):
+                with opened(self.folder) as repo, repo.scm_context(quiet=True):
                     mend_locks(repo)
                     paths = [item["path"] for item in items]
                     stage = create_stage(PipelineStage, repo=repo, path=PROJECT_FILE, cmd="none", outs=paths)

@@ -239,7 +239,7 @@ def _others(first: loop.Run, inputs: _Inputs, beside: Sequence[Path], stack: Exi
         try:
             check_code(card, card_file, loaded=LOADED)
             with ExitStack() as lock:
-                lock.enter_context(state.locked())
+                lock.enter_context(state.locked(waits=False))
                 run = inputs.run(card, state)
                 if lockstep.can_join(run, first):
                     stack.push(lock.pop_all())

@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,7 +36,9 @@ LARGE = 32e6
 SHARE = 0.05
 """The largest share of a run's time that saving its large states may take."""
 PATIENCE = 0.5
-"""How many seconds a run waits for its lock, which `make_room` of another process may hold for a moment."""
+"""How many seconds a run waits for its lock without a word: `make_room` of another process may hold it for a moment."""
+ENDING = 40.0
+"""And how many with one: a process whose sweep or `dvc repro` is gone may take thirty to save its state and end."""
 
 
 class BusyError(UserError):
@@ -174,26 +176,37 @@ class ResumeState:
         return time.monotonic() >= self.due
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, *, waits: bool = True) -> Iterator[None]:
         """Lock the run inside the block, because a process that outlived a killed `dvc repro` may still train it.
         Before the block, old states of other runs are removed until all fit in the allowed size (see `make_room`).
+
+        Args:
+            waits: whether to wait for a process that may be about to end.
 
         Raises:
             BusyError: another process trains this run.
             UserError: `KDCORE_STATES_GB` is not a number of gigabytes.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        lock = self._acquired(waits=waits)
         try:
-            with FileLock(self.lock, timeout=PATIENCE):
-                try:
-                    make_room()
-                    yield
-                finally:
-                    self.lock.unlink(missing_ok=True)  # the folder may have been removed meanwhile
-        except Timeout as error:
-            raise BusyError(
-                f"{self.lock}: another process trains this; wait for it or end it, then run again"
-            ) from error
+            make_room()
+            yield
+        finally:
+            self.lock.unlink(missing_ok=True)  # the folder may have been removed meanwhile
+            lock.release()
+
+    def _acquired(self, *, waits: bool) -> FileLock:
+        lock = FileLock(self.lock)
+        with suppress(Timeout):
+            lock.acquire(timeout=PATIENCE)
+            return lock
+        with suppress(Timeout):
+            if waits:
+                print(f"{self.lock}: another process trains this; waiting {ENDING:g} s for its end", file=sys.stderr)
+                lock.acquire(timeout=ENDING)
+                return lock
+        raise BusyError(f"{self.lock}: another process trains this; wait for it or end it, then run again")
 
     def discard(self) -> bool:
         """Remove the state of an abandoned run; returns whether it did. A run that is still in training keeps its

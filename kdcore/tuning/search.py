@@ -2,6 +2,7 @@
 
 import argparse
 import signal
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from kdcore.sweep import cli, display, gpus, journal, processes
+from kdcore.sweep import cli, display, gpus, journal, mend, processes
 from kdcore.sweep.display import Waiting
 from kdcore.sweep.dvc_pipeline import Pipeline
 from kdcore.sweep.processes import GRACE, Ending, Job, Outcome, end_at_once
@@ -65,6 +66,8 @@ def tune(options: cli.Options) -> int:
     space = setup.tune.dimensions
     integers = {key for key, values in space.items() if not values.choices and setup.tune.is_integer(key)}
     with _alone():
+        for line in mend.mend(Path.cwd(), is_idle=True):
+            print(line, file=sys.stderr)
         study = Study(setup.tune.study, space, integers=integers, protocol=setup.protocol)
         study.drop_undrawn()
         search = Search(setup, study)

@@ -1,5 +1,6 @@
 """A study: the trials of a search so far, in a file that all of its processes share, and what is tried next."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -155,19 +156,26 @@ def result(study: str, number: int) -> dict[str, Any]:
 
 
 class WriteLock:
-    """What Optuna acquires before it writes a study's file, held by the operating system, so that it ends with its
-    process: Optuna's own lock outlives a process that is killed, and whoever comes next waits for ever.
+    """What Optuna acquires before it writes a study's file.
+
+    It is held by the operating system, so that it ends with its process: Optuna's own lock outlives a process that is
+    killed, and whoever comes next waits for ever. And a record that a full disk or a failing machine has torn is cut
+    off before the next one, which Optuna would write into the same line, and then read neither.
 
     Args:
-        file: that is locked; made where it is not there.
+        study: the file.
+        lock: the file that is locked; made where it is not there.
     """
 
-    def __init__(self, file: Path) -> None:
-        self.held = FileLock(file)
+    def __init__(self, study: Path, lock: Path) -> None:
+        self.study, self.held = study, FileLock(lock)
 
     def acquire(self) -> bool:
         """Wait until it is free, and hold it."""
         self.held.acquire()
+        content = self.study.read_bytes()
+        if not content.endswith(b"\n"):
+            os.truncate(self.study, content.rfind(b"\n") + 1)
         return True
 
     def release(self) -> None:
@@ -178,7 +186,7 @@ class WriteLock:
 def storage(name: str) -> Any:
     """Return the storage of a study: a file that processes on several machines may write, if they share the folder."""
     optuna, here = library(), FOLDER / name
-    file = optuna.storages.journal.JournalFileBackend(str(here / FILE), WriteLock(here / LOCK))
+    file = optuna.storages.journal.JournalFileBackend(str(here / FILE), WriteLock(here / FILE, here / LOCK))
     return optuna.storages.JournalStorage(file)
 
 

@@ -2,11 +2,13 @@
 
 import json
 import os
+import queue
 import shutil
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.forkserver import _forkserver
+from pathlib import Path
 from types import SimpleNamespace
 
 import psutil
@@ -16,6 +18,8 @@ from hypothesis import strategies as st
 
 from kdcore.matrix import params
 from kdcore.sweep import clusters, display, journal, processes
+from kdcore.sweep import crew as crews
+from kdcore.sweep.crew import Crew
 from kdcore.sweep.dask_workers import PLUGIN, Joining
 from kdcore.sweep.processes import Ending, Job, Slots
 from kdcore.sweep.schedule import GOOD, SETTLED, Estimates, Order, Schedule, State
@@ -200,6 +204,35 @@ def test_job_that_is_stopped(folder):
     assert run(folder, "sleep 60", stopping=stopping).ending is Ending.STOPPED
 
 
+def test_job_whose_log_cannot_be_reached_goes_on(folder):
+    """As for a moment on a network: whatever the system answers, the stage may be well."""
+    (folder / "file").touch()
+    job = Job("stage@name", "true", str(folder / "file"), str(folder / "file/log"), 60)
+    assert processes._due(job, time.time(), lambda: False) is None
+    assert processes.tail(Path(job.log)) == []
+
+
+def test_nobody_watches_a_job_and_it_ends(folder, monkeypatch):
+    """An error that nobody foresaw leaves no stage behind that trains on."""
+    monkeypatch.setattr(processes, "_due", lambda *_: 1 / 0)
+    began = time.monotonic()
+    with pytest.raises(ZeroDivisionError):
+        run(folder, "sleep 60")
+    assert time.monotonic() - began < 30
+
+
+def test_a_stage_of_the_sweep_whose_watch_fails_has_failed(monkeypatch):
+    crew = Crew.__new__(Crew)
+    crew.ended, crew.pending, crew.environment, crew.method = queue.SimpleQueue(), {}, {}, "spawn"
+    monkeypatch.setattr(crews, "run", lambda *_, **__: 1 / 0)
+    with ThreadPoolExecutor() as crew.here:
+        crew.stopping = threading.Event()
+        crew.run_here(Job("data", "true", ".", "log"))
+        (delivery,) = crew.finished(10)
+    assert (delivery.outcome.step, delivery.outcome.ending) == ("data", Ending.FAILED)
+    assert delivery.outcome.tail == ["ZeroDivisionError: division by zero"]
+
+
 def test_job_that_does_not_listen_is_killed(folder, monkeypatch):
     monkeypatch.setattr(processes, "GRACE", 0.5)
     outcome = run(
@@ -282,12 +315,18 @@ def test_journal(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert journal.read() is None
     assert not journal.is_running()
-    with journal.opened() as diary:
+    with journal.idle() as is_idle:
+        assert is_idle
+        assert journal.is_running()
+    with journal.opened() as diary, journal.idle() as is_idle:
+        assert not is_idle
         diary.steps = Schedule.of({"a": [], "b": ["a"]}, rank=str).steps
         diary.write()
         assert journal.is_running()
         with pytest.raises(UserError, match=f"process {os.getpid()} on"), journal.opened():
             pass
+    assert not journal.is_running()
+    journal.LOCK.chmod(0o444)
     assert not journal.is_running()
     assert journal.read() == diary
     before = journal.FILE.stat().st_ino  # another file takes its place where something has changed

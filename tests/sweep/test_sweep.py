@@ -164,6 +164,42 @@ def test_a_failure_blocks_what_needs_it_and_nothing_else(project):
     assert "nothing failed" in project.sweep("--failed", code=2)
 
 
+def test_what_failed_and_was_not_come_to_again(project):
+    name = cell("kd", 2)
+    project.behave(**{name: "fail"})
+    project.sweep("--jobs", "2", code=1)
+    project.forget()
+    project.behave(**{name: "wait"})
+    with project.sweeping("--failed", "--jobs", "2") as process:
+        project.wait_for(lambda: project.ran == [name])
+        assert sweeps.stop(process) == 128 + signal.SIGTERM
+    project.behave()
+    assert "3 done" in project.sweep("--failed")
+
+
+def test_paths_that_a_killed_sweep_has_locked(project):
+    """DVC takes any process of its number for it, such as the first one of another container."""
+    project.sweep("--jobs", "2")
+    locks = project.folder / ".dvc/tmp/rwlock"
+    here = {"pid": os.getpid(), "cmd": f"{project.folder}/stages/sweep.py --jobs 2"}
+    other = {"pid": os.getpid(), "cmd": "dvc repro"}
+    locks.write_text(json.dumps({"write": {f"{project.folder}/runs": here}, "read": {f"{project.folder}/x": [other]}}))
+    project.set(methods_config={"kd": {"temperature": 3}})
+    assert "is busy" in project.dvc("repro", code=255)
+    assert "4 done" in project.sweep("--jobs", "2")
+    assert json.loads(locks.read_text())["read"] == {f"{project.folder}/x": [other]}
+
+
+def test_a_command_of_dvc_that_was_suspended_is_named(project):
+    hold = "from dvc.repo import Repo\nimport time\nwith Repo().lock:\n    print(flush=True)\n    time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", hold], cwd=project.folder, stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        with project.sweeping("--jobs", "2") as process:
+            project.wait_for(lambda: "dvc/tmp/lock: another command of DVC holds it; waiting" in project.said())
+            other.kill()
+            assert process.wait(timeout=60) == 0, project.said()
+
+
 def test_an_exit_code_is_no_result(project):
     name = cell("dkd", 1)
     project.behave(**{name: "write nothing"})
@@ -243,6 +279,16 @@ def test_a_hanging_cell_is_ended(project):
     assert f"train@{name}: failed: timed out" in output
     assert "interrupted" in (project.folder / f"scratch/sweep/logs/train@{name}.log").read_text()
     assert set(project.ran) == CELLS | {"resnet14"}
+
+
+def test_a_stage_that_says_nothing_because_it_trains_nothing_goes_on(project):
+    """Corruptions of ImageNet take most of a day, and a download hours."""
+    project.behave(**{PAIR: "wait"})
+    with project.sweeping("--jobs", "2", "--timeout", "0.02") as process:
+        project.wait_for(lambda: set(project.ran) == CELLS | {"resnet14"})
+        time.sleep(4)
+        (project.folder / "go").touch()
+        assert process.wait(timeout=60) == 0, project.said()
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])

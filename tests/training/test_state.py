@@ -4,6 +4,9 @@ import errno
 import os
 import shutil
 import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -145,13 +148,31 @@ class TestFiles:
         with pytest.raises(UserError, match=r"cell-0123456789abcdef\.pt: cannot be read \(Is a directory\)"):
             state.load()
 
-    def test_one_process_at_a_time(self, state):
+    @pytest.mark.parametrize("waits", [True, False])
+    def test_one_process_at_a_time(self, state, monkeypatch, waits):
+        monkeypatch.setattr(state_module, "ENDING", 0.1)
         other = ResumeState(state.path)
-        with state.locked(), pytest.raises(UserError, match="another process trains this"), other.locked():
+        with state.locked(), pytest.raises(UserError, match="another process trains this"), other.locked(waits=waits):
             pytest.fail("two processes at once")
         with other.locked():
             assert files() == [".lock"]
         assert files() == []
+
+    def test_one_that_is_about_to_end_is_waited_for(self, state, capsys):
+        """Its sweep, or its machine's worker, was killed, and another worker goes on with the cell at once."""
+        other, is_held = ResumeState(state.path), threading.Event()
+
+        def hold():
+            with other.locked():
+                is_held.set()
+                time.sleep(1)
+
+        with ThreadPoolExecutor() as pool:
+            held = pool.submit(hold)
+            is_held.wait()
+            with state.locked():
+                assert held.done() or held.result(timeout=1) is None
+        assert "another process trains this; waiting 40 s for its end" in capsys.readouterr().err
 
     def test_folder_is_removed_meanwhile(self, state):
         with state.locked():

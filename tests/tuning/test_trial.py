@@ -1,5 +1,6 @@
 """What a trial tells its study, when it ends early, and how a study goes on: without training anything."""
 
+import json
 import os
 import signal
 import subprocess
@@ -136,6 +137,21 @@ assert found.user_attrs == {{"0": "written", "1": "written"}}
             [sys.executable, "-c", code], cwd=tmp_path, env=environment, timeout=60, capture_output=True, check=False
         )
         assert done.returncode == (-signal.SIGKILL if sabotage else 0), done.stderr
+
+
+@pytest.mark.parametrize("torn", [b'{"op_code":6,"wor', b'{"op_code":6', b"\0"])
+def test_a_record_that_was_torn_is_no_end_of_a_search(begin, torn):
+    """By a full disk, or a machine that failed: the others are there, and new ones come after them."""
+    study = begin()
+    carry_out(study, study.ask())
+    file = studies.FOLDER / "s" / studies.FILE
+    with file.open("ab") as end:
+        end.write(torn)
+    for number in (1, 2):
+        again = begin()
+        carry_out(again, again.ask())
+        assert [trial.number for trial in again.ended] == list(range(number + 1))
+    assert all(map(json.loads, file.read_text().splitlines()))
 
 
 def test_another_search_under_the_same_name_is_refused(begin):
