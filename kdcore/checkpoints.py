@@ -298,7 +298,7 @@ def metadata(path: Path) -> dict[str, str]:
 
 
 def exported(path: Path) -> dict[str, Any]:
-    """Read what a file of `kdcore.export` says of itself: `network`, `classes`, `mean`, `std`; nothing of other files.
+    """Read what a file of `kdcore.export` says of itself, see `kdcore.export.about`; nothing of other files.
 
     Raises:
         UserError: the record is damaged.
@@ -306,7 +306,7 @@ def exported(path: Path) -> dict[str, Any]:
     text = metadata(path).get(EXPORTED) if path.suffix == ".safetensors" else None
     try:
         about: dict[str, Any] = json.loads(text or "{}")
-        return {key: about[key] for key in ("network", "classes", "mean", "std")} if about else {}
+        return {key: about[key] for key in ("network", "networks", "classes", "mean", "std")} if about else {}
     except (ValueError, RecursionError, KeyError, TypeError) as error:
         raise UserError(f"{path}: is damaged ({error}); export it anew") from error
 

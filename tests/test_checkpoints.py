@@ -182,6 +182,8 @@ OTHERS = Normalisation((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.201))
      "args/data/mean and args/data/std"),
     (lambda s, m, d: {"model": s, "mean": tuple(m.numpy()), "std": tuple(d.double().numpy())}, "mean and std"),
     (lambda s, m, d: {"model": s, "stats": (m.tolist(), d.tolist())}, "stats"),
+    (lambda s, m, d: {"model": s, "log": {"image_mean": m.tolist(), "image_std": d.tolist()}},
+     "log/image_mean and log/image_std"),
     (lambda s, m, d: {"model": s, "args": {"mean": ", ".join(map(str, m.tolist())), "std": str(d.tolist())}},
      "args/mean and args/std"),
 ])  # fmt: skip
@@ -215,7 +217,8 @@ def test_a_normalisation_in_single_numbers(tmp_path, values, name):
     {"results": {"mean": 94.2, "std": 0.31}}, {"losses": {"mean": torch.tensor(0.21), "std": torch.tensor(0.05)}},
     {"val_acc": {"mean": 0.942, "std": 0.011}}, {"mean": 0.3, "std": 0.1},
     {"noise_mean": 0.3, "noise_std": 0.1}, {"init_mean": 0, "init_std": 0.02}, {"mean": True, "std": True},
-    {"stats": [0.1, 0.2]},
+    {"stats": [0.1, 0.2]}, {"test_acc": {"mean": [71.2, 72.3, 70.9], "std": [0.3, 0.2, 0.1]}},
+    {"log": {"loss_mean": [0.91, 0.52, 0.4], "loss_std": [0.11, 0.09, 0.08]}},
     {"mean": [71.2, 70.9], "std": [0.1, 0.2]}, {"mean": torch.ones(3)}, {"mean": [-1.0, 0, 1], "std": [1.0] * 3},
     {"mean": [0.5] * 3, "std": [0.0] * 3}, {"mean": "0.5", "std": None}, {"bn.running_mean": torch.zeros(3)},
     {"mean": [0.5] * 3, "std": [300.0] * 3}, {"normalize": True}, {"normalize": [0.1, 0.2, 0.3]},

@@ -26,6 +26,10 @@ OF_IMAGES = re.compile(
     r"|(?:.*/)?(?:args|opts?|options|config|cfg|hparams|hyper_parameters|norm[a-z]*|transforms?|data|dataset)/(?:mean|mu)"
 )
 """Paths of means of images, in small letters; other single numbers may be of noise, weights or accuracies."""
+OF_RESULTS = re.compile(
+    r"(?:^|[/._])(?:acc\w*|loss\w*|top_?[15]|err|errors?|results?|logs?|metrics?|scores?|history|nll|ece|grads?|times?)(?:[/._]|$)"
+)
+"""Found in paths of means of what was measured: three of them are of seeds or epochs."""
 NUMBER = r"\d*\.\d+|\d+"
 NUMBERS = re.compile(rf"[\[(]?\s*(?:{NUMBER})(?:(?:\s*,\s*|\s+)(?:{NUMBER}))*\s*[\])]?")
 """A list of numbers as text."""
@@ -91,7 +95,7 @@ def _is_mean(name: str) -> bool:
 
 def _three(value: object, path: str) -> tuple[float, ...] | None:
     """Return the numbers of three channels, also where one stands for all, or they are written as text; None where they
-    are others, or a single one whose path does not say that it is of images.
+    are others, a single one whose path does not say that it is of images, or three whose path says of what else.
     """
     if isinstance(value, float | int | Scalar) and not isinstance(value, bool):
         value = [value]
@@ -100,7 +104,7 @@ def _three(value: object, path: str) -> tuple[float, ...] | None:
     tensor = as_tensor(value)
     if tensor is None or tensor.layout != torch.strided or tensor.numel() not in (1, 3):
         return None
-    if tensor.numel() == 1 and not OF_IMAGES.fullmatch(path):
+    if not OF_IMAGES.fullmatch(path) and (tensor.numel() == 1 or OF_RESULTS.search(path)):
         return None
     return tuple(tensor.double().flatten().expand(3).tolist())
 

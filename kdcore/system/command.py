@@ -1,6 +1,7 @@
 """How a command ends: its arguments are checked, and errors become messages and exit codes."""
 
 import errno
+import fcntl
 import inspect
 import os
 import select
@@ -18,6 +19,7 @@ UNREAD = 141
 """128 + SIGPIPE: the exit code that shells give a command whose output nobody reads any more."""
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 MISPLACED = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
+LOCKLESS = (errno.ENOSYS, errno.EOPNOTSUPP)
 INTERRUPTED = "interrupted; run it again to go on from the last finished epoch"
 LESS_MEMORY = (
     "take a smaller train.batch_size, train.precision: bfloat16, or fewer jobs at a time (--jobs, --slots-per-gpu); "
@@ -42,6 +44,7 @@ def run(main: Callable[..., None]) -> None:
     signals.raise_interrupts()
     try:
         _check_arguments(main, sys.argv[1:])
+        _check_locks()
         main(*sys.argv[1:])
         sys.stdout.flush()
     except KeyboardInterrupt as interruption:
@@ -116,6 +119,23 @@ def _check_arguments(main: Callable[..., None], arguments: list[str]) -> None:
         names = " ".join(name.upper() for name in signature.parameters)
         usage = f"usage: python -m {_module(main)} {names}".rstrip()
         raise UserError(f"{usage}; given: {shown(shlex.join(arguments))}") from error
+
+
+def _check_locks() -> None:
+    """Refuse a folder whose file system has no locks that end with their processes. Files would stand for them, which a
+    killed process leaves behind, and no other machine can tell from those of one that is at work.
+    """
+    here = os.open(".", os.O_RDONLY)
+    try:
+        fcntl.flock(here, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in LOCKLESS:
+            raise UserError(
+                f"{Path.cwd()}: its file system has no locks (flock), which keep two processes from writing one file; "
+                "have it mounted with them (Lustre: -o flock), or work in a folder of another one"
+            ) from error
+    finally:
+        os.close(here)
 
 
 def _module(main: Callable[..., None]) -> str:

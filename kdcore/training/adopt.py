@@ -1,6 +1,7 @@
 """Adopt published checkpoints as teachers: fetch, verify and measure them. `experiment` trains other teachers."""
 
 import re
+import sys
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from kdcore.fetch import archives, download
 from kdcore.networks.contract import Network
 from kdcore.networks.input_affine import Normalisation
 from kdcore.system import workspace
-from kdcore.system.errors import UserError
+from kdcore.system.errors import UserError, shown
 from kdcore.system.files import file_sha256, json_text, replace_text
 from kdcore.training import checked_teacher, provenance, run_folder
 
@@ -147,6 +148,7 @@ def _restored(
     with tempfile.TemporaryDirectory() as folder:
         file, adopted = _fetched(source, Path(folder), patience)
         try:
+            _check_record(card, file, dataset)
             network = checkpoints.restore(
                 card["student"],
                 len(dataset.classes),
@@ -165,6 +167,29 @@ def _restored(
                 download.forget(download.cached(adopted.source))
             raise
     return network, adopted
+
+
+def _check_record(card: dict[str, Any], file: Path, dataset: Dataset) -> None:
+    """Compare a teacher with what the folder of a run, or an exported file, says of its weights.
+
+    Raises:
+        UserError: they were trained on images of another normalisation than they would see.
+    """
+    meta, own = run_folder.recorded(file)
+    wanted = Normalisation(*((card["mean"], card["std"]) if "mean" in card else (dataset.mean, dataset.std)))
+    if own is not None and not own.is_close(wanted):
+        raise UserError(
+            f"{file}: was trained on images normalised by {own}, as its record says, and would see {wanted}; set "
+            f"teachers.{card['name']}.mean: {[*own.mean]} and std: {[*own.std]}"
+        )
+    name, network = meta.get("student"), card["student"]
+    was, now = (about.get("networks", {}).get(one, one) for about, one in ((meta, name), (card, network)))
+    if name is not None and was != now:
+        print(
+            f"warning: {file}: was trained as {shown(was)}, as its record says; as {shown(now)} it may see images "
+            f"otherwise (teachers.{card['name']}.network names it, section networks describes it)",
+            file=sys.stderr,
+        )
 
 
 def _fetched(source: Source, folder: Path, patience: download.Patience) -> tuple[Path, Adopted]:

@@ -88,6 +88,7 @@ def check(card: dict[str, Any], source: str, top1: float, network: Network, data
     chance = _chance(dataset)
     has_learnt = top1 > chance or (published is not None and published <= chance)
     if has_learnt and published is not None and top1 >= published - min(SHORT, card["tolerance"]):
+        _say_excess(where, setting, top1 - published, card)
         return
     best = _best(network, dataset)
     if published is not None:
@@ -111,6 +112,16 @@ def check(card: dict[str, Any], source: str, top1: float, network: Network, data
     if best.top1 > best.now + NOTICED:
         where += f". {best.advice(name)}, if that is how it was trained"
     print(f"warning: {where}", file=sys.stderr)
+
+
+def _say_excess(where: str, setting: str, excess: float, card: dict[str, Any]) -> None:
+    """Warn of a teacher that is far better than published, which weights of that publication are not."""
+    if excess > card["tolerance"]:
+        print(
+            f"warning: {where}, {excess:.2f} points above the published {card['published_top1']:.2f}%. Is {setting} an "
+            "error rate or another network's figure, or are the test images among those that it was trained on?",
+            file=sys.stderr,
+        )
 
 
 def _doubts(setting: str, network: Network, dataset: Dataset) -> str:

@@ -242,9 +242,9 @@ def recorded(weights: Path) -> "tuple[dict[str, Any], Normalisation | None]":
         weights: the weights' file, which may lie in no run's folder.
 
     Returns:
-        The content of meta.json, of an exported file only `student`, and nothing where there is neither, or for the
-        average of a run's weights; and how the images were normalised that the network was trained on, where that is
-        recorded.
+        The content of meta.json, of an exported file only `student` and `networks`, and nothing where there is neither,
+        or for the average of a run's weights; and how the images were normalised that the network was trained on, where
+        that is recorded.
 
     Raises:
         UserError: the record is damaged.
@@ -257,7 +257,7 @@ def recorded(weights: Path) -> "tuple[dict[str, Any], Normalisation | None]":
         said = meta if "adopted" in meta and "mean" in meta else meta.get("images")
         meta = meta if weights.name == WEIGHTS else {}
     elif about := checkpoints.exported(weights):
-        meta, said = {"student": about["network"]}, about
+        meta, said = {"student": about["network"], "networks": about["networks"]}, about
     else:
         return {}, None
     return meta, Normalisation(tuple(said["mean"]), tuple(said["std"])) if said else None

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import tarfile
 import zipfile
 from dataclasses import replace
@@ -708,6 +709,41 @@ class TestAccuracy:
             )
         adopt_teacher(card(source="a.safetensors", top1=None, **self.OTHER), dataset, folder / "out", CPU)
         assert "order" not in capsys.readouterr().err
+
+    def test_one_that_is_far_better_than_published_is_doubted(self, trained, folder, dataset, capsys):
+        (folder / "a.safetensors").write_bytes(trained[0].read_bytes())
+        for published in (trained[1] - 12, trained[1] - 8):
+            made = card(source="a.safetensors", top1=None, published_top1=published, **self.OTHER)
+            adopt_teacher(made, dataset, folder / "out", CPU)
+            said = "points above the published" in capsys.readouterr().err
+            assert said == (published == trained[1] - 12)
+
+    def test_the_record_of_a_run_says_how_its_images_were_normalised(self, trained, folder, dataset):
+        """A teacher that was trained here for another matrix, by the path of its weights."""
+        run = folder / "old"
+        run.mkdir()
+        shutil.copy(trained[0], run / "weights.safetensors")
+        images = {"mean": [0.0] * 3, "std": [1 / 255] * 3}
+        (run / "meta.json").write_text(json.dumps({"student": "resnet8", "images": images}))
+        where = "old/weights.safetensors"
+        message = r"normalised by mean \[0\.0, .*as its record says, and would see .*set teachers\.resnet8\.mean: \[0"
+        for wrong in ({}, {"mean": [0.5] * 3, "std": [0.5] * 3}):
+            for adopt in (check_fits, lambda *given: adopt_teacher(*given, folder / "out", CPU)):
+                with pytest.raises(UserError, match=message):
+                    adopt(card(source=where, top1=None, **wrong), dataset)
+        adopt_teacher(card(source=where, top1=None, **images), dataset, folder / "out", CPU)
+
+    def test_the_record_of_a_run_says_which_network_it_is(self, trained, folder, dataset, capsys):
+        (folder / "old").mkdir()
+        shutil.copy(trained[0], folder / "old/weights.safetensors")
+        for meta in (
+            {"student": "resnet8"},
+            {"student": "r8", "networks": {"r8": {"zoo": "resnet8", "image_size": 32}}},
+        ):
+            (folder / "old/meta.json").write_text(json.dumps(meta))
+            adopt_teacher(card(source="old/weights.safetensors", top1=None, **self.OTHER), dataset, folder / "out", CPU)
+            said = "was trained as {'zoo': 'resnet8', 'image_size': 32}, as its record says; as 'resnet8' it may see"
+            assert (said in capsys.readouterr().err) == ("networks" in meta)
 
     def test_classes_that_the_file_lists_in_another_order_are_refused(self, trained, folder, dataset):
         """However accurate it is: two classes of many that are swapped cost little."""
