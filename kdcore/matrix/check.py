@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from kdcore.matrix import idle, networks_section, params, selection, transfer_cards
+from kdcore.matrix import doubts, idle, networks_section, params, selection, transfer_cards
 from kdcore.matrix.cards import check_sources, make_cards, missing_here, resolve_recipes
 from kdcore.matrix.code import Card
 from kdcore.matrix.teacher_cards import check_teachers, warn_of_drawn_test
@@ -58,5 +58,6 @@ def check(file: str, *, recipes: dict[str, Any], known_teachers: dict[str, Any])
 def warn(matrix: params.Params, file: str = OWN) -> None:
     """Say on stderr what of a params file has no effect, or may not do what is meant."""
     idle.warn(matrix, file)
+    doubts.warn(matrix, file)
     networks_section.warn_of_files(matrix, file)
     warn_of_drawn_test(matrix, file)

@@ -151,6 +151,11 @@ class TrainSettings(RecipeKeys):
             raise ValueError(f"milestones {shown(self.milestones)} must be all epochs, or all shares of the epochs")
         found = as_epochs(self.milestones, self.epochs)
         if found == sorted(set(found)) and found[0] > 0 and found[-1] < self.epochs:
+            if self.warmup_epochs and self.warmup_epochs >= found[0]:
+                raise ValueError(
+                    f"warmup_epochs ({self.warmup_epochs}) must be below the first milestone (epoch {found[0]}), at "
+                    "which the rate falls; lower it, or move the milestone"
+                )
             return
         are_shares = isinstance(self.milestones[0], float)
         become = f" become epochs {shown(found)}, which" if are_shares else ""

@@ -78,6 +78,7 @@ def described(spec: Mapping[str, Any], image_size: int) -> dict[str, Any]:
         if isinstance(module, Network):
             raise UserError(f"factory: {spec['factory']}: returns a network of kdcore; such a one belongs to the zoo")
         _check_copies(module, spec)
+        _check_seeds(module, spec)
         found: dict[str, Any] = {"package": making.package(spec), "family": type(module).__module__}
         found |= _parts(module, spec, image_size, CLASSES)
     return {**spec, **found}
@@ -122,6 +123,29 @@ def _check_copies(module: nn.Module, spec: Mapping[str, Any]) -> None:
                     f"{_called(spec)}: the {hook.name} of {path or 'the module'} comes from torch.nn.utils.{function}, "
                     f"and torch cannot copy such a part; take torch.nn.utils.parametrizations.{function} instead"
                 )
+
+
+def _check_seeds(module: nn.Module, spec: Mapping[str, Any]) -> None:
+    """Refuse a factory whose initial weights are not decided by torch's seed, or that sets it: cells of one seed would
+    differ, or those of several begin alike. Other makers draw by torch's generator.
+    """
+    if "factory" not in spec:
+        return
+    torch.manual_seed(0)
+    again, after = making.make(spec, CLASSES).state_dict(), torch.get_rng_state()
+    drawn = dict(module.named_parameters())
+    if any(not torch.equal(value, again[key]) for key, value in drawn.items()):
+        raise UserError(
+            f"{_called(spec)}: makes other initial weights each time, though torch's seed is the same; draw them by "
+            "torch's generator, so that seeds decide them"
+        )
+    torch.manual_seed(1)
+    making.make(spec, CLASSES)
+    if torch.equal(after, torch.get_rng_state()):
+        raise UserError(
+            f"{_called(spec)}: sets torch's seed, so cells of all seeds would begin with the same weights; leave that "
+            "out"
+        )
 
 
 def _called(spec: Mapping[str, Any]) -> str:
@@ -201,13 +225,22 @@ def _run(
         result = _measured(module, images, see)
     except Exception as error:  # what a network raises depends on the network
         raise UserError(_refused(spec, image_size, error)) from error
+    _check_logits(result, spec, classes)
+    return seen, result
+
+
+def _check_logits(result: Any, spec: Mapping[str, Any], classes: int | None) -> None:
     if not isinstance(result, Tensor) or result.ndim != 2 or result.shape != (IMAGES, classes or result.shape[1]):
         what = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
         raise UserError(
             f"{_called(spec)}: gives {shown(what)} for {IMAGES} images{f' and {classes} classes' if classes else ''}; "
             "it must give logits (B, C)"
         )
-    return seen, result
+    if bool((result >= 0).all()) and bool(((result.sum(dim=1) - 1).abs() <= CLOSE).all()):
+        raise UserError(
+            f"{_called(spec)}: gives probabilities, whose sum is 1; it must give logits, of which losses take the "
+            "softmax themselves: leave out the one at its end"
+        )
 
 
 def _refused(spec: Mapping[str, Any], image_size: int, error: Exception) -> str:

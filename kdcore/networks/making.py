@@ -152,10 +152,8 @@ def _called(function: Any, described: Mapping[str, Any], *arguments: Any, **opti
                 f"{key}: {called(described)} takes no {unknown[1]}.{_of_signature(function, unknown[1], arguments)} "
                 "Correct its name, or remove it"
             ) from error
-        where = "arguments" if described.get("arguments") else kind_of(described)
-        raise UserError(
-            f"{where}: {called(described)} cannot be made ({_said(error)}); correct the arguments"
-        ) from error
+        where = "arguments: " if described.get("arguments") else ""
+        raise UserError(f"{where}{called(described)} cannot be made ({_said(error)}); correct the arguments") from error
 
 
 def _of_signature(function: Any, name: str, arguments: tuple[Any, ...]) -> str:

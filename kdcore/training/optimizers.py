@@ -126,10 +126,11 @@ def make_optimizer(settings: TrainSettings, *trained: nn.Module) -> Stepping | D
 def learning_rate(settings: TrainSettings, epoch: int) -> float:
     """Return the learning rate of an epoch, counted from 1.
 
-    Over the first `warmup_epochs` it rises along a line from warmup_lr, which it has in epoch 1, to the lr of the epoch
-    after them. With schedule step, the rate is multiplied by lr_decay once the epoch exceeds each milestone. With
-    schedule cosine, it falls along half a cosine from lr in epoch 1 to 0, or `min_lr`, after the last epoch; a warm-up
-    replaces the cosine's beginning and does not shift it, as in timm's `CosineLRScheduler`.
+    Over the first `warmup_epochs` it rises along a line from warmup_lr, which it has in epoch 1, towards lr, which the
+    line would reach in the epoch after them; that has what the schedule says. With schedule step, the rate is
+    multiplied by lr_decay once the epoch exceeds each milestone. With schedule cosine, it falls along half a cosine
+    from lr in epoch 1 to 0, or `min_lr`, after the last epoch; a warm-up replaces the cosine's beginning and does not
+    shift it, as in timm's `CosineLRScheduler`.
     """
     if settings.warmup_epochs is not None and epoch <= settings.warmup_epochs:
         start = settings.warmup_lr or 0.0

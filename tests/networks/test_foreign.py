@@ -37,6 +37,8 @@ SPECS = {
 IMAGES = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 FACTORY = """
 from functools import partial
+import numpy as np
+import torch
 from torch import nn
 
 class Odd(nn.Module):
@@ -110,6 +112,30 @@ class Awake(nn.Module):
 class Squeezed(Odd):
     def forward(self, x):
         return super().forward(x).squeeze()
+
+class Ended(Odd):
+    def forward(self, x):
+        return self.end(super().forward(x))
+
+def ended(num_classes, end):
+    network = Ended(num_classes, 8)
+    network.end = end
+    return network
+
+def softmax(num_classes):
+    return ended(num_classes, nn.Softmax(dim=1))
+
+def log_softmax(num_classes):
+    return ended(num_classes, nn.LogSoftmax(dim=1))
+
+def by_numpy(num_classes):
+    network = Odd(num_classes, 8)
+    network.deep.weight.data += float(np.random.default_rng().normal())
+    return network
+
+def seeded(num_classes):
+    torch.manual_seed(42)
+    return Odd(num_classes, 8)
 
 def squeezed(num_classes):
     return Squeezed(num_classes, 8)
@@ -467,6 +493,19 @@ class TestFactory:
     ])  # fmt: skip
     def test_an_image_has_one_prediction(self, odd, name, message):
         with pytest.raises(UserError, match=rf"factory: {odd}.{name}: its logits of an image {message}"):
+            describing.described({"factory": f"{odd}.{name}"}, 32)
+
+    def test_probabilities_are_no_logits(self, odd):
+        with pytest.raises(UserError, match=rf"factory: {odd}.softmax: gives probabilities, whose sum is 1; it must"):
+            describing.described({"factory": f"{odd}.softmax"}, 32)
+        assert describing.described({"factory": f"{odd}.log_softmax", "classifier": "out"}, 32)
+
+    @pytest.mark.parametrize(("name", "message"), [
+        ("by_numpy", "makes other initial weights each time, though torch's seed is the same; draw them by torch's"),
+        ("seeded", "sets torch's seed, so cells of all seeds would begin with the same weights"),
+    ])  # fmt: skip
+    def test_seeds_decide_initial_weights(self, odd, name, message):
+        with pytest.raises(UserError, match=rf"factory: {odd}.{name}: {message}"):
             describing.described({"factory": f"{odd}.{name}"}, 32)
 
     def test_no_such_function(self, odd):
