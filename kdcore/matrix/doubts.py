@@ -50,16 +50,17 @@ def _same_starts(matrix: Params) -> Iterator[str]:
 
 
 def _early_milestones(matrix: Params) -> Iterator[str]:
-    """Name trainings most of whose epochs come after the last milestone, as where epochs alone were raised."""
+    """Name trainings two thirds of whose epochs come after the last milestone, as where epochs alone were raised."""
     trainings = {f"teachers.{name}.train": teacher.train for name, teacher in matrix.teachers.items() if teacher.train}
     said = set()
     for where, settings in (*trainings.items(), *((cell.name, matrix.settings(cell)) for cell in matrix.cells())):
         last = _last_milestone(settings)
-        if last and 2 * last < settings.epochs and (settings.epochs, last) not in said:
+        if last and 3 * last < settings.epochs and (settings.epochs, last) not in said:
             said.add((settings.epochs, last))
             yield (
                 f"{where}: the rate falls for the last time after epoch {last} of {settings.epochs} (milestones "
-                f"{shown(settings.milestones)}); shares of the epochs, such as [0.6, 0.8], keep their place"
+                f"{shown(settings.milestones)}). Unless that is meant: shares of the epochs, such as [0.6, 0.8], keep "
+                "their place"
             )
 
 

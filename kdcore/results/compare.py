@@ -107,6 +107,8 @@ class Comparison:
             for key in dict.fromkeys((*old, *new))
             if old.get(key) != new.get(key)
         ]
+        if self.old.digest and self.new.digest and self.old.digest != self.new.digest:
+            changed.append(f"data/{self.new.data} holds other images or labels")
         return f"differs: {', '.join(changed)}" if changed else ""
 
     @property

@@ -32,8 +32,10 @@ AS_THEY_ARE = ("variant", "change")
 """Columns whose texts are never numbers or gaps, even if a variant is called 1 or NA."""
 REMEDY = f"name a commit, branch or tag (git log --oneline -- {CELLS}), an experiment (dvc exp list), {WORKSPACE} or "
 REMEDY += PUBLISHED
-SECTIONS = ("data", "train", "teachers", "variants")
-"""Sections of params.yaml that say on what cells were trained, how, who taught, and what variants change."""
+SECTIONS = ("data", "train", "teachers", "variants", "methods_config", "networks")
+"""Sections of params.yaml that say on what cells were trained, how, who taught, and what variants, methods and networks
+of one name are.
+"""
 Seeds = dict[int, float]
 """Accuracy in percent by seed."""
 
@@ -54,6 +56,8 @@ class Side:
     """Settings in `SECTIONS` by their path, such as train.epochs; empty where they are not known."""
     epochs: dict[tuple[str, Row], set[int]] = field(default_factory=dict)
     """How many epochs cells were trained for; empty where the table does not say."""
+    digest: str | None = None
+    """Of the data set's files, as dvc.lock has it; None where it is not known."""
     figures: dict[tuple[str, Row], Figure] = field(default_factory=dict)
     """The published figures by pair and row; empty for a side that was measured."""
 
@@ -227,7 +231,16 @@ def _measured(files: Files, accuracy: str) -> Side:
                 row = replace(axes, change=held[0]["change"])
                 accuracies[pair, row] = dict(sorted((cell["seed"], cell["top1"]) for cell in held))
                 epochs[pair, row] = {int(cell["epochs"]) for cell in held if cell["epochs"] is not None}
-    return Side(files.name, data, accuracies, files.metrics(), settings=_settings(files.params()), epochs=epochs)
+    lock = files.read(dvc_lock.LOCK.as_posix()) or ""
+    return Side(
+        files.name,
+        data,
+        accuracies,
+        files.metrics(),
+        settings=_settings(files.params()),
+        epochs=epochs,
+        digest=dvc_lock.recorded("data", lock).get(f"data/{data}"),
+    )
 
 
 def _settings(params: dict[str, Any]) -> dict[str, str]:

@@ -1,5 +1,7 @@
 """Stage scripts from the command line, and one card carried out."""
 
+import errno
+import fcntl
 import json
 import os
 import shutil
@@ -7,6 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -346,6 +349,17 @@ def test_interruption_of_which_a_library_makes_another_error(monkeypatch, capsys
             signal.signal(one, handler)
     assert ended.value.code == 128 + number
     assert capsys.readouterr().err == "interrupted; run it again to go on from the last finished epoch\n"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_folder_without_locks_is_refused(monkeypatch, capsys, number):
+    """Files would stand for them, which outlive a killed process, and no other machine can tell from its."""
+    monkeypatch.setattr(sys, "argv", ["stages.train"])
+    monkeypatch.setattr(fcntl, "flock", Mock(side_effect=OSError(number, os.strerror(number))))
+    with pytest.raises(SystemExit) as ended:
+        run(lambda: pytest.fail("it began"))
+    assert ended.value.code == 2
+    assert "its file system has no locks (flock)" in capsys.readouterr().err
 
 
 def test_ctrl_c_while_a_stage_imports(tmp_path):

@@ -587,6 +587,20 @@ class TestBudgets:
             f"differs: teachers.{name}.top1 66.0 -> 1.03, teachers.{name}.origin published -> trained here"
         )
 
+    def test_other_images_under_one_name(self, repository):
+        """dvc.lock knows them; settings and names are the same."""
+        lock = "stages:\n  data:\n    outs:\n    - path: data/cifar100\n      hash: md5\n      md5: {}.dir\n"
+        (repository.folder / "dvc.lock").write_text(lock.format("0" * 32))
+        repository.commit({PLAIN: NOISY}, params=LITTLE)
+        assert self.differs() == ""
+        (repository.folder / "dvc.lock").write_text(lock.format("1" * 32))
+        assert self.differs() == "differs: data/cifar100 holds other images or labels"
+
+    def test_a_method_of_other_values(self, repository):
+        repository.commit({PLAIN: NOISY}, params=LITTLE)
+        repository.write({PLAIN: NOISY}, params={**LITTLE, "methods_config": {"kd": {"temperature": 2}}})
+        assert self.differs() == "differs: methods_config.kd.temperature unset -> 2"
+
     def test_said(self, repository, capsys):
         repository.commit({PLAIN: NOISY}, params=LITTLE, epochs=18)
         repository.write({PLAIN: NOISY}, params=LITTLE, epochs=36)
