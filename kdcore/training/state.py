@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from filelock import FileLock, Timeout
 
+from kdcore.matrix.card_files import CARDS
+from kdcore.matrix.cell import TRAININGS
 from kdcore.system.errors import UserError, is_full
 from kdcore.system.files import SCRATCH, allowed_bytes, sync
 from kdcore.training.random import drawn_state
@@ -169,6 +171,11 @@ class ResumeState:
             self.due += (self.due - began) / SHARE
 
     @property
+    def is_wanted(self) -> bool:
+        """Whether the matrix has a run of this name."""
+        return any((CARDS / stage / f"{self.name}.yaml").is_file() for stage in TRAININGS)
+
+    @property
     def is_due(self) -> bool:
         """Whether a run that has finished an epoch is to save it: after every epoch, but large states so rarely that
         saving them takes `SHARE` of the time at most. A run that is killed then repeats the epochs since the last one.
@@ -244,6 +251,8 @@ def saved_states() -> list[ResumeState]:
 
 def make_room() -> None:
     """Remove the states of abandoned runs, the oldest first, until all fit in the size that `KDCORE_STATES_GB` allows.
+    The last one of every run of the matrix stays: it may be trained to the end, beside another cell, and not yet
+    written.
 
     Raises:
         UserError: the variable is not a number of gigabytes.
@@ -251,8 +260,10 @@ def make_room() -> None:
     allowed = allowed_bytes(SIZE_VARIABLE, LARGEST)
     found = [(state, state.size) for state in saved_states()]
     used = sum(size for _, size in found)
+    last = {state.name: state for state, _ in found}
     for state, size in found:
-        if used > allowed and size and state.discard():
+        is_kept = state.is_wanted and last[state.name] is state
+        if used > allowed and size and not is_kept and state.discard():
             used -= size
             print(
                 f"warning: {state.path}: the state of an interrupted run is removed ({size / 1e6:.1f} MB), for all "

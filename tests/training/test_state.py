@@ -290,6 +290,19 @@ class TestLimit:
                 saved(states[2], 1)
             assert self.left(states) == "ad"
 
+    def test_never_the_last_one_of_a_run_of_the_matrix(self, states, state, monkeypatch):
+        """A cell that was trained beside another one has all its epochs there, and no results yet."""
+        monkeypatch.setenv(SIZE_VARIABLE, "0")
+        card_of_a = Path("cards/baseline/a.yaml")
+        card_of_a.parent.mkdir(parents=True)
+        card_of_a.touch()
+        older = state_of("a", "fedcba9876543210")
+        saved(older, 1)
+        os.utime(older.path, (999, 999))
+        with state.locked():
+            assert self.left(states) == "a"
+        assert not older.path.exists()
+
     def test_default_leaves_them(self, states, state):
         with state.locked():
             assert self.left(states) == "cadb"
