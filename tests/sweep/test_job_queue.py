@@ -682,7 +682,7 @@ def test_a_sweep_whose_job_pends_for_ever(project, slurm):
         again = "still waiting for workers, for 2 s now\n1 job submitted, the first "
         project.wait_for(lambda: again in project.said())
         assert sweeps.stop(process, signal.SIGINT) == 130
-    assert re.search(r"the first \d s ago: 1 PENDING \(Priority\)", project.said())
+    assert re.search(r"the first \d+ s ago: 1 PENDING \(Priority\)", project.said())
     assert "stopped" in project.said().splitlines()[-1]
     assert slurm.cancelled == ["101"]
     assert slurm.submitted == [101]
