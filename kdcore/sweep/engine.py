@@ -253,10 +253,9 @@ class Sweep:
         for name in beside:
             self.schedule.steps[name].reason = f"is trained side by side with {step.name}"
         step.state, step.started, step.attempts = State.RUNNING, time.time(), step.attempts + 1
-        command, log = self.pipeline.begin(step.name), journals.log(step.name)
-        names = tuple(name.partition("@")[2] for name in beside)
+        command, log = self.pipeline.begin(step.name), str(journals.log(step.name))
         timeout = self.tries.timeout if is_training(step.name) else None
-        job = Job(step.name, command, str(Path.cwd()), str(log), timeout, names)
+        job = Job(step.name, command, str(Path.cwd()), log, timeout, tuple(name.partition("@")[2] for name in beside))
         if is_here(step.name):
             crew.run_here(job)
             return

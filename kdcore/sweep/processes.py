@@ -286,8 +286,7 @@ def _watch(
     process: BaseProcess, due: Callable[[], Ending | None], beat: Callable[[], None] | None
 ) -> tuple[int, Ending | None]:
     """Wait until a stage's process has ended; returns its exit code, and why it was asked to end, if it was."""
-    group = process.pid or 0
-    asked, deadline = None, 0.0
+    group, asked, deadline = process.pid or 0, None, 0.0
     try:
         while (code := _exit_code(process)) is None:
             if connection.wait([process.sentinel], LOOK):
