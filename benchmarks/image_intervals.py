@@ -3,11 +3,14 @@
 An interval over test images says where the accuracy of these very networks may lie on other images of the same kind.
 What other seeds would give, it does not say; only other seeds do.
 
-Run: python -m benchmarks.image_intervals [PROJECT [PICTURE]], a folder in which a matrix of one pair was run, and a
-file for a picture of the accuracies, such as docs/images/cifar100.png.
+Run: python -m benchmarks.image_intervals [PROJECT [PICTURE [EARLIER]]]. PROJECT is a folder in which a matrix of one
+pair was run, PICTURE a file for a picture of the accuracies, such as docs/images/cifar100.png. EARLIER is what this
+command kept of other cells of the same matrix, whose networks may be gone: it keeps which images each is right about.
 """
 
+import base64
 import csv
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +35,11 @@ from kdcore.training.inference import predict
 from kdcore.training.run_folder import WEIGHTS
 
 Right = np.ndarray
-"""(N,) float64: the share of a row's networks, one per seed, that are right about each test image."""
+"""(N,) float64: 1 where a network is right about a test image, else 0."""
+Seeds = dict[str, Right]
+"""The networks of a row, by seed."""
+OF_CELL = ("method", "variant", "change", "seed", "scale", "stand", "weights_sha256")
+"""Columns of tables/cells.csv that are kept beside what a network is right about."""
 ROUNDED = 5e-3
 """Percentage points by which accuracies that were written into a table may differ from the same ones."""
 PER_CENT = 100
@@ -47,10 +54,40 @@ def margin(values: np.ndarray) -> float:
     return float(norm.ppf(1 - ALPHA / 2) * values.std() / len(values) ** 0.5) * PER_CENT
 
 
-def compared(right: Right, other: Right) -> dict[str, float]:
-    """The mean of a row less that of another on the same images, and half its confidence interval."""
-    difference = right - other
-    return {"gain": round(float(difference.mean()) * PER_CENT, 2), "margin": round(margin(difference), 2)}
+def compared(row: Seeds, other: Seeds) -> dict[str, float] | None:
+    """The mean of a row less that of another on the same images, and half its confidence interval.
+
+    Only seeds that both have count; None where there are none.
+    """
+    both = [seed for seed in row if seed in other]
+    if not both:
+        return None
+    difference = np.mean([row[seed] - other[seed] for seed in both], axis=0)
+    gain, half = round(float(difference.mean()) * PER_CENT, 2), round(margin(difference), 2)
+    return {"gain": gain, "margin": half, "seeds": len(both)}
+
+
+def packed(right: Right) -> str:
+    """Write a network's column as text: a bit per image."""
+    return base64.b64encode(np.packbits(right.astype(bool)).tobytes()).decode()
+
+
+def unpacked(text: str, images: int) -> Right:
+    """Read what `packed` wrote."""
+    bits = np.unpackbits(np.frombuffer(base64.b64decode(text), np.uint8), count=images)
+    return bits.astype(np.float64)
+
+
+def earlier(file: Path, pair: str, data: str, images: int) -> dict[str, dict[str, Any]]:
+    """The cells that another run of this command kept.
+
+    Raises:
+        UserError: they are of another pair or other images.
+    """
+    kept = json.loads(file.read_text())
+    if (kept["pair"], kept["data"], kept["images"]) != (pair, data, images):
+        raise UserError(f"{file}: is of {kept['pair']} on {kept['images']} images of {kept['data']}")
+    return kept["cells"]
 
 
 def row_of(cell: dict[str, Any]) -> Row:
@@ -77,7 +114,7 @@ def right(project: Path, cell: dict[str, Any], dataset: Dataset, where: torch.de
     return found
 
 
-def ordered(rows: dict[Row, list[Right]]) -> dict[Row, list[Right]]:
+def ordered(rows: dict[Row, Seeds]) -> dict[Row, Seeds]:
     """The student alone first, then the rows of each method, those without stand first, by M."""
     methods = list(dict.fromkeys(row.method for row in rows))
 
@@ -88,16 +125,17 @@ def ordered(rows: dict[Row, list[Right]]) -> dict[Row, list[Right]]:
     return {row: rows[row] for row in sorted(rows, key=place)}
 
 
-def measured(rows: dict[Row, list[Right]]) -> list[dict[str, Any]]:
+def measured(rows: dict[Row, Seeds]) -> list[dict[str, Any]]:
     """Accuracy of every row, and its gains over the student alone and over the plain row of its method."""
-    means = {row: np.mean(of_row, axis=0) for row, of_row in rows.items()}
     student = next(row for row in rows if row.method == catalog.VANILLA)
     found = []
-    for row, mean in means.items():
-        line = {"row": row.label, "seeds": len(rows[row]), "top1": round(float(mean.mean()) * PER_CENT, 2)}
+    for row, seeds in rows.items():
+        mean = np.mean(list(seeds.values()), axis=0)
+        line = {"row": row.label, "seeds": len(seeds), "top1": round(float(mean.mean()) * PER_CENT, 2)}
         line |= {"margin": round(margin(mean), 2)}
-        others = dict(zip(OVER, (student, replace(row, scale=1, stand=False)), strict=True))
-        line |= {of: compared(mean, means[other]) for of, other in others.items() if other in means and other != row}
+        for of, other in zip(OVER, (student, replace(row, scale=1, stand=False)), strict=True):
+            if other in rows and other != row and (gain := compared(seeds, rows[other])):
+                line[of] = gain
         found.append(line)
     return found
 
@@ -116,7 +154,8 @@ def draw(lines: dict[Row, dict[str, Any]], epochs: list[dict[str, str]]) -> Figu
         look = drawing.look(row.label, i - 1, i - 1)
         colour = drawing.ALONE if row.method == catalog.VANILLA else look.colour
         points = [(int(point["epoch"]), float(point["test_top1"])) for point in epochs if point["row"] == row.label]
-        curves.plot(*zip(*points, strict=True), color=colour, linestyle="--" if row.stand else "-", linewidth=0.8)
+        epoch, top1 = zip(*points, strict=True) if points else ((), ())
+        curves.plot(epoch, top1, color=colour, linestyle="--" if row.stand else "-", linewidth=0.8)
         face = "white" if row.stand else colour
         last.errorbar(line["top1"], -i, xerr=line["margin"], fmt=look.marker, color=colour, mfc=face)
     curves.set(xlabel="Epoch", ylabel="Test accuracy (%)", xlim=(0, None))
@@ -132,18 +171,23 @@ def table(file: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(opened))
 
 
-def main(project: str = ".", picture: str | None = None) -> None:
+def main(project: str = ".", picture: str | None = None, kept: str | None = None) -> None:
     """Print accuracies and gains with their intervals, keep them, and draw them."""
     folder, where = Path(project), device.choose()
-    cells = table(folder / "tables/cells.csv")
-    pairs = sorted({cell["pair"] for cell in cells})
+    table_of_cells = table(folder / "tables/cells.csv")
+    pairs = sorted({cell["pair"] for cell in table_of_cells})
     if len(pairs) != 1:
         raise UserError(f"{folder}: has the pairs {', '.join(pairs)}; one is expected")
     (data,) = (file.stem for file in (folder / "tables").glob("*.md"))
     dataset = storage.load(folder / "data" / data)
-    rows: dict[Row, list[Right]] = {}
-    for cell in cells:
-        rows.setdefault(row_of(cell), []).append(right(folder, cell, dataset, where))
+    images = len(dataset.test.labels)
+    cells = earlier(Path(kept), pairs[0], data, images) if kept else {}
+    for cell in table_of_cells:
+        text = packed(right(folder, cell, dataset, where))
+        cells[cell["name"]] = {column: cell[column] for column in OF_CELL} | {"right": text}
+    rows: dict[Row, Seeds] = {}
+    for cell in cells.values():
+        rows.setdefault(row_of(cell), {})[cell["seed"]] = unpacked(cell["right"], images)
     rows = ordered(rows)
     lines = measured(rows)
     shown = [
@@ -151,9 +195,9 @@ def main(project: str = ".", picture: str | None = None) -> None:
         + [f"{gain['gain']:+.2f} ± {gain['margin']:.2f}" if (gain := line.get(of)) else "" for of in OVER]
         for line in lines
     ]
-    print(f"{pairs[0]} on {data}, {len(dataset.test.labels)} test images; ± half the {1 - ALPHA:.0%} interval\n")
+    print(f"{pairs[0]} on {data}, {images} test images; ± half the {1 - ALPHA:.0%} interval\n")
     common.show(["", "seeds", "top-1, %", "over the student", "over the plain row"], shown)
-    content = {"pair": pairs[0], "data": data, "images": len(dataset.test.labels), "rows": lines}
+    content = {"pair": pairs[0], "data": data, "images": images, "rows": lines, "cells": cells}
     common.keep("image-intervals", pairs[0], data, where=where, content=content)
     if picture is not None:
         figure = draw(dict(zip(rows, lines, strict=True)), table(folder / "tables/curves.csv"))

@@ -1,10 +1,13 @@
 """Intervals over test images: closed forms."""
 
+import json
+
 import numpy as np
 import pytest
 
-from benchmarks.image_intervals import compared, draw, margin, measured, ordered, row_of
+from benchmarks.image_intervals import compared, draw, earlier, margin, measured, ordered, packed, row_of, unpacked
 from kdcore.results.row import Row
+from kdcore.system.errors import UserError
 
 
 def marked(*counts):
@@ -20,16 +23,35 @@ def test_an_accuracy():
 def test_a_difference_on_the_same_images():
     """b = 30 images that one is right about and the other is not, c = 10: sqrt(b + c - (b - c)^2 / N) / N."""
     one, other = marked(70, 30), np.concatenate([marked(40, 30), marked(10, 20)])
+    found = compared({"0": one}, {"0": other})
+    assert found == {"gain": 20.0, "margin": round(1.959964 * (40 - 400 / 100) ** 0.5, 2), "seeds": 1}
+
+
+def test_a_difference_counts_seeds_that_both_have():
+    one, other = {"0": marked(70, 30), "1": marked(90, 10)}, {"1": marked(80, 20), "2": marked(10, 90)}
     found = compared(one, other)
-    assert found == {"gain": 20.0, "margin": round(1.959964 * (40 - 400 / 100) ** 0.5, 2)}
+    assert (found["gain"], found["seeds"]) == (10.0, 1)
+    assert compared(one, {"2": marked(10, 90)}) is None
+
+
+def test_what_a_network_is_right_about_is_kept_as_bits(tmp_path):
+    """Of 13 images, which fill no whole number of bytes."""
+    right = marked(3, 4, 5, 1)
+    assert unpacked(packed(right), 13).tolist() == right.tolist()
+    content = {"pair": "a-b", "data": "noise", "images": 13, "cells": {"cell": {"right": packed(right)}}}
+    file = tmp_path / "kept.json"
+    file.write_text(json.dumps(content))
+    assert earlier(file, "a-b", "noise", 13) == content["cells"]
+    with pytest.raises(UserError, match="is of a-b on 13 images of noise"):
+        earlier(file, "a-b", "noise", 14)
 
 
 def test_rows_over_the_student_and_over_their_plain_row():
     rows = {
-        Row("vanilla"): [marked(50, 50), marked(60, 40)],
-        Row("kd", 1, stand=False): [marked(70, 30), marked(70, 30)],
-        Row("kd", 4, stand=False): [marked(80, 20), marked(70, 30)],
-        Row("dkd", 4, stand=True): [marked(90, 10), marked(90, 10)],
+        Row("vanilla"): {"0": marked(50, 50), "1": marked(60, 40)},
+        Row("kd", 1, stand=False): {"0": marked(70, 30), "1": marked(70, 30)},
+        Row("kd", 4, stand=False): {"0": marked(80, 20), "1": marked(70, 30)},
+        Row("dkd", 4, stand=True): {"2": marked(90, 10)},
     }
     lines = {line["row"]: line for line in measured(rows)}
     assert [lines[name]["top1"] for name in ("Student", "KD", "KD + SDD [1,2,4]")] == [55, 70, 75]
@@ -37,6 +59,7 @@ def test_rows_over_the_student_and_over_their_plain_row():
     assert lines["KD"]["over_student"]["gain"] == 15
     assert "over_plain" not in lines["KD"]
     assert lines["KD + SDD [1,2,4]"]["over_plain"]["gain"] == 5
+    assert "over_student" not in lines["DKD + SDD [1,2,4] + stand"]
     assert "over_plain" not in lines["DKD + SDD [1,2,4] + stand"]
 
 
@@ -57,11 +80,11 @@ def test_the_order_of_rows():
         Row("dkd", 1, stand=False),
     ]
     given = [wanted[i] for i in (3, 4, 2, 1, 5, 0)]
-    assert list(ordered({row: [] for row in given})) == wanted
+    assert list(ordered({row: {} for row in given})) == wanted
 
 
 def test_the_figure():
-    rows = {Row("vanilla"): [marked(50, 50)], Row("kd", 4, stand=True): [marked(80, 20)]}
+    rows = {Row("vanilla"): {"0": marked(50, 50)}, Row("kd", 4, stand=True): {"0": marked(80, 20)}}
     points = [("Student", 4, 40), ("Student", 8, 50), ("KD + SDD [1,2,4] + stand", 8, 80)]
     epochs = [{"row": row, "epoch": str(epoch), "test_top1": str(top1)} for row, epoch, top1 in points]
     curves, last = draw(dict(zip(rows, measured(rows), strict=True)), epochs).axes

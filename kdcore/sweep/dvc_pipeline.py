@@ -38,7 +38,7 @@ from dvc_data import callbacks
 from fsspec.implementations.memory import MemoryFileSystem
 from ruamel.yaml import YAML
 
-from kdcore.system.errors import RunError, UserError
+from kdcore.system.errors import RunError, UserError, suggest
 from kdcore.system.files import replace_text
 
 PROJECT_FILE, LOCK_FILE = "dvc.yaml", "dvc.lock"
@@ -321,7 +321,9 @@ def _chosen(stages: Sequence[PipelineStage], targets: Sequence[str], *, glob: bo
             if target == PROJECT_FILE or any(fnmatchcase(name, pattern) for name in _names(stage))
         }
         if not chosen:
-            raise UserError(f"{target}: names no stage; 'dvc stage list --name-only' shows all, --glob allows patterns")
+            near = suggest(target, [stage.addressing for stage in stages])
+            shows = "'dvc stage list --name-only' shows all, --glob allows patterns"
+            raise UserError(f"{target}: names no stage.{near} {shows}")
         by_name |= chosen
     return list(by_name.values())
 

@@ -78,7 +78,7 @@ def test_targets_and_patterns(swept):
     assert swept.ran == [cell("kd", 1, 4)]
     swept.sweep("--jobs", "2", "--glob", "train@*-kd-*")
     assert swept.ran == [cell("kd", 1, 4), cell("kd", 2, 4)]
-    assert "train@nothing: names no stage" in swept.sweep("train@nothing", code=2)
+    assert f"names no stage. Did you mean baseline@{VANILLA}? 'dvc" in swept.sweep(f"train@{VANILLA}", code=2)
 
 
 def test_baselines_first_then_in_the_order_of_a_serial_run(project):
