@@ -10,6 +10,7 @@ from kdcore.matrix.train_section import TrainSettings
 from kdcore.system import yamlfile
 from kdcore.system.signals import Interruption
 from kdcore.training import experiment, loop
+from kdcore.training.inference import predict
 from kdcore.training.state import restore
 
 CPU = torch.device("cpu")
@@ -30,6 +31,12 @@ def changed(settings, **changes):
 def as_card(settings):
     """Settings as a card holds them."""
     return settings.model_dump(exclude_none=True)
+
+
+def top1_of(network, dataset):
+    """The accuracy on the test images, in percent, as a training writes it into its history."""
+    right = predict(network.eval(), dataset.test, dataset, CPU).argmax(dim=1) == torch.from_numpy(dataset.test.labels)
+    return 100 * right.sum().item() / len(right)
 
 
 def card(pair, method, settings):

@@ -14,22 +14,17 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.spectral_norm import SpectralNorm
-from torch.nn.utils.weight_norm import WeightNorm
 
 from kdcore import networks
-from kdcore.networks import making
+from kdcore.networks import checking, making
+from kdcore.networks.checking import CLASSES, IMAGES
 from kdcore.networks.contract import Network
 from kdcore.networks.foreign import as_map, first_tensor
 from kdcore.networks.regions import disturb, enlarge
 from kdcore.system.errors import UserError, shown, suggest
 
-CLASSES, IMAGES = 7, 2
-"""How many classes and images a network is tried with."""
 CLOSE = 1e-4
 """The largest difference between a map's average and the pooled vector, as a share of the latter's largest value."""
-SAME = 1e-3
-"""The largest difference between logits that are to be the same, as a share of the largest; batches round otherwise."""
 STEMS = ("patch_embed", "stem", "bn1", "act1", "relu", "conv_proj", "conv_stem", "embeddings")
 """Where networks have the map of their stem, if their trunk does not begin with it. Of several that end before the
 trunk begins, the last is taken.
@@ -77,8 +72,8 @@ def described(spec: Mapping[str, Any], image_size: int) -> dict[str, Any]:
         module = making.make(spec, CLASSES)
         if isinstance(module, Network):
             raise UserError(f"factory: {spec['factory']}: returns a network of kdcore; such a one belongs to the zoo")
-        _check_copies(module, spec)
-        _check_seeds(module, spec)
+        checking.check_copies(module, spec)
+        checking.check_seeds(module, spec)
         found: dict[str, Any] = {"package": making.package(spec), "family": type(module).__module__}
         found |= _parts(module, spec, image_size, CLASSES)
     return {**spec, **found}
@@ -98,58 +93,19 @@ def parts_of(module: nn.Module, spec: Mapping[str, Any], image_size: int) -> dic
     Raises:
         UserError: it is none that can be trained here. The message begins with the key.
     """
-    _check_copies(module, spec)
+    checking.check_copies(module, spec)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return _parts(copy.deepcopy(module).cpu().float(), spec, image_size, None)
 
 
 def _parts(module: nn.Module, spec: Mapping[str, Any], image_size: int, classes: int | None) -> dict[str, Any]:
-    images = _images(spec, image_size)
+    images = checking.images_of(spec, image_size)
     seen, logits = _run(disturb(module.eval()), spec, images, image_size, classes)
-    _check_alone(module, spec, images, logits)
+    checking.check_alone(module, spec, images, logits)
     found = _head(module, spec, seen, images, logits) | _stages(module, spec, seen)
-    _check_training(module, spec, image_size, logits.shape)
+    checking.check_training(module, spec, image_size, logits.shape)
     return found
-
-
-def _check_copies(module: nn.Module, spec: Mapping[str, Any]) -> None:
-    """Refuse a module with weights that torch's older functions compute before each run: it cannot be copied."""
-    for path, part in module.named_modules():
-        for hook in part._forward_pre_hooks.values():
-            if isinstance(hook, WeightNorm | SpectralNorm):
-                function = "weight_norm" if isinstance(hook, WeightNorm) else "spectral_norm"
-                raise UserError(
-                    f"{_called(spec)}: the {hook.name} of {path or 'the module'} comes from torch.nn.utils.{function}, "
-                    f"and torch cannot copy such a part; take torch.nn.utils.parametrizations.{function} instead"
-                )
-
-
-def _check_seeds(module: nn.Module, spec: Mapping[str, Any]) -> None:
-    """Refuse a factory whose initial weights are not decided by torch's seed, or that sets it: cells of one seed would
-    differ, or those of several begin alike. Other makers draw by torch's generator.
-    """
-    if "factory" not in spec:
-        return
-    torch.manual_seed(0)
-    again, after = making.make(spec, CLASSES).state_dict(), torch.get_rng_state()
-    drawn = dict(module.named_parameters())
-    if any(not torch.equal(value, again[key]) for key, value in drawn.items()):
-        raise UserError(
-            f"{_called(spec)}: makes other initial weights each time, though torch's seed is the same; draw them by "
-            "torch's generator, so that seeds decide them"
-        )
-    torch.manual_seed(1)
-    making.make(spec, CLASSES)
-    if torch.equal(after, torch.get_rng_state()):
-        raise UserError(
-            f"{_called(spec)}: sets torch's seed, so cells of all seeds would begin with the same weights; leave that "
-            "out"
-        )
-
-
-def _called(spec: Mapping[str, Any]) -> str:
-    return f"module: {spec['module']}" if "module" in spec else making.called(spec)
 
 
 def _check_zoo(spec: Mapping[str, Any], image_size: int) -> None:
@@ -174,35 +130,6 @@ def _check_zoo(spec: Mapping[str, Any], image_size: int) -> None:
         ) from error
 
 
-def _images(spec: Mapping[str, Any], image_size: int) -> Tensor:
-    size = spec.get("image_size", image_size)
-    return torch.randn(IMAGES, 3, size, size)
-
-
-def _check_alone(module: nn.Module, spec: Mapping[str, Any], images: Tensor, logits: Tensor) -> None:
-    """Refuse a network whose logits of an image differ from time to time, or with the other images of a batch."""
-    close = SAME * logits.abs().max()
-    try:
-        with torch.no_grad():
-            again, alone = module(images), torch.cat([module(image[None]) for image in images])
-    except Exception as error:  # what a network raises depends on the network
-        raise UserError(f"{_called(spec)}: fails for a batch of one image ({error})") from error
-    if alone.shape != logits.shape:
-        raise UserError(
-            f"{_called(spec)}: gives {tuple(module(images[:1]).shape)} for a batch of one image, not logits (1, C); a "
-            "squeeze() without a dimension does that"
-        )
-    for found, what in (
-        (again, "differ from time to time, as those of a dropout that is never off"),
-        (alone, "depend on the other images of its batch, as those of a batch norm without running statistics"),
-    ):
-        if not bool((found - logits).abs().max() <= close):
-            raise UserError(
-                f"{_called(spec)}: its logits of an image {what}, in evaluation mode too, so no accuracy would be that "
-                "of the network alone; make it without that"
-            )
-
-
 def _run(
     module: nn.Module, spec: Mapping[str, Any], images: Tensor, image_size: int, classes: int | None
 ) -> tuple[_Seen, Tensor]:
@@ -224,50 +151,9 @@ def _run(
     try:
         result = _measured(module, images, see)
     except Exception as error:  # what a network raises depends on the network
-        raise UserError(_refused(spec, image_size, error)) from error
-    _check_logits(result, spec, classes)
+        raise UserError(checking.refused(spec, image_size, error)) from error
+    checking.check_logits(result, spec, classes)
     return seen, result
-
-
-def _check_logits(result: Any, spec: Mapping[str, Any], classes: int | None) -> None:
-    if not isinstance(result, Tensor) or result.ndim != 2 or result.shape != (IMAGES, classes or result.shape[1]):
-        what = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
-        raise UserError(
-            f"{_called(spec)}: gives {shown(what)} for {IMAGES} images{f' and {classes} classes' if classes else ''}; "
-            "it must give logits (B, C)"
-        )
-    if bool((result >= 0).all()) and bool(((result.sum(dim=1) - 1).abs() <= CLOSE).all()):
-        raise UserError(
-            f"{_called(spec)}: gives probabilities, whose sum is 1; it must give logits, of which losses take the "
-            "softmax themselves: leave out the one at its end"
-        )
-
-
-def _refused(spec: Mapping[str, Any], image_size: int, error: Exception) -> str:
-    size, called = spec.get("image_size", image_size), _called(spec)
-    said = " ".join(str(error).split())[: making.LONGEST] or type(error).__name__
-    if "module" in spec:
-        return f"{called} refuses images of {size} x {size} pixels ({said}); give the image_size of the images it takes"
-    where = f"image_size: {size}: {called}" if "image_size" in spec else f"{called}:"
-    return (
-        f"{where} refuses images of {size} x {size} pixels ({said}); set image_size to what it takes, which resizes "
-        f"the data set's, or make it for this size, as timm's transformers are with arguments: {{img_size: {size}}}"
-    )
-
-
-def _check_training(module: nn.Module, spec: Mapping[str, Any], image_size: int, shape: torch.Size) -> None:
-    """Refuse a network that cannot be trained with logits alone; the second ones of a distillation token may be."""
-    try:
-        with torch.no_grad():
-            result = module.train()(_images(spec, image_size))
-    except Exception as error:
-        raise UserError(_refused(spec, image_size, error)) from error
-    heads = result if isinstance(result, tuple) else (result,)
-    if len(heads) > 2 or not all(isinstance(one, Tensor) and one.shape == shape for one in heads):
-        raise UserError(
-            f"{_called(spec)}: gives other outputs than logits (B, C) in training mode, such as those of "
-            "auxiliary heads; leave them out by its arguments (torchvision's take aux_logits: false)"
-        )
 
 
 def _head(module: nn.Module, spec: Mapping[str, Any], seen: _Seen, images: Tensor, logits: Tensor) -> dict[str, Any]:
@@ -277,11 +163,11 @@ def _head(module: nn.Module, spec: Mapping[str, Any], seen: _Seen, images: Tenso
         known = list(seen.inputs)
         if path is None:
             raise UserError(
-                f"{_called(spec)}: its classifier is not found; name it in classifier, for example "
+                f"{checking.called(spec)}: its classifier is not found; name it in classifier, for example "
                 f"classifier: {known[-1] if known else 'head'}"
             )
         raise UserError(
-            f"classifier: {shown(path)}: {_called(spec)} has no part of this name that is given vectors (B, D)."
+            f"classifier: {shown(path)}: {checking.called(spec)} has no part of this name that is given vectors (B, D)."
             f"{suggest(path, known)} Allowed: {', '.join(known[-10:])}"
         )
     pooled, found = seen.inputs[path], {"pooled": path}
@@ -337,8 +223,8 @@ def _stages(module: nn.Module, spec: Mapping[str, Any], seen: _Seen) -> dict[str
             parts = [name for name, _ in module.named_modules()]
             why = "has no part of this name that gives" if path not in parts else "gives by this part no"
             raise UserError(
-                f"stages: {shown(path)}: {_called(spec)} {why} feature maps (B, D, h, w), or tokens of a square "
-                f"grid.{suggest(path, seen.maps, most=3)}"
+                f"stages: {shown(path)}: {checking.called(spec)} {why} feature maps (B, D, h, w), or tokens of a "
+                f"square grid.{suggest(path, seen.maps, most=3)}"
             )
     return {"stages": list(paths)} if len(paths) > 1 else {}
 

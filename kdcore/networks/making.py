@@ -18,6 +18,10 @@ KINDS = ("timm", "torchvision", "factory")
 DROP_PATH = {"timm": "drop_path_rate", "torchvision": "stochastic_depth_prob", "factory": "drop_path"}
 """The keyword argument by which each takes the rate of stochastic depth."""
 UNKNOWN = re.compile(r"unexpected keyword argument '([^']+)'")
+RESCALING = ("googlenet", "inception_v3")
+"""Networks of torchvision that scale images anew before their first layer where they are made with published weights,
+as these were trained; their state dict does not say so.
+"""
 LONGEST = 300
 """Characters of what a package says of a wrong argument."""
 
@@ -115,6 +119,8 @@ def _of_torchvision(described: Mapping[str, Any], num_classes: int, options: dic
     name, known = described["torchvision"], models.list_models(module=models)
     if name not in known:
         raise UserError(f"torchvision: unknown network {shown(name)}.{_near(name, known)}")
+    if name in RESCALING and described.get("pretrained"):
+        options = {"transform_input": True, **options}
     if not load:
         return _called(models.get_model, described, name, weights=None, num_classes=num_classes, **options)
     made = _called(models.get_model, described, name, weights="DEFAULT", **options)

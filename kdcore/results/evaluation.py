@@ -32,6 +32,14 @@ LOADED = fingerprint(__name__)
 """The fingerprint of this code when it was loaded, which may be older than the files."""
 CALIBRATION_BINS = 15
 DIGITS = 4
+ROUNDING = {"float32": 1.0}
+"""By how many points the accuracy of restored weights may differ from that in training, by the type in which this was
+measured: sums in another order, or on another machine, round otherwise.
+"""
+COARSE = 5.0
+"""The same for the other types, in which a network that has hardly learnt gives many classes the same logit."""
+FEW = 3
+"""So many test images may differ, however few there are."""
 PROVENANCE = ("recipe", "commit", "device", "threads", "processes", "computed_in", "versions")
 """Keys of a run's meta.json that its evaluation repeats."""
 
@@ -106,10 +114,12 @@ def _entry(
         of_images = images.logits(pair.student(of_average), of_average)
         averaged = {"top1_ema": measure(of_images, images.labels)["top1"]}
     learnt = regimes.learnt(images.counts, train)
+    metrics = _with_reliability(logits, images.labels, teacher_logits)
+    _check_restored(cell, {**metrics, **averaged}, len(logits))
     collapsed = collapse.reason(len(logits.argmax(dim=1).unique()), list(cell.history["train_top1"]), learnt)
     return {
         **cell.identity,
-        **_with_reliability(logits, images.labels, teacher_logits),
+        **metrics,
         "top1_best": best_top1(cell.history),
         **images.on_validation(student, cell.weights),
         **averaged,
@@ -119,6 +129,22 @@ def _entry(
         **own_cost(student, images.dataset.image_size, plain),
         **({"collapsed": collapsed} if collapsed else {}),
     }
+
+
+def _check_restored(cell: TrainedCell, measured: Mapping[str, float], images: int) -> None:
+    """Refuse weights that do not give the accuracies, in percent, that training had after its last epoch: they do not
+    make the network that was trained. `images` counts the test images.
+    """
+    allowed = max(ROUNDING.get(cell.meta["computed_in"], COARSE), 100 * FEW / images)
+    for key, column in (("top1", "test_top1"), ("top1_ema", "ema_test_top1")):
+        if key not in measured or abs(measured[key] - (trained := cell.history[column].iloc[-1])) <= allowed:
+            continue
+        raise UserError(
+            f"{cell.weights}: has {measured[key]:.2f}% ({key}), and in training it had {trained:.2f}% after the last "
+            "epoch. So the network that is restored is another one: the file was replaced, or the network computes "
+            "with values that training changes and its state dict lacks, such as plain attributes; register these as "
+            f"buffers. Then remove {cell.folder}, and run 'dvc repro' to train it again"
+        )
 
 
 class _Images:

@@ -12,7 +12,7 @@ import torchvision
 from torch import nn
 
 from kdcore import checkpoints, methods, networks, objective
-from kdcore.networks import cost, describing, foreign, input_affine
+from kdcore.networks import cost, describing, foreign, input_affine, making
 from kdcore.networks.input_affine import Normalisation
 from kdcore.networks.regions import check_regions
 from kdcore.system.errors import UserError
@@ -136,6 +136,52 @@ def by_numpy(num_classes):
 def seeded(num_classes):
     torch.manual_seed(42)
     return Odd(num_classes, 8)
+
+class Headed(Odd):
+    def __init__(self, classes, averaged):
+        super().__init__(classes, 8)
+        self.averaged, self.other = averaged, nn.Linear(16, classes)
+
+    def forward(self, x):
+        features = self.deep(self.body(x)).relu().mean(dim=(2, 3))
+        logits, other = self.out(features), self.other(features)
+        if self.training:
+            return logits, other
+        return (logits + other) / 2 if self.averaged else logits
+
+def with_token(num_classes):
+    return Headed(num_classes, averaged=True)
+
+def with_auxiliary_head(num_classes):
+    return Headed(num_classes, averaged=False)
+
+class Described(Odd):
+    def forward(self, x):
+        features = self.deep(self.body(x)).relu().mean(dim=(2, 3))
+        return (self.out(features), features) if self.training else self.out(features)
+
+def with_features(num_classes):
+    network = Described(num_classes, 8)
+    network.deep, network.out = nn.Conv2d(8, num_classes, 3), nn.Linear(num_classes, num_classes)
+    return network
+
+def apart(num_classes):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = Odd(num_classes, 8)
+    torch.rand(1)
+    return network
+
+def by_seeded_numpy(num_classes):
+    network, draws = Odd(num_classes, 8), np.random.RandomState(0)
+    for value in network.parameters():
+        value.data = torch.from_numpy(draws.normal(size=tuple(value.shape))).float()
+    return network
+
+def taught(num_classes):
+    network = apart(num_classes)
+    network.out.reset_parameters()
+    return network
 
 def squeezed(num_classes):
     return Squeezed(num_classes, 8)
@@ -502,11 +548,34 @@ class TestFactory:
 
     @pytest.mark.parametrize(("name", "message"), [
         ("by_numpy", "makes other initial weights each time, though torch's seed is the same; draw them by torch's"),
-        ("seeded", "sets torch's seed, so cells of all seeds would begin with the same weights"),
+        ("seeded", "sets torch's seed, or draws by another generator, so cells of all seeds would begin with the same"),
+        ("apart", "sets torch's seed, or draws by another generator, so cells of all seeds would begin with the same"),
+        ("by_seeded_numpy", "sets torch's seed, or draws by another generator, so cells of all seeds would begin"),
     ])  # fmt: skip
     def test_seeds_decide_initial_weights(self, odd, name, message):
         with pytest.raises(UserError, match=rf"factory: {odd}.{name}: {message}"):
             describing.described({"factory": f"{odd}.{name}"}, 32)
+
+    def test_weights_of_the_same_values_for_every_seed_are_said(self, odd, capsys):
+        """A backbone that was trained before has them, and so has one that is drawn under a seed of its own."""
+        describing.described({"factory": f"{odd}.taught"}, 32)
+        message = f"note: factory: {odd}.taught: 4 of its 6 initial weights are the same for every seed, such as body.0"
+        assert message in capsys.readouterr().err
+        describing.described({"factory": f"{odd}.small"}, 32)
+        assert not capsys.readouterr().err
+
+    @pytest.mark.parametrize("name", ["with_auxiliary_head", "with_features"])
+    def test_auxiliary_outputs_are_no_distillation_token(self, odd, name):
+        """Such a network was distilled by its second output, and evaluated by its first one."""
+        with pytest.raises(UserError, match=rf"{odd}.{name}: gives other outputs than logits .*in training mode"):
+            describing.described({"factory": f"{odd}.{name}"}, 32)
+
+    def test_a_distillation_token_of_ones_own(self, odd):
+        network = created({"x": describing.described({"factory": f"{odd}.with_token", "classifier": "out"}, 32)}, "x")
+        expected = network(IMAGES).logits
+        network.module.training = True  # its norms stay in evaluation mode
+        out = network(IMAGES)
+        torch.testing.assert_close((out.logits + out.distilled) / 2, expected)
 
     def test_no_such_function(self, odd):
         with pytest.raises(UserError, match=r"has no function smal\. Did you mean small"):
@@ -542,6 +611,28 @@ class TestFactory:
 def test_refused(spec, message):
     with pytest.raises(UserError, match=message):
         describing.described(spec, 32)
+
+
+@pytest.mark.parametrize("name", ["inception_v3", "googlenet"])
+def test_networks_that_scale_images_anew_do_so_when_they_are_restored(name, monkeypatch):
+    """Made with published weights they do, which no state dict says; their own later weights were trained so."""
+
+    def scales(**options):
+        made = []
+
+        def get_model(name, **given):
+            made.append(given)
+            return torchvision.models.resnet18(num_classes=given.get("num_classes", 10))
+
+        monkeypatch.setattr(torchvision.models, "get_model", get_model)
+        spec = {"torchvision": name, "classifier": "fc", **options}
+        for load in (True, False):
+            making.make(spec, 10, pretrained=load)
+        return [given.get("transform_input") for given in made]
+
+    assert scales(pretrained=True) == [True, True]
+    assert scales(pretrained=True, arguments={"transform_input": False}) == [False, False]
+    assert scales() == [None, None]
 
 
 def test_without_timm(monkeypatch):

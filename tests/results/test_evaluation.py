@@ -20,8 +20,7 @@ from kdcore.system.errors import UserError
 from kdcore.system.files import file_sha256, write_json
 from kdcore.training import loop, run_folder
 from kdcore.training.inference import predict
-
-CPU = torch.device("cpu")
+from tests.train import CPU, top1_of
 
 
 def test_metrics_by_hand():
@@ -111,14 +110,17 @@ class TestPair:
         dataset = digits.fetch(source="embedded", image_size=16, train_per_class=1)
         teacher, student = (loop.create(name, 10, 0, CPU) for name in ("resnet14", "resnet8"))
         run_folder.write(tmp_path / "teacher", teacher, [], {})
-        history = [{"epoch": epoch, "train_top1": 50.0, "test_top1": 13.0 - epoch} for epoch in (1, 2)]
         meta = {**CARD["cells"][0], "recipe": {"ce_weight": 1.0}, "train": {"epochs": 2}, "commit": "abc",
                 "device": "cpu: x", "threads": 1, "processes": 1, "computed_in": "float32", "versions": {}}  # fmt: skip
 
-        def evaluate(network=student, card=CARD, images=dataset, val_top1=(), **changes):
+        def evaluate(network=student, card=CARD, images=dataset, val_top1=(), top1=None, **changes):
             folder = tmp_path / "runs/resnet14-resnet8/resnet14-resnet8-vanilla-base-0"
             more = [{"val_top1": value} for value in val_top1] or [{}, {}]
-            rows = [{**row, **columns} for row, columns in zip(history, more, strict=True)]
+            last = top1_of(network, images) if top1 is None else top1
+            rows = [
+                {"epoch": epoch, "train_top1": 50.0, "test_top1": last + 2 - epoch, **more[epoch - 1]}
+                for epoch in (1, 2)
+            ]
             run_folder.write(folder, network, rows, {**meta, **changes})
             return evaluation.evaluate_pair(card, images, tmp_path / "teacher" / run_folder.WEIGHTS, CPU)
 
@@ -127,7 +129,7 @@ class TestPair:
     def test_summary(self, evaluate):
         summary, curves = evaluate()
         cell = summary["cells"][0]
-        assert cell["top1_best"] == 12.0
+        assert cell["top1_best"] == pytest.approx(cell["top1"] + 1, abs=1e-4)
         assert cell["recipe"] == {"ce_weight": 1.0}
         assert summary["teacher"]["agreement"] == 100
         assert cell["epochs"] == 2
@@ -148,7 +150,7 @@ class TestPair:
         (cell,), images = summary["cells"], subsets.chosen(dataset, validation=0.25).validation
         right = predict(student, images, dataset, CPU).argmax(dim=1) == torch.from_numpy(images.labels)
         assert cell["val_top1"] == 100 * right.sum().item() / 10
-        assert cell["top1_best"] == 11.0  # of epoch 2, though epoch 1 is better on the test images
+        assert cell["top1_best"] == cell["top1"]  # of epoch 2, though epoch 1 is better on the test images
         assert (summary["train_images"], cell["per_class"]) == (30, 2)
         assert curves["val_top1"].tolist() == [20.0, 30.0]
 
@@ -166,7 +168,8 @@ class TestPair:
         student = methods.get("simkd").other_end(
             loop.create("resnet8", 10, 0, CPU), outputs=64, factor=2, size=[4, 4], bias=True
         )
-        rows = [{"epoch": epoch, "train_top1": 50.0, "test_top1": 13.0 - epoch} for epoch in (1, 2)]
+        dataset = digits.fetch(source="embedded", image_size=16, train_per_class=1)
+        rows = [{"epoch": epoch, "train_top1": 50.0, "test_top1": top1_of(student, dataset)} for epoch in (1, 2)]
         meta = {**card["cells"][1], "recipe": {}, "train": {"epochs": 2}, "commit": "abc", "device": "cpu: x",
                 "threads": 1, "processes": 1, "computed_in": "float32", "versions": {}}  # fmt: skip
         run_folder.write(Path("runs/resnet14-resnet8") / name, student, rows, meta)
@@ -205,6 +208,27 @@ class TestPair:
     def test_run_of_something_else(self, evaluate, changes, message):
         with pytest.raises(UserError, match=message):
             evaluate(**changes)
+
+    @pytest.mark.parametrize(("computed_in", "points"), [("float32", 1.0), ("bfloat16", 5.0)])
+    def test_weights_that_are_not_those_of_the_history(self, evaluate, computed_in, points):
+        """A file was replaced, or the network has a state that is no part of its state dict."""
+        top1 = evaluate()[0]["cells"][0]["top1"]
+        for trained in (top1 - 0.99 * points, top1 + 0.99 * points):
+            evaluate(top1=trained, computed_in=computed_in)
+        for trained in (top1 - 1.01 * points, top1 + 1.01 * points):
+            message = (
+                rf"weights\.safetensors: has {top1:.2f}% \(top1\), and in training it had {trained:.2f}% after the"
+            )
+            with pytest.raises(UserError, match=message):
+                evaluate(top1=trained, computed_in=computed_in)
+
+    def test_three_images_may_differ_however_few_there_are(self):
+        history = pd.DataFrame({"test_top1": [50.0], "ema_test_top1": [50.0]})
+        cell = evaluation.TrainedCell({}, Path("cell"), {"computed_in": "float32"}, history)
+        for key, measured in (("top1", {}), ("top1_ema", {"top1": 50.0})):
+            evaluation._check_restored(cell, {**measured, key: 80.0}, 10)
+            with pytest.raises(UserError, match=rf"has 90\.00% \({key}\), and in training it had 50\.00%"):
+                evaluation._check_restored(cell, {**measured, key: 90.0}, 10)
 
     def test_weights_that_are_not_finite(self, evaluate):
         broken = loop.create("resnet8", 10, 0, CPU)

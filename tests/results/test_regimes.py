@@ -16,7 +16,7 @@ from kdcore.system.files import write_json
 from kdcore.training import loop, run_folder
 from kdcore.training.inference import predict
 from tests import made_up
-from tests.train import CPU
+from tests.train import CPU, top1_of
 
 PAIR = made_up.PAIRS[0]
 SYMMETRIC, PAIRFLIP = ({"kind": kind, "rate": 0.4} for kind in ("symmetric", "pairflip"))
@@ -82,7 +82,8 @@ class TestEvaluation:
         monkeypatch.chdir(tmp_path)
         teacher, student = (loop.create(name, 10, 0, CPU) for name in ("resnet14", "resnet8"))
         run_folder.write(Path("teacher"), teacher, [], {})
-        rows = [{"epoch": epoch, "train_top1": 20.0, "test_top1": 12.0, "val_top1": 12.0} for epoch in (1, 2, 3)]
+        top1 = top1_of(student, dataset)
+        rows = [{"epoch": epoch, "train_top1": 20.0, "test_top1": top1, "val_top1": 12.0} for epoch in (1, 2, 3)]
         identity = {"name": self.NAME, "method": "vanilla", "pair": "resnet14-resnet8", "variant": "base", "seed": 0}
         meta = {**identity, **card, "recipe": {}, "train": {"epochs": 3, **train}, "commit": "abc", "device": "cpu: x",
                 "threads": 1, "processes": 1, "computed_in": "float32", "versions": {}}  # fmt: skip

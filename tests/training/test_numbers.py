@@ -23,7 +23,7 @@ from kdcore.training import collapse, experiment, finite, loop, run_folder
 from kdcore.training.finite import NotFiniteError
 from kdcore.training.state import ResumeState
 from tests import made_up
-from tests.train import CPU, as_card, card, carry_on, changed, train, training_settings
+from tests.train import CPU, as_card, card, carry_on, changed, top1_of, train, training_settings
 
 SETTINGS = training_settings(2, 16, 0.02, weight_decay=0.0)
 ONE_STEP = changed(SETTINGS, batch_size=40)
@@ -183,7 +183,8 @@ class TestCollapse:
             student.classifier.bias[3] = bias
         run_folder.write(project / "teacher", teacher, [], {})
         meta = {**MADE, "name": name, "method": "vanilla"}
-        run_folder.write(RUNS / pair / name, student, [{"epoch": 1, "train_top1": 50.0, "test_top1": 50.0}], meta)
+        history = [{"epoch": 1, "train_top1": 50.0, "test_top1": top1_of(student, dataset)}]
+        run_folder.write(RUNS / pair / name, student, history, meta)
         cells = [{"name": name, "method": "vanilla"}]
         found, _ = evaluation.evaluate_pair(
             {"pair": pair, "cells": cells}, dataset, project / "teacher" / run_folder.WEIGHTS, CPU
