@@ -1,6 +1,7 @@
 """Fingerprints of source code, by which a cell knows when the code that determines its numbers has changed.
 
-A fingerprint covers a module and everything that it imports from kdcore, except `NUMBERLESS`. Ignored are comments,
+A fingerprint covers a module and everything that it imports from kdcore, except `NUMBERLESS`, and from the user's own
+modules beside it: files and packages of the folder that holds kdcore. Ignored are comments,
 docstrings, formatting, annotations, what a `raise` statement raises, and conditions that only raise: a finished cell
 never raised. Packages count with the modules inside them, since Python runs them first; kdcore/__init__.py, which hands
 out what other modules define, counts as if it were empty. Plug-ins (methods, networks and
@@ -14,6 +15,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+
+from kdcore.system.errors import UserError
+from kdcore.system.files import is_installed
 
 PACKAGE = "kdcore"
 ROOT = Path(__file__).parents[2]
@@ -82,7 +86,7 @@ def fingerprint(module: str, *, only_network: str | None = None, everything: boo
 
 
 def closure(module: str, root: Path = ROOT, *, everything: bool = False) -> set[str]:
-    """The module and all modules of the package that it imports, directly or not, except `NUMBERLESS`.
+    """The module and all modules of the package, or beside it, that it imports, directly or not, except `NUMBERLESS`.
 
     Args:
         module: dotted name.
@@ -97,8 +101,8 @@ def closure(module: str, root: Path = ROOT, *, everything: bool = False) -> set[
             continue
         reached.add(name)
         waiting.extend(_imports(name, root, everything=everything))
-        if "." in name:
-            waiting.append(name.rpartition(".")[0])
+        if _path(above := name.rpartition(".")[0], root).is_file():
+            waiting.append(above)
     return reached
 
 
@@ -119,16 +123,27 @@ def _source(module: str, root: Path) -> str:
 
 
 def _imports(module: str, root: Path, *, everything: bool) -> Iterator[str]:
-    """Modules of the package that a module's counted code uses, or that it imports at all."""
+    """Modules of the package, or beside it, that a module's counted code uses, or that it imports at all.
+
+    Raises:
+        UserError: it imports what cannot be followed.
+    """
     facts = _facts(_source(module, root))
     for line, level, names in facts.imports:
         if level:
-            raise ValueError(f"{module}, line {line}: relative imports are not followed; name {PACKAGE}")
+            raise UserError(
+                f"{_path(module, root)}, line {line}: relative imports are not followed, so it would not be noticed "
+                "when what they import changes; name the whole module"
+            )
         by_name = any(name == "importlib" or name.startswith("importlib.import") for name in names)
         if by_name and module not in PLUG_INS:
-            raise ValueError(f"{module}, line {line}: code loaded by name is not followed; import it")
+            raise UserError(
+                f"{_path(module, root)}, line {line}: code that is loaded by name is not followed, so it would not be "
+                "noticed when it changes; import it"
+            )
     used = [name for _, _, names in facts.imports for name in names] if everything else facts.used
-    yield from (name for name in used if name.split(".")[0] == PACKAGE and _path(name, root).is_file())
+    beside = not is_installed(root)  # where others' packages stand beside kdcore, they count by no fingerprint
+    yield from (n for n in used if (beside or n.split(".")[0] == PACKAGE) and _path(n, root).is_file())
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from kdcore import catalog
 from kdcore.matrix.section import Section, Text
 from kdcore.system import yamlfile
 from kdcore.system.errors import UserError, shown
+from kdcore.system.files import is_installed
 
 if TYPE_CHECKING:
     from kdcore.matrix.code import Card
@@ -165,12 +166,13 @@ def warn_of_files(params: "Params", file: str = "params.yaml", pipeline: Path = 
     listed = yamlfile.read(pipeline)["stages"]["plan"]["deps"]
     compared = {os.path.realpath(path) for dep in listed for path in (dep if isinstance(dep, dict) else [dep])}
     for name, factory in factories.items():
-        source = Path(os.path.realpath(making.file_of(factory)))
-        if not making.is_installed(source) and not compared & {str(path) for path in (source, *source.parents)}:
+        sources = [Path(os.path.realpath(path)) for path in making.files_of(factory)]
+        others = [one for one in sources if not compared & {str(path) for path in (one, *one.parents)}]
+        if others and not is_installed(sources[0]):
             print(
-                f"warning: {file}: networks.{name}: DVC does not compare {os.path.relpath(source)}, so nothing is "
-                f"trained anew when it changes; add it, or its folder, to stages.plan.deps in {pipeline}, or run 'dvc "
-                "repro -f plan' after every change",
+                f"warning: {file}: networks.{name}: DVC does not compare {', '.join(map(os.path.relpath, others))}, so "
+                "nothing is trained anew when that changes; add it, or its folder, to stages.plan.deps in "
+                f"{pipeline}, or run 'dvc repro -f plan' after every change",
                 file=sys.stderr,
             )
 

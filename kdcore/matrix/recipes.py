@@ -40,12 +40,17 @@ class Value:
 
     value: float | int | str | bool
     source: str
-    """Where the value comes from: <repository>:<file>, "inherited from ...", or "params.yaml"."""
+    """Where the value comes from: <repository>:<file>, "inherited from ...", or, where it is another one than
+    data/recipes.yaml has, text that begins with `OWN`.
+    """
 
 
 Recipe = dict[str, Value]
 Layer = dict[str, Any]
 Domains = dict[str, str | list[Any]]
+
+
+OWN = "params.yaml"
 
 
 @cache
@@ -83,9 +88,11 @@ def resolve(
     kinds = ("default", *(kind for kind in CHANGES if changed[kind]))
     for layer, source in _layers(cell, dataset, published, kinds):
         recipe |= {key: Value(value, source) for key, value in layer.items()}
-    layers_of = {"params.yaml": overrides, f"params.yaml, variant {cell.variant}": changes}
-    for source, layers in layers_of.items():
-        recipe |= {key: Value(value, source) for key, value in overridden(cell, layers).items()}
+    listed = dict(recipe)
+    for source, layers in ((OWN, overrides), (f"{OWN}, variant {cell.variant}", changes)):
+        for key, value in overridden(cell, layers).items():
+            is_listed = key in listed and listed[key].value == value
+            recipe[key] = listed[key] if is_listed else Value(value, source)
     used = [key for key in needed(cell) if key in recipe or _parameter(key) not in UNSAID]
     for key in used:
         if key not in recipe:

@@ -1,5 +1,6 @@
 """Make the modules of networks that a params file names, from timm, torchvision or a user's own function."""
 
+import hashlib
 import importlib.metadata
 import inspect
 import pkgutil
@@ -11,8 +12,9 @@ from typing import Any, cast
 
 from torch import nn
 
+from kdcore.networks.own_files import own_files
 from kdcore.system.errors import UserError, shown, suggest
-from kdcore.system.files import file_sha256
+from kdcore.system.files import file_sha256, is_installed
 
 KINDS = ("timm", "torchvision", "factory")
 DROP_PATH = {"timm": "drop_path_rate", "torchvision": "stochastic_depth_prob", "factory": "drop_path"}
@@ -39,7 +41,7 @@ def called(described: Mapping[str, Any]) -> str:
 
 def package(described: Mapping[str, Any]) -> str:
     """Name what makes a network, and which one it is: "timm 1.0.31"; of a user's own function the version of its
-    package where that is installed, else the SHA-256 of its file.
+    package where that is installed, else the SHA-256 of its file, or of its own and those that it imports.
 
     Raises:
         UserError: the package is not installed, or there is no such function.
@@ -56,7 +58,7 @@ def package(described: Mapping[str, Any]) -> str:
         top = described["factory"].partition(".")[0]
         for distribution in importlib.metadata.packages_distributions().get(top, []):
             return f"{distribution} {importlib.metadata.version(distribution)}"
-    return f"sha256 {file_sha256(file)}"
+    return f"sha256 {_sha256_of(files_of(described['factory']))}"
 
 
 def file_of(factory: str) -> Path:
@@ -75,9 +77,20 @@ def file_of(factory: str) -> Path:
         ) from error
 
 
-def is_installed(file: Path) -> bool:
-    """Whether a file is a package's, which has a version, and no file of the user's."""
-    return bool({"site-packages", "dist-packages"} & {*file.parts})
+def files_of(factory: str) -> list[Path]:
+    """Return the files of the user's that decide what a function makes: its own first, then those that it imports.
+
+    Raises:
+        UserError: there is no such function, or it has no file.
+    """
+    file, module = file_of(factory), inspect.unwrap(_function(factory)).__module__
+    return [file, *(other for other in own_files(module).values() if other != file)]
+
+
+def _sha256_of(files: list[Path]) -> str:
+    """The SHA-256 of a file; of several, that of all of theirs."""
+    sums = [file_sha256(file) for file in files]
+    return sums[0] if len(sums) == 1 else hashlib.sha256(" ".join(sorted(sums)).encode()).hexdigest()
 
 
 def make(described: Mapping[str, Any], num_classes: int, *, pretrained: bool = False) -> nn.Module:

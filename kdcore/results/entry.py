@@ -95,7 +95,7 @@ class Entry:
 
     @property
     def is_below_student(self) -> bool:
-        """Whether distillation did harm: the mean lies below that of the student trained alone."""
+        """Whether distillation did harm: over the seeds of both, the mean lies below that of the student alone."""
         return self.row.method != catalog.VANILLA and STUDENT in self.gains and self.gains[STUDENT].points < 0
 
     @property

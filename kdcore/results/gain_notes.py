@@ -48,7 +48,7 @@ def _below_notes(entries: list[Entry]) -> Iterator[str]:
     if any(entry.is_below_student for entry in entries):
         yield (
             f"{BELOW} The mean lies below that of the student trained alone (of the same variant, where the matrix has "
-            "it), whether seeds support the difference or not."
+            "it), over the seeds that both have, whether they support the difference or not."
         )
 
 

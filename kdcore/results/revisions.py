@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -13,6 +14,7 @@ import pandas as pd
 
 from kdcore.catalog import levels
 from kdcore.matrix.cell import BASE
+from kdcore.matrix.recipes import OWN
 from kdcore.results import published
 from kdcore.results.published import Figure
 from kdcore.results.row import Row, by_size, rows
@@ -28,7 +30,7 @@ COLUMNS = ("pair", "method", "seed")
 """Columns that `CELLS` must have besides the accuracy; logit methods also have scale and stand. A table
 without the column variant is older than variants: all its cells are of `BASE`.
 """
-AS_THEY_ARE = ("variant", "change")
+AS_THEY_ARE = ("variant", "change", "recipe_sources")
 """Columns whose texts are never numbers or gaps, even if a variant is called 1 or NA."""
 REMEDY = f"name a commit, branch or tag (git log --oneline -- {CELLS}), an experiment (dvc exp list), {WORKSPACE} or "
 REMEDY += PUBLISHED
@@ -56,6 +58,8 @@ class Side:
     """Settings in `SECTIONS` by their path, such as train.epochs; empty where they are not known."""
     epochs: dict[tuple[str, Row], set[int]] = field(default_factory=dict)
     """How many epochs cells were trained for; empty where the table does not say."""
+    own: set[tuple[str, Row]] = field(default_factory=set)
+    """The rows with a recipe that params.yaml changes, of which nothing was published."""
     digest: str | None = None
     """Of the data set's files, as dvc.lock has it; None where it is not known."""
     figures: dict[tuple[str, Row], Figure] = field(default_factory=dict)
@@ -125,8 +129,8 @@ class Files:
         raise UserError(f"{self.name}: has no tables; {self._remedy()}")
 
     def cells(self, accuracy: str) -> pd.DataFrame:
-        """Read a line per cell: pair, method, variant, change, seed, scale, stand, epochs, top1; None where the table
-        does not say.
+        """Read a line per cell: pair, method, variant, change, seed, scale, stand, epochs, top1, and the sources of its
+        recipe; None where the table does not say.
 
         Args:
             accuracy: the column of the file that becomes top1.
@@ -223,6 +227,7 @@ def _measured(files: Files, accuracy: str) -> Side:
     cells = [_identified(cell, files) for cell in cast(list[dict[str, Any]], frame.to_dict("records"))]
     accuracies: dict[tuple[str, Row], Seeds] = {}
     epochs: dict[tuple[str, Row], set[int]] = {}
+    own: set[tuple[str, Row]] = set()
     declared = rows(_axes(cells))
     for pair in dict.fromkeys(cell["pair"] for cell in cells):
         for axes in declared:
@@ -230,6 +235,7 @@ def _measured(files: Files, accuracy: str) -> Side:
             if held:
                 row = replace(axes, change=held[0]["change"])
                 accuracies[pair, row] = dict(sorted((cell["seed"], cell["top1"]) for cell in held))
+                own |= {(pair, row)} if any(OWN in (cell.get("recipe_sources") or "") for cell in held) else set()
                 epochs[pair, row] = {int(cell["epochs"]) for cell in held if cell["epochs"] is not None}
     lock = files.read(dvc_lock.LOCK.as_posix()) or ""
     return Side(
@@ -239,6 +245,7 @@ def _measured(files: Files, accuracy: str) -> Side:
         files.metrics(),
         settings=_settings(files.params()),
         epochs=epochs,
+        own=own,
         digest=dvc_lock.recorded("data", lock).get(f"data/{data}"),
     )
 
@@ -298,12 +305,16 @@ def _published(measured: Side, files: Files) -> Side:
         )
     if params["data"].get("subset"):
         raise UserError(f"{measured.name}: is of a part of {measured.data}, of which nothing was published; {REMEDY}")
+    if measured.own:
+        labels = ", ".join(dict.fromkeys(row.label for pair, row in measured.rows if (pair, row) in measured.own))
+        print(f"note: nothing was published of recipes that {PARAMS} changes, those of {labels}", file=sys.stderr)
     optimizer = params["train"].get("optimizer", published.SGD)
     recipe = params.get("stand_recipe", "paper")
     shown = {
         (pair, row): figure
         for pair, row in measured.rows
-        if (figure := figure_of(pair, row, figures, optimizer=optimizer, stand_recipe=recipe)) is not None
+        if (pair, row) not in measured.own
+        and (figure := figure_of(pair, row, figures, optimizer=optimizer, stand_recipe=recipe)) is not None
     }
     top1 = {key: {0: figure.top1} for key, figure in shown.items()}
     return Side(PUBLISHED, measured.data, top1, {}, is_published=True, figures=shown)

@@ -11,6 +11,7 @@ import pandas as pd
 from kdcore import catalog
 from kdcore.matrix import train_images
 from kdcore.matrix.cell import BASE
+from kdcore.matrix.recipes import OWN
 from kdcore.matrix.train_card import is_measured
 from kdcore.results.diagnostics.stored import Diagnosis
 from kdcore.results.entry import Entry
@@ -271,14 +272,12 @@ def _figure(card: Card, pair: str, row: Row, published: Published) -> Figure | N
 
 
 def changed_values(card: Card, pair: str, row: Row) -> dict[str, Any]:
-    """Return the values of a variant's recipe that are not those of the same row of `BASE`.
-
-    Empty for `BASE` itself, and where a variant changes the training too, or there is nothing to compare with.
+    """Return the values of a row's recipe that params.yaml changes, by `methods_config` or by the row's variant; empty
+    where a variant changes the training too.
     """
-    changed, base = recipe_of(card, pair, row), recipe_of(card, pair, row.base)
-    if row.variant == BASE or card["variants"][row.variant]["train"] or not (changed and base):
+    if row.variant != BASE and card["variants"][row.variant]["train"]:
         return {}
-    return {key: value for key, (value, _) in changed.items() if key not in base or base[key][0] != value}
+    return {key: value for key, (value, source) in recipe_of(card, pair, row).items() if source.startswith(OWN)}
 
 
 def figure_of(
@@ -298,7 +297,7 @@ def figure_of(
         published: the figures of the data set.
         optimizer: "sgd" or "dot".
         stand_recipe: "paper", or "matched", which no publication has.
-        values: the values by which a variant's recipe differs from that of `BASE`. A variant without any has no figure.
+        values: the values by which its recipe differs from the listed one. A variant without any has no figure.
     """
     teacher, student = pair.split("-")
     if row.method is None:

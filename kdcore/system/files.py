@@ -155,6 +155,11 @@ def remove_file(path: Path) -> None:
 CHUNK = 1 << 20
 
 
+def is_installed(path: Path) -> bool:
+    """Whether a file or folder is an installed package's, which has a version, and none of the user's."""
+    return bool({"site-packages", "dist-packages"} & {*path.parts})
+
+
 def file_sha256(path: Path) -> str:
     """Compute the SHA-256 of a file of any size, in hexadecimal digits."""
     return file_digests(path, "sha256")["sha256"]

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms.v2.functional import pil_to_tensor
 
 from kdcore import checkpoints, networks
 from kdcore.data import storage
@@ -118,6 +119,29 @@ def test_the_pages_code_word_by_word(exported, tmp_path, monkeypatch, capsys, fo
     exec(compile(code, "docs/export.md", "exec"), {})
     assert capsys.readouterr().out.strip() == ("torch.Size([1, 10])" if form == forms.SAFETENSORS else str(int(best)))
     assert len(code.split("\n\n")[1].splitlines()) <= 10
+
+
+@pytest.mark.parametrize("block", BLOCKS[:2], ids=["torch", "onnx"])
+def test_the_pages_pixels_are_those_of_predict(tmp_path, monkeypatch, block):
+    """Of crops that leave an odd rest, and of greys of 16 bits with the page's line for them."""
+    monkeypatch.chdir(tmp_path)
+    drawn = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    lines = [line for line in block.splitlines() if line.startswith(("side, crop", "image = ", "part = ", "pixels = "))]
+    assert len(lines) == 4
+    deep = np.random.default_rng(0).integers(0, 1 << 16, (20, 30), dtype=np.uint16)
+    higher = "Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))"
+    assert f"`{higher}`" in DOC
+    grey = lines[1].replace('Image.open("image.png")', higher.replace("image", 'Image.open("image.png")'))
+    names = {"np": np, "Image": Image, "pil_to_tensor": pil_to_tensor}
+    for pixels, opened in ((drawn, lines[1]), (deep, grey)):
+        Image.fromarray(pixels).save("image.png")
+        for side, crop in ((16, 16), (18, 15), (17, 14), (18, 12)):
+            made = {**names, "about": {"preparation": {"side": side, "crop": crop}}}
+            exec("\n".join([lines[0], opened, *lines[2:]]), made)
+            expected = prediction.read(
+                [Path("image.png")], about.Preparation(resize="both sides", side=side, crop=crop)
+            )
+            np.testing.assert_allclose(np.asarray(made["pixels"]), expected.numpy() / 255, atol=1e-6)
 
 
 @pytest.mark.usefixtures("here")

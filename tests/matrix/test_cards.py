@@ -454,11 +454,34 @@ def test_packages_that_count_hold_nothing(package):
 
 def test_closure_refuses_what_it_cannot_follow(sources):
     edit(sources / "kdcore/methods/kd.py", "import torch", "from . import _binary\nimport torch")
-    with pytest.raises(ValueError, match="relative imports are not followed"):
+    with pytest.raises(UserError, match=r"kdcore/methods/kd\.py, line \d+: relative imports are not followed"):
         closure("kdcore.methods.kd", sources)
     edit(sources / "kdcore/methods/nkd.py", "import torch", "from importlib import import_module\nimport torch")
-    with pytest.raises(ValueError, match="loaded by name is not followed"):
+    with pytest.raises(UserError, match=r"kdcore/methods/nkd\.py, line \d+: code that is loaded by name is not follow"):
         closure("kdcore.methods.nkd", sources)
+
+
+def test_own_modules_beside_the_package_count(sources):
+    """A file or a package that a method of the user's own imports; its comments do not."""
+    edit(sources / "kdcore/methods/kd.py", "def div", "from mylosses import weight\n\nX = weight(1)\n\ndef div")
+    (sources / "mine/deep").mkdir(parents=True)
+    helper = "import numpy\nimport mine.deep.parts as parts\n\ndef weight(x):\n    return parts.y * numpy.abs(x)\n"
+    (sources / "mylosses.py").write_text(helper)
+    (sources / "mine/deep/parts.py").write_text("y = 1\n")
+
+    def now():
+        return fingerprint("kdcore.methods.kd", root=sources)
+
+    assert {"mylosses", "mine.deep.parts"} < closure("kdcore.methods.kd", sources)
+    before = now()
+    (sources / "mine/deep/parts.py").write_text("y = 1  # as it was\n")
+    assert now() == before
+    (sources / "mine/deep/parts.py").write_text("y = 2\n")
+    after = now()
+    assert after != before
+    (sources / "mine/deep/__init__.py").write_text("import os\nos.environ['X'] = '1'\n")
+    assert now() not in (before, after)
+    assert fingerprint("kdcore.methods.dkd", root=sources) == fingerprint("kdcore.methods.dkd")
 
 
 def test_fingerprint_does_not_depend_on_the_folder(sources):

@@ -89,6 +89,22 @@ def test_overrides_of_stand_alone():
         assert found["temperature"].value == expected
 
 
+def test_a_value_is_ones_own_only_where_it_is_another_one():
+    """The listed source stays beside a value that is written out, and then published figures stay beside the row."""
+    cell = Cell(PAIR, "kd", 0, 1, False, variant="x")
+    listed = resolved("kd")["temperature"]
+    given = {"dataset": "cifar100", "published": PUBLISHED, "stand_recipe": "paper"}
+
+    def source(config, variant=None):
+        layers = [{} if value is None else {"kd": {"temperature": value}} for value in (config, variant)]
+        value = resolve(cell, overrides=layers[0], changes=layers[1], **given)["temperature"]
+        return value.value, value.source
+
+    assert source(4) == source(None, 4.0) == source(7, 4) == (4, listed.source)
+    assert source(7) == (7, "params.yaml")
+    assert source(4, 7) == source(3, 7) == (7, "params.yaml, variant x")
+
+
 REFERENCE = {"feat_weight": "kd_weight", "alpha_t": "alpha_temperature", "base_temperature": "temperature"}
 REFERENCE |= {"beta_before": "beta", "nce_k": "negatives", "nce_momentum": "momentum", "feat_dim": "embedding"}
 REFERENCE |= {"nce_temperature": "temperature", "warmup_cli": "warmup"}

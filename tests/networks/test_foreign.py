@@ -14,6 +14,7 @@ from torch import nn
 from kdcore import checkpoints, methods, networks, objective
 from kdcore.networks import cost, describing, foreign, input_affine, making
 from kdcore.networks.input_affine import Normalisation
+from kdcore.networks.own_files import own_files
 from kdcore.networks.regions import check_regions
 from kdcore.system.errors import UserError
 from kdcore.training import loop
@@ -498,6 +499,32 @@ class TestFactory:
         with pytest.raises(
             UserError, match=r"the plan was made with sha256 .*, and here is sha256 .*; run 'dvc repro -f"
         ):
+            networks.create("x", 10, described={"x": described})
+
+    def test_other_files_than_planned(self, odd, tmp_path):
+        """Those that the function's file imports count too, and what they import, wherever the imports stand."""
+        first, second, package = f"{odd}_a", f"{odd}_b", f"{odd}_p"
+        head = f"import json, torch, kdcore.networks\nfrom {first} import width\n"
+        late = f"\ndef made(num_classes):\n    import {package}.parts\n    return Odd(num_classes, width())\n"
+        (tmp_path / f"{odd}.py").write_text(f"{head}{FACTORY}{late}\ndef never():\n    import nowhere.at.all\n")
+        width = "def width():\n    return WIDTH\n"
+        (tmp_path / f"{first}.py").write_text(f"from {second} import WIDTH\nimport {odd}\n\n{width}")
+        (tmp_path / f"{second}.py").write_text("WIDTH = 4\n")
+        (tmp_path / package).mkdir()
+        imports = "from . import deeper\nfrom .deeper import X\n"
+        for name, text in (("__init__", ""), ("parts", imports), ("deeper", "X = 1\n")):
+            (tmp_path / package / f"{name}.py").write_text(text)
+        spec = {"factory": f"{odd}.made"}
+        parts = [package, f"{package}.deeper", f"{package}.parts"]
+        assert set(own_files(odd)) == {odd, first, second, *parts}
+        assert making.files_of(f"{odd}.made")[0] == tmp_path / f"{odd}.py"
+        described = describing.described(spec, 32)
+        for file in (f"{second}.py", f"{package}/__init__.py", f"{package}/deeper.py"):
+            before = (tmp_path / file).read_text()
+            (tmp_path / file).write_text(f"{before}# changed\n")
+            with pytest.raises(UserError, match=r"the plan was made with sha256 .*, and here is sha256 "):
+                networks.create("x", 10, described={"x": described})
+            (tmp_path / file).write_text(before)
             networks.create("x", 10, described={"x": described})
 
     def test_no_module(self, odd):

@@ -62,7 +62,7 @@ class Repository:
         command = ["git", *who, *arguments]
         return subprocess.run(command, cwd=self.folder, check=True, capture_output=True, text=True).stdout.strip()
 
-    def write(self, rows, *, data="cifar100", headline=None, first_seed=0, params=None, epochs=None):
+    def write(self, rows, *, data="cifar100", headline=None, first_seed=0, params=None, epochs=None, sources=None):
         """Rows: (method, scale, stand) -> accuracies by seed; headline: the row that metrics.json calls so."""
         folder = self.folder / "tables"
         shutil.rmtree(folder, ignore_errors=True)
@@ -72,7 +72,8 @@ class Repository:
         cells = [
             {"name": "any", "pair": PAIR, "method": method, "seed": first_seed + i,
              "scale": scale and str(scale), "stand": stand,
-             "top1": top1, "top1_best": top1 + 1, **({"epochs": epochs} if epochs else {})}
+             "top1": top1, "top1_best": top1 + 1, **({"epochs": epochs} if epochs else {}),
+             **({"recipe_sources": sources} if sources else {})}
             for (method, scale, stand), values in rows.items() for i, top1 in enumerate(values)
         ]  # fmt: skip
         pd.DataFrame(cells).to_csv(folder / "cells.csv", index=False)
@@ -315,6 +316,17 @@ class TestVariants:
 
 
 class TestPublished:
+    def test_nothing_was_published_of_a_recipe_of_ones_own(self, repository, capsys):
+        sources = "ce_weight: mdistiller:cfg.py; temperature: {}"
+        repository.write({PLAIN: (70.5, 70.9, 70.4)}, sources=sources.format("mdistiller:cfg.py"))
+        assert len(lines("workspace", "published")) == 1
+        assert not capsys.readouterr().err
+        repository.write({PLAIN: (70.5, 70.9, 70.4)}, sources=sources.format("params.yaml"))
+        with pytest.raises(UserError, match="workspace has kd of resnet56-resnet20, published no experiment"):
+            lines("workspace", "published")
+        said = "note: nothing was published of recipes that params.yaml changes, those of KD\n"
+        assert capsys.readouterr().err == said
+
     def test_interval(self, repository):
         repository.write({PLAIN: (70.5, 70.9, 70.4)})
         (line,) = lines("workspace", "published")

@@ -690,6 +690,20 @@ class TestVariants:
         figures = {entry.row.label: entry.figure.top1 for entry in found.entries if entry.figure}
         assert figures == {"KD + SDD [1,2]": 70.0, "KD + SDD [1,2], complementary_weight=4": 71.0}
 
+    @pytest.mark.parametrize(("changed", "top1"), [({}, 70.0), ({"temperature": 7}, None), ({"mu": 4}, 71.0)])
+    def test_no_figure_stands_beside_another_recipe(self, changed, top1):
+        """Of methods_config; nor beside variants of it."""
+        of = {"teacher": "resnet56", "student": "resnet20", "method": "kd", "levels": [1], "stand": False}
+        records = [{**of, "top1": 70.0, "source": "s"}, {**of, "values": {"mu": 4}, "top1": 71.0, "source": "s"}]
+        made = self.made()
+        own = {key: [value, "params.yaml"] for key, value in changed.items()}
+        names = {f"{made_up.PAIRS[0]}-kd-1-False-{variant}-{seed}" for variant in ("base", "w4") for seed in (0, 1, 2)}
+        recipes = {name: one | (own if name in names else {}) for name, one in made.card["recipes"].items()}
+        published = Published.of({"sources": {"s": SOURCE}, "cifar100": records}, "cifar100")
+        found = Results.of({**made.card, "recipes": recipes}, made.evaluations, made.histories, published)
+        figures = {entry.row.label: entry.figure.top1 for entry in found.entries if entry.figure}
+        assert figures == ({} if top1 is None else {"KD": top1})
+
     def test_latex_pages_hold_what_fits(self):
         made = made_up.matrix(variants=made_up.grid(temperature=(1, 4, 8), complementary_weight=(1, 2, 4)), seeds=(0,))
         tex = tables.latex(tables.tables(made), "", [], [])
