@@ -101,8 +101,10 @@ def closure(module: str, root: Path = ROOT, *, everything: bool = False) -> set[
             continue
         reached.add(name)
         waiting.extend(_imports(name, root, everything=everything))
-        if _path(above := name.rpartition(".")[0], root).is_file():
-            waiting.append(above)
+        above = name
+        while above := above.rpartition(".")[0]:
+            if _path(above, root).is_file():
+                waiting.append(above)
     return reached
 
 
@@ -130,20 +132,38 @@ def _imports(module: str, root: Path, *, everything: bool) -> Iterator[str]:
     """
     facts = _facts(_source(module, root))
     for line, level, names in facts.imports:
-        if level:
+        if level and module.split(".", maxsplit=1)[0] == PACKAGE:
             raise UserError(
                 f"{_path(module, root)}, line {line}: relative imports are not followed, so it would not be noticed "
                 "when what they import changes; name the whole module"
             )
-        by_name = any(name == "importlib" or name.startswith("importlib.import") for name in names)
+        by_name = names == ("importlib",) or any(name.startswith("importlib.import") for name in names)
         if by_name and module not in PLUG_INS:
             raise UserError(
                 f"{_path(module, root)}, line {line}: code that is loaded by name is not followed, so it would not be "
                 "noticed when it changes; import it"
             )
     used = [name for _, _, names in facts.imports for name in names] if everything else facts.used
-    beside = not is_installed(root)  # where others' packages stand beside kdcore, they count by no fingerprint
-    yield from (n for n in used if (beside or n.split(".")[0] == PACKAGE) and _path(n, root).is_file())
+    package = module if _path(module, root).name == "__init__.py" else module.rpartition(".")[0]
+    for name in used:
+        full = _resolved(name, package)
+        if (full.split(".")[0] == PACKAGE or _is_users(root)) and full and _path(full, root).is_file():
+            yield full
+
+
+def _resolved(name: str, package: str) -> str:
+    """The name of a module that a file of a package imports; empty where it lies above the top."""
+    level = len(name) - len(name.lstrip("."))
+    if not level:
+        return name
+    above = package.split(".")[: -level + 1 or None] if package else []
+    return ".".join([*above, name[level:]]).strip(".") if above else ""
+
+
+@cache
+def _is_users(root: Path) -> bool:
+    """Whether the folder that holds the package is a project, and none of installed packages, which have versions."""
+    return not is_installed(root) and not any(root.glob("*.dist-info"))
 
 
 @dataclass(frozen=True)
@@ -183,7 +203,8 @@ def _named_modules(node: ast.Import | ast.ImportFrom) -> list[str]:
     """The modules that an import statement names, or may name: `from a import b` names a and perhaps a.b."""
     names = [alias.name for alias in node.names]
     if isinstance(node, ast.ImportFrom):
-        return [str(node.module), *(f"{node.module}.{name}" for name in names)] if names else []
+        base = "." * node.level + (node.module or "")
+        return [base, *(f"{base}{'.' if node.module else ''}{name}" for name in names)] if names else []
     return names
 
 

@@ -92,7 +92,7 @@ def resolve(
     for source, layers in ((OWN, overrides), (f"{OWN}, variant {cell.variant}", changes)):
         for key, value in overridden(cell, layers).items():
             is_listed = key in listed and listed[key].value == value
-            recipe[key] = listed[key] if is_listed else Value(value, source)
+            recipe[key] = Value(value, listed[key].source if is_listed else source)
     used = [key for key in needed(cell) if key in recipe or _parameter(key) not in UNSAID]
     for key in used:
         if key not in recipe:
@@ -105,8 +105,17 @@ def resolve(
                 f"params.yaml: scales: {cell.scale!r}: {key} fusion_as_published needs the whole image among the "
                 f"levels, as its publication has it; use 2, 4 or L1_4, or methods_config.{cell.method}.{key}: sdd"
             )
-    said = {key: recipe[key] for key in used if recipe[key].value != UNSAID.get(_parameter(key))}
+    said = {
+        key: recipe[key]
+        for key in used
+        if recipe[key].value != UNSAID.get(_parameter(key)) or _is_own(recipe[key], listed.get(key))
+    }
     return {key: value for key, value in said.items() if _takes_effect(key, said)}
+
+
+def _is_own(value: Value, listed: Value | None) -> bool:
+    """Return whether params.yaml gives a value in place of another one that is listed."""
+    return listed is not None and value.value != listed.value
 
 
 def _takes_effect(key: str, recipe: Recipe) -> bool:

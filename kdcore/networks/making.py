@@ -83,8 +83,9 @@ def files_of(factory: str) -> list[Path]:
     Raises:
         UserError: there is no such function, or it has no file.
     """
-    file, module = file_of(factory), inspect.unwrap(_function(factory)).__module__
-    return [file, *(other for other in own_files(module).values() if other != file)]
+    file, named = file_of(factory), factory.rpartition(".")[0]
+    found = own_files(named, inspect.unwrap(_function(factory)).__module__)
+    return [file, *(other for other in found.values() if other != file)]
 
 
 def _sha256_of(files: list[Path]) -> str:

@@ -59,7 +59,7 @@ class Side:
     epochs: dict[tuple[str, Row], set[int]] = field(default_factory=dict)
     """How many epochs cells were trained for; empty where the table does not say."""
     own: set[tuple[str, Row]] = field(default_factory=set)
-    """The rows with a recipe that params.yaml changes, of which nothing was published."""
+    """The rows with a recipe that params.yaml changes, with which no published figure is compared."""
     digest: str | None = None
     """Of the data set's files, as dvc.lock has it; None where it is not known."""
     figures: dict[tuple[str, Row], Figure] = field(default_factory=dict)
@@ -307,7 +307,7 @@ def _published(measured: Side, files: Files) -> Side:
         raise UserError(f"{measured.name}: is of a part of {measured.data}, of which nothing was published; {REMEDY}")
     if measured.own:
         labels = ", ".join(dict.fromkeys(row.label for pair, row in measured.rows if (pair, row) in measured.own))
-        print(f"note: nothing was published of recipes that {PARAMS} changes, those of {labels}", file=sys.stderr)
+        print(f"note: no figure is compared with recipes that {PARAMS} changes, those of {labels}", file=sys.stderr)
     optimizer = params["train"].get("optimizer", published.SGD)
     recipe = params.get("stand_recipe", "paper")
     shown = {

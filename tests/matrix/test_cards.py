@@ -189,8 +189,8 @@ class TestParams:
         after = cards(methods_config={"kd": {"pairs": {pair: {"temperature": 3}}}})
         assert changed(shipped(), after) == {name for name in cells_of("kd") if pair in name} | {"tables"}
 
-    def test_value_that_is_the_published_one_changes_no_cell(self):
-        assert changed(shipped(), cards(methods_config={"kd": {"ce_weight": 0.1}})) == {"tables"}
+    def test_value_that_is_the_published_one_changes_nothing(self):
+        assert changed(shipped(), cards(methods_config={"kd": {"ce_weight": 0.1}})) == set()
 
     @pytest.mark.parametrize("axis", [{"scales": [1, 2, 4]}, {"seeds": [0, 1]}, {"methods": ["kd", "dkd", "rld"]},
                                       {"baselines": ["vanilla"]}, {"stand": [True]}])  # fmt: skip
@@ -480,7 +480,19 @@ def test_own_modules_beside_the_package_count(sources):
     after = now()
     assert after != before
     (sources / "mine/deep/__init__.py").write_text("import os\nos.environ['X'] = '1'\n")
-    assert now() not in (before, after)
+    third = now()
+    assert third not in (before, after)
+    (sources / "mine/__init__.py").write_text(
+        "from importlib import resources\nfrom .deep import parts as p\np.y = 3\n"
+    )
+    fourth = now()
+    assert fourth != third
+    (sources / "mine/other.py").write_text("z = 1\n")
+    (sources / "mine/deep/parts.py").write_text("from ..other import z\nfrom ... import above\ny = z\n")
+    assert "mine.other" in closure("kdcore.methods.kd", sources)
+    assert now() != fourth
+    (sources / "__init__.py").write_text("from . import nothing\n")
+    assert "" not in closure("kdcore.methods.kd", sources)
     assert fingerprint("kdcore.methods.dkd", root=sources) == fingerprint("kdcore.methods.dkd")
 
 

@@ -105,6 +105,13 @@ def test_a_value_is_ones_own_only_where_it_is_another_one():
     assert source(4, 7) == source(3, 7) == (7, "params.yaml, variant x")
 
 
+def test_a_default_in_place_of_a_listed_value_is_told():
+    """Else NORM's published figure stood beside a weight that stays, for the list has one that changes in steps."""
+    assert recipe("norm", scale=None, stand=None)["schedule"] == "steps"
+    assert resolved("norm", scale=None, stand=None, schedule="constant")["schedule"].source == "params.yaml"
+    assert "schedule" not in resolved("at", scale=None, stand=None, schedule="constant")
+
+
 REFERENCE = {"feat_weight": "kd_weight", "alpha_t": "alpha_temperature", "base_temperature": "temperature"}
 REFERENCE |= {"beta_before": "beta", "nce_k": "negatives", "nce_momentum": "momentum", "feat_dim": "embedding"}
 REFERENCE |= {"nce_temperature": "temperature", "warmup_cli": "warmup"}

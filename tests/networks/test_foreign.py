@@ -32,6 +32,7 @@ SPECS = {
         "timm": "swin_tiny_patch4_window7_224",
         "arguments": {"img_size": 32, "embed_dim": 24, "depths": [1, 1, 2], "num_heads": [2, 2, 2], "window_size": 4},
     },
+    "former": {"timm": "efficientformerv2_s0", "arguments": {"img_size": 32}},
     "convnext": {"timm": "convnext_tiny", "arguments": {"depths": [1, 1, 1, 1], "dims": [8, 16, 24, 32]}},
     "mobilenet": {"torchvision": "mobilenet_v2"},
 }
@@ -182,6 +183,12 @@ def by_seeded_numpy(num_classes):
 def taught(num_classes):
     network = apart(num_classes)
     network.out.reset_parameters()
+    return network
+
+def taught_with_zeros(num_classes):
+    network = apart(num_classes)
+    nn.init.zeros_(network.out.weight)
+    nn.init.zeros_(network.out.bias)
     return network
 
 def squeezed(num_classes):
@@ -504,9 +511,15 @@ class TestFactory:
     def test_other_files_than_planned(self, odd, tmp_path):
         """Those that the function's file imports count too, and what they import, wherever the imports stand."""
         first, second, package = f"{odd}_a", f"{odd}_b", f"{odd}_p"
-        head = f"import json, torch, kdcore.networks\nfrom {first} import width\n"
+        head = (
+            f"import json, torch, kdcore.networks\nfrom {first} import width\n"
+            f"try:\n    from .{first} import width\nexcept ImportError:\n    from {first} import width\n"
+        )
         late = f"\ndef made(num_classes):\n    import {package}.parts\n    return Odd(num_classes, width())\n"
         (tmp_path / f"{odd}.py").write_text(f"{head}{FACTORY}{late}\ndef never():\n    import nowhere.at.all\n")
+        with (tmp_path / f"{odd}.py").open("a") as file:
+            file.write(f"    from {package}.runs import X\n    import {package}.runs.later\n")
+            file.write(f"    import {package}.newer, {package}.ns.deep\n")
         width = "def width():\n    return WIDTH\n"
         (tmp_path / f"{first}.py").write_text(f"from {second} import WIDTH\nimport {odd}\n\n{width}")
         (tmp_path / f"{second}.py").write_text("WIDTH = 4\n")
@@ -515,7 +528,16 @@ class TestFactory:
         for name, text in (("__init__", ""), ("parts", imports), ("deeper", "X = 1\n")):
             (tmp_path / package / f"{name}.py").write_text(text)
         spec = {"factory": f"{odd}.made"}
-        parts = [package, f"{package}.deeper", f"{package}.parts"]
+        (tmp_path / package / "runs").mkdir()
+        (tmp_path / package / "runs/__init__.py").write_text("raise RuntimeError('is never to be run')\n")
+        (tmp_path / package / "runs/later.py").write_text("Y = 1\n")
+        (tmp_path / package / "newer.py").write_text("a syntax of later\n")
+        (tmp_path / package / "ns").mkdir()
+        (tmp_path / package / "ns/deep.py").write_text("Z = 1\n")
+        parts = [
+            package,
+            *(f"{package}.{name}" for name in ("deeper", "parts", "runs", "runs.later", "newer", "ns.deep")),
+        ]
         assert set(own_files(odd)) == {odd, first, second, *parts}
         assert making.files_of(f"{odd}.made")[0] == tmp_path / f"{odd}.py"
         described = describing.described(spec, 32)
@@ -590,6 +612,11 @@ class TestFactory:
         assert message in capsys.readouterr().err
         describing.described({"factory": f"{odd}.small"}, 32)
         assert not capsys.readouterr().err
+
+    def test_a_new_head_of_zeros_behind_trained_weights(self, odd, capsys):
+        described = describing.described({"factory": f"{odd}.taught_with_zeros"}, 32)
+        assert described["classifier"] == "out"
+        assert "4 of its 4 initial weights are the same for every seed" in capsys.readouterr().err
 
     @pytest.mark.parametrize("name", ["with_auxiliary_head", "with_features"])
     def test_auxiliary_outputs_are_no_distillation_token(self, odd, name):

@@ -316,7 +316,7 @@ class TestVariants:
 
 
 class TestPublished:
-    def test_nothing_was_published_of_a_recipe_of_ones_own(self, repository, capsys):
+    def test_no_figure_is_compared_with_a_recipe_of_ones_own(self, repository, capsys):
         sources = "ce_weight: mdistiller:cfg.py; temperature: {}"
         repository.write({PLAIN: (70.5, 70.9, 70.4)}, sources=sources.format("mdistiller:cfg.py"))
         assert len(lines("workspace", "published")) == 1
@@ -324,7 +324,7 @@ class TestPublished:
         repository.write({PLAIN: (70.5, 70.9, 70.4)}, sources=sources.format("params.yaml"))
         with pytest.raises(UserError, match="workspace has kd of resnet56-resnet20, published no experiment"):
             lines("workspace", "published")
-        said = "note: nothing was published of recipes that params.yaml changes, those of KD\n"
+        said = "note: no figure is compared with recipes that params.yaml changes, those of KD\n"
         assert capsys.readouterr().err == said
 
     def test_interval(self, repository):
