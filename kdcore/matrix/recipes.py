@@ -40,16 +40,12 @@ class Value:
 
     value: float | int | str | bool
     source: str
-    """Where the value comes from: <repository>:<file>, "inherited from ...", or, where it is another one than
-    data/recipes.yaml has, text that begins with `OWN`.
-    """
+    """Its origin: <repository>:<file>, "inherited from ..."; of one that is not listed, text that begins with `OWN`."""
 
 
 Recipe = dict[str, Value]
 Layer = dict[str, Any]
 Domains = dict[str, str | list[Any]]
-
-
 OWN = "params.yaml"
 
 
@@ -105,17 +101,9 @@ def resolve(
                 f"params.yaml: scales: {cell.scale!r}: {key} fusion_as_published needs the whole image among the "
                 f"levels, as its publication has it; use 2, 4 or L1_4, or methods_config.{cell.method}.{key}: sdd"
             )
-    said = {
-        key: recipe[key]
-        for key in used
-        if recipe[key].value != UNSAID.get(_parameter(key)) or _is_own(recipe[key], listed.get(key))
-    }
+    replaced = {key for key in listed if recipe[key].source.startswith(OWN)}  # a listed value, perhaps by a default
+    said = {key: recipe[key] for key in used if key in replaced or recipe[key].value != UNSAID.get(_parameter(key))}
     return {key: value for key, value in said.items() if _takes_effect(key, said)}
-
-
-def _is_own(value: Value, listed: Value | None) -> bool:
-    """Return whether params.yaml gives a value in place of another one that is listed."""
-    return listed is not None and value.value != listed.value
 
 
 def _takes_effect(key: str, recipe: Recipe) -> bool:
