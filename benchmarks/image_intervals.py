@@ -82,9 +82,11 @@ def earlier(file: Path, pair: str, data: str, images: int) -> dict[str, dict[str
     """The cells that another run of this command kept.
 
     Raises:
-        UserError: they are of another pair or other images.
+        UserError: they are of another pair or other images, or were kept before cells were.
     """
     kept = json.loads(file.read_text())
+    if "cells" not in kept:
+        raise UserError(f"{file}: has no cells, only rows; name a file that this command writes now")
     if (kept["pair"], kept["data"], kept["images"]) != (pair, data, images):
         raise UserError(f"{file}: is of {kept['pair']} on {kept['images']} images of {kept['data']}")
     return kept["cells"]
@@ -127,7 +129,7 @@ def ordered(rows: dict[Row, Seeds]) -> dict[Row, Seeds]:
 
 def measured(rows: dict[Row, Seeds]) -> list[dict[str, Any]]:
     """Accuracy of every row, and its gains over the student alone and over the plain row of its method."""
-    student = next(row for row in rows if row.method == catalog.VANILLA)
+    student = next((row for row in rows if row.method == catalog.VANILLA), None)
     found = []
     for row, seeds in rows.items():
         mean = np.mean(list(seeds.values()), axis=0)

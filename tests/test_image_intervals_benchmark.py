@@ -91,3 +91,15 @@ def test_the_figure():
     assert [line.get_xydata().tolist() for line in curves.lines] == [[[4, 40], [8, 50]], [[8, 80]]]
     assert [label.get_text() for label in last.get_yticklabels()] == ["Student", "KD + SDD [1,2,4] + stand"]
     assert [bars.lines[0].get_xdata().tolist() for bars in last.containers] == [[50], [80]]
+
+
+def test_rows_without_the_student_have_no_gain_over_it():
+    rows = {Row("kd", 1, False): {"0": np.array([1.0, 0.0])}}
+    (line,) = measured(rows)
+    assert (line["top1"], "over_student" in line) == (50.0, False)
+
+
+def test_files_that_kept_no_cells_are_refused(tmp_path):
+    (tmp_path / "a.json").write_text('{"pair": "a-b", "data": "x", "images": 2, "rows": []}')
+    with pytest.raises(UserError, match=r"a\.json: has no cells, only rows"):
+        earlier(tmp_path / "a.json", "a-b", "x", 2)

@@ -1,12 +1,11 @@
 """Fingerprints of source code, by which a cell knows when the code that determines its numbers has changed.
 
 A fingerprint covers a module and everything that it imports from kdcore, except `NUMBERLESS`, and from the user's own
-modules beside it: files and packages of the folder that holds kdcore. Ignored are comments,
-docstrings, formatting, annotations, what a `raise` statement raises, and conditions that only raise: a finished cell
-never raised. Packages count with the modules inside them, since Python runs them first; kdcore/__init__.py, which hands
-out what other modules define, counts as if it were empty. Plug-ins (methods, networks and
-data sets) are loaded by name at run time, so they are in nobody's imports and have fingerprints of their own; nothing
-else may load code by name.
+modules beside it: files and packages of the folder that holds kdcore. Ignored are comments, docstrings, formatting,
+annotations, what a `raise` statement raises, and conditions that only raise: a finished cell never raised. Packages
+count with the modules inside them, since Python runs them first; kdcore/__init__.py, which hands out what other modules
+define, counts as if it were empty. Plug-ins (methods, networks and data sets) are loaded by name at run time, so they
+are in nobody's imports and have fingerprints of their own; nothing else may load code by name.
 """
 
 import ast
@@ -14,6 +13,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import resolve_name
 from pathlib import Path
 
 from kdcore.system.errors import UserError
@@ -27,6 +27,7 @@ NUMBERLESS = {
     "kdcore.catalog": "finds methods and networks, which have fingerprints of their own; a wrong keyword fails",
     "kdcore.methods.contract": "declares what methods get by keyword, and computes nothing",
     "kdcore.networks.contract": "declares what networks return by keyword, and computes nothing",
+    "kdcore.networks.own_files": "finds files, whose checksums stand in the cards",
     "kdcore.checkpoints": "reads weights, which DVC compares by their bytes",
     "kdcore.state_dicts": "finds weights in what was read",
     "kdcore.matrix": "says what is computed; its values stand in the cards",
@@ -146,18 +147,12 @@ def _imports(module: str, root: Path, *, everything: bool) -> Iterator[str]:
     used = [name for _, _, names in facts.imports for name in names] if everything else facts.used
     package = module if _path(module, root).name == "__init__.py" else module.rpartition(".")[0]
     for name in used:
-        full = _resolved(name, package)
-        if (full.split(".")[0] == PACKAGE or _is_users(root)) and full and _path(full, root).is_file():
+        try:
+            full = resolve_name(name, package)
+        except ImportError:  # above the top of the user's packages
+            continue
+        if (full.split(".")[0] == PACKAGE or _is_users(root)) and _path(full, root).is_file():
             yield full
-
-
-def _resolved(name: str, package: str) -> str:
-    """The name of a module that a file of a package imports; empty where it lies above the top."""
-    level = len(name) - len(name.lstrip("."))
-    if not level:
-        return name
-    above = package.split(".")[: -level + 1 or None] if package else []
-    return ".".join([*above, name[level:]]).strip(".") if above else ""
 
 
 @cache

@@ -32,12 +32,11 @@ LOADED = fingerprint(__name__)
 """The fingerprint of this code when it was loaded, which may be older than the files."""
 CALIBRATION_BINS = 15
 DIGITS = 4
-ROUNDING = {"float32": 1.0}
-"""By how many points the accuracy of restored weights may differ from that in training, by the type in which this was
-measured: sums in another order, or on another machine, round otherwise.
+ROUNDING, COARSE = 1.0, 5.0
+"""By how many points the accuracy of restored weights may differ from that in training: where this was measured in
+float32, for another machine rounds otherwise; and where in a type of fewer digits, in which a network that has hardly
+learnt gives many classes the same logit.
 """
-COARSE = 5.0
-"""The same for the other types, in which a network that has hardly learnt gives many classes the same logit."""
 FEW = 3
 """So many test images may differ, however few there are."""
 PROVENANCE = ("recipe", "commit", "device", "threads", "processes", "computed_in", "versions")
@@ -135,7 +134,7 @@ def _check_restored(cell: TrainedCell, measured: Mapping[str, float], images: in
     """Refuse weights that do not give the accuracies, in percent, that training had after its last epoch: they do not
     make the network that was trained. `images` counts the test images.
     """
-    allowed = max(ROUNDING.get(cell.meta["computed_in"], COARSE), 100 * FEW / images)
+    allowed = max(ROUNDING if cell.meta["computed_in"] == "float32" else COARSE, 100 * FEW / images)
     for key, column in (("top1", "test_top1"), ("top1_ema", "ema_test_top1")):
         if key not in measured or abs(measured[key] - (trained := cell.history[column].iloc[-1])) <= allowed:
             continue
